@@ -1,0 +1,263 @@
+"""Names the parts of a backbone by role (query, FFN output, embedding ...), one table row a family; changes nothing."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from torch import nn
+
+from bench.errors import BenchError, unknown
+
+ROLES = ("query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out")
+"""Linear maps of a transformer block: attention's four, and the FFN's two or three (``ffn_gate`` in gated FFNs)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """A linear map, possibly one slice of a fused one (GPT-2 ``c_attn``, ModernBERT ``Wqkv``)."""
+
+    role: str
+    path: str
+    """Dotted path of the module (``nn.Linear`` or ``Conv1D``) below the backbone."""
+    part: int = 0
+    """Which of ``parts`` equal output slices; 0 of 1 for a map of its own."""
+    parts: int = 1
+
+    def rows(self, out_features: int) -> slice:
+        """Output slice of the fused module that belongs to this role."""
+        width = out_features // self.parts
+        return slice(self.part * width, (self.part + 1) * width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One transformer block by role; every string is a dotted path below the backbone."""
+
+    path: str
+    projections: dict[str, Projection]
+    attention: str
+    """The self-attention module, which calls the attention interface."""
+    attention_end: str
+    """Module whose output is the attention sublayer's result, after dropout where one is a module, before the residual."""
+    ffn_start: str
+    """Module that takes the FFN's input ``x``."""
+    ffn_end: str
+    """Module whose output is the FFN's result, after dropout where one is a module, before the residual."""
+    ffn_norm: str
+    """Norm of the FFN sublayer: after the residual in post-LN families, before the FFN in pre-LN families."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Anatomy:
+    """Roles and sizes of a backbone."""
+
+    family: str
+    layers: tuple[Layer, ...]
+    layers_path: str
+    """Dotted path of the ``ModuleList`` of blocks."""
+    embeddings: str
+    """Dotted path of the module whose output enters block 0 (where it is a module), else of the word embedding."""
+    word_embeddings: str
+    hidden: int
+    heads: int
+    ffn: int
+    post_norm: bool
+    """Post-LN: the norm follows the residual addition (BERT); pre-LN: it precedes the sublayer (GPT-2, Llama, T5)."""
+    causal: bool
+    positions: int | None
+    """Longest sequence with learned positions, in tokens; None where positions are relative or rotary."""
+
+    def projections(self, targets: Iterable[str]) -> Iterator[tuple[int, Projection]]:
+        """Yield ``(layer index, projection)`` for each role in ``targets``, layer by layer.
+
+        Raises:
+            BenchError: A target is no role, or this family has no such projection.
+        """
+        targets = tuple(targets)
+        if not targets:
+            raise BenchError(f"targets is empty; known: {', '.join(self.roles())}")
+        for target in targets:
+            if target not in ROLES:
+                raise unknown("target", target, self.roles())
+            if target not in self.layers[0].projections:
+                raise BenchError(
+                    f"target {target!r} matches nothing in family {self.family!r}; it has {', '.join(self.roles())}"
+                )
+        for index, layer in enumerate(self.layers):
+            for target in targets:
+                yield index, layer.projections[target]
+
+    def roles(self) -> list[str]:
+        """Roles that this family's blocks have, in ``ROLES`` order."""
+        return [role for role in ROLES if role in self.layers[0].projections]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Family:
+    """Templates of dotted paths; those of a block are relative to it."""
+
+    layers: str
+    word: str
+    embeddings: str
+    attention: str
+    projections: dict[str, str]
+    """Role -> path, with ``path#part/parts`` for a slice of a fused map."""
+    attention_end: str
+    ffn_start: str
+    ffn_end: str
+    ffn_norm: str
+    post_norm: bool = False
+    causal: bool = False
+    learned_positions: bool = False
+
+
+_BERT = _Family(
+    layers="encoder.layer", word="embeddings.word_embeddings", embeddings="embeddings", attention="attention.self",
+    projections={
+        "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
+        "output": "attention.output.dense", "ffn_in": "intermediate.dense", "ffn_out": "output.dense",
+    },
+    attention_end="attention.output.dropout", ffn_start="intermediate", ffn_end="output.dropout",
+    ffn_norm="output.LayerNorm", post_norm=True, learned_positions=True,
+)  # fmt: skip
+_DISTILBERT = _Family(
+    layers="transformer.layer", word="embeddings.word_embeddings", embeddings="embeddings", attention="attention",
+    projections={
+        "query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin",
+        "output": "attention.out_lin", "ffn_in": "ffn.lin1", "ffn_out": "ffn.lin2",
+    },
+    attention_end="attention.out_lin", ffn_start="ffn.lin1", ffn_end="ffn.dropout",
+    ffn_norm="output_layer_norm", post_norm=True, learned_positions=True,
+)  # fmt: skip
+_MODERNBERT = _Family(
+    layers="layers", word="embeddings.tok_embeddings", embeddings="embeddings", attention="attn",
+    projections={
+        "query": "attn.Wqkv#0/3", "key": "attn.Wqkv#1/3", "value": "attn.Wqkv#2/3",
+        "output": "attn.Wo", "ffn_in": "mlp.Wi#1/2", "ffn_gate": "mlp.Wi#0/2", "ffn_out": "mlp.Wo",
+    },
+    attention_end="attn.out_drop", ffn_start="mlp.Wi", ffn_end="mlp.Wo", ffn_norm="mlp_norm",
+)  # fmt: skip
+_GPT2 = _Family(
+    layers="h", word="wte", embeddings="drop", attention="attn",
+    projections={
+        "query": "attn.c_attn#0/3", "key": "attn.c_attn#1/3", "value": "attn.c_attn#2/3",
+        "output": "attn.c_proj", "ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj",
+    },
+    attention_end="attn.resid_dropout", ffn_start="mlp.c_fc", ffn_end="mlp.dropout", ffn_norm="ln_2",
+    causal=True, learned_positions=True,
+)  # fmt: skip
+_OPT = _Family(
+    layers="decoder.layers", word="decoder.embed_tokens", embeddings="decoder.embed_tokens", attention="self_attn",
+    projections={
+        "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj",
+        "output": "self_attn.out_proj", "ffn_in": "fc1", "ffn_out": "fc2",
+    },
+    attention_end="self_attn.out_proj", ffn_start="fc1", ffn_end="fc2", ffn_norm="final_layer_norm",
+    causal=True, learned_positions=True,
+)  # fmt: skip
+_LLAMA = _Family(
+    layers="layers", word="embed_tokens", embeddings="embed_tokens", attention="self_attn",
+    projections={
+        "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj",
+        "output": "self_attn.o_proj", "ffn_in": "mlp.up_proj", "ffn_gate": "mlp.gate_proj", "ffn_out": "mlp.down_proj",
+    },
+    attention_end="self_attn.o_proj", ffn_start="mlp", ffn_end="mlp", ffn_norm="post_attention_layernorm",
+    causal=True,
+)  # fmt: skip
+_T5 = _Family(
+    layers="encoder.block", word="encoder.embed_tokens", embeddings="encoder.embed_tokens",
+    attention="layer.0.SelfAttention",
+    projections={
+        "query": "layer.0.SelfAttention.q", "key": "layer.0.SelfAttention.k", "value": "layer.0.SelfAttention.v",
+        "output": "layer.0.SelfAttention.o", "ffn_in": "layer.1.DenseReluDense.wi",
+        "ffn_out": "layer.1.DenseReluDense.wo",
+    },
+    attention_end="layer.0.dropout", ffn_start="layer.1.DenseReluDense", ffn_end="layer.1.dropout",
+    ffn_norm="layer.1.layer_norm",
+)  # fmt: skip
+_T5_GATED = dataclasses.replace(
+    _T5,
+    projections=_T5.projections
+    | {"ffn_in": "layer.1.DenseReluDense.wi_1", "ffn_gate": "layer.1.DenseReluDense.wi_0"},
+)
+
+_FAMILIES: dict[str, _Family] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "electra": _BERT,
+    "distilbert": _DISTILBERT,
+    "modernbert": _MODERNBERT,
+    "gpt2": _GPT2,
+    "opt": _OPT,
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "t5": _T5,
+}
+
+
+def anatomy(backbone: nn.Module) -> Anatomy:
+    """Read the roles of ``backbone``, a bare transformers model.
+
+    Raises:
+        BenchError: Its family is not one of the supported ones, or the variant deviates from its family's layout.
+    """
+    config = backbone.config
+    if config.model_type not in _FAMILIES:
+        raise unknown("backbone family", config.model_type, _FAMILIES)
+    family = _FAMILIES[config.model_type]
+    if config.model_type == "t5" and config.is_gated_act:
+        family = _T5_GATED
+    if config.model_type == "opt":
+        _check_opt(config)
+    count = len(backbone.get_submodule(family.layers))
+    layers = tuple(_layer(family, f"{family.layers}.{index}") for index in range(count))
+    return Anatomy(
+        family=config.model_type,
+        layers=layers,
+        layers_path=family.layers,
+        embeddings=family.embeddings,
+        word_embeddings=family.word,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        ffn=_ffn_width(backbone, layers[0]),
+        post_norm=family.post_norm,
+        causal=family.causal,
+        positions=_positions(config) if family.learned_positions else None,
+    )
+
+
+def _check_opt(config: object) -> None:
+    if not config.do_layer_norm_before or config.word_embed_proj_dim != config.hidden_size:  # type: ignore[attr-defined]
+        raise BenchError("OPT with post-layer norm or projected embeddings (opt-350m) is not supported; use another size")
+
+
+def _positions(config: object) -> int:
+    # RoBERTa counts positions from padding_idx + 1 = 2: two rows of its table hold no token.
+    reserved = 2 if config.model_type == "roberta" else 0  # type: ignore[attr-defined]
+    return int(config.max_position_embeddings) - reserved  # type: ignore[attr-defined]
+
+
+def _ffn_width(backbone: nn.Module, layer: Layer) -> int:
+    weight = backbone.get_submodule(layer.projections["ffn_out"].path).weight
+    module = backbone.get_submodule(layer.projections["ffn_out"].path)
+    return int(weight.shape[1] if isinstance(module, nn.Linear) else weight.shape[0])
+
+
+def _layer(family: _Family, path: str) -> Layer:
+    def full(relative: str) -> str:
+        return f"{path}.{relative}"
+
+    projections = {}
+    for role, template in family.projections.items():
+        relative, _, fraction = template.partition("#")
+        part, _, parts = fraction.partition("/")
+        projections[role] = Projection(role, full(relative), int(part or 0), int(parts or 1))
+    return Layer(
+        path=path,
+        projections=projections,
+        attention=full(family.attention),
+        attention_end=full(family.attention_end),
+        ffn_start=full(family.ffn_start),
+        ffn_end=full(family.ffn_end),
+        ffn_norm=full(family.ffn_norm),
+    )

@@ -1,0 +1,24 @@
+"""Errors that a user can mend: one sentence that says what, where, what is allowed and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """A user's mistake; the command line prints the sentence alone and exits with code 2."""
+
+
+def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> BenchError:
+    """Build the error for a name that is not among the known ones, with the nearest known name.
+
+    Args:
+        what: Kind of thing that was looked up, e.g. ``"method"`` or ``"key"``.
+        name: The name that was asked for.
+        known: All names that exist.
+        where: Prefix that locates the mistake, e.g. ``"suites/smoke.toml: methods[2]"``.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    prefix = f"{where}: " if where else ""
+    return BenchError(f"{prefix}unknown {what} {name!r}; known: {', '.join(names)}.{hint}")

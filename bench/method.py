@@ -1,0 +1,185 @@
+"""The plug-in interface of a fine-tuning method; it knows nothing of the harness that measures it."""
+
+import abc
+import copy
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BenchError, unknown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Base of every method's configuration: frozen, keyword only, one docstring under each field."""
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "") -> typing.Self:
+        """Check names and types of ``values`` and build the configuration.
+
+        Args:
+            values: Plain field values, as a suite file or the command line gives them.
+            where: Prefix of error messages, e.g. ``"suites/smoke.toml: methods[2]"``.
+
+        Raises:
+            BenchError: A key is unknown, a type is wrong or a value is out of range.
+        """
+        hints = typing.get_type_hints(cls)
+        fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+        for key, value in values.items():
+            if key not in fields:
+                raise unknown("key", key, fields, where)
+            if not _fits(value, fields[key]):
+                raise BenchError(f"{_at(where)}{key} = {value!r} has the wrong type; it takes {_spell(fields[key])}")
+        try:
+            return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        except ValueError as error:
+            raise BenchError(f"{_at(where)}{error}") from error
+
+
+def at_least(config: MethodConfig, **bounds: float) -> None:
+    """Raise ``ValueError`` where a field of ``config`` lies below its bound; for ``__post_init__``."""
+    for name, bound in bounds.items():
+        value = getattr(config, name)
+        if value < bound:
+            raise ValueError(f"{name} = {value} is too small; it takes at least {bound}")
+
+
+def _at(where: str) -> str:
+    return f"{where}: " if where else ""
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in args and type(value) in {type(a) for a in args}
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, a) for a in args)
+    if origin in (tuple, list):
+        return isinstance(value, list | tuple) and all(_fits(v, args[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, type(None) if hint is None else hint)
+
+
+def _spell(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(repr(a) for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_spell(a) for a in args)
+    if origin in (tuple, list):
+        return f"a list of {_spell(args[0])}"
+    return {int: "an integer", float: "a number", str: "a string", bool: "true or false"}.get(hint, str(hint))
+
+
+Batch = dict[str, Tensor]
+
+
+class Method(abc.ABC):
+    """One way of fine-tuning. Only ``apply`` is required; every other hook has a working default.
+
+    The harness seeds, loads and freezes the backbone, calls ``apply``, puts its own task head on top and gives the
+    optimizer exactly the parameters that require a gradient. The module that ``apply`` returns keeps the bare
+    backbone's call contract: ``module(input_ids=, attention_mask=, ...)`` gives an output whose
+    ``last_hidden_state`` is ``[B, T, d]``, aligned with the caller's tokens.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    identity_at_init: ClassVar[bool] = True
+    """Whether the backbone's output is unchanged before the first step."""
+    zero_gradient: ClassVar[tuple[str, ...]] = ()
+    """Name endings of trainable parameters whose gradient is zero by theory, such as a key bias under softmax."""
+
+    @abc.abstractmethod
+    def apply(self, backbone: nn.Module, config: Any) -> nn.Module:
+        """Adapt ``backbone`` (it arrives frozen and may be changed in place) and set ``requires_grad`` on what trains.
+
+        Raises:
+            BenchError: The family cannot carry the method, or a target matches nothing.
+        """
+
+    def prepare(self, module: nn.Module, loss: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> None:
+        """Start from data, before training; ``loss(batch)`` is the scalar task loss of ``module`` with its head."""
+
+    def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """Optimizer groups over the trainable parameters of ``module``; vectors and norms take no weight decay."""
+        trained = [p for p in module.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim > 1]
+        vectors = [p for p in trained if p.ndim <= 1]
+        groups = [{"params": matrices, "lr": lr}, {"params": vectors, "lr": lr, "weight_decay": 0.0}]
+        return [g for g in groups if g["params"]]
+
+    def regularizer(self, module: nn.Module) -> Tensor | None:
+        """Scalar that is added to the task loss, or None."""
+        return None
+
+    def after_step(self, module: nn.Module, step: int, total: int) -> None:
+        """Run after ``optimizer.step()`` and before ``zero_grad()``; its time counts as optimizer time."""
+
+    def finalize(self, module: nn.Module) -> nn.Module:
+        """Return a module without training-only parts (prefix MLP, P-tuning LSTM); by default ``module`` itself."""
+        return module
+
+    def merge(self, module: nn.Module) -> nn.Module | None:
+        """Return a new module in the backbone's own structure, ``module`` untouched; None where it cannot be."""
+        return None
+
+    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
+        """Take ``delta`` out of a merged module again; returns a new module.
+
+        Raises:
+            BenchError: The method cannot be unmerged.
+        """
+        raise BenchError(f"{type(self).__name__} cannot be unmerged")
+
+    def delta(self, module: nn.Module) -> dict[str, Tensor]:
+        """Tensors that inference needs per task once ``module`` is finalized, head left out, detached copies."""
+        return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+    def load_delta(self, backbone: nn.Module, config: Any, delta: Mapping[str, Tensor]) -> nn.Module:
+        """Put ``delta`` onto a fresh, frozen backbone; returns the finalized module.
+
+        Raises:
+            BenchError: The keys or shapes of ``delta`` are not exactly those that the method stores.
+        """
+        module = self.finalize(self.apply(backbone, config))
+        copy_delta(dict(module.named_parameters()), self.delta(module).keys(), delta)
+        return module
+
+    def reserved_positions(self, config: Any) -> int:
+        """Positions that a prompt or prefix takes from the backbone's maximum length."""
+        return 0
+
+
+def copy_delta(parameters: Mapping[str, Tensor], expected: Iterable[str], delta: Mapping[str, Tensor]) -> None:
+    """Copy ``delta`` into ``parameters`` in place after an exact check of keys and shapes.
+
+    Raises:
+        BenchError: A key is missing, left over or has another shape.
+    """
+    expected = set(expected)
+    if missing := sorted(expected - delta.keys()):
+        raise BenchError(f"delta lacks {missing[0]!r} ({len(missing)} missing); it was stored by another configuration")
+    if extra := sorted(delta.keys() - expected):
+        raise BenchError(f"delta has {extra[0]!r} ({len(extra)} too many); it was stored by another configuration")
+    for name in expected:
+        if parameters[name].shape != delta[name].shape:
+            raise BenchError(f"delta {name!r} is {list(delta[name].shape)}, expected {list(parameters[name].shape)}")
+    with torch.no_grad():
+        for name in expected:
+            parameters[name].copy_(delta[name])
+
+
+def clone(module: nn.Module) -> nn.Module:
+    """Deep copy of ``module`` for ``merge``, so that the input stays untouched."""
+    return copy.deepcopy(module)

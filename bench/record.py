@@ -1,0 +1,260 @@
+"""The record: the immutable outcome of one cell or of one method in a probe, also of a failure; never imports torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+"""Version of the record format. 1: first format."""
+
+Status = Literal["ok", "oom", "nan", "timeout", "crashed", "failed"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Backbone(_Frozen):
+    """The pretrained model that was adapted."""
+
+    name: str
+    """Name in the suite: a hub id or a named shape."""
+    revision: str | None
+    """Hub revision, None for random weights."""
+    sha256: str | None
+    """Hash of the weight file, None for random weights."""
+    parameters: int
+    """Number of parameters of the bare backbone (no pooler)."""
+    weights: Literal["pretrained", "random"]
+    """Random weights are honest for cost and carry no conclusion about scores."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know, such as data that the backbone was trained on."""
+
+
+class MethodUsed(_Frozen):
+    """The method and everything that decides its result."""
+
+    label: str
+    """As the suite spells it, e.g. ``lora(rank=8)``; identifies the method within the suite."""
+    name: str
+    config: dict[str, Any]
+    """All fields, defaults included."""
+    class_: str = Field(alias="class")
+    """Import path of the class, ``methods.lora:LoRA``."""
+    distribution: str
+    version: str
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class TaskUsed(_Frozen):
+    """The task and the data that a cell saw."""
+
+    name: str
+    version: int
+    source: Literal["hub", "folder", "synthetic"]
+    content_sha256: str
+    """Hash of the rows used, train and test."""
+    train_rows: int
+    test_rows: int
+    overlap: int
+    """Test texts that occur verbatim among the training texts."""
+    floor: float
+    """Score of a bag-of-words classifier trained on the same rows (main metric)."""
+    notes: tuple[str, ...] = ()
+    """Such as ``near pretraining objective``."""
+
+
+class Timing(_Frozen):
+    """One timed quantity over interleaved blocks; readers recompute every statistic from ``samples``."""
+
+    median: float
+    """Seconds."""
+    p95: float
+    """Seconds."""
+    samples: tuple[tuple[float, ...], ...]
+    """Wall seconds, ``[block][i]``; sample i of block b was taken in the same round as the baseline's."""
+    cpu_median: float
+    """Median process CPU seconds."""
+    ratio_to_baseline: float
+    """Exp of the median over blocks of the median paired log ratio to the baseline."""
+    ratio_interval: tuple[float, float]
+    """95 % interval of that ratio, from a bootstrap over blocks."""
+
+
+class Control(_Frozen):
+    """The A/A control: the baseline measured twice in the same rounds; ratio 1 is expected."""
+
+    ratio: float
+    interval: tuple[float, float]
+
+
+class Trainable(_Frozen):
+    """Trainable parameters, counted apart."""
+
+    method: int
+    head: int
+
+
+class Owners(_Frozen):
+    """FLOPs of one part of the model; the three backward parts sum to ``backward``."""
+
+    forward: int = 0
+    backward: int = 0
+    backward_weight_gradient: int = 0
+    backward_input_gradient: int = 0
+    backward_attention: int = 0
+
+
+class Flops(Owners):
+    """FLOPs of one training step on the probe's shape: in all, by owner and by layer."""
+
+    backbone: Owners
+    method: Owners
+    head: Owners
+    by_layer: dict[str, Owners]
+    """Keys ``embeddings``, ``layer_1`` ... ``layer_L``, ``head`` (all owners of that depth together)."""
+
+
+class Bytes(_Frozen):
+    """Bytes held during a training step."""
+
+    weights: int
+    gradients: int
+    optimizer_state: int
+    saved_activations: int
+    """Tensors that autograd keeps for backward, deduplicated by storage, parameters and buffers left out."""
+
+
+class PeakMemory(_Frozen):
+    """Peak bytes by phase of the second step (the first has no optimizer state yet)."""
+
+    forward: int
+    backward: int
+    optimizer: int
+    step: int
+    """Largest of the three."""
+
+
+class Latency(_Frozen):
+    """Inference time at each batch size."""
+
+    batch_1: Timing | None = None
+    batch_32: Timing | None = None
+
+
+class Latencies(_Frozen):
+    """Inference as trained (``unmerged``) and merged, against the bare backbone with the same head."""
+
+    base: Latency
+    unmerged: Latency
+    merged: Latency | None
+    """None where the method cannot be merged."""
+
+
+class MergedEqualsBase(_Frozen):
+    """Whether the merged module is the base again, exactly."""
+
+    modules: bool
+    parameters: bool
+    op_trace: bool
+    flops: bool
+
+    @property
+    def all(self) -> bool:
+        """Every comparison holds."""
+        return self.modules and self.parameters and self.op_trace and self.flops
+
+
+class Shape(_Frozen):
+    """What a probe measured on: part of every cost figure's key."""
+
+    batch: int
+    length: int
+    """Tokens per row."""
+    dtype: str
+    device: str
+    """``cpu`` or the name of the GPU."""
+    attention: str
+    """Attention implementation, ``sdpa`` or ``eager``."""
+    optimizer: str
+    """``adamw_fused`` ..."""
+    dropout: float
+    threads: int
+
+
+class _Common(_Frozen):
+    schema_: int = Field(alias="schema", default=SCHEMA)
+    id: str
+    """Cell or probe identity: sha256 over all that decides the result."""
+    suite: str
+    status: Status
+    reason: str | None = None
+    """One sentence, when the status is not ok."""
+    traceback: str | None = None
+    backbone: Backbone | None
+    method: MethodUsed
+    environment: dict[str, Any]
+    """Versions, hardware, threads, commit; ``fingerprint`` groups what may be compared."""
+    started: str
+    """UTC, ISO 8601."""
+    ended: str
+    flags: tuple[str, ...] = ()
+    """``random_weights``, ``synthetic``, ``did_not_learn``, ``still_improving``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class ScoreRecord(_Common):
+    """What one cell (backbone, task, method, recipe, seed) scored."""
+
+    kind: Literal["score"] = "score"
+    task: TaskUsed | None
+    task_name: str
+    """Stands also where the data could not be read."""
+    recipe: dict[str, Any]
+    seed: int
+    score: float | None = None
+    """The task's main metric on the test split."""
+    metrics: dict[str, float] = {}
+    trainable_parameters: Trainable | None = None
+    delta_bytes: int | None = None
+    losses: tuple[float, ...] = ()
+    """Training loss of each step."""
+    train_seconds: float | None = None
+    prepare_seconds: float | None = None
+    predictions_sha256: str | None = None
+    """Hash of the per-example predictions in the parquet sidecar ``predictions/<id>.parquet``."""
+
+
+class CostRecord(_Common):
+    """What one method costs on one probe's shape."""
+
+    kind: Literal["cost"] = "cost"
+    shape: Shape
+    baseline: str
+    """Label of the method that ratios refer to."""
+    trainable_parameters: Trainable | None = None
+    delta_bytes: int | None = None
+    """Bytes stored per task: the delta without the head."""
+    flops: Flops | None = None
+    bytes: Bytes | None = None
+    peak_memory_bytes: PeakMemory | None = None
+    peak_memory_source: Literal["cuda_allocated", "tracker"] | None = None
+    forward_seconds: Timing | None = None
+    backward_seconds: Timing | None = None
+    optimizer_seconds: Timing | None = None
+    step_seconds: Timing | None = None
+    latency_seconds: Latencies | None = None
+    aa_control: dict[str, Control] = {}
+    """Keys ``forward backward optimizer step latency``; ``latency_batch_1`` and ``latency_batch_32`` where both ran."""
+    merged_equals_base: MergedEqualsBase | None = None
+    merge_error: dict[str, float] | None = None
+    """Largest absolute difference of hidden states, merged against unmerged, by dtype."""
+    switch_seconds: float | None = None
+    """Median time to load another task's delta into the running model."""
+    warnings: tuple[str, ...] = ()
+    """Figures that could not be taken, each with its reason."""
+
+
+Record = Annotated[ScoreRecord | CostRecord, Field(discriminator="kind")]

@@ -1,0 +1,17 @@
+"""Fine-tuning methods, one paper a file; this table holds strings only, so that naming a method imports nothing."""
+
+BUILTIN: dict[str, str] = {
+    "full": "methods.full:FullFineTuning",
+    "head": "methods.full:HeadOnly",
+    "bitfit": "methods.bitfit:BitFit",
+    "houlsby_adapter": "methods.adapter:HoulsbyAdapter",
+    "pfeiffer_adapter": "methods.adapter:PfeifferAdapter",
+    "parallel_adapter": "methods.adapter:ParallelAdapter",
+    "prefix_tuning": "methods.prefix:PrefixTuning",
+    "p_tuning_v2": "methods.prefix:PTuningV2",
+    "prompt_tuning": "methods.prompt:PromptTuning",
+    "p_tuning": "methods.prompt:PTuning",
+    "lora": "methods.lora:LoRA",
+    "ia3": "methods.ia3:IA3",
+    "lst": "methods.lst:LadderSideTuning",
+}

@@ -1,0 +1,57 @@
+"""Tiny randomly initialised backbones, one a family, that the method tests run over."""
+
+import torch
+from torch import nn
+
+COMMON = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+_DISTIL = {"vocab_size": 96, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64}
+_GPT2 = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64, "n_positions": 64}
+_OPT = {**COMMON, "ffn_dim": 64, "word_embed_proj_dim": 32}
+_OPT.pop("intermediate_size")
+_T5 = {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+
+CONFIGS: dict[str, tuple[str, dict]] = {
+    "bert": ("bert", COMMON),
+    "roberta": ("roberta", {**COMMON, "max_position_embeddings": 66}),
+    "electra": ("electra", {**COMMON, "embedding_size": 32}),
+    "distilbert": ("distilbert", _DISTIL),
+    "modernbert": ("modernbert", {**COMMON, "pad_token_id": 0, "local_attention": 8}),
+    "gpt2": ("gpt2", _GPT2),
+    "opt": ("opt", _OPT),
+    "llama": ("llama", {**COMMON, "num_key_value_heads": 2}),
+    "qwen2": ("qwen2", {**COMMON, "num_key_value_heads": 2}),
+    "qwen3": ("qwen3", {**COMMON, "num_key_value_heads": 2, "head_dim": 8}),
+    "t5": ("t5", _T5),
+    "t5_gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu"}),
+}
+FAMILIES = sorted(CONFIGS)
+
+
+def tiny(family: str, seed: int = 0, frozen: bool = True, **overrides: object) -> nn.Module:
+    """Build the tiny backbone of ``family`` in eval mode; equal seeds give equal weights."""
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    model_type, values = CONFIGS[family]
+    config = AutoConfig.for_model(model_type, **{**values, **overrides})
+    torch.manual_seed(seed)
+    extra = {"add_pooling_layer": False} if model_type in {"bert", "roberta"} else {}
+    auto = AutoModelForTextEncoding if model_type == "t5" else AutoModel
+    backbone = auto.from_config(config, **extra).eval()
+    return backbone.requires_grad_(not frozen)
+
+
+def batch(rows: int = 3, length: int = 10, pad: int = 0, vocabulary: int = 96, seed: int = 1) -> dict[str, torch.Tensor]:
+    """Random token ids ``[rows, length]`` with right padding of ``pad`` columns; ids avoid the special first five."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, vocabulary, (rows, length), generator=generator)
+    mask = torch.ones_like(ids)
+    ids = torch.cat([ids, torch.zeros(rows, pad, dtype=torch.long)], dim=1)
+    mask = torch.cat([mask, torch.zeros(rows, pad, dtype=torch.long)], dim=1)
+    return {"input_ids": ids, "attention_mask": mask}

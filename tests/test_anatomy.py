@@ -1,0 +1,45 @@
+"""The anatomy names existing modules of every family, and refuses what it does not know."""
+
+import pytest
+from torch import nn
+
+from bench.anatomy import anatomy
+from bench.errors import BenchError
+from tests.methods.families import FAMILIES, tiny
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_path_names_a_module(family):
+    backbone = tiny(family)
+    parts = anatomy(backbone)
+    assert len(parts.layers) == 2
+    assert isinstance(backbone.get_submodule(parts.layers_path), nn.ModuleList)
+    for path in (parts.embeddings, parts.word_embeddings):
+        backbone.get_submodule(path)
+    for layer in parts.layers:
+        for path in (layer.path, layer.attention, layer.attention_end, layer.ffn_start, layer.ffn_end, layer.ffn_norm):
+            backbone.get_submodule(path)
+        for projection in layer.projections.values():
+            assert backbone.get_submodule(projection.path).weight.ndim == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes(family):
+    parts = anatomy(tiny(family))
+    assert (parts.hidden, parts.heads, parts.ffn) == (32, 4, 64)
+
+
+def test_unknown_target_names_those_that_exist():
+    with pytest.raises(BenchError, match="unknown target 'querry'.*Did you mean 'query'"):
+        list(anatomy(tiny("bert")).projections(["querry"]))
+    with pytest.raises(BenchError, match="'ffn_gate' matches nothing in family 'bert'"):
+        list(anatomy(tiny("bert")).projections(["ffn_gate"]))
+
+
+def test_foreign_family_is_refused():
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model("deberta-v2", vocab_size=32, hidden_size=16, num_hidden_layers=1,
+                                  num_attention_heads=2, intermediate_size=16)  # fmt: skip
+    with pytest.raises(BenchError, match="unknown backbone family 'deberta-v2'"):
+        anatomy(AutoModel.from_config(config))
