@@ -1,0 +1,109 @@
+"""The task head that every method shares: pooling, dropout, linear; it knows neither methods nor tasks."""
+
+import contextlib
+import hashlib
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """Random stream of its own for ``purpose`` ("head", "order", ...), so that one stream never shifts another."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class Head(nn.Module):
+    """Pooling over the last hidden state ``[B, T, d]`` by the attention mask, dropout, optional dense + tanh, linear."""
+
+    def __init__(self, width: int, outputs: int, *, pooling: Pooling, dropout: float, dense: bool) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(width, width) if dense else None
+        self.linear = nn.Linear(width, outputs)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Logits ``[B, outputs]`` of ``hidden`` ``[B, T, d]`` with ``mask`` ``[B, T]`` (1 = token)."""
+        pooled = self.dropout(self._pool(hidden, mask))
+        if self.dense is not None:
+            pooled = self.dropout(torch.tanh(self.dense(pooled)))
+        logits: Tensor = self.linear(pooled)
+        return logits
+
+    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        if self.pooling == "last":
+            positions = torch.arange(mask.shape[1], device=mask.device)
+            last = (mask * positions).argmax(dim=1)
+            return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def make_head(
+    backbone: nn.Module,
+    outputs: int,
+    *,
+    pooling: Pooling = "mean",
+    dropout: float = 0.1,
+    dense: bool = False,
+    seed: int = 0,
+) -> Head:
+    """Build the head for ``backbone``: weights N(0, 0.02) from the stream (seed, "head"), biases zero.
+
+    Args:
+        backbone: The bare backbone; its width, device and dtype are taken over.
+        outputs: Number of classes, 1 for regression.
+        pooling: ``mean``, ``cls`` (first token) or ``last`` (last token of the mask, for causal models).
+        dropout: Probability before each linear map of the head.
+        dense: Whether a dense + tanh layer precedes the linear map (RoBERTa's classification head).
+        seed: The cell's seed.
+    """
+    like = next(backbone.parameters())
+    with torch.device(like.device):
+        head = Head(backbone.config.hidden_size, outputs, pooling=pooling, dropout=dropout, dense=dense)
+    stream = generator(seed, "head")
+    for name, parameter in head.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.device.type == "meta":
+            continue
+        else:
+            with torch.no_grad():
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, 0.02, generator=stream))
+    return head.to(like.dtype)
+
+
+class TaskModel(nn.Module):
+    """An adapted backbone with the task head on top."""
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits ``[B, outputs]``; ``labels`` in ``batch`` are ignored.
+
+        A body without trainable parameters runs under ``no_grad``: nothing below the head is kept for backward.
+        """
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        trains = any(p.requires_grad for p in self.body.parameters())
+        with contextlib.nullcontext() if trains else torch.no_grad():
+            hidden = self.body(**inputs).last_hidden_state
+        logits: Tensor = self.head(hidden, batch["attention_mask"])
+        return logits
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Scalar: cross-entropy for integer labels ``[B]``, mean squared error for floating labels ``[B]``."""
+        logits = self(batch)
+        labels = batch["labels"]
+        if labels.is_floating_point():
+            return functional.mse_loss(logits.squeeze(-1).float(), labels)
+        return functional.cross_entropy(logits.float(), labels)

@@ -1,0 +1,120 @@
+"""The training loop, the same for every method; it never names one and evaluates nothing."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.method import Method
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The training loss became NaN or infinite; the cell ends with status ``nan``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a cell trains; every field is part of the cell's identity."""
+
+    steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Rows per step."""
+    max_length: int
+    """Tokens per row at most, prompts not counted."""
+    learning_rate: float
+    """Peak rate of the method's parameters."""
+    head_learning_rate: float
+    """Peak rate of the task head."""
+    warmup: float
+    """Share of steps with linearly rising rate."""
+    weight_decay: float
+    """AdamW decay of matrices; vectors, norms and biases take none."""
+    gradient_clip: float
+    """Largest global gradient norm; 0 switches clipping off."""
+
+
+def make_optimizer(groups: list[dict[str, Any]], *, fused: bool = True, weight_decay: float = 0.01) -> torch.optim.AdamW:
+    """AdamW over parameter groups; a group's own ``weight_decay`` stands.
+
+    The fused form costs full fine-tuning of a 22 M backbone about a fifth of the default one on CPU.
+    """
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=fused)
+
+
+def head_groups(head: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Optimizer groups of the head at its own rate; biases take no decay."""
+    matrices = [p for p in head.parameters() if p.ndim > 1]
+    vectors = [p for p in head.parameters() if p.ndim <= 1]
+    return [{"params": matrices, "lr": lr}, {"params": vectors, "lr": lr, "weight_decay": 0.0}]
+
+
+def check_groups(groups: list[dict[str, Any]], module: nn.Module) -> None:
+    """Assert that the optimizer sees exactly the parameters that require a gradient, each once."""
+    given = [id(p) for group in groups for p in group["params"]]
+    wanted = {id(p) for p in module.parameters() if p.requires_grad}
+    if len(given) != len(set(given)) or set(given) != wanted:
+        raise RuntimeError("param_groups of the method do not hold exactly the trainable parameters, each once")
+
+
+def linear_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then linear decay to zero at the last step."""
+    rising = max(1, math.ceil(recipe.warmup * recipe.steps))
+
+    def factor(step: int) -> float:
+        return min((step + 1) / rising, (recipe.steps - step) / max(1, recipe.steps - rising + 1))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def train(
+    model: nn.Module,
+    method: Method,
+    body: nn.Module,
+    batches: Iterable[dict[str, Tensor]],
+    recipe: Recipe,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> list[float]:
+    """Train ``model`` (a ``TaskModel`` over ``body``) for ``recipe.steps`` steps.
+
+    Args:
+        model: Adapted backbone with its head, on its device.
+        method: The method that adapted ``body``; its hooks are called, its name is never asked.
+        body: The adapted backbone.
+        batches: At least ``recipe.steps`` batches on the model's device.
+        recipe: Rates, steps and clipping.
+        on_step: Called with the step (from 1) and its loss, one step late, so that no step waits for the report.
+
+    Returns:
+        The loss of each step.
+
+    Raises:
+        NonFiniteLoss: The loss is NaN or infinite.
+    """
+    groups = [*method.param_groups(body, recipe.learning_rate), *head_groups(model.head, recipe.head_learning_rate)]
+    check_groups(groups, model)
+    optimizer = make_optimizer(groups, weight_decay=recipe.weight_decay)
+    schedule = linear_schedule(optimizer, recipe)
+    trained = [p for group in groups for p in group["params"]]
+    model.train()
+    losses: list[float] = []
+    for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
+        loss = model.loss(batch)
+        extra = method.regularizer(body)
+        (loss if extra is None else loss + extra).backward()
+        if recipe.gradient_clip:
+            nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
+        optimizer.step()
+        method.after_step(body, step, recipe.steps)
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise NonFiniteLoss(f"the loss is {losses[-1]} at step {step}; a lower learning rate may help")
+        on_step(step, losses[-1])
+    if len(losses) < recipe.steps:
+        raise RuntimeError(f"the data gave {len(losses)} batches, the recipe asks for {recipe.steps} steps")
+    return losses
