@@ -1,0 +1,197 @@
+"""Reads a suite: a TOML file that says what is asked, of which methods, on what; it plans and runs nothing."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.errors import BenchError, unknown
+
+FOLDER = Path(__file__).parent.parent / "suites"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class BackboneTable(_Table):
+    """Which pretrained model is adapted."""
+
+    name: str
+    """Hub id, named shape or path of a config.json."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    revision: str | None = None
+    """Hub revision; the pinned one where this project pins it."""
+
+
+class RecipeValues(_Table):
+    """How cells train; each value may be overridden for one task."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; exactly one of ``steps`` and ``epochs``."""
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows per optimizer step."""
+    max_length: int | None = Field(default=None, ge=4)
+    """Tokens per row at most, prompts not counted."""
+    train_rows: int | None = Field(default=None, ge=1)
+    """Training rows drawn by content hash; all where left out."""
+    test_rows: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    """For methods that set none of their own."""
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    warmup: float | None = Field(default=None, ge=0, lt=1)
+    """Share of steps with rising rate."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    gradient_clip: float | None = Field(default=None, ge=0)
+    """Largest global gradient norm; 0 switches it off."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    dense_head: bool | None = None
+    """Whether the head has a dense + tanh layer (RoBERTa's classification head)."""
+    head_dropout: float | None = Field(default=None, ge=0, lt=1)
+
+
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 16, "max_length": 128, "learning_rate": 1e-3, "head_learning_rate": 1e-3, "warmup": 0.06,
+    "weight_decay": 0.01, "gradient_clip": 1.0, "pooling": "mean", "dense_head": False, "head_dropout": 0.1,
+}  # fmt: skip
+"""Recipe values that a suite may leave out."""
+
+
+class RecipeTable(RecipeValues):
+    """The recipe of a suite with its overrides by task."""
+
+    task: dict[str, RecipeValues] = {}
+    """Overrides, e.g. ``[recipe.task.cola]``."""
+    timeout_seconds: float = Field(default=3600.0, gt=0)
+    """A cell that runs longer ends with status ``timeout``."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "RecipeTable":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+
+class MethodTable(_Table):
+    """One method of the suite."""
+
+    name: str
+    config: dict[str, Any] = {}
+    learning_rate: float | dict[str, float] | None = None
+    """One rate, or rates by task with ``default``."""
+    head_learning_rate: float | None = Field(default=None, gt=0)
+
+
+class CostTable(_Table):
+    """One shape on which the cost of every method is measured."""
+
+    batch: int = Field(ge=1)
+    length: int = Field(ge=1)
+    """Tokens per row."""
+    batch_on_cpu: int | None = Field(default=None, ge=1)
+    """Batch where no GPU is at hand; ``batch`` where left out."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    blocks: int = Field(default=6, ge=2)
+    """Timing blocks; intervals resample blocks."""
+    rounds: int = Field(default=1, ge=1)
+    """Rounds per block; each round times every method once in random order."""
+    latency_batches: tuple[int, ...] = (1, 32)
+    latency_length: int = Field(default=64, ge=1)
+    timeout_seconds: float = Field(default=7200.0, gt=0)
+
+
+class Suite(_Table):
+    """A suite as its file states it; names and configurations of methods are checked by the planner."""
+
+    name: str
+    question: str
+    """What the suite is to answer, in prose."""
+    backbone: BackboneTable
+    baseline: str = "full"
+    """Label of the method that the others are compared with."""
+    method: tuple[MethodTable, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    data: str = "auto"
+    """``auto``, ``hub``, ``synthetic`` or a folder."""
+    recipe: RecipeTable | None = None
+    cost: tuple[CostTable, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Suite":
+        if self.tasks and (not self.seeds or self.recipe is None):
+            raise ValueError("a suite with tasks needs seeds and a [recipe]")
+        if not self.tasks and not self.cost:
+            raise ValueError("nothing to do: give tasks or [[cost]] shapes")
+        for what in ("tasks", "seeds"):
+            values = getattr(self, what)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{what} holds a value twice")
+        return self
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """Read a suite by name or from a file.
+
+    Raises:
+        BenchError: No such suite, or its file breaks the format; the sentence names file and field.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if name_or_path not in suite_names():
+            raise unknown("suite", name_or_path, suite_names())
+        path = FOLDER / f"{name_or_path}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BenchError(f"{path}: not a readable TOML file ({error})") from error
+    values.setdefault("name", path.stem)
+    return parse_suite(values, str(path))
+
+
+def parse_suite(values: dict[str, Any], where: str) -> Suite:
+    """Check the values of a suite file.
+
+    Raises:
+        BenchError: A key is unknown, missing or has the wrong type or range.
+    """
+    try:
+        return Suite.model_validate(_tuples(values))
+    except ValidationError as error:
+        raise BenchError(f"{where}: {_sentence(error)}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """TOML arrays as tuples: strict models take no lists for them."""
+    if isinstance(value, dict):
+        return {key: item if key == "config" else _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]]
+    place = "".join(parts).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        return str(unknown("key", str(first["loc"][-1]), known, "".join(parts[:-1]).lstrip(".")))
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place or 'suite'}: {message}" + (f", got {first['input']!r}" if place and first["type"] != "value_error" else "")
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable, "cost": CostTable, "task": RecipeValues,
+    }  # fmt: skip
+    named = [tables[part] for part in location if isinstance(part, str) and part in tables]
+    return list((named[-1] if named else Suite).model_fields)
