@@ -1,0 +1,212 @@
+"""One cell: load, adapt, train, score, and hand back a record; ``python -m bench.cell`` reads a JSON spec from stdin."""
+
+import contextlib
+import datetime
+import itertools
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bench import backbone, record, registry
+from bench.errors import BenchError
+from bench.plan import Cell
+
+Progress = Callable[[str], None]
+Predictions = dict[str, list[Any]]
+
+
+def now() -> str:
+    """UTC, ISO 8601, whole seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[record.ScoreRecord, Predictions | None]:
+    """Run ``cell``; whatever goes wrong inside becomes a record with its status and reason.
+
+    Args:
+        cell: What to train and score.
+        progress: Called with short lines such as ``step 20/60 loss 0.61``.
+
+    Returns:
+        The record, and the per-example predictions where the cell came to its end.
+    """
+    from bench.train import NonFiniteLoss
+
+    started = now()
+    try:
+        figures, predictions = _measure(cell, progress)
+    except NonFiniteLoss as error:
+        return failure(cell, "nan", str(error), started), None
+    except BenchError as error:
+        return failure(cell, "failed", str(error), started, traceback.format_exc()), None
+    except Exception as error:  # the outermost frame: any fault of a method becomes a record, the run goes on
+        status = "oom" if _out_of_memory(error) else "failed"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return failure(cell, status, reason, started, traceback.format_exc()), None
+    identity = _identity(cell)
+    identity["flags"] += figures.pop("flags")
+    return record.ScoreRecord(status="ok", ended=now(), started=started, **identity, **figures), predictions
+
+
+def failure(cell: Cell, status: str, reason: str, started: str, trace: str | None = None) -> record.ScoreRecord:
+    """Record of a cell that came to no score; it needs no torch, so that the parent can write it for a dead worker."""
+    identity = _identity(cell)
+    return record.ScoreRecord.model_validate(
+        {**identity, "status": status, "reason": reason, "traceback": trace, "started": started, "ended": now()}
+    )
+
+
+def method_used(label: str, name: str, config: dict[str, Any]) -> record.MethodUsed:
+    """What a record keeps of a method."""
+    cls = registry.load_method(name)
+    values = {"label": label, "name": name, "config": config, "class": f"{cls.__module__}:{cls.__qualname__}"}
+    return record.MethodUsed.model_validate(values | registry.provenance(name))
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    from bench.environment import environment
+
+    flags = ("random_weights",) if cell.backbone.weights == "random" else ()
+    flags += ("synthetic",) if cell.source.kind == "synthetic" else ()
+    return {
+        "id": cell.id, "suite": cell.suite, "backbone": backbone.describe(cell.backbone),
+        "method": method_used(cell.method.label, cell.method.name, cell.method.config),
+        "environment": environment(), "task": cell.task, "task_name": cell.task.name, "recipe": cell.recipe,
+        "seed": cell.seed, "flags": flags,
+    }  # fmt: skip
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Predictions]:
+    import torch
+
+    from bench.score import Encoded, evaluate, predictions_sha256
+    from bench.tasks.metrics import compute
+    from bench.tasks.sources import load_task
+    from bench.tokens import load_tokenizer
+    from bench.train import Recipe, train
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    recipe = cell.recipe
+    data = load_task(cell.task.name, cell.source, recipe.get("train_rows"), recipe.get("test_rows"))
+    if data.content_sha256 != cell.task.content_sha256:
+        raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
+    method, config = registry.make(cell.method.name, cell.method.config)
+    bare = backbone.load(cell.backbone, device=device, seed=cell.seed)
+    length = _checked_length(method.reserved_positions(config), recipe["max_length"], bare)
+    tokenizer = load_tokenizer(cell.backbone.folder, bare.config.vocab_size)
+    encode = {"regression": data.spec.regression, "device": device}
+    rows = Encoded(data.train, tokenizer, length, **encode)
+    model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(device)
+    prepare_seconds = _prepare(cell, method, model, rows)
+    counts = record.Trainable(method=_trainable(model.body), head=_trainable(model.head))
+    torch.manual_seed(_stream(cell.seed, "dropout"))
+    started = time.perf_counter()
+    fields = {field: recipe[field] for field in Recipe.__dataclass_fields__}
+    losses = train(
+        model, method, model.body, rows.shuffled(recipe["batch_size"], cell.seed), Recipe(**fields),
+        lambda step, loss: progress(f"step {step}/{recipe['steps']} loss {loss:.3f}"),
+    )  # fmt: skip
+    train_seconds = time.perf_counter() - started
+    model.body = method.finalize(model.body)
+    predictions = evaluate(model, data.spec, Encoded(data.test, tokenizer, length, **encode))
+    metrics = compute(data.spec, predictions["prediction"], predictions["label"])
+    score = metrics[data.spec.main_metric]
+    figures = {
+        "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
+        "delta_bytes": sum(t.numel() * t.element_size() for t in method.delta(model.body).values()),
+        "train_seconds": train_seconds, "prepare_seconds": prepare_seconds,
+        "predictions_sha256": predictions_sha256(predictions),
+    }  # fmt: skip
+    constant = _constant_score(data.spec, predictions["label"], compute)
+    return figures | {"flags": tuple(_flags(losses, score, constant))}, predictions
+
+
+def _stream(seed: int, purpose: str) -> int:
+    from bench.head import generator
+
+    return generator(seed, purpose).initial_seed()
+
+
+def _trainable(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _checked_length(reserved: int, max_length: int, bare: Any) -> int:
+    from bench.anatomy import anatomy
+
+    positions = anatomy(bare).positions
+    if positions is not None and reserved + max_length > positions:
+        raise BenchError(
+            f"a prompt of {reserved} and {max_length} tokens need {reserved + max_length} positions, the backbone has "
+            f"{positions}; shorten the prompt or set max_length to {max(0, positions - reserved)}"
+        )
+    return max_length
+
+
+def _adapt(cell: Cell, bare: Any, method: Any, config: Any, outputs: int) -> Any:
+    import torch
+
+    from bench.head import TaskModel, make_head
+
+    recipe = cell.recipe
+    head = make_head(
+        bare, outputs, pooling=recipe["pooling"], dropout=recipe["head_dropout"], dense=recipe["dense_head"],
+        seed=cell.seed,
+    )  # fmt: skip
+    torch.manual_seed(_stream(cell.seed, "method"))
+    return TaskModel(method.apply(bare, config), head)
+
+
+def _prepare(cell: Cell, method: Any, model: Any, rows: Any) -> float:
+    """Data-dependent start on single rows; only as many are drawn as the method asks for."""
+    started = time.perf_counter()
+    method.prepare(model.body, model.loss, itertools.islice(rows.shuffled(1, cell.seed, "prepare"), len(rows)))
+    return time.perf_counter() - started
+
+
+def _constant_score(spec: Any, labels: list[Any], compute: Any) -> float:
+    """Main metric of the best constant prediction."""
+    if spec.regression:
+        return 0.0
+    return max(compute(spec, [label] * len(labels), labels)[spec.main_metric] for label in sorted(set(labels)))
+
+
+def _flags(losses: list[float], score: float, constant: float) -> Iterator[str]:
+    """``did_not_learn``: no better than a constant; ``still_improving``: the loss still falls in the last quarter."""
+    if score <= constant:
+        yield "did_not_learn"
+    quarter = len(losses) // 4
+    if quarter >= 5:
+        before, last = losses[-2 * quarter : -quarter], losses[-quarter:]
+        fall, noise = _difference(before, last)
+        if fall > 2 * noise:  # two standard errors: chance alone gives that in 1 of 40 runs
+            yield "still_improving"
+
+
+def _difference(before: list[float], last: list[float]) -> tuple[float, float]:
+    import statistics
+
+    fall = statistics.fmean(before) - statistics.fmean(last)
+    noise = ((statistics.variance(before) + statistics.variance(last)) / len(last)) ** 0.5
+    return fall, noise
+
+
+def main() -> int:
+    """Read a cell from stdin, write its record to stdout: the way for any engine that carries commands."""
+    cell = Cell.model_validate_json(sys.stdin.read())
+    with contextlib.redirect_stdout(sys.stderr):
+        result, _ = run_cell(cell)
+    sys.stdout.write(result.model_dump_json(by_alias=True) + "\n")
+    return 0 if result.status == "ok" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Turns texts into token ids: the backbone's own tokenizer, or word hashing where random weights have none."""
+
+import re
+import zlib
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """What the harness asks of a tokenizer; every transformers tokenizer fits."""
+
+    pad_token_id: int
+
+    def __call__(self, *columns: list[str], truncation: bool, max_length: int) -> Any:
+        """Lists of ids by name (``input_ids``, ``attention_mask``, ``token_type_ids`` where the model has them)."""
+        ...
+
+
+class HashingTokenizer:
+    """Lower-cased words hashed into the vocabulary of a randomly initialised backbone.
+
+    Ids 0, 1, 2 are padding, start and separator, as in BERT; a random model has learned no other vocabulary.
+    """
+
+    pad_token_id = 0
+
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+
+    def __call__(self, *columns: list[str], truncation: bool, max_length: int) -> dict[str, list[list[int]]]:
+        """Ids of ``[start] a [separator] (b [separator])``, cut on the right to ``max_length``."""
+        rows = []
+        for texts in zip(*columns, strict=True):
+            ids = [1]
+            for text in texts:
+                ids += [self._id(word) for word in re.findall(r"\w+|[^\w\s]", text.lower())] + [2]
+            rows.append(ids[:max_length] if truncation else ids)
+        return {"input_ids": rows, "attention_mask": [[1] * len(ids) for ids in rows]}
+
+    def _id(self, word: str) -> int:
+        return 3 + zlib.crc32(word.encode()) % (self._vocabulary - 3)
+
+
+def load_tokenizer(folder: str | None, vocabulary: int) -> Tokenizer:
+    """The tokenizer that belongs to a backbone.
+
+    Args:
+        folder: Where the backbone's files lie, None for random weights.
+        vocabulary: Size of the backbone's vocabulary.
+    """
+    if folder is None:
+        return HashingTokenizer(vocabulary)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:  # causal families have none; the mask hides whatever stands there
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer  # type: ignore[no-any-return]
