@@ -1,0 +1,161 @@
+"""Fisher pruning for Ladder Side-Tuning: copies a backbone's important weights into its side blocks; trains nothing."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bench.anatomy import Anatomy, Layer, anatomy
+from bench.errors import BenchError
+from bench.method import Batch
+
+if TYPE_CHECKING:
+    from methods.lst import Ladder
+
+_RULE = ("query", "key", "value", "output", "ffn_in", "ffn_out")
+"""Roles that the pruning rule walks through; every one must be a linear map of its own."""
+
+
+def prune(ladder: "Ladder", loss: Callable[[Batch], Tensor], batches: Iterable[Batch], samples: int) -> str:
+    """Start the side blocks from the rows and columns of the backbone that carry the largest Fisher importance.
+
+    The importance of a weight is F = sum over examples of (dL / dw)^2, with true labels, batches of one example and
+    dropout off. The walk starts from the d / r embedding dimensions with the largest importance; each map keeps the
+    selected input columns and the rows with the largest importance over them (query, key and value together, by the
+    product of their importances), and hands its rows on. Projections down and up, and gates, keep their start
+    (Sung et al. 2022, section 3.2; the selection as in the authors' code).
+
+    Args:
+        ladder: The module whose side blocks are written.
+        loss: Scalar task loss of ``ladder`` with its head on one batch.
+        batches: Batches of one example each; at most ``samples`` are drawn.
+        samples: Number of examples.
+
+    Returns:
+        Empty, or the reason why the family cannot be pruned and the blocks keep their random start.
+
+    Raises:
+        BenchError: ``batches`` is empty.
+    """
+    parts = anatomy(ladder.backbone)
+    if reason := _undefined(ladder.backbone, parts):
+        return reason
+    importance = _fisher(ladder, parts, loss, islice(batches, samples))
+    reduction = ladder.config.reduction
+    kept = _top(importance[parts.word_embeddings], parts.hidden // reduction)
+    with torch.no_grad():
+        for index, block in zip(ladder.kept, ladder.blocks, strict=True):
+            kept = _prune_block(ladder.backbone, parts.layers[index], block, importance, kept, reduction)
+    return ""
+
+
+def _undefined(backbone: nn.Module, parts: Anatomy) -> str:
+    if "ffn_gate" in parts.layers[0].projections:
+        return (
+            f"init = 'pruned' has no rule for the gated FFN of family {parts.family!r}: side blocks started at random"
+        )
+    paths = [parts.layers[0].projections[role].path for role in _RULE]
+    if len(set(paths)) < len(paths) or not all(isinstance(backbone.get_submodule(p), nn.Linear) for p in paths):
+        return f"init = 'pruned' has no rule for fused maps of family {parts.family!r}: random start"
+    if parts.hidden != backbone.get_submodule(parts.word_embeddings).embedding_dim:
+        return f"init = 'pruned' has no rule for factorised embeddings of family {parts.family!r}: random start"
+    return ""
+
+
+@contextlib.contextmanager
+def _bare_backbone(ladder: "Ladder", weights: list[nn.Parameter]) -> Iterator[None]:
+    """Let ``ladder`` be its backbone alone, in eval mode, with gradients for ``weights``; put everything back after."""
+    training = {module: module.training for module in ladder.modules()}
+    ladder.backbone_alone = True
+    ladder.eval()
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        ladder.backbone_alone = False
+        for weight in weights:
+            weight.requires_grad_(False)
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _fisher(
+    ladder: "Ladder", parts: Anatomy, loss: Callable[[Batch], Tensor], batches: Iterable[Batch]
+) -> dict[str, Tensor]:
+    """Importance by path: ``[out, in]`` of each linear map, ``[d]`` of the word embedding."""
+    paths = [parts.word_embeddings]
+    paths += [parts.layers[index].projections[role].path for index in ladder.kept for role in _RULE]
+    weights = [ladder.backbone.get_submodule(path).weight for path in paths]
+    shapes = [weights[0].shape[1:], *(w.shape for w in weights[1:])]
+    sums = [torch.zeros(shape, device=weights[0].device) for shape in shapes]
+    seen = 0
+    with _bare_backbone(ladder, weights), torch.enable_grad():
+        for batch in batches:
+            gradients = torch.autograd.grad(loss(batch), weights)
+            sums[0] += gradients[0].float().square().sum(0)
+            for total, gradient in zip(sums[1:], gradients[1:], strict=True):
+                total += gradient.float().square()
+            seen += 1
+    if not seen:
+        raise BenchError("init = 'pruned' found no training example to take the Fisher importance from; give it some")
+    return dict(zip(paths, sums, strict=True))
+
+
+def _prune_block(
+    backbone: nn.Module, layer: Layer, block: nn.Module, importance: dict[str, Tensor], kept: Tensor, reduction: int
+) -> Tensor:
+    """Fill one side block; ``kept`` are the selected input dimensions, the result the selected output dimensions."""
+
+    def copy(role: str, rows: Tensor, columns: Tensor) -> None:
+        path = layer.projections[role].path
+        _slice(backbone.get_submodule(path), block.get_submodule(_below(path, layer)), rows, columns)
+
+    def rows_of(columns: Tensor, *roles: str) -> Tensor:
+        # float64: products of three squared gradients leave float32's range
+        product = torch.stack([importance[layer.projections[r].path][:, columns].double() for r in roles]).prod(0)
+        return _top(product.sum(1), len(product) // reduction)
+
+    heads = rows_of(kept, "query", "key", "value")
+    for role in ("query", "key", "value"):
+        copy(role, heads, kept)
+    attended = rows_of(heads, "output")
+    copy("output", attended, heads)
+    hidden = rows_of(attended, "ffn_in")
+    copy("ffn_in", hidden, attended)
+    result = rows_of(hidden, "ffn_out")
+    copy("ffn_out", result, hidden)
+    _slice_norms(backbone, layer, block, {"before": kept, "between": attended, "after": result})
+    return result
+
+
+def _slice_norms(backbone: nn.Module, layer: Layer, block: nn.Module, selection: dict[str, Tensor]) -> None:
+    """Slice both norms with the selection that runs where they stand: after each sublayer (post-LN) or before it."""
+    post_norm = anatomy(backbone).post_norm
+    for path, module in block.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or weight.ndim != 1:
+            continue
+        of_ffn = f"{layer.path}.{path}" == layer.ffn_norm
+        place = ("after" if of_ffn else "between") if post_norm else ("between" if of_ffn else "before")
+        _slice(backbone.get_submodule(f"{layer.path}.{path}"), module, selection[place])
+
+
+def _below(path: str, layer: Layer) -> str:
+    return path.removeprefix(f"{layer.path}.")
+
+
+def _slice(source: nn.Module, target: nn.Module, rows: Tensor, columns: Tensor | None = None) -> None:
+    """Copy selected rows (and columns) of ``source``'s weight and bias into the smaller ``target``."""
+    weight = source.weight[rows] if columns is None else source.weight[rows][:, columns]
+    target.weight.copy_(weight)
+    if getattr(source, "bias", None) is not None:
+        target.bias.copy_(source.bias[rows])
+
+
+def _top(scores: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` largest scores, in rising order."""
+    return scores.topk(count).indices.sort().values
