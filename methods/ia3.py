@@ -1,0 +1,113 @@
+"""(IA)^3: rescales keys, values and FFN activations by learned vectors (Liu et al., NeurIPS 2022); adds no map."""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from bench.anatomy import Projection, anatomy
+from bench.method import Method, MethodConfig, clone
+from methods.linear import oriented, set_module
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IA3Config(MethodConfig):
+    """(IA)^3 has nothing to set."""
+
+
+class IA3(Method):
+    """``k = l_k * W_k x``, ``v = l_v * W_v x``, ``FFN(x) = W_2 (l_ff * act(W_1 x))`` (T-Few, arXiv:2205.05638).
+
+    Liu et al., NeurIPS 2022. All vectors start at one, so the first forward is the backbone's; they take no weight
+    decay, which would pull them to zero. In a gated FFN ``l_ff`` scales the gated product. Trains ``L (d_k + d_v +
+    f)`` parameters, d_k and d_v being the widths of keys and values (bert-base: ``L (2 d + f)`` = 55,296). Backward
+    saves the scaled activations for the vectors' gradients and crosses every map above layer 0's keys. Merges: rows
+    of W_k, W_v and their biases, columns of W_2; dividing again would be inexact, so it is not unmerged.
+    """
+
+    Config = IA3Config
+
+    def apply(self, backbone: nn.Module, config: IA3Config) -> nn.Module:
+        """Wrap the key, value and second FFN map of each layer.
+
+        Raises:
+            BenchError: The family is unknown.
+        """
+        for layer in anatomy(backbone).layers:
+            at: dict[str, list[Projection]] = {}
+            for role in ("key", "value"):
+                at.setdefault(layer.projections[role].path, []).append(layer.projections[role])
+            for path, projections in at.items():
+                set_module(backbone, path, ScaledOutput(backbone.get_submodule(path), projections))
+            path = layer.projections["ffn_out"].path
+            set_module(backbone, path, ScaledInput(backbone.get_submodule(path)))
+        return backbone
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """Fold each vector into its weight and bias, in at least float32, then cast to their type."""
+        merged = clone(module)
+        for path, layer in list(merged.named_modules()):
+            if isinstance(layer, ScaledOutput | ScaledInput):
+                layer.fold()
+                set_module(merged, path, layer.base)
+        return merged
+
+
+class ScaledOutput(nn.Module):
+    """A frozen linear map whose output, or some slices of it, is multiplied by learned vectors."""
+
+    def __init__(self, base: nn.Module, projections: list[Projection]) -> None:
+        super().__init__()
+        weight = oriented(base)
+        self.base = base
+        self.parts = projections[0].parts
+        self.width = weight.shape[0] // self.parts
+        self.roles = {projection.part: projection.role for projection in projections}
+        self.scale = nn.ParameterDict({role: nn.Parameter(weight.new_ones(self.width)) for role in self.roles.values()})
+
+    def vector(self) -> Tensor:
+        """Factor of every output ``[out]``; one where a slice is not learned."""
+        if self.parts == 1:
+            return self.scale[self.roles[0]]
+        one = self.base.weight.new_ones(self.width)
+        return torch.cat([self.scale[self.roles[p]] if p in self.roles else one for p in range(self.parts)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x [..., in]`` to ``[..., out]``."""
+        return self.base(x) * self.vector()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply the rows of the frozen weight and its bias by the vector, in place."""
+        _multiply(oriented(self.base), self.vector()[:, None])
+        if self.base.bias is not None:
+            _multiply(self.base.bias, self.vector())
+
+
+class ScaledInput(nn.Module):
+    """A frozen linear map whose input is multiplied by a learned vector."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        weight = oriented(base)
+        self.base = base
+        self.scale = nn.Parameter(weight.new_ones(weight.shape[1]))
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, whose type T5 asks for before it calls the map."""
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x [..., in]`` to ``[..., out]``."""
+        return self.base(x * self.scale)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply the columns of the frozen weight by the vector, in place."""
+        _multiply(oriented(self.base), self.scale)
+
+
+def _multiply(target: Tensor, factor: Tensor) -> None:
+    wide = torch.promote_types(target.dtype, torch.float32)
+    target.copy_(target.to(wide) * factor.to(wide))
