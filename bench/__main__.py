@@ -1,0 +1,23 @@
+"""``python -m bench``: runs the command line and turns a user's mistake into one sentence and exit code 2."""
+
+import sys
+
+from bench.errors import BenchError
+
+
+def main() -> None:
+    """Entry point of ``python -m bench`` and ``peft-ledger``."""
+    from bench.cli import app
+
+    try:
+        app()
+    except BenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command resumes\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The command line: verbs, paths and filters; everything heavy is imported inside the command that needs it."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.plan import Plan, Selection
+
+app = typer.Typer(
+    name="peft-ledger",
+    help="What does each way of fine-tuning a transformer cost, and what does it buy?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+MEASURE, READ = "Measure", "Read"
+
+SuiteOption = Annotated[
+    str, typer.Option("--suite", help="Name of a suite (see: list suites) or path of a .toml file.")
+]
+DataOption = Annotated[str | None, typer.Option(help="auto, hub, synthetic or a folder with GLUE files.")]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option("--methods", help="Only these; name or name(key=value, ...), separated by commas; repeatable."),
+]
+TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
+SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
+BackboneOption = Annotated[str | None, typer.Option(help="Another backbone: a named shape (random weights) or hub id.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def split_specs(text: str) -> list[str]:
+    """Split at commas outside parentheses: ``"full,lora(rank=4, alpha=8)"`` gives two specs."""
+    parts, depth, current = [], 0, ""
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append(current.strip())
+            current = ""
+        else:
+            current += character
+    return [part for part in (*parts, current.strip()) if part]
+
+
+def _selection(
+    data: str | None, methods: list[str] | None, tasks: str | None, seeds: str | None, backbone: str | None
+) -> "Selection":
+    from bench.errors import BenchError
+    from bench.plan import Selection
+
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else None
+    except ValueError:
+        raise BenchError(f"--seeds {seeds!r}: give whole numbers separated by commas, such as 0,1,2") from None
+    chosen = tuple(spec for text in methods for spec in split_specs(text)) if methods else None
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks else None
+    return Selection(data=data, methods=chosen, tasks=names, seeds=numbers, backbone=backbone)
+
+
+def _plan(name: str, selection: "Selection", say: Any = lambda line: None) -> "Plan":
+    _quiet_libraries()
+    import torch
+
+    from bench.plan import make_plan, select
+    from bench.suite import load_suite
+
+    suite = select(load_suite(name), selection)
+    return make_plan(suite, f"suite {name}", "cuda" if torch.cuda.is_available() else "cpu", say)
+
+
+def _quiet_libraries() -> None:
+    """Set before the libraries are imported, also for the workers: no advice, no progress bars, no thread warnings."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@app.command(rich_help_panel=MEASURE)
+def run(
+    suite: SuiteOption,
+    out: Annotated[Path | None, typer.Option(help="Run folder; results/runs/<suite>-<hash> where left out.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records of this run aside and repeat.")] = False,
+    data: DataOption = None,
+    methods: MethodsOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
+    backbone: BackboneOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at once; one per core where left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a suite: costs first, then scores; the same command resumes."""
+    from bench.display import Display
+
+    display = Display(quiet=as_json)
+    plan = _plan(suite, _selection(data, methods, tasks, seeds, backbone), display.note)
+    folder = out or Path("results/runs") / plan.name
+    failed = _execute(plan, folder, fresh, workers, display)
+    _report(folder, display.console, as_json)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _execute(plan: "Plan", folder: Path, fresh: bool, workers: int | None, display: Any) -> int:
+    """Carry out what the folder still lacks; returns the number of records whose status is not ok."""
+    from bench.runner import cores, execute, remaining
+    from bench.store import open_store
+
+    with open_store(folder, plan.suite, fresh=fresh) as store:
+        todo = remaining(plan, store)
+        if not todo:
+            display.note("nothing to do; --fresh repeats")
+        else:
+            display.begin(plan, todo, folder)
+            with display:
+                for event in execute(todo, store, workers=workers or min(cores(), max(1, len(todo.cells)))):
+                    display.show(event)
+        wanted = plan.job_ids()
+        return sum(record.status != "ok" for record in store.records if record.id in wanted)
+
+
+def _report(folder: Path, console: Any, as_json: bool) -> None:
+    from bench.report import markdown, plots, terminal
+    from bench.store import read_run
+
+    done = read_run(folder)
+    drawn = plots.draw(done)
+    markdown.write(done)
+    if as_json:
+        failed = [r.id for r in done.records if r.status != "ok"]
+        summary = {
+            "folder": str(folder), "suite": done.suite["name"], "records": len(done.records), "failed": failed,
+            "plots": [str(path) for path in drawn], "report": str(folder / "report.md"),
+        }  # fmt: skip
+        print(json.dumps(summary, indent=2))
+    else:
+        terminal.render(done, console)
+
+
+@app.command(rich_help_panel=MEASURE)
+def predict(
+    backbone: Annotated[str, typer.Option(help="Named shape, hub id or path of a config.json; no weights are read.")],
+    method: Annotated[str, typer.Option(help="name, name(key=value, ...), several by commas, or all.")] = "all",
+    as_json: JsonOption = False,
+) -> None:
+    """Count parameters and stored bytes of methods on a backbone's shape, without weights and without running it."""
+    _quiet_libraries()
+    from bench.predict import predictions
+
+    rows = predictions(backbone, None if method == "all" else split_specs(method))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+
+    from bench.display import prediction_table
+
+    Console().print(prediction_table(backbone, rows))
+
+
+@app.command(rich_help_panel=READ)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Print the tables of a run again and rewrite report.md and plots/; nothing is measured."""
+    from bench.display import wide_console
+
+    _report(folder, wide_console(), as_json)
+
+
+@app.command("plan", rich_help_panel=READ)
+def show_plan(
+    suite: SuiteOption,
+    data: DataOption = None,
+    methods: MethodsOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
+    backbone: BackboneOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a run would do, in order, and run nothing."""
+    plan = _plan(suite, _selection(data, methods, tasks, seeds, backbone), lambda line: None)
+    if as_json:
+        print(plan.model_dump_json(indent=2))
+        return
+    print(plan.name)
+    for probe in plan.probes:
+        print(f"probe  {probe.id[:12]}  {probe.name} · {len(probe.methods)} methods")
+    for cell in plan.cells:
+        print(f"cell   {cell.id[:12]}  {cell.name} · {cell.recipe['steps']} steps, lr {cell.recipe['learning_rate']:g}")
+
+
+@app.command("list", rich_help_panel=READ)
+def list_names(
+    what: Annotated[Literal["methods", "suites", "tasks", "backbones"], typer.Argument(help="What to list.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, suites, tasks or backbones by name."""
+    from bench.listing import listing
+
+    rows = listing(what)
+    if as_json:
+        print(json.dumps([{"name": name, "description": text} for name, text in rows], indent=2))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name:<{width}}  {text}")

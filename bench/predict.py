@@ -1,0 +1,65 @@
+"""Counts what methods train and store on a backbone's shape, on the meta device: no weights, no run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import backbone, registry
+from bench.backbone import SHAPES, BackboneSpec
+from bench.errors import BenchError
+from methods import BUILTIN
+
+
+def predictions(name: str, specs: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Figures of each method on backbone ``name``.
+
+    Args:
+        name: Named shape, hub id (its configuration only) or path of a ``config.json``.
+        specs: Methods as ``name(key=value, ...)``; every built-in method where None.
+
+    Returns:
+        One row a method: ``method``, ``trainable_parameters.method`` and ``.head`` (two classes), ``delta_bytes``, the
+        backbone's parameters, or ``refused`` with the reason where the family cannot carry the method.
+
+    Raises:
+        BenchError: The backbone or a method is unknown.
+    """
+    spec = _shape(name)
+    rows = []
+    for text in specs if specs is not None else list(BUILTIN):
+        method_name, values = registry.parse_spec(text, "--method")
+        method, config = registry.make(method_name, values, "--method")
+        row: dict[str, Any] = {"backbone": name, "method": registry.spell(method_name, values)}
+        try:
+            rows.append(row | _figures(spec, method, config))
+        except BenchError as error:
+            if specs is not None:
+                raise
+            rows.append(row | {"refused": str(error)})
+    return rows
+
+
+def _shape(name: str) -> BackboneSpec:
+    if name in SHAPES or Path(name).suffix == ".json":
+        return backbone.resolve(name, "random")
+    found = backbone.resolve(name, "pretrained")
+    return BackboneSpec(name=name, weights="random", folder=found.folder)
+
+
+def _figures(spec: BackboneSpec, method: Any, config: Any) -> dict[str, Any]:
+    import torch
+
+    from bench.head import make_head
+
+    bare = backbone.load(spec, device="meta")
+    parameters = sum(p.numel() for p in bare.parameters())
+    head = make_head(bare, 2)
+    with torch.device("meta"):
+        module = method.apply(bare, config)
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        stored = method.delta(method.finalize(module))
+    return {
+        "trainable_parameters": {"method": trained, "head": sum(p.numel() for p in head.parameters())},
+        "delta_bytes": sum(t.numel() * t.element_size() for t in stored.values()),
+        "backbone_parameters": parameters,
+    }

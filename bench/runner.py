@@ -1,0 +1,65 @@
+"""Carries a plan through: probes alone first, then cells side by side, each record stored at once; it reports nothing."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.backbone import configuration
+from bench.executors.local import Progress, Result, run_jobs, warm_context
+from bench.plan import Cell, Plan, Probe, cost_id
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What a plan still asks of a run folder."""
+
+    probes: tuple[Probe, ...]
+    """With only those methods left that have no record, and the baseline."""
+    cells: tuple[Cell, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.probes or self.cells)
+
+
+def remaining(plan: Plan, store: Store) -> Remaining:
+    """Jobs of ``plan`` without a record in ``store``; a probe that was cut short is measured again for what it owes."""
+    probes = []
+    for probe in plan.probes:
+        owed = [m for m in probe.methods if cost_id(probe, m) not in store]
+        if owed:
+            kept = [m for m in probe.methods if m in owed or m.label == probe.baseline]
+            probes.append(probe.model_copy(update={"methods": tuple(kept)}))
+    return Remaining(tuple(probes), tuple(cell for cell in plan.cells if cell.id not in store))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def execute(todo: Remaining, store: Store, *, workers: int) -> Iterator[Progress | Result]:
+    """Run what remains, store every record before it is passed on.
+
+    Args:
+        todo: From ``remaining``.
+        store: The open store of the run folder.
+        workers: Cells at once; the cores are divided among them.
+    """
+    jobs: Sequence[Any] = [*todo.probes, *todo.cells]
+    context = warm_context(configuration(jobs[0].backbone).model_type)
+    for probe in todo.probes:  # one at a time: nothing runs beside a probe
+        yield from _stored(run_jobs(context, [probe], workers=1, threads=cores()), store)
+    if todo.cells:
+        threads = max(1, cores() // workers)
+        yield from _stored(run_jobs(context, todo.cells, workers=workers, threads=threads), store)
+
+
+def _stored(events: Iterator[Progress | Result], store: Store) -> Iterator[Progress | Result]:
+    for event in events:
+        if isinstance(event, Result):
+            if event.record.id in store:
+                continue
+            store.append(event.record, event.predictions)
+        yield event
