@@ -1,0 +1,1 @@
+"""Cost of training and inference: exact counts, peak memory, interleaved times; it scores nothing, reads no data."""

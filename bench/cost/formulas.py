@@ -1,0 +1,79 @@
+"""FLOPs of one dispatched operation by its shapes, also where torch's own table has no entry; attributes nothing."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+Kind = Literal["linear", "attention", "recurrent"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """The multiply-adds of one operation."""
+
+    flops: int
+    """One multiply-add is two FLOPs."""
+    kind: Kind
+
+
+def _cpu_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
+def _cpu_attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+
+
+def _mkldnn_rnn(inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, *_: Any, **__: Any) -> int:
+    """One direction of one layer: each step ``[B, I] x [I, 4 H]`` and ``[B, H] x [H, 4 H]``; inputs ``[T, B, I]``."""
+    return 2 * inputs.shape[0] * inputs.shape[1] * (weight_ih.numel() + weight_hh.numel())
+
+
+def _cudnn_rnn(inputs: Tensor, weights: list[Tensor], *_: Any, **__: Any) -> int:
+    """All layers and directions at once; the matrices among ``weights`` multiply every one of the ``T B`` inputs."""
+    return 2 * inputs.shape[0] * inputs.shape[1] * sum(w.numel() for w in weights if w.ndim > 1)
+
+
+def _twice(formula: Callable[..., int]) -> Callable[..., int]:
+    # A recurrent backward kernel computes the input gradient and the weight gradient: each as dear as the forward.
+    return lambda *args, **kwargs: 2 * formula(*args, **kwargs)
+
+
+_ATEN = torch.ops.aten
+_ADDED: dict[Any, tuple[Callable[..., int], Kind]] = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: (_cpu_attention, "attention"),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (_cpu_attention_backward, "attention"),
+    _ATEN.mkldnn_rnn_layer: (_mkldnn_rnn, "recurrent"),
+    _ATEN.mkldnn_rnn_layer_backward: (_twice(_mkldnn_rnn), "recurrent"),
+    _ATEN._cudnn_rnn: (_cudnn_rnn, "recurrent"),
+    _ATEN._cudnn_rnn_backward: (_twice(_cudnn_rnn), "recurrent"),
+}
+"""CPU attention counts 0 in torch 2.13 (pytorch#195460) and so do the fused LSTM kernels."""
+
+_LINEAR = {_ATEN.mm, _ATEN.addmm, _ATEN._scaled_mm}
+
+
+def product(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Product | None:
+    """FLOPs of one dispatched operation; None for one that multiplies no matrices (norms, softmax, elementwise).
+
+    Batched products and fused attention are ``attention``: no family in the table of backbones has another use of
+    them; a batched product that has a parameter as an operand is told apart by the caller.
+    """
+    packet = getattr(function, "_overloadpacket", function)
+    if packet in _ADDED:
+        formula, kind = _ADDED[packet]
+        return Product(formula(*args, **kwargs), kind)
+    if packet in flop_registry:
+        flops = int(flop_registry[packet](*args, **kwargs, out_val=out))
+        return Product(flops, "linear" if packet in _LINEAR else "attention")
+    return None
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor in nested arguments or outputs."""
+    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))

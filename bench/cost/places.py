@@ -1,0 +1,116 @@
+"""Says whose an operation is (backbone, method, head) and at which depth; counts nothing."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from bench.anatomy import anatomy
+
+Owner = Literal["backbone", "method", "head"]
+OTHER = "other"
+"""Depth of a method's modules that belong to no layer, such as a prompt encoder or a final up-projection."""
+
+
+class Place(NamedTuple):
+    """Whose an operation is and where."""
+
+    owner: Owner
+    layer: str
+    """``embeddings``, ``layer_1`` ..., ``head`` or ``other``."""
+
+
+class Origin:
+    """What the backbone consisted of before a method was applied; keeps its modules and parameters alive."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        blocks = [layer.path for layer in anatomy(backbone).layers]
+        self.depth = len(blocks)
+        self.modules: dict[nn.Module, str] = {}
+        self.parameters: dict[Tensor, str] = {}
+        for path, module in backbone.named_modules():
+            label = next(
+                (f"layer_{i}" for i, b in enumerate(blocks, 1) if f"{path}.".startswith(f"{b}.")), "embeddings"
+            )
+            self.modules[module] = label
+            for parameter in module.parameters(recurse=False):
+                self.parameters[parameter] = label
+
+
+class Places:
+    """The map of one adapted model with its head.
+
+    A parameter or module is the backbone's if it was in the backbone before ``apply``, the head's if it lies under the
+    head, else the method's. A module of the method counts to the layer that calls it; outside the backbone's layers it
+    counts to layer i if it lies in the entry of layer i in a list with one entry a layer (a ladder), else to ``other``.
+    """
+
+    def __init__(self, origin: Origin, body: nn.Module, head: nn.Module) -> None:
+        self._modules: dict[nn.Module, Place] = {m: Place("backbone", layer) for m, layer in origin.modules.items()}
+        self._storages: dict[int, Place] = {}
+        added = [(path, module) for path, module in body.named_modules() if module not in origin.modules]
+        ladders = {path: len(module) - origin.depth for path, module in added if _is_ladder(module, origin.depth)}
+        for path, module in body.named_modules():
+            self._modules.setdefault(module, Place("method", _rung(path, ladders)))
+        for path, parameter in body.named_parameters():
+            layer = origin.parameters.get(parameter)
+            place = Place("method", _rung(path, ladders)) if layer is None else Place("backbone", layer)
+            self._storages.setdefault(parameter.untyped_storage()._cdata, place)
+        for module in head.modules():
+            self._modules[module] = Place("head", "head")
+        for parameter in head.parameters():
+            self._storages[parameter.untyped_storage()._cdata] = Place("head", "head")
+        self.stack: list[nn.Module] = []
+        """Modules whose forward runs now, outermost first."""
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator[None]:
+        """Keep ``stack`` up to date while models run."""
+        enter = register_module_forward_pre_hook(lambda module, _: self.stack.append(module))
+        leave = register_module_forward_hook(lambda *_: self._leave(), always_call=True)
+        try:
+            yield
+        finally:
+            enter.remove()
+            leave.remove()
+            self.stack.clear()
+
+    def _leave(self) -> None:
+        self.stack.pop()
+
+    def parameter(self, operands: Iterable[Tensor]) -> Place | None:
+        """Place of the parameter among ``operands``, the method's first; None where none is a parameter."""
+        found = [p for t in operands if (p := self._storages.get(t.untyped_storage()._cdata)) is not None]
+        return min(found, key=lambda p: ("method", "head", "backbone").index(p.owner), default=None)
+
+    def now(self, parameter: Place | None = None) -> Place:
+        """Place of an operation in forward: the owner of its parameter operand, else of the innermost module."""
+        known = [self._modules[m] for m in reversed(self.stack) if m in self._modules]
+        if not known:
+            return parameter or Place("head", "head")
+        owner = parameter.owner if parameter else known[0].owner
+        if owner == "head":
+            return Place("head", "head")
+        # A wrapper of the method has no layer of its own; the layer that called it stands further out on the stack.
+        layers = [p.layer for p in known if p.layer != OTHER and (p.owner == "method" or p.layer != "embeddings")]
+        if layers:
+            return Place(owner, layers[0])
+        fallback = parameter.layer if parameter else OTHER if owner == "method" else "embeddings"
+        return Place(owner, fallback)
+
+
+def _is_ladder(module: nn.Module, depth: int) -> bool:
+    lists = nn.ModuleList | nn.Sequential | nn.ParameterList
+    return isinstance(module, lists) and len(module) in (depth, depth + 1)
+
+
+def _rung(path: str, ladders: Mapping[str, int]) -> str:
+    """Layer of a method's module; a ladder of one entry more than layers has the embeddings as its first."""
+    for ladder, offset in ladders.items():
+        index = path.removeprefix(f"{ladder}.").partition(".")[0]
+        if path.startswith(f"{ladder}.") and index.isdigit():
+            number = int(index) + 1 - offset
+            return f"layer_{number}" if number else "embeddings"
+    return OTHER
