@@ -1,0 +1,301 @@
+"""Learned keys and values in front of every attention (prefix tuning, P-tuning v2); no input position is added."""
+
+import copy
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+
+from bench.anatomy import Anatomy, anatomy
+from bench.errors import BenchError
+from bench.method import Method, MethodConfig, at_least, clone
+from methods.prompt import check_length, token_positions
+
+_IMPLEMENTATION = {"sdpa": "peft_ledger_prefix_sdpa", "eager": "peft_ledger_prefix_eager"}
+"""Attention of the bare backbone -> name of the one that puts the prefix in front and then calls it."""
+
+
+def _attend(
+    own: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    prefix_states: list[Tensor],
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention over ``[P_K; K]`` and ``[P_V; V]``; a mask and a T5 bias that know no prefix are widened by zeros.
+
+    ``prefix_states`` travels with the forward call's keyword arguments, so that no module and no global holds it; it
+    lists keys and values in turn, each ``[1 or B, kv heads, p, d_h]``. A mask that already spans ``p + T`` keys is the
+    caller's own word about the prefix and stays.
+    """
+    layer = module.prefix_layer
+    past_key, past_value = (s.to(key.dtype).expand(len(key), -1, -1, -1) for s in prefix_states[2 * layer :][:2])
+    length, tokens = past_key.shape[2], key.shape[2]
+    key = torch.cat([past_key, key], dim=2)
+    value = torch.cat([past_value, value], dim=2)
+    if attention_mask is not None and attention_mask.shape[-1] == tokens:
+        attention_mask = F.pad(attention_mask, (length, 0), value=attention_mask.dtype == torch.bool)
+    if position_bias is not None:
+        kwargs["position_bias"] = F.pad(position_bias, (length, 0))
+    return _delegate(own, module)(module, query, key, value, attention_mask, **kwargs)
+
+
+def _delegate(own: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    if own == "sdpa":
+        return sdpa_attention_forward
+    # The eager form is no registered function: each family's file has its own.
+    return sys.modules[type(module).__module__].eager_attention_forward
+
+
+def _mask(own: str, *args: Any, **kwargs: Any) -> Tensor | None:
+    """Mask of the bare backbone, never left out: without one, SDPA would cut an unpadded causal batch to T keys."""
+    kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return {"sdpa": sdpa_mask, "eager": eager_mask}[own](*args, **kwargs)
+
+
+for _own, _name in _IMPLEMENTATION.items():
+    AttentionInterface.register(_name, functools.partial(_attend, _own))
+    AttentionMaskInterface.register(_name, functools.partial(_mask, _own))
+
+
+def _redirect(backbone: nn.Module, parts: Anatomy) -> None:
+    """Let the attention modules of this backbone alone call ``_attend``: its configuration becomes its own copy."""
+    own = backbone.config._attn_implementation
+    if own not in _IMPLEMENTATION:
+        raise BenchError(
+            f"attention implementation {own!r} cannot carry a prefix; load the backbone with attn_implementation "
+            f"= {' or '.join(map(repr, _IMPLEMENTATION))}"
+        )
+    if own == "eager" and getattr(backbone.config, "reorder_and_upcast_attn", False):
+        raise BenchError("reorder_and_upcast_attn bypasses the attention interface; turn it off to use a prefix")
+    copies: dict[int, tuple[PreTrainedConfig, PreTrainedConfig]] = {}
+    for module in backbone.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            if id(config) not in copies:
+                copies[id(config)] = config, copy.deepcopy(config)
+                copies[id(config)][1]._attn_implementation = _IMPLEMENTATION[own]
+            module.config = copies[id(config)][1]
+    for index, layer in enumerate(parts.layers):
+        backbone.get_submodule(layer.attention).prefix_layer = index
+
+
+def _shape(backbone: nn.Module, parts: Anatomy, length: int) -> tuple[int, ...]:
+    """Shape ``[L, 2, kv heads, p, d_h]`` of all keys and values."""
+    key = parts.layers[0].projections["key"]
+    module = backbone.get_submodule(key.path)
+    fused = module.weight.shape[0] if isinstance(module, nn.Linear) else module.weight.shape[1]
+    rows = key.rows(fused)
+    heads = getattr(backbone.config, "num_key_value_heads", None) or parts.heads
+    return len(parts.layers), 2, heads, length, (rows.stop - rows.start) // heads
+
+
+class Prefix(nn.Module):
+    """Keys and values themselves: ``table`` is ``[L, 2, kv heads, p, d_h]``."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table)
+
+    def forward(self) -> Tensor:
+        """Return the table."""
+        return self.table
+
+
+class PrefixEncoder(nn.Module):
+    """The reparametrisation ``P = W2 tanh(W1 E + b1) + b2`` of all layers' keys and values."""
+
+    def __init__(self, shape: tuple[int, ...], width: int, hidden: int, **where: Any) -> None:
+        super().__init__()
+        self.shape = shape
+        layers, two, heads, length, head_width = shape
+        self.embedding = nn.Parameter(torch.empty(length, width, **where).normal_())
+        self.down = nn.Linear(width, hidden, **where)
+        self.up = nn.Linear(hidden, layers * two * heads * head_width, **where)
+
+    def forward(self) -> Tensor:
+        """Return the table ``[L, 2, kv heads, p, d_h]``."""
+        layers, two, heads, length, head_width = self.shape
+        flat = self.up(torch.tanh(self.down(self.embedding)))
+        return flat.view(length, layers, two, heads, head_width).permute(1, 2, 3, 0, 4)
+
+
+class Prefixed(nn.Module):
+    """A backbone whose attention sees a learned prefix."""
+
+    def __init__(self, backbone: nn.Module, prefix: nn.Module, shift: int, dropout: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.prefix = prefix
+        self.dropout = nn.Dropout(dropout)
+        self.config = backbone.config
+        self.shift = shift
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """Run the backbone; arguments and output are the bare backbone's.
+
+        Args:
+            input_ids: Tokens ``[B, T]``.
+            attention_mask: ``[B, T]``, one where a token is real; a 4-D mask may cover ``T`` or ``p + T`` keys.
+            **kwargs: Handed to the backbone.
+        """
+        states = self.prefix().flatten(0, 1)[:, None]
+        if self.training and self.dropout.p > 0:
+            # The reference draws a mask for each example of the batch, hence the expansion first.
+            states = self.dropout(states.expand(-1, len(input_ids), -1, -1, -1))
+        if self.shift and kwargs.get("position_ids") is None:
+            kwargs["position_ids"] = token_positions(self.backbone, input_ids, attention_mask, self.shift)
+        return self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, prefix_states=list(states.unbind(0)), **kwargs
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixConfig(MethodConfig):
+    """Configuration of prefix tuning and of P-tuning v2."""
+
+    length: int = 20
+    """Learned keys and values ``p`` of each layer, in positions."""
+    reparametrise: bool = False
+    """Train ``P = MLP(E)`` and store P alone. The prefix-tuning paper finds it steadier than the direct optimisation
+    of P on generation, P-tuning v2 finds it helps some NLU tasks and hurts others; it trains 27 times as much on
+    bert-base, so the direct form, which trains what it stores, is the default."""
+    hidden: int = 512
+    """Width of that MLP; unused without ``reparametrise``."""
+    dropout: float = 0.0
+    """Dropout probability on the keys and values. P-tuning v2's code takes the backbone's hidden dropout, 0.1."""
+    position_shift: bool = False
+    """Token positions start at p, as they do where the prefix is passed as a cache (GPT-2, and BERT in P-tuning v2's
+    code); takes p positions from the tokens and needs learned positions."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        at_least(self, length=1, hidden=1, dropout=0.0)
+        if self.dropout >= 1:
+            raise ValueError(f"dropout = {self.dropout} is too large; it takes less than 1")
+
+
+def _apply(backbone: nn.Module, config: PrefixConfig, std: float) -> Prefixed:
+    parts = anatomy(backbone)
+    if config.position_shift and parts.positions is None:
+        raise BenchError(
+            f"position_shift = true needs learned positions, which family {parts.family!r} lacks; leave it false"
+        )
+    if config.position_shift:
+        check_length(config.length, parts)
+    _redirect(backbone, parts)
+    shape = _shape(backbone, parts, config.length)
+    words = backbone.get_submodule(parts.word_embeddings).weight
+    where = {"device": words.device, "dtype": words.dtype}
+    prefix = (
+        PrefixEncoder(shape, parts.hidden, config.hidden, **where)
+        if config.reparametrise
+        else Prefix(torch.empty(shape, **where).normal_(std=std))
+    )
+    return Prefixed(backbone, prefix, config.length if config.position_shift else 0, config.dropout)
+
+
+def _delta(module: Prefixed) -> dict[str, Tensor]:
+    return {"prefix.table": module.prefix().detach().clone(memory_format=torch.contiguous_format)}
+
+
+def _finalize(module: Prefixed) -> Prefixed:
+    if isinstance(module.prefix, Prefix):
+        return module
+    final = clone(module)
+    final.prefix = Prefix(_delta(module)["prefix.table"])
+    return final
+
+
+class PrefixTuning(Method):
+    """``softmax(Q [P_K; K]^T / sqrt(d_h)) [P_V; V]`` in every layer, P learned, everything else frozen.
+
+    Stores ``2 L p d`` parameters (bert-base, p = 20: 368,640), with the keys' and values' own width for ``d`` where
+    heads are grouped. Trains as many, or with ``reparametrise`` ``p d + d h + h + 2 L d h + 2 L d`` (h = 512:
+    9,864,704); ``finalize`` then computes P once and leaves the MLP out. Backward crosses the backbone down to layer
+    0's attention and saves nothing for weight gradients; scores grow by ``T p`` a head, linear maps not at all.
+    Cannot be merged; P does not depend on the input.
+
+    P starts at N(0, 1), or from an MLP with torch's own start. The mask is always materialised (see ``_mask``), which
+    keeps mask-free attention kernels out.
+
+    Li, Liang, ACL 2021 (arXiv:2101.00190), there for generation and reparametrised.
+    """
+
+    Config = PrefixConfig
+    identity_at_init = False
+
+    def apply(self, backbone: nn.Module, config: PrefixConfig) -> nn.Module:
+        """Put a prefix in front of the keys and values of ``backbone``.
+
+        Raises:
+            BenchError: The attention implementation or the positions of the backbone cannot carry it.
+        """
+        return _apply(backbone, config, std=1.0)
+
+    def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """Groups without weight decay: neither the prefix nor what generates it is pulled towards zero."""
+        return [group | {"weight_decay": 0.0} for group in super().param_groups(module, lr)]
+
+    def finalize(self, module: nn.Module) -> nn.Module:
+        """Compute keys and values once and leave the MLP out."""
+        return _finalize(module)
+
+    def delta(self, module: nn.Module) -> dict[str, Tensor]:
+        """Keys and values ``[L, 2, kv heads, p, d_h]``."""
+        return _delta(module)
+
+    def reserved_positions(self, config: PrefixConfig) -> int:
+        """Learned positions that the prefix takes from the tokens."""
+        return config.length if config.position_shift else 0
+
+
+class PTuningV2(Method):
+    """Deep prompts: keys and values as in prefix tuning, under a task head that starts at random.
+
+    Same equation, counts (bert-base, p = 20: 368,640; p = 128: 2,359,296), backward and cost as ``PrefixTuning``, and
+    no merge either. What differs is the start, N(0, 0.02), which is what the reference's loading code made of its
+    embedding, and what the paper trains on: understanding with a new linear head, here the shared one. Its code
+    shifts BERT's positions by p and drops out prefix entries with the backbone's own probability; both are options.
+
+    Liu et al., ACL 2022 (arXiv:2110.07602).
+    """
+
+    Config = PrefixConfig
+    identity_at_init = False
+
+    def apply(self, backbone: nn.Module, config: PrefixConfig) -> nn.Module:
+        """Put a prefix in front of the keys and values of ``backbone``.
+
+        Raises:
+            BenchError: The attention implementation or the positions of the backbone cannot carry it.
+        """
+        return _apply(backbone, config, std=0.02)
+
+    def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """Groups without weight decay: neither the prefix nor what generates it is pulled towards zero."""
+        return [group | {"weight_decay": 0.0} for group in super().param_groups(module, lr)]
+
+    def finalize(self, module: nn.Module) -> nn.Module:
+        """Compute keys and values once and leave the MLP out."""
+        return _finalize(module)
+
+    def delta(self, module: nn.Module) -> dict[str, Tensor]:
+        """Keys and values ``[L, 2, kv heads, p, d_h]``."""
+        return _delta(module)
+
+    def reserved_positions(self, config: PrefixConfig) -> int:
+        """Learned positions that the prefix takes from the tokens."""
+        return config.length if config.position_shift else 0

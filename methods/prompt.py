@@ -1,0 +1,292 @@
+"""Learned vectors in front of the input embeddings (prompt tuning, P-tuning); keys and values are in ``prefix.py``."""
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutput
+
+from bench.anatomy import Anatomy, anatomy
+from bench.errors import BenchError
+from bench.method import Method, MethodConfig, at_least, clone
+
+COMMON_WORDS = 5000
+"""Rows of the vocabulary that an initial prompt is sampled from (Lester et al. 2021, section 3.2)."""
+
+
+def first_position(backbone: nn.Module) -> int:
+    """Row of the learned position table that the first token takes; RoBERTa's table starts behind its padding row."""
+    return int(backbone.config.pad_token_id) + 1 if backbone.config.model_type == "roberta" else 0
+
+
+def token_positions(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, shift: int) -> Tensor:
+    """Position ids that a family with learned positions gives its tokens, advanced by ``shift``.
+
+    RoBERTa counts the ids that are not padding, OPT the mask; both leave padding on its own row. The others count
+    columns.
+
+    Returns:
+        Ids ``[B, T]``, or ``[1, T]`` where they are the same in every row.
+    """
+    family, first = backbone.config.model_type, first_position(backbone)
+    if family == "roberta":
+        real = input_ids.ne(backbone.config.pad_token_id)
+    elif family == "opt" and attention_mask is not None and attention_mask.ndim == 2:
+        real = attention_mask.ne(0)
+    else:
+        return torch.arange(first + shift, first + shift + input_ids.shape[1], device=input_ids.device)[None]
+    return (real.cumsum(1) + shift) * real + (first - 1)
+
+
+def check_length(length: int, parts: Anatomy) -> None:
+    """Refuse a prompt that leaves no learned position for a token.
+
+    Raises:
+        BenchError: ``length`` reaches the number of learned positions.
+    """
+    if parts.positions is not None and length >= parts.positions:
+        raise BenchError(
+            f"length = {length} leaves no position for a token: this {parts.family} has {parts.positions} learned "
+            f"positions; take a shorter prompt or position_shift = false"
+        )
+
+
+class Prompt(nn.Module):
+    """The vectors themselves: ``table`` is ``[p, d]``."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table)
+
+    def forward(self) -> Tensor:
+        """Return the prompt ``[p, d]``."""
+        return self.table
+
+
+class PromptEncoder(nn.Module):
+    """P-tuning's ``P = MLP(BiLSTM(E))``, or ``MLP(E)``; it sees no input, so it can be computed once."""
+
+    def __init__(self, length: int, width: int, encoder: str, hidden: int | None, **where: Any) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(length, width, **where).normal_())
+        if encoder == "lstm":
+            half = hidden or width // 2
+            self.lstm: nn.LSTM | None = nn.LSTM(
+                width, half, num_layers=2, bidirectional=True, batch_first=True, **where
+            )
+            sizes = (2 * half, width)
+        else:
+            self.lstm = None
+            sizes = (width, hidden or width)
+        self.mlp = nn.Sequential(nn.Linear(*sizes, **where), nn.ReLU(), nn.Linear(sizes[1], width, **where))
+
+    def forward(self) -> Tensor:
+        """Return the prompt ``[p, d]``."""
+        # CPU takes another LSTM kernel where no gradient is recorded; one kernel keeps the finalized prompt bit-equal.
+        with torch.enable_grad():
+            states = self.embedding
+            if self.lstm is not None:
+                states = self.lstm(states[None])[0][0]
+            prompt = self.mlp(states)
+        return prompt if torch.is_grad_enabled() else prompt.detach()
+
+
+class Prompted(nn.Module):
+    """A backbone that reads ``[P; E(x)]`` and gives back the states of ``x`` alone."""
+
+    def __init__(self, backbone: nn.Module, prompt: nn.Module, length: int, position_shift: bool) -> None:
+        super().__init__()
+        parts = anatomy(backbone)
+        self.backbone = backbone
+        self.prompt = prompt
+        self.config = backbone.config
+        self.length = length
+        self.position_shift = position_shift
+        self.word_embeddings = parts.word_embeddings
+        self.learned_positions = parts.positions is not None
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Run the backbone on the longer sequence; arguments and states are those of the bare backbone.
+
+        Args:
+            input_ids: Tokens ``[B, T]``.
+            attention_mask: ``[B, T]``, one where a token is real.
+            token_type_ids: ``[B, T]``; the prompt takes type 0.
+            position_ids: ``[B, T]`` or ``[1, T]`` of the tokens without a prompt; by default the family's own.
+            **kwargs: Handed to the backbone.
+        """
+        words = self.backbone.get_submodule(self.word_embeddings)(input_ids)
+        prompt = self.prompt().to(words.dtype).expand(len(words), -1, -1)
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = F.pad(token_type_ids, (self.length, 0))
+        if self.learned_positions or position_ids is not None:
+            kwargs["position_ids"] = self._positions(input_ids, attention_mask, position_ids)
+        if attention_mask is not None:
+            attention_mask = F.pad(attention_mask, (self.length, 0), value=1)
+        embeds = torch.cat([prompt, words], dim=1)
+        output = self.backbone(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+        layers = output.get("hidden_states")
+        return BaseModelOutput(
+            last_hidden_state=output.last_hidden_state[:, self.length :],
+            hidden_states=layers and tuple(states[:, self.length :] for states in layers),
+        )
+
+    def _positions(self, input_ids: Tensor, attention_mask: Tensor | None, given: Tensor | None) -> Tensor:
+        shift = self.length if self.position_shift else 0
+        tokens = token_positions(self.backbone, input_ids, attention_mask, shift) if given is None else given + shift
+        first = first_position(self.backbone)
+        # Without a shift all prompt vectors share the first row: a constant that the learned prompt absorbs.
+        front = torch.arange(self.length, device=tokens.device) * self.position_shift + first
+        return torch.cat([front.expand(len(tokens), -1), tokens], dim=1)
+
+
+def _delta(module: Prompted) -> dict[str, Tensor]:
+    return {"prompt.table": module.prompt().detach().clone()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptTuningConfig(MethodConfig):
+    """Configuration of prompt tuning."""
+
+    length: int = 20
+    """Prompt vectors ``p``, in positions."""
+    init: Literal["vocabulary", "uniform"] = "vocabulary"
+    """Different rows of the first 5,000 word embeddings, or uniform on [-0.5, 0.5]."""
+    position_shift: bool = True
+    """Learned positions: the prompt takes 0 .. p-1 and the first token p; false: tokens keep their positions and the
+    whole prompt shares the first one. Rotary and relative positions always see the prompt in front of the tokens."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        at_least(self, length=1)
+
+
+class PromptTuning(Method):
+    """``X' = [P; E(x)]``: ``p`` learned vectors in front of the word embeddings, everything else frozen.
+
+    Trains and stores ``p d`` parameters (bert-base, p = 20: 15,360), ``d`` the width of the word embeddings. Backward
+    saves nothing for weight gradients, yet the input gradient crosses the whole backbone, on sequences longer by
+    ``p``. Cannot be merged: every layer runs on ``p + T`` positions at inference too. In ModernBERT's local layers
+    only tokens near the front see the prompt.
+
+    Lester, Al-Rfou, Constant, EMNLP 2021 (arXiv:2104.08691), there on T5 with its LM head; here under the shared head.
+    """
+
+    Config = PromptTuningConfig
+    identity_at_init = False
+
+    def apply(self, backbone: nn.Module, config: PromptTuningConfig) -> nn.Module:
+        """Put a prompt in front of ``backbone``.
+
+        Raises:
+            BenchError: No position is left for tokens, ``position_shift = false`` meets a family without learned
+                positions, or the vocabulary is smaller than the prompt.
+        """
+        parts = anatomy(backbone)
+        if config.position_shift:
+            check_length(config.length, parts)
+        elif parts.positions is None:
+            raise BenchError(
+                f"position_shift = false needs learned positions, which family {parts.family!r} lacks; leave it true"
+            )
+        words = backbone.get_submodule(parts.word_embeddings).weight
+        return Prompted(backbone, Prompt(_initial(words, config)), config.length, config.position_shift)
+
+    def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """One group without weight decay, which would pull the prompt towards the zero word."""
+        return [group | {"weight_decay": 0.0} for group in super().param_groups(module, lr)]
+
+    def delta(self, module: nn.Module) -> dict[str, Tensor]:
+        """The prompt ``[p, d]``."""
+        return _delta(module)
+
+    def reserved_positions(self, config: PromptTuningConfig) -> int:
+        """Learned positions that the prompt takes from the tokens."""
+        return config.length if config.position_shift else 0
+
+
+def _initial(words: Tensor, config: PromptTuningConfig) -> Tensor:
+    if config.init == "uniform":
+        return torch.empty(config.length, words.shape[1], device=words.device, dtype=words.dtype).uniform_(-0.5, 0.5)
+    common = min(COMMON_WORDS, len(words))
+    if config.length > common:
+        raise BenchError(f"init 'vocabulary' has {common} rows for length = {config.length}; take init = 'uniform'")
+    rows = torch.randperm(common)[: config.length]
+    return words.detach()[rows.to(words.device)].clone()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PTuningConfig(MethodConfig):
+    """Configuration of P-tuning."""
+
+    length: int = 20
+    """Prompt vectors ``p``, in positions."""
+    encoder: Literal["lstm", "mlp"] = "lstm"
+    """Prompt encoder: two-layer BiLSTM and MLP, or the MLP alone."""
+    hidden: int | None = None
+    """Width of the LSTM per direction (by default d/2, the LAMA code's), or of the MLP (by default d)."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        at_least(self, length=1)
+        if self.hidden is not None:
+            at_least(self, hidden=1)
+
+
+class PTuning(Method):
+    """``X' = [P; E(x)]`` with ``P = W2 relu(W1 BiLSTM(E_P) + b1) + b2``, a prompt encoder that drops out at inference.
+
+    Trains ``p d`` + BiLSTM (two layers, ``h`` = d/2 a direction) + ``2 (d^2 + d)`` parameters: bert-base with p = 9
+    8,278,272, of which ``p d`` = 6,912 are stored, since ``P`` does not depend on the input and ``finalize`` computes
+    it once. ``encoder = "mlp"`` trains ``p d + 2 (d^2 + d)``. Backward is that of prompt tuning plus the encoder's,
+    which grows with neither batch nor length. Cannot be merged. The prompt takes ordinary positions 0 .. p-1.
+
+    Liu et al. 2021, "GPT Understands, Too" (arXiv:2103.10385), the LAMA variant: prompt encoder only, backbone frozen
+    (the few-shot code trains the backbone too). Two deviations: the pseudo tokens stand in front of the sentence
+    instead of inside a template, and the shared head reads the states instead of the LM head at a mask.
+    """
+
+    Config = PTuningConfig
+    identity_at_init = False
+
+    def apply(self, backbone: nn.Module, config: PTuningConfig) -> nn.Module:
+        """Put an encoded prompt in front of ``backbone``.
+
+        Raises:
+            BenchError: No learned position is left for tokens.
+        """
+        parts = anatomy(backbone)
+        check_length(config.length, parts)
+        words = backbone.get_submodule(parts.word_embeddings).weight
+        where = {"device": words.device, "dtype": words.dtype}
+        encoder = PromptEncoder(config.length, words.shape[1], config.encoder, config.hidden, **where)
+        return Prompted(backbone, encoder, config.length, position_shift=True)
+
+    def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """Groups without weight decay: neither the prompt nor what generates it is pulled towards zero."""
+        return [group | {"weight_decay": 0.0} for group in super().param_groups(module, lr)]
+
+    def finalize(self, module: nn.Module) -> nn.Module:
+        """Compute the prompt once and leave the encoder out."""
+        if isinstance(module.prompt, Prompt):
+            return module
+        final = clone(module)
+        final.prompt = Prompt(_delta(module)["prompt.table"])
+        return final
+
+    def delta(self, module: nn.Module) -> dict[str, Tensor]:
+        """The encoded prompt ``[p, d]``."""
+        return _delta(module)
+
+    def reserved_positions(self, config: PTuningConfig) -> int:
+        """Positions that the prompt takes from the tokens."""
+        return config.length
