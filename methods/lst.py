@@ -146,7 +146,7 @@ class Ladder(nn.Module):
             return keywords
         every = slice(None, None, self.config.reduction)
         cos, sin = keywords["position_embeddings"]
-        return keywords | {"position_embeddings": (cos[..., every], sin[..., every])}
+        return keywords | {"position_embeddings": (cos[..., every].clone(), sin[..., every].clone())}
 
 
 class LadderSideTuning(Method):
