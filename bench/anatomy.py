@@ -176,8 +176,7 @@ _T5 = _Family(
 )  # fmt: skip
 _T5_GATED = dataclasses.replace(
     _T5,
-    projections=_T5.projections
-    | {"ffn_in": "layer.1.DenseReluDense.wi_1", "ffn_gate": "layer.1.DenseReluDense.wi_0"},
+    projections=_T5.projections | {"ffn_in": "layer.1.DenseReluDense.wi_1", "ffn_gate": "layer.1.DenseReluDense.wi_0"},
 )
 
 _FAMILIES: dict[str, _Family] = {
@@ -228,7 +227,9 @@ def anatomy(backbone: nn.Module) -> Anatomy:
 
 def _check_opt(config: object) -> None:
     if not config.do_layer_norm_before or config.word_embed_proj_dim != config.hidden_size:  # type: ignore[attr-defined]
-        raise BenchError("OPT with post-layer norm or projected embeddings (opt-350m) is not supported; use another size")
+        raise BenchError(
+            "OPT with post-layer norm or projected embeddings (opt-350m) is not supported; use another size"
+        )
 
 
 def _positions(config: object) -> int:

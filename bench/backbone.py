@@ -106,7 +106,7 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
             return BackboneSpec(name=name, weights="random")
         raise unknown("backbone shape", name, SHAPES)
     if name in SHAPES:
-        raise BenchError(f"backbone {name!r} is a shape without weights; set weights = \"random\" or name a hub id")
+        raise BenchError(f'backbone {name!r} is a shape without weights; set weights = "random" or name a hub id')
     pinned = PRETRAINED.get(name, Pinned(revision=revision or "main", sha256=None))
     folder = _cached(name, revision or pinned.revision) or _wheel(pinned) or _hub(name, revision or pinned.revision)
     sha256 = file_sha256(folder / "model.safetensors")
@@ -190,7 +190,12 @@ def configuration(spec: BackboneSpec) -> Any:
 
 
 def load(
-    spec: BackboneSpec, *, device: str = "cpu", dtype: "torch.dtype | None" = None, attention: str = "sdpa", seed: int = 0
+    spec: BackboneSpec,
+    *,
+    device: str = "cpu",
+    dtype: "torch.dtype | None" = None,
+    attention: str = "sdpa",
+    seed: int = 0,
 ) -> "nn.Module":
     """Load the bare backbone: no pooler, frozen, in eval mode, fresh on each call.
 

@@ -1,7 +1,7 @@
 """Intervals and comparisons on plain numbers; knows nothing of records, methods or units."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,7 @@ MIN_BLOCKS = 2
 """Below two blocks nothing is known about the spread between blocks."""
 
 Interval = tuple[float, float]
+Key = TypeVar("Key", bound=Hashable)
 
 
 class PairedDifference(NamedTuple):
@@ -125,7 +126,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, I
 
 
 def paired_difference(
-    method: Mapping[Hashable, float], baseline: Mapping[Hashable, float], confidence: float = 0.95
+    method: Mapping[Key, float], baseline: Mapping[Key, float], confidence: float = 0.95
 ) -> PairedDifference:
     """Mean of ``method - baseline`` over the keys that both have, such as (task, seed).
 

@@ -186,7 +186,9 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{place} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{place or 'suite'}: {message}" + (f", got {first['input']!r}" if place and first["type"] != "value_error" else "")
+    return f"{place or 'suite'}: {message}" + (
+        f", got {first['input']!r}" if place and first["type"] != "value_error" else ""
+    )
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
