@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
@@ -37,7 +38,7 @@ class Layer:
     attention: str
     """The self-attention module, which calls the attention interface."""
     attention_end: str
-    """Module whose output is the attention sublayer's result, after dropout where one is a module, before the residual."""
+    """Module whose output is the attention's result, after dropout where one is a module, before the residual."""
     ffn_start: str
     """Module that takes the FFN's input ``x``."""
     ffn_end: str
@@ -225,17 +226,17 @@ def anatomy(backbone: nn.Module) -> Anatomy:
     )
 
 
-def _check_opt(config: object) -> None:
-    if not config.do_layer_norm_before or config.word_embed_proj_dim != config.hidden_size:  # type: ignore[attr-defined]
+def _check_opt(config: Any) -> None:
+    if not config.do_layer_norm_before or config.word_embed_proj_dim != config.hidden_size:
         raise BenchError(
             "OPT with post-layer norm or projected embeddings (opt-350m) is not supported; use another size"
         )
 
 
-def _positions(config: object) -> int:
+def _positions(config: Any) -> int:
     # RoBERTa counts positions from padding_idx + 1 = 2: two rows of its table hold no token.
-    reserved = 2 if config.model_type == "roberta" else 0  # type: ignore[attr-defined]
-    return int(config.max_position_embeddings) - reserved  # type: ignore[attr-defined]
+    reserved = 2 if config.model_type == "roberta" else 0
+    return int(config.max_position_embeddings) - reserved
 
 
 def _ffn_width(backbone: nn.Module, layer: Layer) -> int:

@@ -1,4 +1,4 @@
-"""One cell: load, adapt, train, score, and hand back a record; ``python -m bench.cell`` reads a JSON spec from stdin."""
+"""One cell: load, adapt, train, score, hand back a record; ``python -m bench.cell`` reads a JSON spec from stdin."""
 
 import contextlib
 import datetime

@@ -18,7 +18,7 @@ def generator(seed: int, purpose: str) -> torch.Generator:
 
 
 class Head(nn.Module):
-    """Pooling over the last hidden state ``[B, T, d]`` by the attention mask, dropout, optional dense + tanh, linear."""
+    """Pooling of the last hidden state ``[B, T, d]`` by the attention mask, dropout, optional dense, linear."""
 
     def __init__(self, width: int, outputs: int, *, pooling: Pooling, dropout: float, dense: bool) -> None:
         super().__init__()

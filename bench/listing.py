@@ -47,7 +47,7 @@ def _tasks() -> list[tuple[str, str]]:
     return [
         (
             name,
-            f"{' + '.join(spec.text)}; {'regression' if spec.regression else ' | '.join(spec.labels)}; {spec.main_metric}",
+            f"{' + '.join(spec.text)}; {' | '.join(spec.labels) or 'regression'}; {spec.main_metric}",
         )
         for name, spec in TASKS.items()
     ]

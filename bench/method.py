@@ -108,7 +108,7 @@ class Method(abc.ABC):
             BenchError: The family cannot carry the method, or a target matches nothing.
         """
 
-    def prepare(self, module: nn.Module, loss: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> None:
+    def prepare(self, module: nn.Module, loss: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> None:  # noqa: B027
         """Start from data, before training; ``loss(batch)`` is the scalar task loss of ``module`` with its head."""
 
     def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
@@ -123,7 +123,7 @@ class Method(abc.ABC):
         """Scalar that is added to the task loss, or None."""
         return None
 
-    def after_step(self, module: nn.Module, step: int, total: int) -> None:
+    def after_step(self, module: nn.Module, step: int, total: int) -> None:  # noqa: B027
         """Run after ``optimizer.step()`` and before ``zero_grad()``; its time counts as optimizer time."""
 
     def finalize(self, module: nn.Module) -> nn.Module:

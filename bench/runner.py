@@ -1,4 +1,4 @@
-"""Carries a plan through: probes alone first, then cells side by side, each record stored at once; it reports nothing."""
+"""Carries a plan through: probes alone, then cells side by side, each record stored at once; it reports nothing."""
 
 import os
 from collections.abc import Iterator, Sequence

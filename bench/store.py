@@ -107,7 +107,7 @@ class Store:
             _append_line(self.folder / "records.jsonl", line.encode())
         except OSError as error:
             raise BenchError(
-                f"{self.folder}: cannot write ({error.strerror}); free space or mend permissions, then repeat the command"
+                f"{self.folder}: cannot write ({error.strerror}); free space or mend permissions, then repeat"
             ) from error
         self._done.add(record.id)
         self.records.append(record)

@@ -193,7 +193,8 @@ def _sentence(error: ValidationError) -> str:
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
-        "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable, "cost": CostTable, "task": RecipeValues,
+        "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
+        "cost": CostTable, "task": RecipeValues,
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)

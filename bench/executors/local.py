@@ -1,4 +1,4 @@
-"""Runs each job in a process of its own through a fork server; a dead or hung worker becomes a record, never a dead run."""
+"""Runs each job in a process of its own through a fork server; a dead or hung worker becomes a record."""
 
 import multiprocessing
 import os
