@@ -1,8 +1,9 @@
 """Turns a suite into an ordered plan of cells and probes, pure data with an identity each; runs nothing."""
 
+import ast
 import dataclasses
 import hashlib
-import inspect
+import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -222,8 +223,7 @@ def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
     for index, table in enumerate(suite.method):
         place = f"{where}: method[{index}]"
         instance, config = registry.make(table.name, table.config, place)
-        source = inspect.getsourcefile(type(instance))
-        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+        digest = _method_sources(type(instance).__module__)
         specs.append(
             MethodSpec(label=_label(table), name=table.name, config=registry.resolved(config), source_sha256=digest)
         )
@@ -233,6 +233,25 @@ def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
     if suite.baseline not in labels:
         raise unknown("baseline", suite.baseline, labels, where)
     return tuple(specs)
+
+
+def _method_sources(module: str) -> str:
+    """Hash of the file that implements a method and of those of its own package that it imports."""
+    package = module.partition(".")[0]
+    digest, waiting, seen = hashlib.sha256(), [module], set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            continue  # a name imported from a module, not a module
+        content = Path(found.origin).read_bytes()
+        digest.update(name.encode() + b"\0" + content)
+        for node in ast.walk(ast.parse(content)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            waiting += sorted(n for n in names if n.partition(".")[0] == package and n not in seen)
+    return digest.hexdigest()
 
 
 def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], cost: CostTable, device: str) -> Probe:
