@@ -1,0 +1,1 @@
+"""What a person reads of a run: terminal, report.md, plots; measures nothing and decides no verdict."""

@@ -1,0 +1,171 @@
+"""Sentences about a run that every reader shows alike: what was asked, on what, how sure; draws and prints nothing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench import compare
+from bench.record import Record, ScoreRecord, Shape
+from bench.report.format import count, plain, plural, points, ratio_interval
+from bench.store import Run
+
+FLAG_MARKS = {"still_improving": "*", "did_not_learn": "!"}
+"""Marks beside a score in the terminal's table."""
+FLAG_MEANING = {
+    "still_improving": "still improving: the loss still fell at the last steps; more steps would change this score",
+    "did_not_learn": "did not learn: the training loss did not fall",
+}
+
+
+def labels(run: Run) -> list[str]:
+    """Method labels in the order of the suite, then any that only records know."""
+    return list(dict.fromkeys([*run.suite["methods"], *(record.method.label for record in run.records)]))
+
+
+def score_records(run: Run) -> list[ScoreRecord]:
+    """The newest score records of the run."""
+    return compare.score_records(run.records)
+
+
+def is_synthetic(run: Run) -> bool:
+    """Whether any score was taken on synthetic data; before the first score, whether any will be."""
+    sources: set[str | None] = {record.task.source for record in score_records(run) if record.task}
+    return "synthetic" in (sources or {_data(run).get("kind")})
+
+
+def _data(run: Run) -> Mapping[str, Any]:
+    data = run.suite.get("data") or {}
+    return data if isinstance(data, Mapping) else {"kind": data}
+
+
+def tasks(run: Run) -> list[str]:
+    """Tasks of the suite; those of the records where it names none."""
+    return list(run.suite.get("tasks") or dict.fromkeys(record.task_name for record in score_records(run)))
+
+
+def backbone(run: Run) -> str:
+    """``all-MiniLM-L6-v2 22.6 M``, with ``random weights`` where so."""
+    asked = run.suite["backbone"]
+    used = next((record.backbone for record in run.records if record.backbone), None)
+    parts = [plain(used.name if used else asked.get("name", "backbone")).rpartition("/")[2]]
+    if used:
+        parts.append(count(used.parameters))
+    if (used.weights if used else asked.get("weights")) == "random":
+        parts.append("(random weights)")
+    return " ".join(parts)
+
+
+def machine(record: Record | None) -> str:
+    """``CPU, 2 cores, no GPU`` or the name of the GPU."""
+    if record is None:
+        return "unknown"
+    hardware = record.environment.get("hardware") or {}
+    gpus, cores = hardware.get("gpus") or [], hardware.get("cores")
+    device = getattr(getattr(record, "shape", None), "device", None)
+    if gpus and device != "cpu":
+        return plain(device or gpus[0])
+    parts = ["CPU", plural(cores, "core") if isinstance(cores, int) else "", "no GPU" if not gpus else "GPU idle"]
+    return ", ".join(part for part in parts if part)
+
+
+def this_machine(run: Run) -> str:
+    """Where the times were taken; where the scores were, when nothing was timed."""
+    candidates: list[Record] = [*compare.cost_records(run.records), *score_records(run)]
+    return machine(candidates[0] if candidates else None)
+
+
+def header(run: Run) -> str:
+    """One line: suite, methods, backbone, tasks x seeds, machine."""
+    parts = [plain(run.suite["name"]), plural(len(labels(run)), "method"), backbone(run)]
+    if tasks(run):
+        parts.append(f"{plural(len(tasks(run)), 'task')} x {plural(len(seeds(run)), 'seed')}")
+    return " · ".join([*parts, f"this machine: {this_machine(run)}"])
+
+
+def seeds(run: Run) -> list[int]:
+    """Seeds of the suite; those of the records where it names none."""
+    return list(run.suite.get("seeds") or sorted({record.seed for record in score_records(run)}))
+
+
+def data(run: Run) -> str | None:
+    """Where the rows came from, SYNTHETIC in capitals; None where no task is scored."""
+    if not tasks(run):
+        return None
+    names = ", ".join(map(plain, tasks(run)))
+    asked = _data(run)
+    if is_synthetic(run):
+        reason = f" ({plain(asked['reason'])})" if asked.get("reason") else ""
+        return f"SYNTHETIC stand-ins for {names}{reason}. Real GLUE: --data DIR or a network"
+    used: set[str] = {record.task.source for record in score_records(run) if record.task}
+    sources = sorted(used or {plain(asked.get("kind", "unknown"))})
+    place = f" {plain(asked['path'])}" if asked.get("path") and sources == ["folder"] else ""
+    return f"{names} from {', '.join(sources)}{place}"
+
+
+def control(run: Run) -> str | None:
+    """Whether the machine was quiet enough for the times, by the A/A control; None without one."""
+    table = compare.controls(run.records)
+    if table.empty:
+        return None
+    low, high = compare.QUIET
+    worst = table.loc[(table["high"].clip(lower=1) / table["low"].clip(upper=1)).idxmax()]
+    figure = f"A/A control {ratio_interval(worst['ratio'], worst['low'], worst['high'])} ({worst['name']}, the widest)"
+    if table["quiet"].all():
+        return f"{figure}: quiet enough, inside {low} - {high}"
+    noisy = ", ".join(dict.fromkeys(table.loc[~table["quiet"], "name"]))
+    return f"{figure}: NOT quiet, {noisy} beyond {low} - {high}; those times carry no conclusion"
+
+
+def progress(run: Run) -> dict[str, str]:
+    """``costs`` and ``scores`` lines: done of asked; a part that was not asked for is absent."""
+    lines = {}
+    costs, scores = compare.cost_records(run.records), score_records(run)
+    if costs or run.suite.get("cost"):
+        shapes = max(1, len(compare.cost_shapes(costs)))
+        lines["costs"] = f"{sum(r.status == 'ok' for r in costs)}/{len(labels(run)) * shapes} measured"
+    if scores or tasks(run):
+        asked = len(labels(run)) * len(tasks(run)) * len(seeds(run))
+        lines["scores"] = f"{sum(r.status == 'ok' for r in scores)}/{max(asked, len(scores))} ok"
+        if asked > len(scores):
+            lines["scores"] += f", {asked - len(scores)} not run yet"
+    for kind, noun in (("cost", "costs"), ("score", "scores")):
+        failed = sum(r.status != "ok" for r in (costs if kind == "cost" else scores))
+        if noun in lines and failed:
+            lines[noun] += f", {failed} FAILED"
+    return lines
+
+
+def no_verdict(run: Run) -> str | None:
+    """Why scores carry no verdict: ``3 seeds on synthetic data carry no verdict``; None where they may."""
+    scores = compare.score_table(run.records, run.suite["baseline"], run.suite["methods"])
+    if scores.empty or not scores["n"].sum():
+        return None
+    others = scores.drop(index=run.suite["baseline"], errors="ignore")
+    shared = set.intersection(*map(set, others["why"])) if len(others) else set()
+    few = next((reason for reason in shared if "seed" in reason), plural(len(seeds(run)), "seed"))
+    on = [reason for reason in ("synthetic data", "random weights") if reason in shared]
+    if "seed" not in " ".join(shared) and not on:
+        return None
+    return f"{few}{' on ' + ' and '.join(on) if on else ''} carry no verdict"
+
+
+def floor(run: Run) -> str | None:
+    """The bag-of-words line; None without scores."""
+    found = compare.floors(run.records)
+    if not found:
+        return None
+    mean = sum(found.values()) / len(found)
+    parts = ", ".join(f"{plain(task)} {points(value)}" for task, value in found.items()) if len(found) > 1 else ""
+    return f"bag of words scores {points(mean)}" + (f" ({parts})" if parts else "")
+
+
+def peak_name(source: str | None) -> str:
+    """``peak GPU memory`` only where CUDA measured it."""
+    return "peak GPU memory" if source == "cuda_allocated" else "peak memory (counted)"
+
+
+def shape_line(shape: Shape) -> str:
+    """What a probe measured on, in words."""
+    return (
+        f"{shape.batch} x {shape.length} tokens, {plain(shape.dtype)}, {plain(shape.attention)}, "
+        f"{plain(shape.optimizer)}, dropout {shape.dropout:g}, {plural(shape.threads, 'thread')}, {plain(shape.device)}"
+    )

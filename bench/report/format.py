@@ -1,0 +1,123 @@
+"""The only place where units are formatted; everything else keeps SI base units and plain numbers.
+
+A missing figure is a dash, never 0, and a figure above 0 is never printed as 0.
+"""
+
+import math
+import re
+from typing import Any
+
+MISSING = "-"
+"""Stands for a figure that was not measured or does not exist."""
+
+_DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def missing(value: Any) -> bool:
+    """Whether a figure is None or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}"
+
+
+def _scaled(value: float, unit: str, smallest: str) -> str:
+    for size, prefix in _DECIMAL:
+        if abs(value) >= 0.9995 * size:
+            return f"{_three_digits(value / size)} {prefix}{unit}"
+    return f"{value:.0f}{smallest}"
+
+
+def count(value: float | None) -> str:
+    """Parameters or FLOPs: ``22.6 M``, ``73.7 k``, ``0``."""
+    return MISSING if value is None or missing(value) else _scaled(value, "", "")
+
+
+def exact(value: float | None) -> str:
+    """A whole number with thousands separators: ``22,565,376``."""
+    return MISSING if value is None or missing(value) else f"{int(value):,}"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: ``90.3 MB``, ``0``."""
+    if value is None or missing(value):
+        return MISSING
+    return "0" if value == 0 else _scaled(value, "B", " B")
+
+
+def seconds(value: float | None) -> str:
+    """A duration: ``12.3 ms``, ``2.1 s``."""
+    if value is None or missing(value):
+        return MISSING
+    for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if value >= 0.9995 * unit:
+            return f"{_three_digits(value / unit)} {name}"
+    return "0 s" if value == 0 else f"{value * 1e9:.0f} ns"
+
+
+def ratio(value: float | None, digits: int = 2) -> str:
+    """A ratio: ``0.57``, ``0`` when it is exactly 0, ``<0.01`` when it is only nearly so."""
+    if value is None or missing(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    step = 10**-digits
+    return f"<{step:.{digits}f}" if 0 < value < step / 2 else f"{value:.{digits}f}"
+
+
+def ratio_plus_minus(value: float | None, low: float | None, high: float | None) -> str:
+    """A ratio with the longer half of its interval, rounded up: ``0.57 ±.01``."""
+    if value is None or low is None or high is None or missing(value) or missing(low) or missing(high):
+        return ratio(value)
+    if 0 < value and high < 0.005:
+        return ratio(value)
+    half = math.ceil(max(value - low, high - value) * 100 - 1e-9) / 100
+    shown = f"{half:.2f}".removeprefix("0") if half < 1 else f"{half:.1f}"
+    return f"{ratio(value)} ±{shown}"
+
+
+def ratio_interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+    """A ratio with its interval: ``0.998 [0.994, 1.002]``."""
+    shown = ratio(value, digits)
+    if low is None or high is None or missing(low) or missing(high):
+        return shown
+    return f"{shown} [{ratio(low, digits)}, {ratio(high, digits)}]"
+
+
+def points(value: float | None) -> str:
+    """A score in points of 100: ``81.2``."""
+    return MISSING if value is None or missing(value) else f"{value:.1f}"
+
+
+def points_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A score with half its interval: ``81.2 ± 1.3``."""
+    if value is None or low is None or high is None or missing(low) or missing(high):
+        return points(value)
+    return f"{value:.1f} ± {(high - low) / 2:.1f}"
+
+
+def difference(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A signed difference in points with its interval: ``-0.6 [-1.9, +0.7]``."""
+    if value is None or missing(value):
+        return MISSING
+    if low is None or high is None or missing(low) or missing(high):
+        return f"{value:+.1f}"
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def plain(text: object) -> str:
+    """One printable line: control characters, line breaks and terminal escapes become spaces."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def markdown(text: object) -> str:
+    """Text that markdown shows as it stands: no HTML, no table cell, no markup of its own."""
+    line = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*\[\]|#~$!])", r"\\\1", line)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)

@@ -1,0 +1,232 @@
+"""Prints a run as plain columns that also stand when piped; writes no file and cuts no cell."""
+
+import itertools
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from bench import compare
+from bench.report import facts
+from bench.report import format as fmt
+from bench.store import Run
+
+WIDTH = 118
+"""Columns where there is no terminal to ask."""
+LABEL_WIDTH = 18
+"""Longer method labels go on below their own first line."""
+SHOWN_FAILURES = 12
+GAP = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: header lines above, one cell per row."""
+
+    head: tuple[str, str, str]
+    """The first line is a title that neighbours with the same title share."""
+    cells: list[str]
+    left: bool = False
+    """Aligned to the left, for columns that end a line."""
+
+    @property
+    def width(self) -> int:
+        """Terminal cells of the widest entry."""
+        return max(map(cell_len, (*self.head[1:], *self.cells)))
+
+    def padded(self, text: str) -> str:
+        """``text`` filled up to the column's width."""
+        fill = " " * (self.width - cell_len(text))
+        return text + fill if self.left else fill + text
+
+
+def render(run: Run, console: Console, *, top: int | None = None) -> None:
+    """Print what a run says so far.
+
+    Args:
+        run: The run, finished or not.
+        console: Where to print; without a terminal the text is 118 wide and bare of colours.
+        top: Number of methods to show, in the order of the suite; None: all.
+    """
+    dumb = not console.is_terminal or console.is_dumb_terminal
+    width = WIDTH if dumb else max(60, console.width)
+    _say(console, facts.header(run), width, style="bold")
+    _preamble(run, console, width)
+    shown = facts.labels(run)[:top]
+    columns = _columns(run, shown)
+    if columns:
+        for line in _table(shown, columns, width):
+            _say(console, line)
+        hidden = len(facts.labels(run)) - len(shown)
+        for note in _notes(run, shown, hidden):
+            _say(console, f"  {note}", width, style="dim", hanging=4)
+    _verdict(run, console, width)
+    _failures(run, console, width)
+    report = run.folder / "report.md"
+    where = _near(report) if report.exists() else f"not written yet: python -m bench report {_near(run.folder)}"
+    _say(console, f"report  {where}")
+
+
+def _near(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _say(console: Console, text: str, width: int | None = None, style: str = "", hanging: int = 2) -> None:
+    """Print ``text``, wrapped at ``width`` with later lines indented by ``hanging``; never cropped."""
+    if width:
+        lines = textwrap.wrap(
+            text, width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False
+        )
+        text = "\n".join(lines)
+    console.print(Text(text, style=style), soft_wrap=True, highlight=False)
+
+
+def _preamble(run: Run, console: Console, width: int) -> None:
+    if (data := facts.data(run)) is not None:
+        _say(console, f"data    {data}", width, style="yellow" if facts.is_synthetic(run) else "", hanging=8)
+    for name, line in facts.progress(run).items():
+        _say(console, f"{name:<8}{line}", width, style="red" if "FAILED" in line else "", hanging=8)
+    if (control := facts.control(run)) is not None:
+        _say(console, f"noise   {control}", width, style="yellow" if "NOT quiet" in control else "", hanging=8)
+    for shape in compare.cost_shapes(run.records)[:1]:
+        _say(console, f"shape   {facts.shape_line(shape)}", width, hanging=8)
+    _say(console, "")
+
+
+def _columns(run: Run, shown: list[str]) -> list[Column]:
+    """Columns of figures, those of a part that was not asked for left out."""
+    costs = compare.cost_table(run.records, facts.labels(run)).loc[shown]
+    scores = compare.score_table(run.records, run.suite["baseline"], facts.labels(run)).loc[shown]
+    has_costs, has_scores = bool(compare.cost_records(run.records)), bool(facts.score_records(run))
+    columns = []
+    if has_costs or has_scores:
+        trained = costs["trainable_method"].fillna(scores["trainable_method"].astype(float))
+        stored = costs["delta_bytes"].fillna(scores["delta_bytes"].astype(float))
+        columns.append(Column(("", "trained", "- head"), [fmt.count(value) for value in trained]))
+        columns.append(Column(("", "stored", "per task"), [fmt.size(value) for value in stored]))
+    if has_costs:
+        columns += _cost_columns(costs, run.suite["baseline"])
+    if has_scores:
+        columns += _score_columns(scores, run.suite["baseline"], facts.is_synthetic(run))
+    return columns
+
+
+def _cost_columns(costs: pd.DataFrame, baseline: str) -> list[Column]:
+    rows = [row for _, row in costs.iterrows()]
+    over = _short(baseline)
+    gpu = "cuda_allocated" in set(costs["peak_memory_source"])
+    timed = [fmt.ratio_plus_minus(r["backward_ratio"], r["backward_low"], r["backward_high"]) for r in rows]
+    merged = [fmt.ratio(r["merged_batch_1_ratio"]) + (" =" if r["merged_is_base"] is True else "  ") for r in rows]
+    return [
+        Column(("backward / " + over, "counted", ""), [fmt.ratio(r["flops_backward_ratio"]) for r in rows]),
+        Column(("backward / " + over, "timed", "95 %"), timed),
+        Column(("", "step", f"/{over}"), [fmt.ratio(r["step_ratio"]) for r in rows]),
+        Column(("", "peak GPU" if gpu else "peak mem", "memory" if gpu else "(counted)"),
+               [fmt.size(r["peak_step_bytes"]) for r in rows]),
+        Column(("latency b=1", "as is", ""), [fmt.ratio(r["unmerged_batch_1_ratio"]) for r in rows]),
+        Column(("latency b=1", "merged", ""), merged),
+    ]  # fmt: skip
+
+
+def _short(baseline: str) -> str:
+    return fmt.plain(baseline) if cell_len(baseline) <= 6 else "base"
+
+
+def _score_columns(scores: pd.DataFrame, baseline: str, synthetic: bool) -> list[Column]:
+    differences = []
+    for label, row in scores.iterrows():
+        marks = "".join(mark for flag, mark in facts.FLAG_MARKS.items() if flag in row["flags"])
+        shown = "baseline" if label == baseline else fmt.difference(row["difference"], row["low"], row["high"])
+        differences.append(f"{shown} {marks}".rstrip())
+    title = "score (synthetic)" if synthetic else "score"
+    return [
+        Column((title, "mean", ""), [fmt.points(value) for value in scores["mean"]]),
+        Column((title, f"- {_short(baseline)}", "95 %"), differences, left=True),
+    ]
+
+
+def _label_lines(label: str) -> list[str]:
+    """A label over as many lines as it needs, its configuration on lines of its own."""
+    name, bracket, rest = fmt.plain(label).partition("(")
+    if cell_len(name + bracket + rest) <= LABEL_WIDTH:
+        return [name + bracket + rest]
+    lines = textwrap.wrap(name, LABEL_WIDTH) or ["-"]
+    return lines + textwrap.wrap(bracket + rest, LABEL_WIDTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def _titles(columns: list[Column]) -> str:
+    """The line of shared titles, each centred over its columns."""
+    parts = []
+    for title, group in itertools.groupby(columns, key=lambda column: column.head[0]):
+        members = list(group)
+        width = sum(column.width for column in members) + len(GAP) * (len(members) - 1)
+        parts.append(title + " " * (width - cell_len(title)) if members[-1].left else title.center(width))
+    return GAP.join(parts)
+
+
+def _table(shown: list[str], columns: list[Column], width: int) -> list[str]:
+    """Lines of the table; columns that do not fit in ``width`` follow in a second table below."""
+    names = [_label_lines(label) for label in shown]
+    first = Column(("", "", "method"), [line for name in names for line in name], left=True)
+    parts: list[list[Column]] = [[]]
+    for title, group in itertools.groupby(columns, key=lambda column: column.head[0]):
+        for added in [list(group)] if title else [[column] for column in group]:
+            used = first.width + sum(len(GAP) + column.width for column in (*parts[-1], *added))
+            if parts[-1] and used > width:
+                parts.append([])
+            parts[-1] += added
+    lines: list[str] = []
+    for part in parts:
+        lines.append((" " * first.width + GAP + _titles(part)).rstrip())
+        for level in (1, 2):
+            cells = [first.padded(first.head[level]), *(column.padded(column.head[level]) for column in part)]
+            lines.append(GAP.join(cells).rstrip())
+        for row, name in enumerate(names):
+            cells = [first.padded(name[0]), *(column.padded(column.cells[row]) for column in part)]
+            lines += [GAP.join(cells).rstrip(), *name[1:]]
+        lines.append("")
+    return lines
+
+
+def _notes(run: Run, shown: list[str], hidden: int) -> list[str]:
+    """Lines below the table that say what its signs mean."""
+    costs = compare.cost_table(run.records, facts.labels(run)).loc[shown]
+    scores = compare.score_table(run.records, run.suite["baseline"], facts.labels(run)).loc[shown]
+    notes = [f"{hidden} more in the report"] if hidden else []
+    if (costs["merged_is_base"] == True).any():  # noqa: E712 - a column of None, True and False
+        notes.append("= operations identical to the base model: no added latency, exactly")
+    flags = {flag for found in scores["flags"] for flag in found}
+    notes += [f"{mark} {facts.FLAG_MEANING[flag]}" for flag, mark in facts.FLAG_MARKS.items() if flag in flags]
+    short = scores[(scores["n"] > 0) & (scores["dropped"] > 0)]
+    notes += [f"{fmt.plain(label)}: compared on {row['n_pairs']} pairs, {row['dropped']} without a partner left out"
+              for label, row in short.iterrows()]  # fmt: skip
+    if compare.cost_records(run.records):
+        notes.append("- not measured, or the method cannot do it; counted: exact on any machine; timed: this machine")
+    if (floor := facts.floor(run)) is not None:
+        notes.append(floor)
+    return notes
+
+
+def _verdict(run: Run, console: Console, width: int) -> None:
+    if (sentence := facts.no_verdict(run)) is not None:
+        _say(console, "")
+        _say(console, f"  ?     scores: {sentence}", width, style="yellow", hanging=8)
+
+
+def _failures(run: Run, console: Console, width: int) -> None:
+    failed = compare.failures(run.records)
+    if failed.empty:
+        return
+    _say(console, "")
+    _say(console, f"{fmt.plural(len(failed), 'record')} not ok", style="red")
+    for _, row in failed.head(SHOWN_FAILURES).iterrows():
+        cell = "cost" if row["kind"] == "cost" else f"{row['task']}, seed {row['seed']}"
+        reason = row["reason"] or "no reason was recorded"
+        _say(console, fmt.plain(f"{row['status']}: {row['method']}, {cell}: {reason}"), width)
+    if len(failed) > SHOWN_FAILURES:
+        _say(console, f"{len(failed) - SHOWN_FAILURES} more in the report")
