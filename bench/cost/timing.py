@@ -1,0 +1,166 @@
+"""Times several things in interleaved rounds and reduces samples to timings; it knows neither methods nor memory."""
+
+import contextlib
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from bench.record import Control, Timing
+from bench.stats import block_bootstrap_ratio
+
+Reading = tuple[float, float]
+"""Wall seconds and process CPU seconds."""
+Round = dict[str, Reading]
+"""One reading a phase."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that are timed against each other."""
+
+    key: str
+    run: Callable[[], Round]
+    """Do the work once and read the clock between its phases; raises where the work came out wrong."""
+
+
+@dataclass
+class Samples:
+    """Readings of one arm by phase, ``[block][i]``."""
+
+    wall: dict[str, list[list[float]]] = field(default_factory=dict)
+    cpu: dict[str, list[list[float]]] = field(default_factory=dict)
+
+    def add(self, block: int, readings: Round) -> None:
+        """Append one round's readings to block ``block``, which may be new."""
+        for phase, (wall, cpu) in readings.items():
+            for store, value in ((self.wall, wall), (self.cpu, cpu)):
+                blocks = store.setdefault(phase, [])
+                blocks.extend([] for _ in range(block + 1 - len(blocks)))
+                blocks[block].append(value)
+
+
+def clock(device: str) -> Reading:
+    """Now, once all work given to ``device`` is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def between(start: Reading, end: Reading, share: int = 1) -> Reading:
+    """Reading of the time from ``start`` to ``end``, divided by ``share`` repetitions.
+
+    A phase below the clock's resolution counts as one nanosecond, so that ratios stay defined.
+    """
+    return max(end[0] - start[0], 1e-9) / share, max(end[1] - start[1], 1e-9) / share
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No garbage collection inside; collected before, restored after."""
+    was = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was:
+            gc.enable()
+
+
+def interleave(
+    arms: Sequence[Arm],
+    *,
+    blocks: int,
+    rounds: int,
+    seed: int = 0,
+    on_block: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, Samples], dict[str, Exception]]:
+    """Time all arms in rounds: in each, every arm runs once, in a random order of its own.
+
+    One run of each arm before the first block warms up and is dropped. An arm that raises leaves the rounds and its
+    samples are dropped; the others go on.
+
+    Args:
+        arms: What to time; keys are unique.
+        blocks: Number of blocks, the unit that intervals are made of.
+        rounds: Rounds in a block.
+        seed: Of the order.
+        on_block: Called with the number of finished blocks.
+
+    Returns:
+        Samples by key, and by key the exception of each arm that failed.
+    """
+    order = random.Random(seed)
+    samples: dict[str, Samples] = {arm.key: Samples() for arm in arms}
+    failures: dict[str, Exception] = {}
+
+    def run(arm: Arm) -> Round | None:
+        try:
+            return arm.run()
+        except Exception as error:  # one arm's failure becomes its record; the other arms are still worth their time
+            failures[arm.key] = error
+            return None
+
+    for arm in arms:
+        run(arm)
+    with quiet():
+        for block in range(blocks):
+            for _ in range(rounds):
+                for arm in order.sample(list(arms), len(arms)):
+                    if arm.key not in failures and (readings := run(arm)) is not None:
+                        samples[arm.key].add(block, readings)
+            on_block(block + 1)
+            gc.collect()
+    return {key: s for key, s in samples.items() if key not in failures}, failures
+
+
+def timing(ours: Samples, baseline: Samples, phase: str) -> Timing:
+    """Reduce one phase of an arm to a record's timing, with the paired ratio to ``baseline``."""
+    ratio, interval = block_bootstrap_ratio(ours.wall[phase], baseline.wall[phase])
+    wall = np.concatenate(ours.wall[phase])
+    return Timing(
+        median=float(np.median(wall)),
+        p95=float(np.quantile(wall, 0.95)),
+        samples=tuple(tuple(block) for block in ours.wall[phase]),
+        cpu_median=float(np.median(np.concatenate(ours.cpu[phase]))),
+        ratio_to_baseline=ratio,
+        ratio_interval=interval,
+    )
+
+
+def control(second: Samples, baseline: Samples, phase: str) -> Control:
+    """The A/A control of one phase: the baseline's second build against its first."""
+    ratio, interval = block_bootstrap_ratio(second.wall[phase], baseline.wall[phase])
+    return Control(ratio=ratio, interval=interval)
+
+
+def groups(sizes: Mapping[str, int], baseline: str, room: int) -> list[list[str]]:
+    """Split arms into groups that fit in memory together; every group holds the baseline, twice for the control.
+
+    Args:
+        sizes: Bytes that each arm holds between rounds; order is kept.
+        baseline: Key of the baseline, the first of every group.
+        room: Bytes for all arms of a group.
+
+    Returns:
+        Groups of keys; an arm that fits in no group stands alone with the baseline.
+    """
+    start = 2 * sizes[baseline]
+    result: list[list[str]] = [[baseline]]
+    used = start
+    for key, size in sizes.items():
+        if key == baseline:
+            continue
+        if used + size > room and len(result[-1]) > 1:
+            result.append([baseline])
+            used = start
+        result[-1].append(key)
+        used += size
+    return result

@@ -1,0 +1,75 @@
+"""Times the phases of training steps against each other; it builds no method and reduces no samples."""
+
+import math
+
+from bench.cost.step import TrainingStep
+from bench.cost.timing import Arm, Round, between, clock
+from bench.method import Method
+from bench.train import NonFiniteLoss
+
+PHASES = ("forward", "backward", "optimizer", "step")
+SHORT_SECONDS = 0.005
+"""An optimizer step shorter than this is repeated within a sample: alone it would measure the clock and the caches."""
+MOST_REPEATS = 20
+
+
+class StepClock:
+    """One arm: a training step at rate 0, so that its loss has to stay the same bit for bit."""
+
+    def __init__(self, step: TrainingStep, device: str) -> None:
+        self._step = step
+        self._device = device
+        self._repeats = 0
+        self._loss: float | None = None
+        self.warnings: list[str] = []
+        """What a reader of the times must know."""
+        for group in step.optimizer.param_groups:
+            group["lr"] = 0.0
+
+    @property
+    def loss(self) -> float | None:
+        """Loss of the first run."""
+        return self._loss
+
+    def arm(self, key: str) -> Arm:
+        """This clock under ``key`` among the arms of an interleaved measurement."""
+        return Arm(key, self.run)
+
+    def run(self) -> Round:
+        """One step; ``step`` is the sum of the three phases, ``zero_grad`` and the loss check lie outside.
+
+        Raises:
+            NonFiniteLoss: The loss is NaN or infinite.
+        """
+        repeats = self._repeats or 1
+        start = clock(self._device)
+        loss = self._step.forward()
+        forwarded = clock(self._device)
+        self._step.backward(loss)
+        backwarded = clock(self._device)
+        for _ in range(repeats):
+            self._step.optimize()
+        ended = clock(self._device)
+        value = loss.item()
+        del loss
+        self._step.zero()
+        self._check(value)
+        forward, backward = between(start, forwarded), between(forwarded, backwarded)
+        optimizer = between(backwarded, ended, repeats)
+        if not self._repeats:
+            # The first run also makes the optimizer's state, so it overstates the phase and understates the repeats.
+            self._repeats = min(MOST_REPEATS, math.ceil(SHORT_SECONDS / optimizer[0]))
+        step = (forward[0] + backward[0] + optimizer[0], forward[1] + backward[1] + optimizer[1])
+        return {"forward": forward, "backward": backward, "optimizer": optimizer, "step": step}
+
+    def _check(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise NonFiniteLoss(f"the loss of a timed step is {value}")
+        if self._loss is None:
+            self._loss = value
+        moves_weights = type(self._step.method).after_step is not Method.after_step
+        same = value == self._loss or (self._device == "cuda" and math.isclose(value, self._loss, rel_tol=1e-4))
+        if not same and not moves_weights and not self.warnings:
+            self.warnings.append(
+                f"the loss of timed steps moved from {self._loss!r} to {value!r} at rate 0: the method's work varies"
+            )
