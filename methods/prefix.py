@@ -16,8 +16,8 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_
 
 from bench.anatomy import Anatomy, anatomy
 from bench.errors import BenchError
-from bench.method import Method, MethodConfig, at_least, clone
-from methods.prompt import check_length, token_positions
+from bench.method import Method, MethodConfig, at_least
+from methods.prompt import check_length, copy_sharing_tensors, token_positions
 
 _IMPLEMENTATION = {"sdpa": "peft_ledger_prefix_sdpa", "eager": "peft_ledger_prefix_eager"}
 """Attention of the bare backbone -> name of the one that puts the prefix in front and then calls it."""
@@ -214,7 +214,7 @@ def _delta(module: Prefixed) -> dict[str, Tensor]:
 def _finalize(module: Prefixed) -> Prefixed:
     if isinstance(module.prefix, Prefix):
         return module
-    final = clone(module)
+    final = copy_sharing_tensors(module)
     final.prefix = Prefix(_delta(module)["prefix.table"])
     return final
 

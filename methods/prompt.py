@@ -1,5 +1,6 @@
 """Learned vectors in front of the input embeddings (prompt tuning, P-tuning); keys and values are in ``prefix.py``."""
 
+import copy
 import dataclasses
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bench.anatomy import Anatomy, anatomy
 from bench.errors import BenchError
-from bench.method import Method, MethodConfig, at_least, clone
+from bench.method import Method, MethodConfig, at_least
 
 COMMON_WORDS = 5000
 """Rows of the vocabulary that an initial prompt is sampled from (Lester et al. 2021, section 3.2)."""
@@ -51,6 +52,11 @@ def check_length(length: int, parts: Anatomy) -> None:
             f"length = {length} leaves no position for a token: this {parts.family} has {parts.positions} learned "
             f"positions; take a shorter prompt or position_shift = false"
         )
+
+
+def copy_sharing_tensors(module: nn.Module) -> nn.Module:
+    """Copy of the module tree that holds the very same parameters and buffers, so that a large backbone stays one."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
 class Prompt(nn.Module):
@@ -279,7 +285,7 @@ class PTuning(Method):
         """Compute the prompt once and leave the encoder out."""
         if isinstance(module.prompt, Prompt):
             return module
-        final = clone(module)
+        final = copy_sharing_tensors(module)
         final.prompt = Prompt(_delta(module)["prompt.table"])
         return final
 
