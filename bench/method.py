@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bench.errors import BenchError, unknown
 
@@ -182,4 +183,7 @@ def copy_delta(parameters: Mapping[str, Tensor], expected: Iterable[str], delta:
 
 def clone(module: nn.Module) -> nn.Module:
     """Deep copy of ``module`` for ``merge``, so that the input stays untouched."""
-    return copy.deepcopy(module)
+    tensors = [*module.parameters(), *module.buffers()]
+    # a fake tensor carries its mode: a copied mode refuses the original's tensors, so the copies must share it
+    modes = {id(t.fake_mode): t.fake_mode for t in tensors if isinstance(t, FakeTensor)}
+    return copy.deepcopy(module, modes)
