@@ -1,0 +1,163 @@
+"""A probe: one record a method, failures included, every figure in its place."""
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench import registry
+from bench.backbone import BackboneSpec
+from bench.method import Method, MethodConfig
+from bench.plan import MethodSpec, Probe
+from bench.probe import failures, run_probe
+from bench.record import CostRecord
+
+TIMES = ("forward_seconds", "backward_seconds", "optimizer_seconds", "step_seconds")
+
+
+def probe(*methods: str, **changes: Any) -> Probe:
+    specs = tuple(MethodSpec(label=name, name=name, config={}, source_sha256="") for name in methods)
+    values: dict[str, Any] = {
+        "id": "probe", "suite": "test", "backbone": BackboneSpec(name="tiny", weights="random"), "methods": specs,
+        "baseline": "full", "batch": 2, "length": 8, "dtype": "float32", "device": "cpu", "attention": "sdpa",
+        "blocks": 2, "rounds": 1, "latency_batches": (1, 32), "latency_length": 8, "learning_rate": 1e-3,
+        "head_learning_rate": 1e-3, "outputs": 2, "timeout_seconds": 60.0,
+    }  # fmt: skip
+    return Probe(**(values | changes))
+
+
+class Broken(Method):
+    """Raises what its configuration names."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(MethodConfig):
+        """Which fault."""
+
+    error: type[Exception] | None = None
+
+    def apply(self, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+        if self.error:
+            raise self.error("no room\nsecond line")
+        with torch.no_grad():
+            backbone.get_submodule("encoder.layer.0.output.dense").weight.fill_(float("nan"))
+        return backbone.requires_grad_(True)
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> type[Broken]:
+    load = registry.load_method
+    monkeypatch.setattr(registry, "load_method", lambda name, *a: Broken if name == "broken" else load(name, *a))
+    return Broken
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, CostRecord]:
+    lines: list[str] = []
+    found = {r.method.label: r for r in run_probe(probe("full", "head", "lora", "lst"), lines.append)}
+    assert lines[:4] == ["counted 1/4", "counted 2/4", "counted 3/4", "counted 4/4"]
+    assert "timed block 2/2" in lines
+    return found
+
+
+def test_every_method_has_a_record_of_its_own(records: dict[str, CostRecord]) -> None:
+    assert list(records) == ["full", "head", "lora", "lst"]
+    assert {r.status for r in records.values()} == {"ok"}
+    assert len({r.id for r in records.values()}) == 4
+    assert all(CostRecord.model_validate_json(r.model_dump_json(by_alias=True)) == r for r in records.values())
+
+
+def test_every_figure_is_there(records: dict[str, CostRecord]) -> None:
+    for record in records.values():
+        assert None not in [getattr(record, name) for name in (*TIMES, "flops", "bytes", "peak_memory_bytes")]
+        assert set(record.aa_control) == {
+            "forward", "backward", "optimizer", "step", "latency", "latency_batch_1", "latency_batch_32",
+        }  # fmt: skip
+        assert record.step_seconds is not None
+        assert [len(block) for block in record.step_seconds.samples] == [1, 1]
+        assert record.latency_seconds is not None
+        assert record.latency_seconds.unmerged.batch_1 is not None
+        assert record.latency_seconds.base.batch_32 is not None
+        assert record.peak_memory_source == "tracker"
+        assert record.flags == ("random_weights",)
+
+
+def test_the_baseline_is_its_own_reference(records: dict[str, CostRecord]) -> None:
+    for name in TIMES:
+        assert getattr(records["full"], name).ratio_to_baseline == 1.0
+
+
+def test_counts_tell_the_methods_apart(records: dict[str, CostRecord]) -> None:
+    flops = {label: r.flops for label, r in records.items()}
+    assert flops["lst"].backbone.backward == flops["head"].backbone.backward == 0
+    assert 0.4 < flops["lora"].backward / flops["full"].backward < 0.6
+    assert records["head"].trainable_parameters.method == records["head"].delta_bytes == 0
+    assert records["lora"].delta_bytes == 4 * records["lora"].trainable_parameters.method
+    assert len({r.trainable_parameters.head for r in records.values()}) == 1
+
+
+def test_merged_lora_is_the_base_and_the_ladder_cannot_be_merged(records: dict[str, CostRecord]) -> None:
+    assert records["lora"].merged_equals_base.all
+    assert records["lora"].merge_error["float32"] < 1e-5
+    assert records["lora"].latency_seconds.merged.batch_1 is not None
+    assert records["lst"].merged_equals_base is records["lst"].latency_seconds.merged is None
+    assert records["lora"].switch_seconds > 0
+
+
+def test_what_has_no_figure_says_why(records: dict[str, CostRecord]) -> None:
+    assert records["head"].switch_seconds is None
+    assert "no switch time" in records["head"].warnings[0]
+
+
+@pytest.mark.parametrize(("error", "status"), [(MemoryError, "oom"), (ValueError, "failed"), (None, "nan")])
+def test_a_method_that_fails_gives_a_record_and_the_rest_go_on(
+    broken: type[Broken], monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None, status: str
+) -> None:
+    monkeypatch.setattr(broken, "error", error)
+    full, bad, head = run_probe(probe("full", "broken", "head", latency_batches=(1,)))
+    assert (full.status, bad.status, head.status) == ("ok", status, "ok")
+    assert bad.reason is not None
+    assert "\n" not in bad.reason
+    assert "Traceback" in str(bad.traceback)
+    assert bad.step_seconds is None
+    assert head.step_seconds is not None
+
+
+def test_without_a_baseline_the_counts_stand_and_the_times_say_why(broken: type[Broken]) -> None:
+    bad, head = run_probe(probe("broken", "head", baseline="broken", latency_batches=(1,)))
+    assert (bad.status, head.status) == ("nan", "ok")
+    assert head.flops is not None
+    assert head.step_seconds is None
+    assert "the baseline broken failed" in head.warnings[0]
+
+
+def test_a_shape_longer_than_the_positions_is_refused_with_one_sentence() -> None:
+    (full,) = run_probe(probe("full", length=129))
+    assert full.status == "failed"
+    assert full.reason == "full: 129 positions, prompt included, but the backbone has 128"
+
+
+def test_a_dead_process_leaves_a_record_for_each_method() -> None:
+    dead = failures(probe("full", "lora"), "crashed", "killed by SIGKILL", "2026-01-01T00:00:00+00:00")
+    alive = {record.id for record in run_probe(probe("full", "lora", latency_batches=()))}
+    assert {record.id for record in dead} == alive
+    assert {(record.status, record.reason) for record in dead} == {("crashed", "killed by SIGKILL")}
+
+
+def test_two_probes_count_the_same() -> None:
+    first, second = (list(run_probe(probe("full", "lora", latency_batches=()))) for _ in range(2))
+    for ours, theirs in zip(first, second, strict=True):
+        assert (ours.flops, ours.bytes, ours.peak_memory_bytes) == (
+            theirs.flops,
+            theirs.bytes,
+            theirs.peak_memory_bytes,
+        )
+
+
+def test_the_cost_path_imports_neither_datasets_nor_evaluate() -> None:
+    code = "import sys, bench.cost.session; print(*sorted({'datasets', 'evaluate'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -1,0 +1,150 @@
+"""Timing: interleaved in random order, paired with the baseline, quiet about nothing that went wrong."""
+
+import gc
+import math
+
+import pytest
+import torch
+
+from bench.cost.timing import Arm, Round, Samples, control, groups, interleave, timing
+from bench.cost.training import PHASES, StepClock
+from bench.method import Method
+from bench.train import NonFiniteLoss
+from tests.cost_steps import training_step
+
+
+def constant(key: str, seconds: float, log: list[str]) -> Arm:
+    def run() -> Round:
+        log.append(key)
+        return {"work": (seconds, seconds / 2)}
+
+    return Arm(key, run)
+
+
+def samples(*blocks: list[float]) -> Samples:
+    made = Samples()
+    for number, block in enumerate(blocks):
+        for seconds in block:
+            made.add(number, {"work": (seconds, seconds)})
+    return made
+
+
+def test_every_arm_runs_once_a_round_in_an_order_that_changes() -> None:
+    log: list[str] = []
+    arms = [constant(key, 1.0, log) for key in "abcd"]
+    taken, failures = interleave(arms, blocks=3, rounds=4)
+    assert not failures
+    warm_up, *rounds = [log[i : i + 4] for i in range(0, len(log), 4)]
+    assert warm_up == list("abcd")
+    assert len(rounds) == 12
+    assert all(sorted(order) == list("abcd") for order in rounds)
+    assert len({tuple(order) for order in rounds}) > 3
+    assert [len(block) for block in taken["a"].wall["work"]] == [4, 4, 4]
+
+
+def test_the_order_follows_the_seed() -> None:
+    logs: list[list[str]] = [[], [], []]
+    for log, seed in zip(logs, (0, 0, 1), strict=True):
+        interleave([constant(key, 1.0, log) for key in "abcdef"], blocks=2, rounds=2, seed=seed)
+    assert logs[0] == logs[1] != logs[2]
+
+
+def test_an_arm_that_raises_leaves_and_the_others_go_on() -> None:
+    log: list[str] = []
+
+    def run() -> Round:
+        if len(log) > 3:
+            raise MemoryError("full")
+        return {"work": (1.0, 1.0)}
+
+    taken, failures = interleave([constant("good", 1.0, log), Arm("bad", run)], blocks=3, rounds=2)
+    assert list(taken) == ["good"]
+    assert isinstance(failures["bad"], MemoryError)
+    assert [len(block) for block in taken["good"].wall["work"]] == [2, 2, 2]
+
+
+def test_no_garbage_is_collected_while_the_clock_runs() -> None:
+    states: list[bool] = []
+
+    def run() -> Round:
+        states.append(gc.isenabled())
+        return {"work": (1.0, 1.0)}
+
+    interleave([Arm("a", run)], blocks=2, rounds=2)
+    assert states[1:] == [False] * 4
+    assert gc.isenabled()
+
+
+def test_a_timing_is_paired_with_the_baseline_of_the_same_round() -> None:
+    # The machine is ten times slower in block 2; the ratio does not see it.
+    ours, baseline = samples([1.0, 2.0], [10.0, 20.0]), samples([2.0, 4.0], [20.0, 40.0])
+    found = timing(ours, baseline, "work")
+    assert found.ratio_to_baseline == pytest.approx(0.5)
+    assert found.ratio_interval == pytest.approx((0.5, 0.5))
+    assert found.median == 6.0
+    assert found.samples == ((1.0, 2.0), (10.0, 20.0))
+
+
+def test_the_control_of_two_equal_arms_is_one() -> None:
+    same = samples([1.0], [2.0], [3.0])
+    assert control(same, same, "work").ratio == 1.0
+
+
+def test_arms_that_do_not_fit_together_are_split_and_each_group_holds_the_baseline() -> None:
+    sizes = {"full": 10, "a": 5, "b": 5, "c": 5}
+    assert groups(sizes, "full", room=100) == [["full", "a", "b", "c"]]
+    assert groups(sizes, "full", room=30) == [["full", "a", "b"], ["full", "c"]]
+    assert groups(sizes, "full", room=0) == [["full", "a"], ["full", "b"], ["full", "c"]]
+    assert groups({"full": 10}, "full", room=0) == [["full"]]
+
+
+def test_a_step_is_the_sum_of_its_phases() -> None:
+    clock = StepClock(training_step("lora"), "cpu")
+    readings = clock.run()
+    assert set(readings) == set(PHASES)
+    assert readings["step"][0] == pytest.approx(sum(readings[phase][0] for phase in PHASES[:3]))
+
+
+def test_timed_steps_leave_the_weights_alone() -> None:
+    step = training_step("full")
+    before = {name: p.detach().clone() for name, p in step.model.named_parameters()}
+    clock = StepClock(step, "cpu")
+    for _ in range(3):
+        clock.run()
+    assert all(torch.equal(before[name], p) for name, p in step.model.named_parameters())
+    assert clock.warnings == []
+    assert all(p.grad is None for p in step.model.parameters())
+
+
+def test_a_loss_that_moves_at_rate_zero_is_reported() -> None:
+    step = training_step("head")
+    clock = StepClock(step, "cpu")
+    clock.run()
+    with torch.no_grad():
+        step.model.head.linear.weight.add_(1.0)
+    clock.run()
+    assert "the method's work varies" in clock.warnings[0]
+
+
+def test_a_loss_that_is_not_finite_ends_the_arm() -> None:
+    step = training_step("head")
+    with torch.no_grad():
+        step.model.head.linear.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteLoss):
+        StepClock(step, "cpu").run()
+
+
+def test_the_methods_own_work_counts_as_optimizer_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = training_step("lora")
+    calls: list[int] = []
+
+    def after_step(self: Method, module: torch.nn.Module, number: int, total: int) -> None:
+        calls.append(number)
+
+    monkeypatch.setattr(type(step.method), "after_step", after_step)
+    clock = StepClock(step, "cpu")
+    clock.run()
+    once = len(calls)
+    clock.run()
+    assert once == 1
+    assert len(calls) > 2  # a short phase is repeated within one sample
