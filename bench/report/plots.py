@@ -1,0 +1,222 @@
+"""Draws a run as PNG and SVG, one look for every method in every figure; computes no figure of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bench import compare
+from bench.record import CostRecord
+from bench.report import facts
+from bench.report import format as fmt
+from bench.report.canvas import MEANING, STYLE, Look, arms, freeze, looks, new_figure, rows, where
+from bench.store import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw(run: Run) -> list[Path]:
+    """Write every figure that the records allow into ``run.folder/"plots"``.
+
+    Returns:
+        Paths of the PNG and SVG files, in reading order; a figure without records is left out, and removed where an
+        earlier call drew it.
+    """
+    import matplotlib
+
+    folder = run.folder / "plots"
+    written: list[Path] = []
+    with matplotlib.rc_context(fname=STYLE):
+        for name, make in _makers().items():
+            figure = make(run)
+            paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+            if figure is None:
+                for path in paths:
+                    path.unlink(missing_ok=True)
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            freeze(figure)
+            figure.savefig(paths[0], metadata={"Software": None})
+            figure.savefig(paths[1], metadata={"Date": None, "Creator": "peft-ledger"})
+            written += paths
+    return written
+
+
+def _makers() -> dict[str, Callable[[Run], "Figure | None"]]:
+    from bench.report.scatter import score_against
+
+    return {
+        "score-parameters": lambda run: score_against(run, "trainable_method"),
+        "score-memory": lambda run: score_against(run, "peak_step_bytes"),
+        "step-time": _step_time,
+        "latency": _latency,
+        "score-task": _score_task,
+        "backward-depth": _backward_depth,
+    }
+
+
+def _step_time(run: Run) -> "Figure | None":
+    from matplotlib.patches import Patch
+
+    costs = compare.cost_table(run.records, facts.labels(run)).dropna(subset=["backward_seconds"])
+    if costs.empty:
+        return None
+    style, names, baseline = looks(run), list(costs.index), fmt.plain(run.suite["baseline"])
+    blocks = int(costs["backward_blocks"].max())
+    caption = (
+        f"Median time of each phase of one training step, {where(run)}. Right: backward time / {baseline}, paired by "
+        f"round, with its 95 % interval over n = {blocks} blocks."
+    )
+    figure, (axes,) = new_figure(run, "time of one training step", caption, 1.3 + 0.32 * len(names), scores=False)
+    y = rows(axes, style, names)
+    colours = [style[name].colour for name in names]
+    left = np.zeros(len(names))
+    looks_of: dict[str, dict[str, Any]] = {"forward": {"alpha": 0.35}, "backward": {"alpha": 0.95}}
+    looks_of["optimizer"] = {"hatch": "/////", "fill": False}
+    for phase, look in looks_of.items():
+        width = 1e3 * costs[f"{phase}_seconds"].fillna(0).to_numpy()
+        axes.barh(y, width, 0.62, left, color=colours, edgecolor=colours, linewidth=0.6, **look)
+        left += width
+    for at, end, (_, row) in zip(y, left, costs.iterrows(), strict=True):
+        text = fmt.ratio_interval(row["backward_ratio"], row["backward_low"], row["backward_high"], 2)
+        axes.text(end, at, f"  {text}", va="center", fontsize=8, color="#222222")
+    axes.set_xlim(0, left.max() * 1.28)
+    axes.set_xlabel("time of one training step (ms)")
+    keys = [Patch(color="#555555", label=phase, **look) for phase, look in looks_of.items()]
+    figure.legend(handles=keys, loc="upper right", ncols=3, bbox_to_anchor=(0.99, 1.0))
+    return figure
+
+
+def _latency(run: Run) -> "Figure | None":
+    costs = compare.cost_table(run.records, facts.labels(run))
+    columns = [f"{mode}_{batch}_ratio" for mode in compare.MODES for batch in compare.BATCHES]
+    costs = costs.dropna(subset=columns, how="all")
+    if costs.empty:
+        return None
+    batches = [
+        b for b in compare.BATCHES if costs[[f"{mode}_{b}_ratio" for mode in compare.MODES]].notna().any(axis=None)
+    ]
+    style, names = looks(run), list(costs.index)
+    blocks = int(np.nanmax(costs[[c.replace("_ratio", "_blocks") for c in columns]].to_numpy()))
+    caption = (
+        f"Inference time / that of the bare backbone with the same head, paired by round; {facts.this_machine(run)}. "
+        f"{MEANING} over n = {blocks} blocks. Filled: as trained; hollow: merged; = : merged operations identical to "
+        "the base, exactly. Shaded: within 3 % of the base. Last row: the A/A control, the base against itself."
+    )
+    figure, panels = new_figure(
+        run, "latency against the base model", caption, 1.5 + 0.34 * (len(names) + 1), len(batches), scores=False
+    )
+    control = compare.controls(run.records).set_index("name")
+    for axes, batch in zip(panels, batches, strict=True):
+        y = rows(axes, style, names)
+        axes.set_yticks([*y, -1], [*(style[name].text for name in names), "A/A control"])
+        axes.set_ylim(-1.7, len(names) - 0.3)
+        axes.axvspan(*compare.QUIET, color="#eeeeee", zorder=0)
+        axes.axvline(1, color="#999999", linewidth=0.8, zorder=1)
+        for at, (name, row) in zip(y, costs.iterrows(), strict=True):
+            _latency_point(axes, at + 0.13, row, f"unmerged_{batch}", style[str(name)], hollow=False)
+            _latency_point(axes, at - 0.17, row, f"merged_{batch}", style[str(name)], hollow=True)
+        for key in (f"latency_{batch}", "latency"):
+            if key in control.index:
+                for _, row in control.loc[[key]].iterrows():
+                    axes.hlines(-1, row["low"], row["high"], color="#666666")
+                    axes.plot(row["ratio"], -1, "|", color="#666666", markersize=9)
+                break
+        axes.set_title(f"batch {batch.removeprefix('batch_')}", fontsize=9, fontweight="normal")
+        axes.set_xlabel("latency / base (ratio)")
+    return figure
+
+
+def _latency_point(axes: "Axes", y: float, row: pd.Series, name: str, look: Look, *, hollow: bool) -> None:
+    value, low, high = row[f"{name}_ratio"], row[f"{name}_low"], row[f"{name}_high"]
+    if np.isnan(value):
+        return
+    axes.errorbar(
+        value, y, xerr=arms(value, low, high), fmt="o", color=look.colour, markersize=5, capsize=2,
+        markerfacecolor="white" if hollow else look.colour, elinewidth=1,
+    )  # fmt: skip
+    if hollow and row["merged_is_base"] is True:
+        axes.annotate("=", (high, y), (4, -1), textcoords="offset points", va="center", fontsize=8, color=look.colour)
+
+
+def _score_task(run: Run) -> "Figure | None":
+    table = compare.per_task(run.records, run.suite["baseline"], facts.labels(run))
+    if table.empty:
+        return None
+    tasks = list(dict.fromkeys([*facts.tasks(run), *table.index.get_level_values("task")]))
+    tasks = [task for task in tasks if task in table.index.get_level_values("task")]
+    style = looks(run)
+    names = [label for label in facts.labels(run) if label in table.index.get_level_values("method")]
+    baseline = run.suite["baseline"]
+    caption = (
+        f"Main metric x 100 of each task, n = {fmt.plural(int(table['n'].max()), 'seed')} (fewer where cells failed). "
+        f"{MEANING} over seeds (Student t). Solid line: mean of {fmt.plain(baseline)}. "
+        "Dashed line: bag of words on the same rows."
+    )
+    figure, panels = new_figure(run, "score per task", caption, 1.3 + 0.3 * len(names), len(tasks), scores=True)
+    for axes, task in zip(panels, tasks, strict=True):
+        y = rows(axes, style, names)
+        part = table.xs(task, level="task")
+        for at, name in zip(y, names, strict=True):
+            if name not in part.index:
+                continue
+            row, look = part.loc[name], style[name]
+            axes.errorbar(
+                row["mean"], at, xerr=arms(row["mean"], row["low"], row["high"]), fmt=look.marker, color=look.colour,
+                markersize=9 if look.marker == "*" else 6, capsize=2, elinewidth=1,
+            )  # fmt: skip
+        if baseline in part.index:
+            axes.axvline(part.loc[baseline, "mean"], color="#999999", linewidth=0.8, zorder=1)
+        axes.axvline(part["floor"].max(), color="#999999", linewidth=1, linestyle="--", zorder=1)
+        axes.set_title(fmt.plain(task), fontsize=9, fontweight="normal")
+        axes.set_xlabel("score (points of 100)")
+    return figure
+
+
+def _backward_depth(run: Run) -> "Figure | None":
+    shapes = compare.cost_shapes(run.records)
+    costs: dict[str, CostRecord] = {
+        r.method.label: r
+        for r in compare.cost_records(run.records)
+        if r.status == "ok" and r.flops and r.shape == shapes[0]
+    }
+    whole = costs.get(run.suite["baseline"])
+    if whole is None or not whole.flops or not whole.flops.by_layer:
+        return None
+    names = [label for label in facts.labels(run) if label in costs]
+    depth = list(whole.flops.by_layer)
+    ratio = np.full((len(names), len(depth)), np.nan)
+    for i, name in enumerate(names):
+        for j, layer in enumerate(depth):
+            flops = costs[name].flops
+            below, own = whole.flops.by_layer[layer].backward, flops.by_layer.get(layer) if flops else None
+            if below and own is not None:
+                ratio[i, j] = own.backward / below
+    if np.isnan(ratio).all():
+        return None
+    baseline = fmt.plain(run.suite["baseline"])
+    caption = (
+        f"FLOPs of loss.backward() at each depth (all owners of that depth together) / {baseline}; "
+        f"{facts.shape_line(shapes[0])}. Exact on any machine, n = 1. Grey: {baseline} has none there."
+    )
+    figure, (axes,) = new_figure(run, "backward work by depth", caption, 1.3 + 0.32 * len(names), scores=False)
+    axes.set_facecolor("#dddddd")
+    top = max(1.0, float(np.nanmax(ratio)))
+    image = axes.imshow(ratio, aspect="auto", cmap="Blues", vmin=0, vmax=top)
+    for i, j in np.argwhere(~np.isnan(ratio)):
+        dark = ratio[i, j] > 0.55 * top
+        colour = "white" if dark else "#222222"
+        axes.text(j, i, fmt.ratio(float(ratio[i, j])), ha="center", va="center", fontsize=8, color=colour)
+    axes.set_yticks(range(len(names)), [looks(run)[name].text for name in names])
+    axes.set_xticks(
+        range(len(depth)), [layer.replace("_", " ") for layer in depth], rotation=0 if len(depth) <= 9 else 90
+    )
+    axes.set_xlabel("depth in the backbone")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label=f"backward FLOPs / {baseline}", pad=0.01)
+    return figure
