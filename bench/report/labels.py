@@ -42,6 +42,7 @@ def place(
         note.set_position((offset[0] / pixel, offset[1] / pixel))
         taken.append(placed)
         if radius > _BESIDE:
+            taken += [_spot(where[index], offset, part) for part in (0.2, 0.4, 0.6, 0.8)]
             _leader(axes, note, points[index], offset, box, pixel)
 
 
@@ -59,10 +60,23 @@ def _best(
             box = Bbox.from_bounds(left - pixel, bottom - pixel, width + 2 * pixel, height + 2 * pixel)
             within = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
             cost = (0.0 if within else 1e5) + sum(_overlap(box, other) for other in taken) + 0.4 * radius
+            if radius > _BESIDE:
+                cost += 30 * sum(_crosses(at, (dx, dy), other) for other in taken if other.width > 12 * pixel)
             if best is None or cost < best[0]:
                 best = cost, (dx, dy), box, radius
     assert best is not None
     return best[1], best[2], best[3]
+
+
+def _spot(at: tuple[float, float], offset: tuple[float, float], part: float) -> Bbox:
+    """A small box on the line to a text, so that later texts keep off it."""
+    return Bbox.from_bounds(at[0] + part * offset[0] - 3, at[1] + part * offset[1] - 3, 6, 6)
+
+
+def _crosses(at: tuple[float, float], offset: tuple[float, float], box: Bbox) -> bool:
+    """Whether the line from a point to its text runs through a box."""
+    steps = (0.2, 0.35, 0.5, 0.65, 0.8)
+    return any(box.contains(at[0] + part * offset[0], at[1] + part * offset[1]) for part in steps)
 
 
 def _overlap(first: Bbox, second: Bbox) -> float:
