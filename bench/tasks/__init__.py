@@ -1,0 +1,1 @@
+"""Tasks: specifications, sources of data and metrics; trains nothing and never imports torch."""

@@ -1,0 +1,193 @@
+"""Reads a task from a folder of official TSV files, JSONL or parquet; every mistake names file, line and remedy."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+from bench.tasks.glue import TASKS, TaskSpec
+from bench.tasks.rows import Rows
+
+_FORMATS = ("tsv", "jsonl", "parquet")
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where the row stands ("line 7"), and its fields."""
+
+
+def task_folder(root: Path, spec: TaskSpec) -> Path | None:
+    """The folder of task ``spec`` under ``root``: its official or its hub name, in any case.
+
+    Raises:
+        BenchError: Two folders fit.
+    """
+    names = {spec.folder.casefold(), spec.name.casefold()}
+    found = sorted(path for path in root.iterdir() if path.is_dir() and path.name.casefold() in names)
+    if len(found) > 1:
+        raise BenchError(f"{root}: {found[0].name} and {found[1].name} both hold {spec.name}; keep one of them")
+    return found[0] if found else None
+
+
+def tasks_in(root: Path) -> list[str]:
+    """Names of the GLUE tasks that have a folder under ``root``."""
+    return [name for name, spec in TASKS.items() if task_folder(root, spec) is not None]
+
+
+def read_folder(root: Path, spec: TaskSpec) -> tuple[Rows, Rows]:
+    """Read the training and the test split of task ``spec`` from ``root``.
+
+    Raises:
+        BenchError: A file is missing, doubled, empty, not UTF-8, or a row of it does not fit the task.
+    """
+    folder = task_folder(root, spec)
+    if folder is None:
+        raise BenchError(
+            f"{root}: no folder {spec.folder} or {spec.name}; found: {', '.join(tasks_in(root)) or 'no task'}"
+        )
+    hub_stem = spec.test_split
+    train = _read_split(folder, spec, ("train",))
+    return train, _read_split(folder, spec, (spec.tsv_test, hub_stem))
+
+
+def _files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
+    """Files of one split, all of the same name and format; several only as shards of one parquet split."""
+    whole = [folder / f"{stem}.{suffix}" for stem in dict.fromkeys(stems) for suffix in _FORMATS]
+    groups = [[path] for path in whole if path.is_file()]
+    groups += [shards for stem in dict.fromkeys(stems) if (shards := sorted(folder.glob(f"{stem}-*-of-*.parquet")))]
+    if not groups:
+        raise BenchError(f"{folder}: no {stems[0]}.tsv; write one of {', '.join(path.name for path in whole)}")
+    if len(groups) > 1:
+        raise BenchError(f"{folder}: {groups[0][0].name} and {groups[1][0].name} hold the same split; keep one of them")
+    return groups[0]
+
+
+def _read_split(folder: Path, spec: TaskSpec, stems: tuple[str, ...]) -> Rows:
+    texts: list[tuple[str, ...]] = []
+    labels: list[int | float] = []
+    files = _files(folder, stems)
+    for path in files:
+        rows, text_columns, label_column = _open(path, spec)
+        for place, fields in rows:
+            texts.append(tuple(_text(path, place, fields, column) for column in text_columns))
+            labels.append(parse_label(spec, fields.get(label_column), f"{path}: {place}, column {label_column!r}"))
+    if not labels:
+        raise BenchError(f"{files[0]}: the file has no rows; put the rows of {spec.name} into it")
+    return Rows(tuple(texts), tuple(labels))
+
+
+def _open(path: Path, spec: TaskSpec) -> tuple[Iterator[Row], tuple[str, ...], str]:
+    """Rows of one file, and the columns that hold its texts and its label."""
+    if path.suffix == ".tsv":
+        return _tsv(path, spec), spec.tsv_text, spec.tsv_label
+    columns = (*spec.text, "label")
+    return (_jsonl(path, columns) if path.suffix == ".jsonl" else _parquet(path, columns)), spec.text, "label"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not empty, split at line feeds alone: texts may hold other Unicode line separators."""
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise BenchError(f"{path}: line {line} is not UTF-8; convert the file to UTF-8") from error
+    for number, line in enumerate(content.split("\n"), start=1):
+        line = line.removesuffix("\r")
+        if line:
+            yield number, line
+
+
+def _tsv(path: Path, spec: TaskSpec) -> Iterator[Row]:
+    """Rows of an official GLUE file: tabs part the fields, quotes mean nothing."""
+    lines = _lines(path)
+    header = spec.tsv_header
+    if not header:
+        _, first = next(lines, (1, ""))
+        header = tuple(first.split("\t"))
+        if not first:
+            raise BenchError(f"{path}: the file is empty; put the rows of {spec.name} into it")
+        _require(path, header, (*spec.tsv_text, spec.tsv_label))
+    for number, line in lines:
+        fields = line.split("\t")
+        if len(fields) == len(header):
+            yield f"line {number}", dict(zip(header, fields, strict=True))
+        elif not spec.tsv_skip_broken:
+            raise BenchError(
+                f"{path}: line {number} has {len(fields)} tab-separated fields, expected {len(header)} "
+                f"({', '.join(header)}); mend or remove the line"
+            )
+
+
+def _jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+    for number, line in _lines(path):
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise BenchError(f"{path}: line {number} is not JSON ({error}); write one object per line") from error
+        if not isinstance(fields, dict):
+            raise BenchError(f"{path}: line {number} is not a JSON object; write one object per line")
+        _require(path, tuple(fields), columns, f"line {number}, ")
+        yield f"line {number}", fields
+
+
+def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise BenchError(f"{path}: not a parquet file ({error}); write it again") from error
+    with file:
+        _require(path, tuple(file.schema_arrow.names), columns)
+        number = 0
+        for batch in file.iter_batches(columns=list(columns)):
+            for fields in batch.to_pylist():
+                number += 1
+                yield f"row {number}", fields
+
+
+def _require(path: Path, found: tuple[str, ...], wanted: tuple[str, ...], place: str = "") -> None:
+    missing = [column for column in wanted if column not in found]
+    if missing:
+        raise BenchError(
+            f"{path}: {place}missing column {missing[0]!r}; needed: {', '.join(wanted)}; found: {', '.join(found)}"
+        )
+
+
+def _text(path: Path, place: str, fields: Mapping[str, Any], column: str) -> str:
+    value = fields[column]
+    if not isinstance(value, str):
+        raise BenchError(f"{path}: {place}, column {column!r}: {value!r} is not a text; write a string")
+    return value
+
+
+def parse_label(spec: TaskSpec, value: object, where: str) -> int | float:
+    """Turn a label as files spell it (id, digits or class name; a number for a regression) into the task's form.
+
+    Raises:
+        BenchError: The value is no label of the task; ``where`` locates it.
+    """
+    if spec.regression:
+        score = _number(value)
+        if score is None or not 0.0 <= score <= 5.0:
+            raise BenchError(f"{where}: {value!r} is no score of {spec.name}; allowed: numbers from 0 to 5")
+        return round(score, 3)  # published with three decimals; the hub stores them as float32
+    if value in spec.labels:
+        return spec.labels.index(str(value))
+    number = _number(value)
+    if number is not None and number.is_integer() and 0 <= number < len(spec.labels):
+        return int(number)
+    allowed = ", ".join(f"{i} or {name}" for i, name in enumerate(spec.labels))
+    raise BenchError(f"{where}: unknown label {value!r}; allowed: {allowed}")
+
+
+def _number(value: object) -> float | None:
+    """The finite number that ``value`` is or spells, else None."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

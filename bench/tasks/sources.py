@@ -1,0 +1,113 @@
+"""Decides once where the rows of a run come from, and loads them; never switches the source silently."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.errors import BenchError
+from bench.tasks import folder, hub, synthetic
+from bench.tasks.floor import bag_of_words_floor
+from bench.tasks.glue import HUB_ID, TaskSpec, task
+from bench.tasks.rows import Rows, content_sha256, overlap, subset
+
+__all__ = ["Rows", "Source", "TaskData", "bag_of_words_floor", "load_task", "resolve_source"]
+
+_REAL = "Real GLUE: --data DIR or a network"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of every task of a run come from."""
+
+    kind: Literal["hub", "folder", "synthetic"]
+    """``hub``: GLUE at a pinned revision; ``folder``: the user's files; ``synthetic``: the project's grammars."""
+    path: str | None
+    """Absolute path of the folder, None otherwise."""
+    reason: str
+    """One line for the screen: what the data is and why."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The rows that a cell trains and scores on."""
+
+    spec: TaskSpec
+    source: str
+    """Kind of the source."""
+    train: Rows
+    test: Rows
+    content_sha256: str
+    """Hash of the rows used, train and test; independent of the order in files."""
+    overlap: int
+    """Test rows whose texts occur verbatim among the training rows used."""
+
+
+def resolve_source(data: str, tasks: Sequence[str]) -> Source:
+    """Choose the source of a run's data.
+
+    Args:
+        data: ``auto`` (cached, else the hub if it answers within 3 s, else synthetic), ``hub``, ``synthetic`` or a
+            folder.
+        tasks: Names of all tasks of the run.
+
+    Raises:
+        BenchError: A task is unknown, or the source does not have it.
+    """
+    specs = [task(name, "tasks") for name in tasks]
+    names = tuple(spec.name for spec in specs)
+    if data == "synthetic":
+        return _synthetic(names, "asked for")
+    if data not in {"auto", "hub"}:
+        return _folder(data, names)
+    if hub.cached(specs):
+        return Source("hub", None, f"GLUE ({', '.join(names)}) from {HUB_ID}, cached")
+    variable = hub.offline()
+    if variable is None and hub.answers():
+        return Source("hub", None, f"GLUE ({', '.join(names)}) from {HUB_ID}")
+    why = "hub not reached" if variable is None else f"hub not asked: {variable} is set"
+    if data == "hub":
+        raise BenchError(f"--data hub: {HUB_ID} is not cached ({why}); use --data DIR or --data synthetic")
+    return _synthetic(names, why)
+
+
+def _synthetic(names: tuple[str, ...], why: str) -> Source:
+    synthetic.require_synthetic(names, why)
+    return Source("synthetic", None, f"SYNTHETIC stand-ins for {', '.join(names)} ({why}). {_REAL}")
+
+
+def _folder(data: str, names: tuple[str, ...]) -> Source:
+    root = Path(data).expanduser().resolve()
+    if not root.is_dir():
+        raise BenchError(f"--data {data}: no such folder; allowed: auto, hub, synthetic or a folder of GLUE files")
+    present = folder.tasks_in(root)
+    missing = [name for name in names if name not in present]
+    if missing:
+        ready = [name for name in names if name in present] or present
+        remedy = f"use --tasks {','.join(ready)}" if ready else "name the folder that holds SST-2, MRPC, ..."
+        raise BenchError(f"--data {data}: the folder lacks {', '.join(missing)}; {remedy}")
+    return Source("folder", str(root), f"GLUE ({', '.join(names)}) from {root}")
+
+
+def load_task(name: str, source: Source, train_rows: int | None, test_rows: int | None) -> TaskData:
+    """Load the rows of task ``name``; subsets are drawn by content, so the order in files does not matter.
+
+    Args:
+        name: Name of the task.
+        source: What ``resolve_source`` gave.
+        train_rows: Rows to train on, None for all.
+        test_rows: Rows to score on, None for all.
+
+    Raises:
+        BenchError: The task is unknown, or its rows cannot be read.
+    """
+    spec = task(name)
+    if source.kind == "folder":
+        assert source.path is not None, "a folder source has a path"
+        train, test = folder.read_folder(Path(source.path), spec)
+    elif source.kind == "hub":
+        train, test = hub.read_hub(spec)
+    else:
+        train, test = synthetic.rows(name, "train"), synthetic.rows(name, "test")
+    train, test = subset(train, train_rows), subset(test, test_rows)
+    return TaskData(spec, source.kind, train, test, content_sha256((train, test)), overlap(train, test))

@@ -1,0 +1,66 @@
+"""Synthetic stand-ins for five GLUE tasks, drawn from grammars with a fixed seed; no verdict rests on them."""
+
+import functools
+import importlib
+import random
+import re
+from typing import Literal
+
+from bench.errors import BenchError
+from bench.tasks.rows import Rows
+
+SYNTHETIC_TASKS = ("sst2", "cola", "mrpc", "rte", "stsb")
+"""Tasks that have a grammar in ``bench.tasks.grammars``."""
+
+TRAIN_ROWS = 4000
+"""Rows of every training pool."""
+TEST_ROWS = 800
+"""Rows of every test pool."""
+
+Split = Literal["train", "test"]
+
+_FUNCTION_WORDS = frozenset("a after at by during for in last near of on the to was".split())
+
+
+def require_synthetic(names: tuple[str, ...], why: str = "") -> None:
+    """Refuse tasks that have no synthetic stand-in; ``why`` says what made the data synthetic.
+
+    Raises:
+        BenchError: Names the tasks without one and the ``--tasks`` line that works.
+    """
+    missing = [name for name in names if name not in SYNTHETIC_TASKS]
+    if missing:
+        ready = [name for name in names if name in SYNTHETIC_TASKS] or list(SYNTHETIC_TASKS)
+        raise BenchError(
+            f"data is synthetic{f' ({why})' if why else ''} and {', '.join(missing)} has no synthetic stand-in; "
+            f"use --tasks {','.join(ready)}, or real data with --data DIR"
+        )
+
+
+@functools.lru_cache(maxsize=2 * len(SYNTHETIC_TASKS))
+def rows(name: str, split: Split) -> Rows:
+    """All rows of one split of synthetic task ``name``: balanced over labels, no row twice, the same on every machine.
+
+    Raises:
+        BenchError: The task has no synthetic stand-in.
+    """
+    require_synthetic((name,))
+    grammar = importlib.import_module(f"bench.tasks.grammars.{name}")
+    rng = random.Random(f"peft-ledger {name} {split}")  # a text seed is hashed with sha512: equal on every platform
+    lexicon, wanted = (grammar.TRAIN, TRAIN_ROWS) if split == "train" else (grammar.TEST, TEST_ROWS)
+    found: dict[tuple[str, ...], int | float] = {}
+    while len(found) < wanted:
+        label = grammar.LABELS[len(found) % len(grammar.LABELS)]
+        found.setdefault(grammar.draw(rng, lexicon, label), label)
+    return Rows(tuple(found), tuple(found.values()))
+
+
+def content_words(name: str, split: Split) -> frozenset[str]:
+    """Content words that synthetic task ``name`` draws from in this split, lower case; the splits share none."""
+    require_synthetic((name,))
+    grammar = importlib.import_module(f"bench.tasks.grammars.{name}")
+    lexicon = grammar.TRAIN if split == "train" else grammar.TEST
+    words = {
+        word for phrases in lexicon.values() for phrase in phrases for word in re.findall("[a-z]+", phrase.lower())
+    }
+    return frozenset(words - _FUNCTION_WORDS)
