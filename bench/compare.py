@@ -20,6 +20,7 @@ QUIET = (0.97, 1.03)
 PHASES = ("forward", "backward", "optimizer", "step")
 MODES = ("unmerged", "merged")
 BATCHES = ("batch_1", "batch_32")
+LEAVES = ("seconds", "p95", "ratio", "low", "high", "blocks", "samples")
 
 
 def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
@@ -108,15 +109,9 @@ def _timing(prefix: str, timing: Timing | None) -> dict[str, float]:
     if timing is None:
         return {}
     low, high = timing.ratio_interval
-    return {
-        f"{prefix}_seconds": timing.median,
-        f"{prefix}_p95": timing.p95,
-        f"{prefix}_ratio": timing.ratio_to_baseline,
-        f"{prefix}_low": low,
-        f"{prefix}_high": high,
-        f"{prefix}_blocks": len(timing.samples),
-        f"{prefix}_samples": sum(map(len, timing.samples)),
-    }
+    figures = (timing.median, timing.p95, timing.ratio_to_baseline, low, high)
+    counts = (len(timing.samples), sum(map(len, timing.samples)))
+    return {f"{prefix}_{leaf}": value for leaf, value in zip(LEAVES, (*figures, *counts), strict=True)}
 
 
 def _ledger_row(record: CostRecord, baseline: CostRecord | None) -> dict[str, Any]:
@@ -163,11 +158,7 @@ def _cost_columns() -> list[str]:
         *("weights_bytes", "gradients_bytes", "optimizer_state_bytes", "saved_activations_bytes"),
         *(f"peak_{phase}_bytes" for phase in PHASES),
         "peak_memory_source",
-        *(
-            f"{name}_{leaf}"
-            for name in timed
-            for leaf in ("seconds", "p95", "ratio", "low", "high", "blocks", "samples")
-        ),
+        *(f"{name}_{leaf}" for name in timed for leaf in LEAVES),
         *("merged_is_base", "merge_error", "switch_seconds"),
     ]
 
@@ -203,10 +194,7 @@ def cost_table(records: Iterable[Record], order: Sequence[str] = (), shape: Shap
             rows[record.method.label] |= _ledger_row(record, baseline) | _time_row(record)
     labels = _ordered(rows, order)
     table = pd.DataFrame([rows.get(label, {}) for label in labels], index=pd.Index(labels, name="method"))
-    return _numeric(table.reindex(columns=_cost_columns()))
-
-
-def _numeric(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.reindex(columns=_cost_columns())
     kept = {"status", "peak_memory_source", "merged_is_base"}
     return table.astype({column: float if column not in kept else object for column in table.columns})
 
@@ -311,9 +299,8 @@ def _score_row(
     row["why"] = tuple(why)
     row["verdict"] = bool(pair and pair.interval) and not why
     counted = next((record for record in done if record.trainable_parameters), None)
-    row["trainable_method"] = (
-        counted.trainable_parameters.method if counted and counted.trainable_parameters else float("nan")
-    )
+    used = counted.trainable_parameters if counted else None
+    row["trainable_method"] = used.method if used else float("nan")
     row["delta_bytes"] = next((r.delta_bytes for r in done if r.delta_bytes is not None), float("nan"))
     return row
 

@@ -124,7 +124,7 @@ def cost(label: str, *, seed: int = 0, noise: float = 0.002, shape: dict | None 
 def score(label: str, task: str, seed: int, *, source: str = "synthetic", content: str = "", **changes) -> ScoreRecord:
     """The score of one cell."""
     below = LABELS.get(label, LABELS["lora(rank=8)"])[4]
-    rng = np.random.default_rng([seed, sum(label.encode()), len(task)])
+    rng = np.random.default_rng([seed, *label.encode(), *task.encode()])
     top = {"sst2": 82.0, "mrpc": 78.0}.get(task, 70.0) + 0.8 * seed
     trained = LABELS.get(label, LABELS["lora(rank=8)"])[0]
     values = common(label) | {

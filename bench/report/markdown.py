@@ -70,7 +70,11 @@ def _head(run: Run) -> str:
     lines = [f"# {text(run.suite['name'])}", f"**{text(run.suite.get('question', 'No question was asked.'))}**"]
     lines.append(text(facts.header(run)))
     lines += [f"- {name}: {text(line)}" for name, line in facts.progress(run).items()]
-    for name, line in (("data", facts.data(run)), ("noise", facts.control(run)), ("floor", facts.floor(run))):
+    for name, line in (
+        ("data", facts.data(run)),
+        ("noise", facts.control(run)),
+        ("without a language model", facts.floor(run)),
+    ):
         lines += [f"- {name}: {text(line)}"] if line else []
     if (sentence := facts.no_verdict(run)) is not None:
         lines.append(f"- scores: **{text(sentence)}**")
@@ -98,9 +102,8 @@ def _doubts_about_scores(run: Run) -> list[str]:
             found.append(f"{flag.replace('_', ' ').capitalize()}: {', '.join(labels)}; {remedy}.")
     for record in {record.task_name: record for record in records}.values():
         if record.task and record.task.overlap:
-            found.append(
-                f"{text(record.task_name)}: {record.task.overlap} test texts also occur among the training texts."
-            )
+            texts = fmt.plural(record.task.overlap, "test text")
+            found.append(f"{text(record.task_name)}: {texts} also found in training; read that score with care.")
         found += [f"{text(record.task_name)}: {text(note)}." for note in (record.task.notes if record.task else ())]
     notes = dict.fromkeys(note for record in run.records if record.backbone for note in record.backbone.notes)
     return found + [f"Backbone: {text(note)}." for note in notes]
@@ -134,9 +137,10 @@ def _provenance(run: Run) -> str:
     for record in {record.task_name: record for record in facts.score_records(run)}.values():
         if record.task:
             task = record.task
-            rows.append((f"data of {text(task.name)}", text(
-                f"{task.source}, {task.train_rows:,} training and {task.test_rows:,} test rows, content {task.content_sha256[:12]}"
-            )))  # fmt: skip
+            sizes = f"{task.train_rows:,} training and {task.test_rows:,} test rows"
+            rows.append(
+                (f"data of {text(task.name)}", text(f"{task.source}, {sizes}, content {task.content_sha256[:12]}"))
+            )
     if facts.seeds(run):
         rows.append(("seeds", ", ".join(map(str, facts.seeds(run)))))
     recipe = run.suite.get("recipe") or {}
@@ -158,11 +162,10 @@ def _costs(run: Run) -> str:
         parts.append(f"## Costs: {text(facts.shape_line(shape))}")
         parts.append("Counted: exact on any machine.\n\n" + _counted(rows, baseline))
         parts.append(_memory(rows, facts.peak_name(source)))
-        timed = f"Timed: {text(facts.this_machine(run))}. n = blocks x samples in all; interval 95 %."
+        timed = f"Timed: {text(facts.this_machine(run))}. n = blocks, samples in all; interval 95 %."
         parts.append(f"{timed}\n\n{_timed(rows, baseline)}")
-        parts.append(
-            "Latency / base, interval 95 %. `=`: operations identical to the base, exactly.\n\n" + _latency(rows)
-        )
+        latency = "Latency / base, interval 95 %. `=`: operations identical to the base, exactly."
+        parts.append(f"{latency}\n\n{_latency(rows)}")
     return "\n\n".join(parts)
 
 
@@ -199,13 +202,8 @@ def _timed(rows: Rows, baseline: str) -> str:
             ratio = fmt.ratio_interval(r[f"{phase}_ratio"], r[f"{phase}_low"], r[f"{phase}_high"])
             cells += [fmt.seconds(r[f"{phase}_seconds"]), ratio]
         blocks, samples = r["step_blocks"], r["step_samples"]
-        body.append(
-            [
-                *cells,
-                fmt.MISSING if fmt.missing(blocks) else f"{blocks:.0f} x, {samples:.0f}",
-                fmt.seconds(r["switch_seconds"]),
-            ]
-        )
+        taken = fmt.MISSING if fmt.missing(blocks) else f"{blocks:.0f}, {samples:.0f}"
+        body.append([*cells, taken, fmt.seconds(r["switch_seconds"])])
     return table([*head, "n", "switch"], body)
 
 
@@ -233,16 +231,8 @@ def _scores(run: Run) -> str:
     baseline, order = run.suite["baseline"], facts.labels(run)
     scores = compare.score_table(run.records, baseline, order)
     mark = " (SYNTHETIC data)" if facts.is_synthetic(run) else ""
-    head = (
-        "method",
-        "mean score",
-        "cells ok",
-        "failed",
-        f"- {text(baseline)}, 95 %",
-        "pairs",
-        "left out",
-        "no verdict because",
-    )
+    over = f"- {text(baseline)}, 95 %"
+    head = ("method", "mean score", "cells ok", "failed", over, "pairs", "left out", "no verdict because")
     whole = [
         (text(label), fmt.points_interval(r["mean"], r["mean_low"], r["mean_high"]), str(r["n"]), str(r["failed"]),
          "baseline" if label == baseline else fmt.difference(r["difference"], r["low"], r["high"]),
@@ -272,8 +262,8 @@ def _failures(run: Run) -> str:
     parts = []
     if not failed.empty:
         rows = [
-            (text(r["status"]), text(r["method"]), text(r["task"] if r["task"] is not None else "cost"),
-             fmt.MISSING if r["seed"] is None else str(r["seed"]), text(r["reason"] or "no reason was recorded"))
+            (text(r["status"]), text(r["method"]), text("cost" if fmt.missing(r["task"]) else r["task"]),
+             fmt.MISSING if fmt.missing(r["seed"]) else str(r["seed"]), text(r["reason"] or "no reason was recorded"))
             for _, r in failed.iterrows()
         ]  # fmt: skip
         parts.append(table(("status", "method", "task", "seed", "reason"), rows).replace("---:", "---"))
