@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from bench.errors import BenchError, unknown
 
@@ -183,7 +182,7 @@ def copy_delta(parameters: Mapping[str, Tensor], expected: Iterable[str], delta:
 
 def clone(module: nn.Module) -> nn.Module:
     """Deep copy of ``module`` for ``merge``, so that the input stays untouched."""
-    tensors = [*module.parameters(), *module.buffers()]
-    # a fake tensor carries its mode: a copied mode refuses the original's tensors, so the copies must share it
-    modes = {id(t.fake_mode): t.fake_mode for t in tensors if isinstance(t, FakeTensor)}
-    return copy.deepcopy(module, modes)
+    # tensors are copied here: deepcopy would also copy the mode that a fake tensor carries, and the two do not mix
+    copies: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in module.parameters()}
+    copies |= {id(b): b.detach().clone() for b in module.buffers()}
+    return copy.deepcopy(module, copies)
