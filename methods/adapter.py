@@ -60,7 +60,7 @@ class HoulsbyAdapter(Method):
                 weight = backbone.get_submodule(layer.projections[role].path).weight
                 adapter = Bottleneck(weight, parts.hidden, config.bottleneck, config.activation)
                 for matrix in (adapter.down.weight, adapter.up.weight):
-                    nn.init.trunc_normal_(matrix, std=1e-3, a=-2e-3, b=2e-3)
+                    _truncated_normal(matrix, 1e-3)
                 set_module(backbone, path, Serial(backbone.get_submodule(path), adapter))
         return backbone
 
@@ -260,3 +260,13 @@ def _norms(backbone: nn.Module) -> Iterator[nn.Module]:
         weight = module._parameters.get("weight")
         if weight is not None and weight.ndim == 1:
             yield module
+
+
+@torch.no_grad()
+def _truncated_normal(matrix: Tensor, sigma: float) -> None:
+    """Fill ``matrix`` from N(0, sigma) truncated at two sigma, by its inverse distribution.
+
+    ``nn.init.trunc_normal_`` decides by the values that it drew, which fake tensors do not have.
+    """
+    bound = math.erf(2 / math.sqrt(2))
+    matrix.uniform_(-bound, bound).erfinv_().mul_(sigma * math.sqrt(2))

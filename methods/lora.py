@@ -70,7 +70,7 @@ class LoRA(Method):
         merged = clone(module)
         for path, layer in _low_rank(merged):
             for role, rows in layer.rows.items():
-                _add(layer.base, rows, layer.A[role], layer.B[role], layer.scale)
+                _fold(layer.base, rows, layer.A[role], layer.B[role], layer.scale)
             set_module(merged, path, layer.base)
             setattr(merged, SCALE, layer.scale)
         return merged
@@ -95,7 +95,7 @@ class LoRA(Method):
             if matrix == "A":
                 base = plain.get_submodule(path)
                 rows = projections[path, role].rows(oriented(base).shape[0])
-                _add(base, rows, delta[name], delta[f"{path}.B.{role}"], -scale)
+                _fold(base, rows, delta[name], delta[f"{path}.B.{role}"], -scale)
         return plain
 
 
@@ -132,17 +132,21 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [..., in]`` to ``[..., out]``."""
         y = self.base(x)
+        wide = y.reshape(-1, y.shape[-1])
         flat = F.dropout(x, self.dropout, self.training).reshape(-1, x.shape[-1])
         if self.parts == 1:
-            return self._branch(y.reshape(-1, y.shape[-1]), flat, self.roles[0]).view(y.shape)
-        slices = list(y.reshape(-1, y.shape[-1]).chunk(self.parts, dim=-1))
-        for part, role in self.roles.items():
-            slices[part] = self._branch(slices[part], flat, role)
+            role = self.roles[0]
+            return self._add(wide, flat @ self.A[role].t(), role).view(y.shape)
+        # the slices read x once, through their matrices A stacked
+        narrow = flat @ torch.cat([self.A[role] for role in self.roles.values()]).t()
+        slices = list(wide.chunk(self.parts, dim=-1))
+        for (part, role), inner in zip(self.roles.items(), narrow.chunk(len(self.roles), dim=-1), strict=True):
+            slices[part] = self._add(slices[part], inner, role)
         return torch.cat(slices, dim=-1).view(y.shape)
 
-    def _branch(self, y: Tensor, x: Tensor, role: str) -> Tensor:
+    def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
         # product, scale and sum in one kernel: a separate scale and sum would each pass over [B T, out] again
-        return torch.addmm(y, x @ self.A[role].t(), self.B[role].t(), alpha=self.scale)
+        return torch.addmm(y, narrow, self.B[role].t(), alpha=self.scale)
 
 
 def _low_rank(module: nn.Module) -> Iterator[tuple[str, LowRank]]:
@@ -150,7 +154,7 @@ def _low_rank(module: nn.Module) -> Iterator[tuple[str, LowRank]]:
 
 
 @torch.no_grad()
-def _add(base: nn.Module, rows: slice, a: Tensor, b: Tensor, scale: float) -> None:
+def _fold(base: nn.Module, rows: slice, a: Tensor, b: Tensor, scale: float) -> None:
     """Add ``scale * b @ a`` to the output rows ``rows`` of ``base``, in place."""
     weight = oriented(base)[rows]
     wide = torch.promote_types(weight.dtype, torch.float32)

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from bench.registry import make
 from tests.methods.families import batch, tiny
 
+ONE_OF_EACH = ["bert", "gpt2", "llama", "t5"]
+"""One family of each build: post-LN, fused Conv1D, gated with grouped keys, without biases."""
+
 
 def adapt(name: str, backbone: nn.Module | str, **config: object) -> tuple[object, nn.Module]:
     """Apply method ``name`` to ``backbone`` (or to the tiny one of that family); returns the method and the module."""

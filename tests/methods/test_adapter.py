@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from bench.anatomy import anatomy
 from bench.errors import BenchError
 from bench.registry import make
 from methods.adapter import Bottleneck, Hand, Tap
-from tests.methods.adapted import adapt, bert_base, count, loss, randomise, states, trained
+from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, states, trained
 from tests.methods.families import COMMON, FAMILIES, tiny
 
 NAMES = ["houlsby_adapter", "pfeiffer_adapter", "parallel_adapter"]
@@ -74,6 +75,15 @@ def test_runs_without_weights(name, family):
         _, module = adapt(name, family)
         hidden = module(input_ids=torch.zeros(2, 5, dtype=torch.long)).last_hidden_state
     assert hidden.is_meta and hidden.shape == (2, 5, 32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_runs_on_fake_tensors(name, family):
+    with FakeTensorMode():
+        _, module = adapt(name, family)
+        loss(module).backward()
+    assert all(isinstance(p.grad, FakeTensor) for p in trained(module).values())
 
 
 @pytest.mark.parametrize("name", NAMES)

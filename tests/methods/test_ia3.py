@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from bench.errors import BenchError
-from tests.methods.adapted import adapt, bert_base, count, loss, randomise, shape_of, states, trained
+from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, shape_of, states, trained
 from tests.methods.families import FAMILIES, tiny
 
 
@@ -92,6 +93,15 @@ def test_runs_without_weights(family):
         _, module = adapt("ia3", family)
         hidden = module(input_ids=torch.zeros(2, 5, dtype=torch.long)).last_hidden_state
     assert hidden.is_meta and hidden.shape == (2, 5, 32)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_runs_and_merges_on_fake_tensors(family):
+    with FakeTensorMode():
+        method, module = adapt("ia3", family)
+        loss(module).backward()
+        assert states(method.merge(module)).shape == states(module).shape
+    assert all(isinstance(p.grad, FakeTensor) for p in trained(module).values())
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from bench.errors import BenchError
 from bench.registry import make
-from tests.methods.adapted import adapt, bert_base, count, loss, randomise, shape_of, states, trained
+from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, shape_of, states, trained
 from tests.methods.families import FAMILIES, batch, tiny
 
 ALL_LINEAR = ["query", "key", "value", "output", "ffn_in", "ffn_out"]
@@ -120,6 +121,15 @@ def test_runs_without_weights(family):
         _, module = adapt("lora", family, targets=ALL_LINEAR)
         hidden = module(input_ids=torch.zeros(2, 5, dtype=torch.long)).last_hidden_state
     assert hidden.is_meta and hidden.shape == (2, 5, 32)
+
+
+@pytest.mark.parametrize("family", ONE_OF_EACH)
+def test_runs_and_merges_on_fake_tensors(family):
+    with FakeTensorMode():
+        method, module = adapt("lora", family)
+        loss(module).backward()
+        assert states(method.merge(module)).shape == states(module).shape
+    assert all(isinstance(p.grad, FakeTensor) for p in trained(module).values())
 
 
 def test_dropout_acts_on_the_branch_in_training_alone():
