@@ -1,0 +1,71 @@
+"""Backbones are found by name, checked by hash, and loaded bare and frozen."""
+
+import json
+
+import pytest
+
+from bench import backbone
+from bench.errors import BenchError
+
+
+def test_minilm_comes_with_the_pinned_hash():
+    spec = backbone.resolve(backbone.MINILM, "pretrained")
+    assert spec.sha256 == backbone.PRETRAINED[backbone.MINILM].sha256
+    described = backbone.describe(spec)
+    assert described.parameters == 22_565_376
+    assert any("QQP" in note for note in described.notes)
+
+
+def test_a_wrong_weight_hash_stops_the_run(monkeypatch):
+    pinned = backbone.PRETRAINED[backbone.MINILM]
+    wrong = backbone.Pinned(revision=pinned.revision, sha256="0" * 64, wheel=pinned.wheel)
+    monkeypatch.setitem(backbone.PRETRAINED, backbone.MINILM, wrong)
+    with pytest.raises(BenchError, match=r"model.safetensors: sha256 is 53aa\w+, expected 0000"):
+        backbone.resolve(backbone.MINILM, "pretrained")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("bert-base", 108_891_648), ("roberta-base", 124_055_040), ("minilm-l6", 22_565_376), ("gpt2", 124_439_808)],
+)
+def test_named_shapes_have_their_published_counts(name, parameters):
+    assert backbone.describe(backbone.resolve(name, "random")).parameters == parameters
+
+
+def test_a_loaded_backbone_is_frozen_bare_and_in_eval_mode():
+    module = backbone.load(backbone.resolve("tiny", "random"))
+    assert not any(p.requires_grad for p in module.parameters())
+    assert not module.training
+    assert module.pooler is None
+
+
+def test_random_weights_depend_on_the_seed_alone():
+    spec = backbone.resolve("tiny", "random")
+    first, again, other = (backbone.load(spec, seed=seed) for seed in (0, 0, 1))
+    weight = "encoder.layer.0.intermediate.dense.weight"
+    assert first.get_parameter(weight).equal(again.get_parameter(weight))
+    assert not first.get_parameter(weight).equal(other.get_parameter(weight))
+
+
+def test_unknown_shape_and_unreachable_weights_are_named():
+    with pytest.raises(BenchError, match="unknown backbone shape 'bert-bse'.*Did you mean 'bert-base'"):
+        backbone.resolve("bert-bse", "random")
+    with pytest.raises(BenchError, match="'nobody/nothing' at main is neither cached nor reachable"):
+        backbone.resolve("nobody/nothing", "pretrained")
+    with pytest.raises(BenchError, match="is a shape without weights"):
+        backbone.resolve("bert-base", "pretrained")
+
+
+def test_a_local_config_is_a_shape(tmp_path):
+    path = tmp_path / "config.json"
+    values = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    path.write_text(json.dumps(values))
+    assert backbone.load(backbone.resolve(str(path), "random"), device="meta").config.hidden_size == 32
+    path.write_text("{}")
+    with pytest.raises(BenchError, match=r"config.json: not a readable config.json"):
+        backbone.configuration(backbone.resolve(str(path), "random"))
+
+
+def test_tasks_near_the_pretraining_objective_are_marked():
+    assert backbone.task_notes(backbone.MINILM, "mrpc") == ("near pretraining objective",)
+    assert backbone.task_notes(backbone.MINILM, "sst2") == ()

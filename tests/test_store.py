@@ -1,0 +1,143 @@
+"""Records are durable, unique and readable after any death of the writer."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import BenchError
+from bench.record import ScoreRecord
+from bench.store import open_store, read_records, read_run
+
+SUITE = {"name": "s", "methods": ["full"], "baseline": "full", "backbone": {"name": "tiny"}}
+
+
+def score(identity="a", **changes):
+    method = {"label": "full", "name": "full", "config": {}, "class": "m:C", "distribution": "d", "version": "1"}
+    values = {
+        "id": identity, "suite": "s", "status": "ok", "backbone": None, "method": method, "environment": {},
+        "started": "t", "ended": "t", "task": None, "task_name": "sst2", "recipe": {}, "seed": 0, "score": 0.5,
+    }  # fmt: skip
+    return ScoreRecord.model_validate(values | changes)
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    with open_store(tmp_path, SUITE) as store:
+        store.append(score(metrics={"accuracy": 0.5}), {"row": [0], "label": [1], "prediction": [1]})
+    run = read_run(tmp_path)
+    assert run.records == (score(metrics={"accuracy": 0.5}),)
+    assert run.suite == SUITE
+    assert (tmp_path / "predictions" / "a.parquet").exists()
+
+
+def test_a_record_is_never_written_twice(tmp_path):
+    with open_store(tmp_path, SUITE) as store:
+        store.append(score())
+        store.append(score())
+    assert len(read_records(tmp_path / "records.jsonl")) == 1
+
+
+@given(cut=st.integers(min_value=1, max_value=200))
+def test_a_torn_last_line_is_cut_and_the_rest_stands(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("run")
+    with open_store(folder, SUITE) as store:
+        store.append(score("a"))
+        store.append(score("b"))
+    path = folder / "records.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert [r.id for r in read_records(path)] == ["a"]
+    with open_store(folder, SUITE) as store:
+        assert "a" in store
+        assert "b" not in store
+        store.append(score("c"))
+    assert [r.id for r in read_records(path)] == ["a", "c"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    with open_store(tmp_path, SUITE), pytest.raises(BenchError, match="another run is writing here"):
+        with open_store(tmp_path, SUITE):
+            raise AssertionError("two writers")
+
+
+def test_another_suite_in_the_same_folder_is_refused(tmp_path):
+    with open_store(tmp_path, SUITE) as store:
+        store.append(score())
+    with pytest.raises(BenchError, match=r"holds another suite \(baseline differ\)"):
+        with open_store(tmp_path, {**SUITE, "baseline": "head"}):
+            raise AssertionError("mixed suites")
+    assert len(read_run(tmp_path).records) == 1
+
+
+def test_fresh_sets_earlier_records_aside(tmp_path):
+    with open_store(tmp_path, SUITE) as store:
+        store.append(score())
+    with open_store(tmp_path, SUITE, fresh=True) as store:
+        assert "a" not in store
+    assert len(list(tmp_path.glob("records-*.jsonl"))) == 1
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BenchError, match="cannot be written"):
+        with open_store(tmp_path / "file" / "run", SUITE):
+            raise AssertionError("written into a file")
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    with open_store(tmp_path, SUITE) as store:
+        store.append(score("a"))
+
+        def full(descriptor):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(BenchError, match="cannot write .No space left on device.; free space"):
+            store.append(score("b"))
+        monkeypatch.undo()
+        store.append(score("b"))
+    assert [r.id for r in read_records(tmp_path / "records.jsonl")] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("[]", "schema None; this version reads schema 1"),
+        ("{}", "schema None"),
+        ('{"schema": 99}', "schema 99"),
+        ("not json", "not a JSON record"),
+        ('{"schema": 1, "kind": "score"}', "fields do not fit"),
+        ('{"schema": 1, "kind": "other"}', "fields do not fit"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, line, sentence):
+    path = tmp_path / "records.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(BenchError, match=rf"records.jsonl:1: .*{sentence}"):
+        read_records(path)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_records_or_a_sentence(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("hostile") / "records.jsonl"
+    path.write_bytes(content)
+    try:
+        read_records(path)
+    except BenchError as error:
+        assert "records.jsonl" in str(error)
+
+
+def test_a_repeated_identity_is_refused(tmp_path):
+    path = tmp_path / "records.jsonl"
+    line = score().model_dump_json(by_alias=True)
+    path.write_text(f"{line}\n{line}\n")
+    with pytest.raises(BenchError, match="stands twice"):
+        read_records(path)
+
+
+def test_records_are_plain_json_with_the_names_of_the_design(tmp_path):
+    with open_store(tmp_path, SUITE) as store:
+        store.append(score())
+    values = json.loads((tmp_path / "records.jsonl").read_text())
+    assert {"schema", "kind", "id", "status", "method", "recipe", "seed", "environment"} <= values.keys()
+    assert values["method"]["class"] == "m:C"
