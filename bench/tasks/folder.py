@@ -45,16 +45,15 @@ def read_folder(root: Path, spec: TaskSpec) -> tuple[Rows, Rows]:
         raise BenchError(
             f"{root}: no folder {spec.folder} or {spec.name}; found: {', '.join(tasks_in(root)) or 'no task'}"
         )
-    hub_stem = spec.test_split
-    train = _read_split(folder, spec, ("train",))
-    return train, _read_split(folder, spec, (spec.tsv_test, hub_stem))
+    test_stems = dict.fromkeys((spec.tsv_test, spec.test_split, "dev", "validation"))
+    return _read_split(folder, spec, ("train",)), _read_split(folder, spec, tuple(test_stems))
 
 
 def _files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
     """Files of one split, all of the same name and format; several only as shards of one parquet split."""
-    whole = [folder / f"{stem}.{suffix}" for stem in dict.fromkeys(stems) for suffix in _FORMATS]
+    whole = [folder / f"{stem}.{suffix}" for stem in stems for suffix in _FORMATS]
     groups = [[path] for path in whole if path.is_file()]
-    groups += [shards for stem in dict.fromkeys(stems) if (shards := sorted(folder.glob(f"{stem}-*-of-*.parquet")))]
+    groups += [shards for stem in stems if (shards := sorted(folder.glob(f"{stem}-*-of-*.parquet")))]
     if not groups:
         raise BenchError(f"{folder}: no {stems[0]}.tsv; write one of {', '.join(path.name for path in whole)}")
     if len(groups) > 1:
