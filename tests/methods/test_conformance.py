@@ -1,0 +1,249 @@
+"""What every method owes the harness, one table over all built-in methods and all tiny backbone families."""
+
+import copy
+import dataclasses
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench.errors import BenchError
+from bench.head import TaskModel, make_head
+from bench.registry import load_method, make, resolved
+from bench.train import make_optimizer
+from methods import BUILTIN
+from tests.methods.adapted import randomise, shape_of
+from tests.methods.families import FAMILIES, batch, tiny
+
+CONFIGS = {
+    "houlsby_adapter": {"bottleneck": 4},
+    "pfeiffer_adapter": {"bottleneck": 4},
+    "parallel_adapter": {"bottleneck": 4},
+    "prefix_tuning": {"length": 3, "reparametrise": True, "hidden": 8},
+    "p_tuning_v2": {"length": 3},
+    "prompt_tuning": {"length": 3},
+    "p_tuning": {"length": 3},
+    "lora": {"rank": 2},
+    "lst": {"reduction": 4},
+}
+"""Values that differ from a method's defaults, sized for backbones 32 wide."""
+
+REFUSED = {
+    ("bitfit", family): "has no bias vectors to train" for family in ("llama", "modernbert", "qwen3", "t5", "t5_gated")
+}
+"""(method, family) -> words of the refusal; every other pair works."""
+
+MERGES = {"full", "head", "bitfit", "lora", "ia3"}
+UNMERGES = {"lora"}
+WRONG_TARGETS = {
+    "lora": {"targets": ["querry"]},
+    "lst": {"layers": [7]},
+    "bitfit": {"biases": "keys"},
+}
+PAIRS = [(method, family) for method in BUILTIN for family in FAMILIES if (method, family) not in REFUSED]
+STEPS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A method on a tiny backbone, before and after three steps."""
+
+    method: object
+    config: object
+    family: str
+    start: dict[str, torch.Tensor]
+    """Frozen parameters and all buffers right after ``apply``."""
+    first: torch.Tensor
+    """Last hidden state before training, in eval mode."""
+    moved: dict[str, bool]
+    """Trainable parameter -> whether a step gave it a gradient other than zero; missing where it got none at all."""
+    losses: tuple[float, ...]
+    module: nn.Module
+    """The trained module, in eval mode."""
+
+
+def adapted(method: str, backbone: nn.Module):
+    instance, config = make(method, CONFIGS.get(method, {}))
+    return instance, config, instance.apply(backbone, config)
+
+
+def hidden(module: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return module(**(inputs or batch())).last_hidden_state
+
+
+def still(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Everything that training must leave alone."""
+    tensors = {name: p for name, p in module.named_parameters() if not p.requires_grad} | dict(module.named_buffers())
+    return {name: t.detach().clone() for name, t in tensors.items()}
+
+
+def run(method: str, family: str, seed: int = 0) -> Run:
+    torch.manual_seed(seed)
+    backbone = tiny(family)
+    head = make_head(backbone, 2, seed=seed)
+    torch.manual_seed(seed)
+    instance, config, module = adapted(method, backbone)
+    first, start = hidden(module.eval()), still(module)
+    model = TaskModel(module, head).train()
+    groups = instance.param_groups(module, 1e-2)
+    optimizer = make_optimizer([*groups, {"params": list(head.parameters()), "lr": 1e-2}])
+    moved, losses = {}, []
+    for step in range(STEPS):
+        loss = model.loss(batch(seed=step) | {"labels": torch.tensor([0, 1, 1])})
+        extra = instance.regularizer(module)
+        (loss if extra is None else loss + extra).backward()
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                moved[name] = moved.get(name, False) or bool(parameter.grad.ne(0).any())
+        optimizer.step()
+        instance.after_step(module, step, STEPS)
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return Run(instance, config, family, start, first, moved, tuple(losses), module.eval())
+
+
+cached = functools.cache(run)
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join(pair))
+def trained(request) -> Run:
+    return cached(*request.param)
+
+
+@pytest.mark.parametrize("method", BUILTIN)
+def test_config_survives_a_round_trip(method):
+    """Through the plain values that a record keeps."""
+    cls = load_method(method)
+    config = cls.Config.parse(CONFIGS.get(method, {}))
+    assert cls.Config.parse(resolved(config)) == config
+
+
+@pytest.mark.parametrize("method", BUILTIN)
+def test_unknown_key_is_refused_with_the_known_ones(method):
+    with pytest.raises(BenchError, match=f"suite.toml: {method}: unknown key 'rnak'"):
+        make(method, {"rnak": 4}, "suite.toml")
+
+
+@pytest.mark.parametrize("method", WRONG_TARGETS)
+def test_wrong_target_is_refused(method):
+    with pytest.raises(BenchError, match=r"querry|names 7|biases"):
+        instance, config = make(method, WRONG_TARGETS[method])
+        instance.apply(tiny("bert"), config)
+
+
+@pytest.mark.parametrize("pair", REFUSED, ids="-".join)
+def test_a_refusal_is_one_sentence_that_names_the_family(pair):
+    method, family = pair
+    with pytest.raises(BenchError) as refusal:
+        adapted(method, tiny(family))
+    message = str(refusal.value)
+    assert REFUSED[pair] in message and "\n" not in message
+
+
+def test_output_is_aligned_with_the_callers_tokens(trained):
+    assert trained.first.shape == (3, 10, 32)
+
+
+def test_output_is_the_backbones_before_training_where_declared(trained):
+    same = torch.allclose(trained.first, hidden(tiny(trained.family)), atol=1e-6)
+    assert same or not trained.method.identity_at_init
+
+
+def test_every_trainable_parameter_gets_a_gradient(trained):
+    names = {name for name, p in trained.module.named_parameters() if p.requires_grad}
+    assert names == trained.moved.keys(), "a trainable parameter outside the graph"
+    silent = {name for name, moves in trained.moved.items() if not moves}
+    assert all(name.endswith(trained.method.zero_gradient or "\0") for name in silent)
+
+
+def test_nothing_frozen_moves(trained):
+    end = still(trained.module)
+    assert end.keys() == trained.start.keys()
+    assert [name for name in end if not torch.equal(end[name], trained.start[name])] == []
+
+
+def test_delta_on_a_fresh_backbone_gives_the_same_output_exactly(trained):
+    final = trained.method.finalize(trained.module).eval()
+    delta = trained.method.delta(final)
+    torch.manual_seed(99)
+    loaded = trained.method.load_delta(tiny(trained.family), trained.config, delta).eval()
+    assert torch.equal(hidden(loaded), hidden(final))
+    for name in list(delta)[:1]:
+        with pytest.raises(BenchError):
+            trained.method.load_delta(
+                tiny(trained.family), trained.config, {k: v for k, v in delta.items() if k != name}
+            )
+
+
+def test_padding_changes_nothing(trained):
+    bare = hidden(trained.module, **batch())
+    for pad in (2, 9):
+        torch.testing.assert_close(hidden(trained.module, **batch(pad=pad))[:, :10], bare, atol=1e-5, rtol=1e-5)
+    ragged = batch()
+    ragged["attention_mask"][0, 6:] = 0
+    alone = hidden(trained.module, **{name: tensor[:1, :6] for name, tensor in batch().items()})
+    mixed = hidden(trained.module, **ragged)
+    torch.testing.assert_close(mixed[:1, :6], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mixed[1:], bare[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_final_form_equals_training_form(trained):
+    final = trained.method.finalize(copy.deepcopy(trained.module)).eval()
+    torch.testing.assert_close(hidden(final), hidden(trained.module), atol=1e-6, rtol=1e-5)
+
+
+def test_merged_equals_unmerged_in_the_backbones_own_structure(trained, request):
+    name = request.node.callspec.params["trained"][0]
+    module = randomise(copy.deepcopy(trained.module))
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    merged = trained.method.merge(module)
+    assert (merged is not None) == (name in MERGES)
+    if merged is None:
+        return
+    assert shape_of(merged) == shape_of(tiny(trained.family))
+    torch.testing.assert_close(hidden(merged.eval()), hidden(module), atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    if name in UNMERGES:
+        apart = trained.method.unmerge(merged, trained.method.delta(module))
+        torch.testing.assert_close(hidden(apart.eval()), hidden(tiny(trained.family)), atol=1e-5, rtol=1e-4)
+
+
+def test_module_can_be_copied(trained):
+    assert torch.equal(hidden(copy.deepcopy(trained.module)), hidden(trained.module))
+
+
+def test_seed_decides_every_bit(trained, request):
+    pair = request.node.callspec.params["trained"]
+    assert run(*pair).losses == trained.losses
+    assert run(*pair, seed=1).losses != trained.losses
+
+
+def test_counts_and_steps_need_no_weights(trained, request):
+    method, family = request.node.callspec.params["trained"]
+    with torch.device("meta"):
+        backbone = tiny(family)
+        _, _, module = adapted(method, backbone)
+        head = make_head(backbone, 2)
+    assert all(p.is_meta for p in module.parameters())
+    shapes = {name: (p.shape, p.requires_grad) for name, p in module.named_parameters()}
+    assert shapes == {name: (p.shape, p.requires_grad) for name, p in trained.module.named_parameters()}
+    with FakeTensorMode():
+        model = TaskModel(without_storage(module), without_storage(head))
+        model.loss(batch() | {"labels": torch.tensor([0, 1, 1])}).backward()
+        assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
+
+
+def without_storage(module: nn.Module) -> nn.Module:
+    """Replace every parameter and buffer by a fake tensor on the CPU, in place; tied ones stay tied."""
+    memo = {}
+    for inner in module.modules():
+        for held in (inner._parameters, inner._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and id(tensor) not in memo:
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    memo[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if held is inner._parameters else fake
+                held[name] = None if tensor is None else memo[id(tensor)]
+    return module
