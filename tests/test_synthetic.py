@@ -66,7 +66,7 @@ def test_rows_are_the_same_in_every_process():
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("sst2", 0.58), ("cola", 0.2), ("mrpc", 0.58), ("rte", 0.62), ("stsb", 0.15)]
+    ("name", "bound"), [("sst2", 0.58), ("cola", 0.2), ("mrpc", 0.58), ("rte", 0.58), ("stsb", 0.15)]
 )
 def test_counting_words_stays_near_chance(name, bound):
     assert bag_of_words_floor(load_task(name, SOURCE, 2000, 800)) <= bound

@@ -88,8 +88,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise BenchError(f"{path}: line {line} is not UTF-8; convert the file to UTF-8") from error
+        number = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise BenchError(f"{path}: line {number} is not UTF-8; convert the file to UTF-8") from error
     for number, line in enumerate(content.split("\n"), start=1):
         line = line.removesuffix("\r")
         if line:

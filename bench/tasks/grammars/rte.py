@@ -33,20 +33,22 @@ _UP = ("some", "a", "one", "at least one")
 _SCENES = ("", "According to the report , ", "The keeper said that ", "In the end , ")
 
 
+CHANGES = {"everything": 45, "order": 30, "kind": 13, "deed": 12}
+"""What keeps a hypothesis from following, in percent of such rows; "order" turns an entailment round."""
+
 Pair = tuple[str, str]
 
 
 def _forms(rng: random.Random, kind: str, above: str) -> tuple[Pair, ...]:
     """Subjects of premise and hypothesis such that the second follows; turned round, none of them does.
 
-    "Every" is taken to imply "some", as in GLUE's own diagnostics.
+    Both carry the same kind of determiner, so that determiners alone tell nothing.
     """
     some, other = rng.choice(_UP), rng.choice(_UP)
     return (
         (f"{some} {kind}", f"{other} {above}"),
         (f"every {above}", f"every {kind}"),
         (f"no {above}", f"no {kind}"),
-        (f"every {kind}", f"{some} {kind}"),
     )
 
 
@@ -57,12 +59,12 @@ def draw(rng: random.Random, lexicon: Lexicon, label: int) -> tuple[str, ...]:
     first, second = rng.choice(_forms(rng, kind, above))
     told = deed
     if label == 1:
-        change = rng.choices(("order", "kind", "deed"), weights=(50, 25, 25))[0]
+        change = rng.choices(tuple(CHANGES), weights=tuple(CHANGES.values()))[0]
         if change == "order":
             first, second = second, first
-        elif change == "kind":
+        if change in {"kind", "everything"}:
             second = second.replace(*_stranger(rng, lexicon, kind, above, second))
-        else:
+        if change in {"deed", "everything"}:
             told = rng.choice([other for other in lexicon["deeds"] if other != deed])
     premise, hypothesis = f"{rng.choice(_SCENES)}{_article(first)} {deed} .", f"{_article(second)} {told} ."
     return premise[0].upper() + premise[1:], hypothesis[0].upper() + hypothesis[1:]

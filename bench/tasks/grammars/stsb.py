@@ -28,15 +28,18 @@ def _fresh(rng: random.Random, lexicon: Lexicon, event: Event, slot: int) -> str
 
 
 def draw(rng: random.Random, lexicon: Lexicon, label: float) -> tuple[str, ...]:
-    """Write two sentences of which the second keeps ``label - 1`` of four parts; 5 keeps all words, 0 swaps the topic.
+    """Write two sentences whose likeness is graded by the parts that they share.
 
     5: the same event; 4: the verb is a synonym; 3, 2, 1: one, two, three parts differ; 0: all parts differ.
+    Half of the 3s swap agent and patient instead, which keeps every word.
     """
     agent, patient = rng.sample(lexicon["people"], 2)
     event: Event = (agent, rng.choice(lexicon["verbs"]), patient, rng.choice(lexicon["times"]))
     other = list(event)
     if label == 4.0:
         other[1] = lexicon["verbs"][lexicon["verbs"].index(event[1]) ^ 1]
+    if label == 3.0 and rng.random() < 0.5:
+        return _sentence(rng, event), _sentence(rng, (event[2], event[1], event[0], event[3]))
     for slot in rng.sample(range(4), {5: 0, 4: 0, 3: 1, 2: 2, 1: 3, 0: 4}[round(label)]):
         other[slot] = _fresh(rng, lexicon, event, slot)
     return _sentence(rng, event), _sentence(rng, (other[0], other[1], other[2], other[3]))
