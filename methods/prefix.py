@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from bench.anatomy import Anatomy, anatomy
 from bench.errors import BenchError
@@ -34,11 +34,11 @@ def _attend(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention over ``[P_K; K]`` and ``[P_V; V]``; a mask and a T5 bias that know no prefix are widened by zeros.
+    """Attention over ``[P_K; K]`` and ``[P_V; V]``; a T5 bias, and a 4-D mask of the caller's, are widened by zeros.
 
     ``prefix_states`` travels with the forward call's keyword arguments, so that no module and no global holds it; it
-    lists keys and values in turn, each ``[1 or B, kv heads, p, d_h]``. A mask that already spans ``p + T`` keys is the
-    caller's own word about the prefix and stays.
+    lists keys and values in turn, each ``[1 or B, kv heads, p, d_h]``. A 4-D mask that already spans ``p + T`` keys is
+    the caller's own word about the prefix and stays.
     """
     layer = module.prefix_layer
     past_key, past_value = (s.to(key.dtype).expand(len(key), -1, -1, -1) for s in prefix_states[2 * layer :][:2])
@@ -59,18 +59,22 @@ def _delegate(own: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor
     return sys.modules[type(module).__module__].eager_attention_forward
 
 
-def _mask(own: str, *args: Any, **kwargs: Any) -> Tensor | None:
-    """Mask of the bare backbone, never left out: without one, SDPA would cut an unpadded causal batch to T keys."""
+def _mask(*args: Any, config: PreTrainedConfig, **kwargs: Any) -> Tensor:
+    """Additive mask ``[B, 1, T, p + T]`` of the bare backbone, zeros over the prefix.
+
+    It is never left out: without one, SDPA would cut an unpadded causal batch to ``T`` keys. Additive rather than
+    boolean, since SDPA would turn a boolean one into a tensor of its own in each layer and keep all for backward.
+    """
     kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    return {"sdpa": sdpa_mask, "eager": eager_mask}[own](*args, **kwargs)
+    return F.pad(eager_mask(*args, **kwargs), (config.prefix_length, 0))
 
 
 for _own, _name in _IMPLEMENTATION.items():
     AttentionInterface.register(_name, functools.partial(_attend, _own))
-    AttentionMaskInterface.register(_name, functools.partial(_mask, _own))
+    AttentionMaskInterface.register(_name, _mask)
 
 
-def _redirect(backbone: nn.Module, parts: Anatomy) -> None:
+def _redirect(backbone: nn.Module, parts: Anatomy, length: int) -> None:
     """Let the attention modules of this backbone alone call ``_attend``: its configuration becomes its own copy."""
     own = backbone.config._attn_implementation
     if own not in _IMPLEMENTATION:
@@ -87,6 +91,7 @@ def _redirect(backbone: nn.Module, parts: Anatomy) -> None:
             if id(config) not in copies:
                 copies[id(config)] = config, copy.deepcopy(config)
                 copies[id(config)][1]._attn_implementation = _IMPLEMENTATION[own]
+                copies[id(config)][1].prefix_length = length
             module.config = copies[id(config)][1]
     for index, layer in enumerate(parts.layers):
         backbone.get_submodule(layer.attention).prefix_layer = index
@@ -195,7 +200,7 @@ def _apply(backbone: nn.Module, config: PrefixConfig, std: float) -> Prefixed:
         )
     if config.position_shift:
         check_length(config.length, parts)
-    _redirect(backbone, parts)
+    _redirect(backbone, parts, config.length)
     shape = _shape(backbone, parts, config.length)
     words = backbone.get_submodule(parts.word_embeddings).weight
     where = {"device": words.device, "dtype": words.dtype}

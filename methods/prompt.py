@@ -82,11 +82,12 @@ class PromptEncoder(nn.Module):
             self.lstm: nn.LSTM | None = nn.LSTM(
                 width, half, num_layers=2, bidirectional=True, batch_first=True, **where
             )
-            sizes = (2 * half, width)
+            enters, inner = 2 * half, width
         else:
             self.lstm = None
-            sizes = (width, hidden or width)
-        self.mlp = nn.Sequential(nn.Linear(*sizes, **where), nn.ReLU(), nn.Linear(sizes[1], width, **where))
+            enters, inner = width, hidden or width
+        self.inner = nn.Linear(enters, inner, **where)
+        self.outer = nn.Linear(inner, width, **where)
 
     def forward(self) -> Tensor:
         """Return the prompt ``[p, d]``."""
@@ -95,7 +96,7 @@ class PromptEncoder(nn.Module):
             states = self.embedding
             if self.lstm is not None:
                 states = self.lstm(states[None])[0][0]
-            prompt = self.mlp(states)
+            prompt = self.outer(torch.relu(self.inner(states)))
         return prompt if torch.is_grad_enabled() else prompt.detach()
 
 

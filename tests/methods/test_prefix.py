@@ -138,6 +138,30 @@ def test_gradients_reach_the_prefix_alone(family, config):
         assert module.prefix.table.grad.flatten(2).any(dim=-1).all()
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_all_layers_keep_one_mask_for_backward(family):
+    kept = set()
+
+    def pack(tensor):
+        if tensor.ndim == 4 and tensor.shape[1] == 1 and tensor.shape[-2:] == (10, 14):
+            kept.add(tensor.untyped_storage()._cdata)
+        return tensor
+
+    _, module = adapt("prefix_tuning", tiny(family, num_hidden_layers=4), length=4)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = states(module, **batch())
+    assert output.requires_grad
+    assert len(kept) == 1
+
+
+def test_runs_under_autocast():
+    for family in ("bert", "llama", "t5"):
+        _, module = adapt("prefix_tuning", family, length=4)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss(module).backward()
+        assert module.prefix.table.grad.isfinite().all()
+
+
 def test_gradients_survive_checkpointing():
     grads = []
     for checkpointed in (False, True):
