@@ -146,5 +146,5 @@ def test_the_methods_own_work_counts_as_optimizer_time(monkeypatch: pytest.Monke
     clock.run()
     once = len(calls)
     clock.run()
-    assert once == 1
-    assert len(calls) > 2  # a short phase is repeated within one sample
+    assert once == 2  # one in the phase, one to see how often a sample has to repeat it
+    assert len(calls) - once > 1

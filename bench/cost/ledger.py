@@ -34,7 +34,7 @@ def count_step(
     model: nn.Module,
     origin: Origin,
     forward: Callable[[], Tensor],
-    backward: Callable[[Tensor], None] = lambda loss: loss.backward(),
+    backward: Callable[[Tensor], object] = Tensor.backward,
 ) -> Ledger:
     """Count one forward and one backward; works alike on real and on fake tensors.
 
@@ -99,11 +99,11 @@ def _saved(model: nn.Module, places: Places) -> Iterator[_Saved]:
         yield kept
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up products by phase, kind and place."""
 
     def __init__(self, places: Places) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.backward = False
         self._places = places
         self._nodes: dict[int, Place] = {}
@@ -174,11 +174,11 @@ class _Counter(TorchDispatchMode):
         )
 
 
-class _Trace(TorchDispatchMode):
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every dispatched operation and adds up its FLOPs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self.operations: list[tuple[str, tuple[tuple[int, ...], ...]]] = []
 

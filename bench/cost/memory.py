@@ -29,14 +29,14 @@ class Step(Protocol):
     def zero(self) -> None: ...  # noqa: D102
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages of all tensors that operations return, on real, fake and meta tensors alike.
 
     Scratch space inside a kernel is invisible. Peaks equal those of torch's CPU allocator; sums of allocations do not.
     """
 
     def __init__(self, rounding: int = ROUNDING) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.current = 0
         """Bytes that live now."""
         self.peak = 0

@@ -94,7 +94,7 @@ class Session:
         return make_head(self._pristine, self._probe.outputs, dropout=0.0).to(self.device)
 
     def _batch(self, rows: int, length: int) -> dict[str, torch.Tensor]:
-        vocabulary = self._pristine.config.vocab_size
+        vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
         return random_batch(rows, length, vocabulary=vocabulary, outputs=self._probe.outputs, device=self.device)
 
     def _step(self, spec: MethodSpec, *, noise: bool) -> TrainingStep:

@@ -52,15 +52,21 @@ class StepClock:
         ended = clock(self._device)
         value = loss.item()
         del loss
+        if not self._repeats:
+            self._repeats = self._choose_repeats()
         self._step.zero()
         self._check(value)
         forward, backward = between(start, forwarded), between(forwarded, backwarded)
         optimizer = between(backwarded, ended, repeats)
-        if not self._repeats:
-            # The first run also makes the optimizer's state, so it overstates the phase and understates the repeats.
-            self._repeats = min(MOST_REPEATS, math.ceil(SHORT_SECONDS / optimizer[0]))
         step = (forward[0] + backward[0] + optimizer[0], forward[1] + backward[1] + optimizer[1])
         return {"forward": forward, "backward": backward, "optimizer": optimizer, "step": step}
+
+    def _choose_repeats(self) -> int:
+        # Not from the first optimizer step: that one also makes the optimizer's state.
+        start = clock(self._device)
+        self._step.optimize()
+        seconds, _ = between(start, clock(self._device))
+        return min(MOST_REPEATS, math.ceil(SHORT_SECONDS / seconds))
 
     def _check(self, value: float) -> None:
         if not math.isfinite(value):
