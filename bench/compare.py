@@ -179,9 +179,7 @@ def cost_table(records: Iterable[Record], order: Sequence[str] = (), shape: Shap
         BenchError: The costs come from more than one environment.
     """
     costs = cost_records(records)
-    shapes = cost_shapes(costs)
-    if shape is None and shapes:
-        shape = shapes[0]
+    shape = shape or next(iter(cost_shapes(costs)), None)
     costs = [record for record in costs if record.shape == shape]
     done = [record for record in costs if record.status == "ok"]
     _check_one_environment(done)
@@ -229,7 +227,7 @@ def _mean_over_seeds(scores: Mapping[tuple[str, int], float]) -> Interval | None
     by_seed: dict[int, list[float]] = defaultdict(list)
     for (_, seed), value in scores.items():
         by_seed[seed].append(value)
-    whole = [sum(values) / len(values) for values in by_seed.values() if len(values) == len(tasks)]
+    whole = [sum(found) / len(found) for found in by_seed.values() if len(found) == len(tasks)]
     return mean_interval(whole)[1] if whole else None
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as distributions
+from scipy.special import stdtrit
 
 from bench.errors import BenchError
 
@@ -121,7 +121,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, I
     if array.size < 2:
         return mean, None
     error = float(array.std(ddof=1)) / array.size**0.5
-    half = float(distributions.t.ppf((1 + confidence) / 2, array.size - 1)) * error
+    half = float(stdtrit(array.size - 1, (1 + confidence) / 2)) * error
     return mean, (mean - half, mean + half)
 
 

@@ -114,5 +114,8 @@ def rows(axes: "Axes", style: dict[str, Look], names: list[str]) -> Floats:
 
 def freeze(figure: "Figure") -> None:
     """Lay the figure out once, so that later draws and both files have the same places."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
