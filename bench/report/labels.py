@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
-from matplotlib.transforms import Bbox
 
 _DIRECTIONS = 16
 _RADII = (9, 14, 20, 28, 38, 50, 64)
@@ -14,87 +14,107 @@ _BESIDE = 14
 """Up to this distance the eye needs no line from text to point."""
 
 
-def place(
-    axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], blocked: Sequence[Bbox] = ()
-) -> None:
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+
+class _Place(NamedTuple):
+    cost: float
+    """Pixels covered, with penalties."""
+    offset: tuple[float, float]
+    """Centre of the text from the point, in pixels."""
+    box: Box
+    radius: int
+    """Points."""
+
+
+def place(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], blocked: Sequence[Box] = ()) -> None:
     """Annotate each point with its text at the nearest free place, with a thin line where that is not beside it.
 
     Args:
         axes: Limits, scales and layout must be final.
         points: Data coordinates.
         texts: One line each.
-        blocked: Boxes in pixels that no text may cover, such as error bars.
+        blocked: Boxes that no text may cover, such as error bars.
     """
-    figure = axes.figure
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    pixel = figure.dpi / 72
-    inside = axes.get_window_extent(renderer)
-    where = [tuple(axes.transData.transform(point)) for point in points]
-    taken = [*blocked, *(Bbox.from_bounds(x - 5 * pixel, y - 5 * pixel, 10 * pixel, 10 * pixel) for x, y in where)]
+    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    pixel = axes.figure.dpi / 72
+    inside = Box(*axes.get_window_extent(renderer).extents)
+    where = [tuple(map(float, axes.transData.transform(point))) for point in points]
+    taken = [*blocked, *(Box(x - 5 * pixel, y - 5 * pixel, x + 5 * pixel, y + 5 * pixel) for x, y in where)]
     crowded = sorted(range(len(points)), key=lambda i: -sum(math.dist(where[i], other) < 80 * pixel for other in where))
+    written: list[Box] = []
     for index in crowded:
         note = axes.annotate(
             texts[index], points[index], (0, 0), textcoords="offset points", fontsize=8, color="#222222", zorder=6,
             ha="center", va="center", annotation_clip=False,
         )  # fmt: skip
-        box = note.get_window_extent(renderer)
-        offset, placed, radius = _best(where[index], box.width, box.height, pixel, taken, inside)
-        note.set_position((offset[0] / pixel, offset[1] / pixel))
-        taken.append(placed)
-        if radius > _BESIDE:
-            taken += [_spot(where[index], offset, part) for part in (0.2, 0.4, 0.6, 0.8)]
-            _leader(axes, note, points[index], offset, box, pixel)
+        extent = note.get_window_extent(renderer)
+        at, size = (where[index][0], where[index][1]), (float(extent.width), float(extent.height))
+        best = _best(at, size, pixel, taken, written, inside)
+        note.set_position((best.offset[0] / pixel, best.offset[1] / pixel))
+        written.append(best.box)
+        taken.append(best.box)
+        if best.radius > _BESIDE:
+            taken += [_spot(at, best.offset, part) for part in (0.2, 0.4, 0.6, 0.8)]
+            _leader(axes, points[index], best.offset, size, pixel)
 
 
 def _best(
-    at: tuple[float, float], width: float, height: float, pixel: float, taken: Sequence[Bbox], inside: Bbox
-) -> tuple[tuple[float, float], Bbox, int]:
-    """The offset (pixels) whose text covers least, near ones first, with the text's box and the radius (points)."""
-    best: tuple[float, tuple[float, float], Bbox, int] | None = None
+    at: tuple[float, float], size: tuple[float, float], pixel: float, taken: list[Box], written: list[Box], inside: Box
+) -> _Place:
+    """The place that covers least, near ones first."""
+    found: list[_Place] = []
     for radius in _RADII:
         for step in range(_DIRECTIONS):
             angle = 2 * math.pi * step / _DIRECTIONS
-            dx = math.cos(angle) * (radius * pixel + width / 2)
-            dy = math.sin(angle) * (radius * pixel + height / 2)
-            left, bottom = at[0] + dx - width / 2, at[1] + dy - height / 2
-            box = Bbox.from_bounds(left - pixel, bottom - pixel, width + 2 * pixel, height + 2 * pixel)
-            within = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
-            cost = (0.0 if within else 1e5) + sum(_overlap(box, other) for other in taken) + 0.4 * radius
+            dx = math.cos(angle) * (radius * pixel + size[0] / 2)
+            dy = math.sin(angle) * (radius * pixel + size[1] / 2)
+            half = (size[0] / 2 + pixel, size[1] / 2 + pixel)
+            box = Box(at[0] + dx - half[0], at[1] + dy - half[1], at[0] + dx + half[0], at[1] + dy + half[1])
+            out = (
+                box.left < inside.left or box.right > inside.right or box.bottom < inside.bottom or box.top > inside.top
+            )
+            cost = 1e5 * out + 0.4 * radius + sum(_overlap(box, other) for other in taken)
             if radius > _BESIDE:
-                cost += 30 * sum(_crosses(at, (dx, dy), other) for other in taken if other.width > 12 * pixel)
-            if best is None or cost < best[0]:
-                best = cost, (dx, dy), box, radius
-    assert best is not None
-    return best[1], best[2], best[3]
+                cost += 30 * sum(_crosses(at, (dx, dy), other) for other in written)
+            found.append(_Place(cost, (dx, dy), box, radius))
+    return min(found, key=lambda place: place.cost)
 
 
-def _spot(at: tuple[float, float], offset: tuple[float, float], part: float) -> Bbox:
+def _spot(at: tuple[float, float], offset: tuple[float, float], part: float) -> Box:
     """A small box on the line to a text, so that later texts keep off it."""
-    return Bbox.from_bounds(at[0] + part * offset[0] - 3, at[1] + part * offset[1] - 3, 6, 6)
+    x, y = at[0] + part * offset[0], at[1] + part * offset[1]
+    return Box(x - 3, y - 3, x + 3, y + 3)
 
 
-def _crosses(at: tuple[float, float], offset: tuple[float, float], box: Bbox) -> bool:
+def _crosses(at: tuple[float, float], offset: tuple[float, float], box: Box) -> bool:
     """Whether the line from a point to its text runs through a box."""
-    steps = (0.2, 0.35, 0.5, 0.65, 0.8)
-    return any(box.contains(at[0] + part * offset[0], at[1] + part * offset[1]) for part in steps)
+    spots = (_spot(at, offset, part) for part in (0.2, 0.35, 0.5, 0.65, 0.8))
+    return any(_overlap(spot, box) > 0 for spot in spots)
 
 
-def _overlap(first: Bbox, second: Bbox) -> float:
+def _overlap(first: Box, second: Box) -> float:
     """Shared pixels of two boxes."""
-    width = min(first.x1, second.x1) - max(first.x0, second.x0)
-    height = min(first.y1, second.y1) - max(first.y0, second.y0)
-    return float(max(0.0, width) * max(0.0, height))
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    if width <= 0:
+        return 0.0
+    return width * max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
 
 
 def _leader(
-    axes: Axes, note: Annotation, point: tuple[float, float], offset: tuple[float, float], box: Bbox, pixel: float
-) -> None:
+    axes: Axes, point: tuple[float, float], offset: tuple[float, float], size: tuple[float, float], pixel: float
+) -> Annotation:
     """Draw the thin line from the point to the nearest edge of its text."""
-    halves = ((box.width / 2, abs(offset[0])), (box.height / 2, abs(offset[1])))
+    halves = ((size[0] / 2, abs(offset[0])), (size[1] / 2, abs(offset[1])))
     reach = min(half / away if away else math.inf for half, away in halves)
     rest = (1 - min(reach, 0.9)) / pixel
-    end = (offset[0] * rest, offset[1] * rest)
-    axes.annotate(
-        "", point, end, textcoords="offset points", zorder=2, annotation_clip=False,
+    return axes.annotate(
+        "", point, (offset[0] * rest, offset[1] * rest), textcoords="offset points", zorder=2, annotation_clip=False,
         arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
     )  # fmt: skip

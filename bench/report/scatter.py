@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.transforms import Bbox
 
 from bench import compare
 from bench.report import facts
 from bench.report import format as fmt
 from bench.report.canvas import MEANING, Floats, freeze, looks, new_figure, where
-from bench.report.labels import place
+from bench.report.labels import Box, place
 from bench.stats import pareto_front
 from bench.store import Run
 
@@ -75,7 +74,7 @@ def score_against(run: Run, cost: str) -> "Figure | None":
     return figure
 
 
-def _lines(axes: "Axes", x: Floats, table: pd.DataFrame, corners: list[tuple[float, float]]) -> list[Bbox]:
+def _lines(axes: "Axes", x: Floats, table: pd.DataFrame, corners: list[tuple[float, float]]) -> list[Box]:
     """Boxes of the error bars and of the Pareto front in pixels: no label may cover them."""
     bars = [
         ((at, low), (at, high))
@@ -87,7 +86,7 @@ def _lines(axes: "Axes", x: Floats, table: pd.DataFrame, corners: list[tuple[flo
     boxes = []
     for ends in bars:
         (left, bottom), (right, top) = axes.transData.transform(ends)
-        boxes.append(Bbox.from_extents(left - 2, bottom - 2, right + 2, top + 2))
+        boxes.append(Box(left - 2, bottom - 2, right + 2, top + 2))
     return boxes
 
 

@@ -1,0 +1,245 @@
+"""What a person reads says what was measured, on what and how sure, whatever the run holds."""
+
+import io
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from bench.report import canvas, markdown, plots, terminal
+from bench.report import format as fmt
+from bench.store import Run
+from tests.records import LABELS, cost, failed, glue_small, score, suite
+
+HOSTILE = "<script>alert(1)</script>|`x`\n# [a](b) \x1b[31m *b* _c_"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return glue_small(tmp_path)
+
+
+def shown(run, **options) -> str:
+    out = io.StringIO()
+    top = options.pop("top", None)
+    terminal.render(run, Console(file=out, **options), top=top)
+    return out.getvalue()
+
+
+def row(text: str, label: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(label))
+
+
+def test_the_terminal_says_what_experience_shows(run):
+    text = shown(run)
+    assert "glue-small · 13 methods · all-MiniLM-L6-v2 22.6 M · 2 tasks x 3 seeds" in text
+    assert "SYNTHETIC stand-ins for sst2, mrpc (hub not reached)" in text
+    assert re.search(r"A/A control 1\.002 \[0\.9\d+, 1\.0\d+\].*quiet enough, inside 0\.97 - 1\.03", text)
+    assert "score (synthetic)" in text
+    assert "bag of words scores 58.0" in text
+    assert "scores: 3 seeds on synthetic data carry no verdict" in text
+    assert "still improving" in text
+    lora = row(text, "lora(rank=8)").split("  ")
+    assert [cell.strip() for cell in lora if cell][1:5] == ["73.7 k", "295 kB", "0.51", "0.57 ±.01"]
+    assert "1.00 =" in row(text, "lora(rank=8)")
+    assert row(text, "prefix_tuning").endswith("*")
+
+
+def test_the_terminal_shows_every_method_on_one_line_of_plain_text(run, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    text = shown(run)
+    assert [label for label in LABELS if row(text, label)] == list(LABELS)
+    assert max(map(cell_len, text.splitlines())) <= 118
+    assert "\x1b" not in text and "…" not in text
+
+
+def test_a_narrow_terminal_gets_the_columns_below_each_other(run):
+    text = shown(run, force_terminal=True, width=80, color_system=None)
+    assert max(map(cell_len, text.partition("report  ")[0].splitlines())) <= 80
+    assert text.count("lora(rank=8)") == 2
+    assert "…" not in text
+
+
+def test_top_hides_methods_and_says_how_many(run):
+    text = shown(run, top=4)
+    assert "pfeiffer_adapter" not in text
+    assert "9 more in the report" in text
+
+
+def test_a_noisy_machine_is_called_so(run):
+    noisy = replace(run, records=tuple(cost(label, noise=0.02) for label in LABELS))
+    assert "NOT quiet" in shown(noisy)
+    assert "0.97 - 1.03" in shown(noisy)
+    assert "NOT quiet" in markdown.write(noisy).read_text()
+
+
+def test_memory_is_called_gpu_memory_only_when_cuda_measured_it(run):
+    gpu = replace(run, records=tuple(cost(label, peak_memory_source="cuda_allocated") for label in LABELS))
+    assert re.search(r"peak GPU.*\n.*memory", shown(gpu)) and "(counted)" not in shown(gpu)
+    assert "peak GPU" not in shown(run) and "(counted)" in shown(run)
+
+
+def broken(run) -> Run:
+    records = list(run.records)
+    records[3] = failed(records[3])  # houlsby_adapter's cost
+    at = next(i for i, r in enumerate(records) if r.id == "score-head-sst2-1")
+    records[at] = failed(records[at], "nan", "loss became NaN at step 7")
+    return replace(run, records=tuple(records[:-1]))
+
+
+def test_failures_are_counted_and_explained_and_missing_figures_are_dashes(run):
+    text = shown(broken(run))
+    assert "12/13 measured, 1 FAILED" in text
+    assert "76/78 ok, 1 not run yet, 1 FAILED" in text
+    assert "oom: houlsby_adapter, cost: out of memory" in text
+    assert "nan: head, sst2, seed 1: loss became NaN at step 7" in text
+    assert re.search(r"^houlsby_adapter +598 k +2\.4 MB( +-){6} ", text, re.MULTILINE)
+    report = markdown.write(broken(run)).read_text()
+    assert "| nan | head | sst2 | 1 | loss became NaN at step 7 |" in report
+    assert "| oom | houlsby_adapter | cost | - | out of memory |" in report
+
+
+def test_a_probe_alone_and_scores_alone_and_nothing_at_all_are_reported(tmp_path):
+    probe, scored = glue_small(tmp_path, scores=False), glue_small(tmp_path, costs=False)
+    nothing = Run(tmp_path, suite(), ())
+    assert "latency" in shown(probe) and "score (" not in shown(probe) and "SYNTHETIC" not in shown(probe)
+    assert "score (synthetic)" in shown(scored) and "latency" not in shown(scored)
+    assert "0/78 ok, 78 not run yet" in shown(nothing)
+    assert "## Scores" not in markdown.write(probe).read_text()
+    assert "## Costs" not in markdown.write(scored).read_text()
+    assert markdown.write(nothing).exists()
+    assert plots.draw(nothing) == []
+
+
+def test_random_weights_are_said_and_conclude_nothing(tmp_path):
+    random = {"name": "minilm-l6", "revision": None, "sha256": None, "parameters": 100, "weights": "random"}
+    records = tuple(score(label, "sst2", seed, source="hub", backbone=random) for label in LABELS for seed in range(5))
+    run = Run(tmp_path, suite(seeds=list(range(5)), tasks=["sst2"], data={"kind": "hub"}), records)
+    assert "(random weights)" in shown(run)
+    assert "5 seeds on random weights carry no verdict" in shown(run)
+
+
+def test_real_data_and_five_seeds_are_not_doubted(tmp_path):
+    run = glue_small(tmp_path, source="hub", seeds=range(5), labels=["full", "ia3"])
+    assert "verdict" not in shown(run)
+    assert "SYNTHETIC" not in shown(run) + markdown.write(run).read_text()
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    labels = ["full", HOSTILE]
+    run = glue_small(tmp_path, labels=["full"])
+    extra = [cost(HOSTILE, warnings=[HOSTILE]), *(score(HOSTILE, "sst2", seed) for seed in range(3))]
+    extra.append(failed(score(HOSTILE, "mrpc", 0), "crashed", HOSTILE))
+    asked = suite(methods=labels, question=HOSTILE, name="x", data={"kind": "synthetic", "reason": HOSTILE})
+    return replace(run, suite=asked, records=(*run.records, *extra))
+
+
+def test_hostile_text_stays_text(hostile):
+    report = markdown.write(hostile).read_text()
+    assert "<script>" not in report
+    assert "&lt;script&gt;" in report
+    tables = re.findall(r"(?:^\|.*\n)+", report, re.MULTILINE)
+    assert all(len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1 for table in tables)
+    assert not re.search(r"^# \[a\]", report, re.MULTILINE)
+    assert "\x1b" not in report + shown(hostile)
+
+
+def test_the_report_says_where_every_figure_comes_from(run):
+    (run.folder / "plots").mkdir()
+    for name in ("score-memory", "backward-depth"):
+        (run.folder / "plots" / f"{name}.png").touch()
+    report = markdown.write(run).read_text()
+    for wanted in (
+        "Which method, at what cost?", "AMD EPYC", "torch 2.13.0", "commit 0123456789", "sha256 53aa", "0, 1, 2",
+        "22,565,376", "SYNTHETIC", "Fewer than 5 seeds", "Still improving: prefix_tuning", "trained on SNLI",
+        "6, 24", "(plots/score-memory.png)", "(plots/backward-depth.svg)", "peak memory (counted)", "A/A control",
+    ):  # fmt: skip
+        assert wanted in report, wanted
+
+
+def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
+    paths = plots.draw(run)
+    assert [path.name for path in paths] == [f"{name}.{kind}" for name in markdown.FIGURES for kind in ("png", "svg")]
+    before = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in plots.draw(run)] == before
+    texts = {
+        path.stem: "".join(ElementTree.parse(path).getroot().itertext()) for path in paths if path.suffix == ".svg"
+    }
+    for name in ("score-parameters", "score-memory", "score-task"):
+        assert "SYNTHETIC data" in texts[name] and "n = 3 seeds" in texts[name] and "points of 100" in texts[name]
+    assert "peak memory (counted) of one training step (MB)" in texts["score-memory"]
+    assert "(ms)" in texts["step-time"] and "n = 6 blocks" in texts["step-time"]
+    assert "within 3 % of the base" in texts["latency"]
+    for text in texts.values():
+        assert all(label in text for label in LABELS)
+
+
+@pytest.mark.slow
+def test_a_second_drawing_has_the_same_bytes_also_of_a_broken_run(run):
+    before = [path.read_bytes() for path in plots.draw(broken(run))]
+    assert len(before) == 12
+    assert [path.read_bytes() for path in plots.draw(broken(run))] == before
+
+
+def test_figures_stand_hostile_labels(hostile):
+    for path in plots.draw(hostile):
+        if path.suffix == ".svg":
+            assert b"<script" not in path.read_bytes()
+
+
+def test_a_figure_that_no_longer_holds_is_removed(run):
+    stale = run.folder / "plots" / "score-task.png"
+    stale.parent.mkdir()
+    stale.touch()
+    names = {path.name for path in plots.draw(replace(run, records=tuple(cost(label) for label in ("full", "ia3"))))}
+    assert not stale.exists()
+    assert names == {f"{name}.{kind}" for name in ("step-time", "latency", "backward-depth") for kind in ("png", "svg")}
+
+
+def test_a_method_looks_the_same_in_every_figure_and_like_no_other(run):
+    looks = canvas.looks(run)
+    assert len({look.colour for look in looks.values()}) == 13
+    assert looks["full"].colour == "#000000"
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (fmt.count(22_565_376), "22.6 M"), (fmt.count(999_960), "1.0 M"), (fmt.count(0), "0"), (fmt.count(None), "-"),
+        (fmt.count(float("nan")), "-"), (fmt.size(512), "512 B"), (fmt.size(300_500_000), "300 MB"), (fmt.size(0), "0"),
+        (fmt.seconds(0.0123), "12.3 ms"), (fmt.seconds(2.0), "2.0 s"), (fmt.seconds(None), "-"),
+        (fmt.ratio(0.0), "0"), (fmt.ratio(0.0001), "<0.01"), (fmt.ratio(0.567), "0.57"),
+        (fmt.ratio_plus_minus(0.57, 0.565, 0.581), "0.57 ±.02"), (fmt.ratio_plus_minus(0.57, None, None), "0.57"),
+        (fmt.difference(-0.6, -1.9, 0.7), "-0.6 [-1.9, +0.7]"), (fmt.difference(None), "-"),
+        (fmt.points_interval(81.2, 80.0, 82.4), "81.2 ± 1.2"), (fmt.plural(1, "seed"), "1 seed"),
+    ],
+)  # fmt: skip
+def test_units_are_written_in_one_way(shown, wanted):
+    assert shown == wanted
+
+
+def test_readers_never_import_torch_and_load_matplotlib_only_to_draw(tmp_path):
+    script = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'transformers', 'datasets', 'evaluate', 'peft', 'matplotlib.pyplot'):\n"
+        "            raise ImportError(f'a reader imports {name}')\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "from pathlib import Path\n"
+        "import bench.stats, bench.compare\n"
+        "from bench.report import markdown, plots, terminal\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "from rich.console import Console\n"
+        "from tests.records import glue_small\n"
+        f"run = glue_small(Path({str(tmp_path)!r}), labels=['full', 'ia3'])\n"
+        "plots.draw(run); markdown.write(run); terminal.render(run, Console())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
