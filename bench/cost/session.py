@@ -150,8 +150,9 @@ class Session:
             self._accounts[baseline].warnings.append("the two builds of the A/A control have different losses")
         controls = {phase: control(samples[baseline + AGAIN], samples[baseline], phase) for phase in PHASES}
         for label in labels:
-            if label in samples:
-                account = self._accounts[label]
+            if label not in samples:
+                continue
+            with self._answering_for(label) as account:
                 account.warnings += clocks[label].warnings
                 account.figures.setdefault("aa_control", {}).update(controls)
                 for phase in PHASES:
@@ -222,7 +223,8 @@ class Session:
             controls = self._accounts[label].figures.setdefault("aa_control", {})
             controls |= {f"latency_batch_{rows}": found, "latency": controls.get("latency", found)}
             merged = samples.get(f"{label}\0merged", samples[label]) if ready.merged is not None else None
-            self._add_latency(label, rows, samples[base], samples[label], merged)
+            with self._answering_for(label):
+                self._add_latency(label, rows, samples[base], samples[label], merged)
 
     def _add_latency(self, label: str, rows: int, base: Samples, unmerged: Samples, merged: Samples | None) -> None:
         empty = Latencies(base=Latency(), unmerged=Latency(), merged=Latency() if merged else None)

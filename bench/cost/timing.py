@@ -4,6 +4,7 @@ import contextlib
 import gc
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -106,6 +107,7 @@ def interleave(
             return arm.run()
         except Exception as error:  # one arm's failure becomes its record; the other arms are still worth their time
             failures[arm.key] = error
+            traceback.clear_frames(error.__traceback__)  # they would hold the activations of the failed step
             return None
 
     for arm in arms:
