@@ -163,7 +163,8 @@ class LadderSideTuning(Method):
 
     Config = LSTConfig
     identity_at_init = False
-    zero_gradient = ("key.bias", "k_lin.bias", "k_proj.bias")
+    # softmax over keys is invariant to the shift q^T b_k; not under rotary positions (qwen2), whose names end alike
+    zero_gradient = ("attention.self.key.bias", "attention.k_lin.bias", "self_attn.k_proj.bias")
 
     def apply(self, backbone: nn.Module, config: LSTConfig) -> nn.Module:
         """Build the side network beside ``backbone``.
