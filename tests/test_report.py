@@ -130,6 +130,12 @@ def test_real_data_and_five_seeds_are_not_doubted(tmp_path):
     assert "SYNTHETIC" not in shown(run) + markdown.write(run).read_text()
 
 
+def test_the_line_about_the_data_is_taken_as_the_planner_wrote_it(run):
+    line = "SYNTHETIC stand-ins for sst2, mrpc (asked for). Real GLUE: --data DIR or a network"
+    text = shown(replace(run, suite=run.suite | {"data": {"kind": "synthetic", "reason": line}}))
+    assert f"data    {line}\n" in text
+
+
 @pytest.fixture
 def hostile(tmp_path):
     labels = ["full", HOSTILE]

@@ -11,8 +11,8 @@ from bench.store import Run
 FLAG_MARKS = {"still_improving": "*", "did_not_learn": "!"}
 """Marks beside a score in the terminal's table."""
 FLAG_MEANING = {
-    "still_improving": "still improving: the loss still fell at the last steps; more steps would change this score",
-    "did_not_learn": "did not learn: the training loss did not fall",
+    "still_improving": "still improving: the loss still fell in the last quarter; more steps would change this score",
+    "did_not_learn": "did not learn: no better than a constant answer",
 }
 
 
@@ -93,8 +93,11 @@ def data(run: Run) -> str | None:
     names = ", ".join(map(plain, tasks(run)))
     asked = _data(run)
     if is_synthetic(run):
-        reason = f" ({plain(asked['reason'])})" if asked.get("reason") else ""
-        return f"SYNTHETIC stand-ins for {names}{reason}. Real GLUE: --data DIR or a network"
+        reason = plain(asked.get("reason") or "")
+        if reason.startswith("SYNTHETIC"):
+            return reason
+        why = f" ({reason})" if reason else ""
+        return f"SYNTHETIC stand-ins for {names}{why}. Real GLUE: --data DIR or a network"
     used: set[str] = {record.task.source for record in score_records(run) if record.task}
     sources = sorted(used or {plain(asked.get("kind", "unknown"))})
     place = f" {plain(asked['path'])}" if asked.get("path") and sources == ["folder"] else ""

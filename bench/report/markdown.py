@@ -145,7 +145,7 @@ def _provenance(run: Run) -> str:
         rows.append(("seeds", ", ".join(map(str, facts.seeds(run)))))
     recipe = run.suite.get("recipe") or {}
     if recipe:
-        rows.append(("recipe", text(", ".join(f"{key} {value}" for key, value in recipe.items()))))
+        rows.append(("recipe", text(", ".join(f"{key} {value}" for key, value in recipe.items() if value != {}))))
     started = [record.started for record in run.records]
     if started:
         rows.append(("measured", text(f"{min(started)} to {max(record.ended for record in run.records)}")))
