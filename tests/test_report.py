@@ -96,6 +96,7 @@ def test_failures_are_counted_and_explained_and_missing_figures_are_dashes(run):
     text = shown(broken(run))
     assert "12/13 measured, 1 FAILED" in text
     assert "76/78 ok, 1 not run yet, 1 FAILED" in text
+    assert "3 seeds on synthetic data carry no verdict" in text
     assert "oom: houlsby_adapter, cost: out of memory" in text
     assert "nan: head, sst2, seed 1: loss became NaN at step 7" in text
     assert re.search(r"^houlsby_adapter +598 k +2\.4 MB( +-){6} ", text, re.MULTILINE)
@@ -222,6 +223,7 @@ def test_a_method_looks_the_same_in_every_figure_and_like_no_other(run):
         (fmt.seconds(0.0123), "12.3 ms"), (fmt.seconds(2.0), "2.0 s"), (fmt.seconds(None), "-"),
         (fmt.ratio(0.0), "0"), (fmt.ratio(0.0001), "<0.01"), (fmt.ratio(0.567), "0.57"),
         (fmt.ratio_plus_minus(0.57, 0.565, 0.581), "0.57 ±.02"), (fmt.ratio_plus_minus(0.57, None, None), "0.57"),
+        (fmt.ratio_plus_minus(0.57, 0.1, 9.0), "0.57 ±>1"), (fmt.ratio_plus_minus(0.002, 0.001, 0.003), "<0.01"),
         (fmt.difference(-0.6, -1.9, 0.7), "-0.6 [-1.9, +0.7]"), (fmt.difference(None), "-"),
         (fmt.points_interval(81.2, 80.0, 82.4), "81.2 ± 1.2"), (fmt.plural(1, "seed"), "1 seed"),
     ],

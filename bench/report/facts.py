@@ -142,7 +142,7 @@ def no_verdict(run: Run) -> str | None:
     scores = compare.score_table(run.records, run.suite["baseline"], run.suite["methods"])
     if scores.empty or not scores["n"].sum():
         return None
-    others = scores.drop(index=run.suite["baseline"], errors="ignore")
+    others = scores[scores["n"] > 0].drop(index=run.suite["baseline"], errors="ignore")
     shared = set.intersection(*map(set, others["why"])) if len(others) else set()
     few = next((reason for reason in shared if "seed" in reason), plural(len(seeds(run)), "seed"))
     on = [reason for reason in ("synthetic data", "random weights") if reason in shared]

@@ -73,7 +73,7 @@ def ratio_plus_minus(value: float | None, low: float | None, high: float | None)
     if 0 < value and high < 0.005:
         return ratio(value)
     half = math.ceil(max(value - low, high - value) * 100 - 1e-9) / 100
-    shown = f"{half:.2f}".removeprefix("0") if half < 1 else f"{half:.1f}"
+    shown = f"{half:.2f}".removeprefix("0") if half < 1 else ">1"
     return f"{ratio(value)} ±{shown}"
 
 
