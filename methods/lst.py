@@ -78,6 +78,9 @@ class Ladder(nn.Module):
             relative = parts.layers[0].ffn_norm.removeprefix(f"{parts.layers[0].path}.")
             self.norm = copy.deepcopy(self.blocks[0].get_submodule(relative))
             self.up = nn.Linear(width, parts.hidden)
+            if config.add_backbone_output:
+                nn.init.zeros_(self.up.weight)
+                nn.init.zeros_(self.up.bias)
         for part in (self.downs, self.blocks, self.norm, self.up):
             part.to(weight.dtype)
 
@@ -158,11 +161,12 @@ class LadderSideTuning(Method):
     + norm + (D d + d) for n kept layers, where BERT's side block has 4 (D^2 + D) + (D F + F) + (F D + D) + 4 D
     (bert-base, n = 12, r = 8: 2,376,492). Gates exist for kept layers only. The backbone's dropout stays active in
     training mode, as for every other method, so the taps are noisy there; after the norm there is none but the head's.
-    It cannot be merged. Source: Sung, Cho, Bansal, NeurIPS 2022, arXiv:2206.06522, section 3.
+    U starts at zero where b_L is added, so that training starts from the backbone; the paper leaves
+    it at its random start. It cannot be merged. Source: Sung, Cho, Bansal, NeurIPS 2022, arXiv:2206.06522, section 3.
     """
 
     Config = LSTConfig
-    identity_at_init = False
+    identity_at_init = True  # with add_backbone_output, the default; without it y is the side state alone
     # softmax over keys is invariant to the shift q^T b_k; not under rotary positions (qwen2), whose names end alike
     zero_gradient = ("attention.self.key.bias", "attention.k_lin.bias", "self_attn.k_proj.bias")
 

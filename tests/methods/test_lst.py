@@ -17,7 +17,10 @@ ROTARY = ["llama", "modernbert", "qwen2", "qwen3"]
 def ladder(family="bert", reduction=4, seed=0, overrides=None, **config):
     torch.manual_seed(seed)
     backbone = tiny(family, **(overrides or {}))
-    return LadderSideTuning().apply(backbone, LSTConfig(reduction=reduction, **config)).train()
+    module = LadderSideTuning().apply(backbone, LSTConfig(reduction=reduction, **config)).train()
+    nn.init.normal_(module.up.weight, std=0.2)  # as after a few steps: at zero it would hide the side state
+    nn.init.zeros_(module.up.bias)
+    return module
 
 
 def trained(module):
@@ -103,6 +106,14 @@ def test_side_state_is_added_to_the_backbones_last_state():
     bare = tiny("bert")(**batch()).last_hidden_state
     side = alone(**batch()).last_hidden_state
     torch.testing.assert_close(module(**batch()).last_hidden_state, bare + side)
+
+
+def test_training_starts_from_the_backbones_output_unless_it_is_left_out():
+    bare = tiny("bert")(**batch()).last_hidden_state
+    for added in (True, False):
+        module = LadderSideTuning().apply(tiny("bert"), LSTConfig(reduction=4, add_backbone_output=added))
+        start = module.eval()(**batch()).last_hidden_state
+        assert torch.equal(start, bare) == added and start.std() > 0
 
 
 def test_a_closed_gate_hides_every_tap():
