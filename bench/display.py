@@ -24,7 +24,7 @@ def wide_console(*, stderr: bool = False) -> Console:
 
 def prediction_table(backbone: str, rows: Sequence[dict[str, Any]]) -> Table:
     """Table of ``predict``: one row a method."""
-    from bench.report.format import bytes_text, count_text
+    from bench.report.format import count, size
 
     table = Table(title=f"{backbone}: counted, exact on any machine", title_justify="left", box=None, pad_edge=False)
     for name in ("method", "trained", "head", "stored per task"):
@@ -34,9 +34,7 @@ def prediction_table(backbone: str, rows: Sequence[dict[str, Any]]) -> Table:
             table.add_row(row["method"], "refused", "", row["refused"])
             continue
         counts = row["trainable_parameters"]
-        table.add_row(
-            row["method"], count_text(counts["method"]), count_text(counts["head"]), bytes_text(row["delta_bytes"])
-        )
+        table.add_row(row["method"], count(counts["method"]), count(counts["head"]), size(row["delta_bytes"]))
     return table
 
 
