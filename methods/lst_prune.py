@@ -54,9 +54,7 @@ def prune(ladder: "Ladder", loss: Callable[[Batch], Tensor], batches: Iterable[B
 
 def _undefined(backbone: nn.Module, parts: Anatomy) -> str:
     if "ffn_gate" in parts.layers[0].projections:
-        return (
-            f"init = 'pruned' has no rule for the gated FFN of family {parts.family!r}: random start"
-        )
+        return f"init = 'pruned' has no rule for the gated FFN of family {parts.family!r}: random start"
     paths = [parts.layers[0].projections[role].path for role in _RULE]
     if len(set(paths)) < len(paths) or not all(isinstance(backbone.get_submodule(p), nn.Linear) for p in paths):
         return f"init = 'pruned' has no rule for fused maps of family {parts.family!r}: random start"

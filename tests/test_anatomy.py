@@ -30,7 +30,7 @@ def test_sizes(family):
 
 
 def test_unknown_target_names_those_that_exist():
-    with pytest.raises(BenchError, match="unknown target 'querry'.*Did you mean 'query'"):
+    with pytest.raises(BenchError, match=r"unknown target 'querry'.*Did you mean 'query'"):
         list(anatomy(tiny("bert")).projections(["querry"]))
     with pytest.raises(BenchError, match="'ffn_gate' matches nothing in family 'bert'"):
         list(anatomy(tiny("bert")).projections(["ffn_gate"]))

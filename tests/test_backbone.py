@@ -48,7 +48,7 @@ def test_random_weights_depend_on_the_seed_alone():
 
 
 def test_unknown_shape_and_unreachable_weights_are_named():
-    with pytest.raises(BenchError, match="unknown backbone shape 'bert-bse'.*Did you mean 'bert-base'"):
+    with pytest.raises(BenchError, match=r"unknown backbone shape 'bert-bse'.*Did you mean 'bert-base'"):
         backbone.resolve("bert-bse", "random")
     with pytest.raises(BenchError, match="'nobody/nothing' at main is neither cached nor reachable"):
         backbone.resolve("nobody/nothing", "pretrained")

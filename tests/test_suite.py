@@ -38,7 +38,7 @@ def test_a_file_takes_its_name_from_its_path(tmp_path):
 
 
 def test_unknown_suite_offers_the_nearest_name():
-    with pytest.raises(BenchError, match="unknown suite 'glue-smal'.*Did you mean 'glue-small'"):
+    with pytest.raises(BenchError, match=r"unknown suite 'glue-smal'.*Did you mean 'glue-small'"):
         load_suite("glue-smal")
 
 
@@ -50,7 +50,11 @@ def test_unknown_suite_offers_the_nearest_name():
         ("steps = 2", 'steps = "two"', r"mine.toml: recipe.steps: .*integer.*'two'"),
         ("steps = 2", "steps = 0", r"mine.toml: recipe.steps: .*greater than or equal to 1"),
         ("steps = 2", "steps = 2\nepochs = 2", r"mine.toml: recipe: give exactly one of steps and epochs"),
-        ('name = "full"', 'nme = "full"', r"mine.toml: method\[0\]: unknown key 'nme'.*'name'|method\[0\].name is missing"),
+        (
+            'name = "full"',
+            'nme = "full"',
+            r"mine.toml: method\[0\]: unknown key 'nme'.*'name'|method\[0\].name is missing",
+        ),
         ("seeds = [0]", "seeds = [0, 0]", r"mine.toml: .*seeds holds a value twice"),
         ("seeds = [0]", "seeds = []", r"mine.toml: .*needs seeds"),
         ('question = "q"', "", r"mine.toml: question is missing"),
@@ -74,7 +78,9 @@ plain = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["name", "question", "backbone", "method", "recipe", "cost", "tasks", "x"]), plain))
+@given(
+    st.dictionaries(st.sampled_from(["name", "question", "backbone", "method", "recipe", "cost", "tasks", "x"]), plain)
+)
 def test_whatever_a_file_holds_the_answer_is_a_suite_or_a_sentence(values):
     try:
         parse_suite(values, "mine.toml")

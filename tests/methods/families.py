@@ -47,7 +47,9 @@ def tiny(family: str, seed: int = 0, frozen: bool = True, **overrides: object) -
     return backbone.requires_grad_(not frozen)
 
 
-def batch(rows: int = 3, length: int = 10, pad: int = 0, vocabulary: int = 96, seed: int = 1) -> dict[str, torch.Tensor]:
+def batch(
+    rows: int = 3, length: int = 10, pad: int = 0, vocabulary: int = 96, seed: int = 1
+) -> dict[str, torch.Tensor]:
     """Random token ids ``[rows, length]`` with right padding of ``pad`` columns; ids avoid the special first five."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, vocabulary, (rows, length), generator=generator)

@@ -1,0 +1,68 @@
+"""Every command in README and the guides runs, and the two set-up commands stand as they must."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.suite import load_suite
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def commands():
+    lines = re.findall(r"^(python -m bench .+?)(?:\s{2,}#.*)?$", README, flags=re.MULTILINE)
+    assert len(lines) >= 6
+    return lines
+
+
+def as_test(line, tmp_path):
+    """The documented command, with a run narrowed to its plan: running the suites themselves is not a unit test."""
+    words = shlex.split(line)[1:]
+    if "run" in words:
+        words[words.index("run")] = "plan"
+    if words[2] == "report":
+        words[3] = str(finished_run(tmp_path))
+    return [sys.executable, *words]
+
+
+def finished_run(tmp_path):
+    program = "from tests.test_store import SUITE, score; from bench.store import open_store; import sys, pathlib\n"
+    program += "with open_store(pathlib.Path(sys.argv[1]), SUITE) as store: store.append(score())"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, timeout=120)
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_documented_command_runs(line, tmp_path):
+    done = subprocess.run(as_test(line, tmp_path), capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_readme_holds_exactly_the_two_set_up_commands():
+    found = re.findall(r"^python -m pip install .*&&.*$", README, flags=re.MULTILINE)
+    assert found == [
+        "python -m pip install -c constraints.txt -e '.[offline]' && python -m bench run --suite glue-small",
+        "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest",
+    ]
+
+
+def test_the_suite_of_the_guide_is_a_suite(tmp_path):
+    text = next(
+        block for block in re.findall(r"```toml\n(.*?)```", CONTRIBUTING, flags=re.DOTALL) if "question" in block
+    )
+    path = tmp_path / "guide.toml"
+    path.write_text(text)
+    assert load_suite(str(path)).seeds == (0, 1, 2, 3, 4)
+
+
+def test_every_linked_file_exists():
+    for document in ("README.md", "CONTRIBUTING.md", "METHODOLOGY.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text()):
+            assert (ROOT / target).exists(), f"{document}: {target}"

@@ -1,0 +1,77 @@
+"""A plan is pure data: the same suite gives the same identities, and whatever decides a result changes them."""
+
+import pytest
+
+from bench.errors import BenchError
+from bench.plan import Selection, cost_id, make_plan, select
+from bench.suite import load_suite
+
+SMALL = Selection(methods=("full", "head"), seeds=(0,))
+
+
+def plan(selection=SMALL, **changes):
+    suite = select(load_suite("smoke"), selection)
+    if changes:
+        suite = suite.model_copy(update={"recipe": suite.recipe.model_copy(update=changes)})
+    return make_plan(suite, "suites/smoke.toml", "cpu")
+
+
+def test_the_same_suite_gives_the_same_plan():
+    assert plan() == plan()
+    assert plan().name.startswith("smoke-")
+
+
+def test_every_cell_and_cost_has_an_identity_of_its_own():
+    made = plan(Selection())
+    assert len(made.job_ids()) == len(made.cells) + 13
+    assert {cost_id(made.probes[0], m) for m in made.probes[0].methods} <= made.job_ids()
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(methods=("full", "head"), seeds=(1,)),
+        Selection(methods=("full", "lora(rank=2)"), seeds=(0,)),
+        Selection(methods=("full", "head"), seeds=(0,), tasks=("rte",)),
+        Selection(methods=("full", "head"), seeds=(0,), backbone="minilm-l6"),
+    ],
+    ids=["seed", "method", "task", "backbone"],
+)
+def test_what_decides_a_result_changes_its_identity(selection):
+    first, other = plan().cells[-1].id, plan(selection).cells[-1].id
+    assert first != other
+
+
+def test_a_recipe_value_changes_identities_but_a_time_limit_does_not():
+    assert plan().cells[0].id != plan(weight_decay=0.5).cells[0].id
+    assert plan().cells[0].id == plan(timeout_seconds=5.0).cells[0].id
+
+
+def test_the_baseline_joins_whatever_is_asked_for():
+    assert [m.label for m in plan(Selection(methods=("head",), seeds=(0,))).probes[0].methods] == ["full", "head"]
+
+
+def test_a_method_twice_is_refused():
+    with pytest.raises(BenchError, match="method head stands twice"):
+        plan(Selection(methods=("full", "head", "head")))
+
+
+def test_rates_by_task_and_epochs_are_resolved():
+    suite = load_suite("glue")
+    assert suite.recipe.task["cola"].epochs == 80
+    lora = next(m for m in suite.method if m.name == "lora")
+    assert lora.learning_rate["sst2"] == 5e-4
+    assert lora.learning_rate["default"] == 4e-4
+
+
+def test_cost_shapes_without_a_gpu_take_the_smaller_batch():
+    suite = select(load_suite("cost-bert-base"), Selection(methods=("full",)))
+    assert [p.batch for p in make_plan(suite, "s", "cpu").probes] == [8, 1]
+    assert [p.batch for p in make_plan(suite, "s", "cuda").probes] == [32, 1]
+
+
+def test_rows_come_from_where_the_plan_says():
+    cell = plan().cells[0]
+    assert cell.task.source == "synthetic"
+    assert cell.task.train_rows == 320
+    assert 0 < cell.task.floor < 1
