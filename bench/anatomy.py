@@ -201,7 +201,7 @@ def anatomy(backbone: nn.Module) -> Anatomy:
     Raises:
         BenchError: Its family is not one of the supported ones, or the variant deviates from its family's layout.
     """
-    config = backbone.config
+    config: Any = backbone.config
     if config.model_type not in _FAMILIES:
         raise unknown("backbone family", config.model_type, _FAMILIES)
     family = _FAMILIES[config.model_type]
@@ -209,8 +209,8 @@ def anatomy(backbone: nn.Module) -> Anatomy:
         family = _T5_GATED
     if config.model_type == "opt":
         _check_opt(config)
-    count = len(backbone.get_submodule(family.layers))
-    layers = tuple(_layer(family, f"{family.layers}.{index}") for index in range(count))
+    blocks: Any = backbone.get_submodule(family.layers)
+    layers = tuple(_layer(family, f"{family.layers}.{index}") for index in range(len(blocks)))
     return Anatomy(
         family=config.model_type,
         layers=layers,
@@ -240,9 +240,8 @@ def _positions(config: Any) -> int:
 
 
 def _ffn_width(backbone: nn.Module, layer: Layer) -> int:
-    weight = backbone.get_submodule(layer.projections["ffn_out"].path).weight
-    module = backbone.get_submodule(layer.projections["ffn_out"].path)
-    return int(weight.shape[1] if isinstance(module, nn.Linear) else weight.shape[0])
+    module: Any = backbone.get_submodule(layer.projections["ffn_out"].path)
+    return int(module.weight.shape[1] if isinstance(module, nn.Linear) else module.weight.shape[0])
 
 
 def _layer(family: _Family, path: str) -> Layer:

@@ -211,7 +211,7 @@ def load(
 
     config = configuration(spec)
     config.use_cache = False
-    auto = AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
+    auto: Any = AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
     extra: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
     extra |= {"attn_implementation": attention, "dtype": dtype or torch.float32}
     if spec.weights == "pretrained":
@@ -226,8 +226,9 @@ def load(
 
 def _quiet_loading() -> None:
     # The unused pooler weights of an encoder are expected: the report of unused keys would be noise in every cell.
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

@@ -68,7 +68,7 @@ def method_used(label: str, name: str, config: dict[str, Any]) -> record.MethodU
 def _identity(cell: Cell) -> dict[str, Any]:
     from bench.environment import environment
 
-    flags = ("random_weights",) if cell.backbone.weights == "random" else ()
+    flags: tuple[str, ...] = ("random_weights",) if cell.backbone.weights == "random" else ()
     flags += ("synthetic",) if cell.source.kind == "synthetic" else ()
     return {
         "id": cell.id, "suite": cell.suite, "backbone": backbone.describe(cell.backbone),
@@ -99,11 +99,11 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
     if data.content_sha256 != cell.task.content_sha256:
         raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
     method, config = registry.make(cell.method.name, cell.method.config)
-    bare = backbone.load(cell.backbone, device=device, seed=cell.seed)
+    bare: Any = backbone.load(cell.backbone, device=device, seed=cell.seed)
     length = _checked_length(method.reserved_positions(config), recipe["max_length"], bare)
     tokenizer = load_tokenizer(cell.backbone.folder, bare.config.vocab_size)
-    encode = {"regression": data.spec.regression, "device": device}
-    rows = Encoded(data.train, tokenizer, length, **encode)
+    regression = data.spec.regression
+    rows = Encoded(data.train, tokenizer, length, regression=regression, device=device)
     model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(device)
     prepare_seconds = _prepare(cell, method, model, rows)
     counts = record.Trainable(method=_trainable(model.body), head=_trainable(model.head))
@@ -116,7 +116,9 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
     )  # fmt: skip
     train_seconds = time.perf_counter() - started
     model.body = method.finalize(model.body)
-    predictions = evaluate(model, data.spec, Encoded(data.test, tokenizer, length, **encode))
+    predictions = evaluate(
+        model, data.spec, Encoded(data.test, tokenizer, length, regression=regression, device=device)
+    )
     metrics = compute(data.spec, predictions["prediction"], predictions["label"])
     score = metrics[data.spec.main_metric]
     figures = {
@@ -176,7 +178,8 @@ def _constant_score(spec: Any, labels: list[Any], compute: Any) -> float:
     """Main metric of the best constant prediction."""
     if spec.regression:
         return 0.0
-    return max(compute(spec, [label] * len(labels), labels)[spec.main_metric] for label in sorted(set(labels)))
+    scores = [compute(spec, [label] * len(labels), labels)[spec.main_metric] for label in sorted(set(labels))]
+    return float(max(scores))
 
 
 def _flags(losses: list[float], score: float, constant: float) -> Iterator[str]:

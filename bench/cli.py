@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from bench.plan import Plan, Selection
+    from bench.suite import Suite
 
 app = typer.Typer(
     name="peft-ledger",
@@ -62,15 +63,26 @@ def _selection(
     return Selection(data=data, methods=chosen, tasks=names, seeds=numbers, backbone=backbone)
 
 
-def _plan(name: str, selection: "Selection", say: Any = lambda line: None) -> "Plan":
+def _selected(name: str, selection: "Selection") -> "Suite":
     _quiet_libraries()
-    import torch
-
-    from bench.plan import make_plan, select
+    from bench.plan import select
     from bench.suite import load_suite
 
-    suite = select(load_suite(name), selection)
-    return make_plan(suite, f"suite {name}", "cuda" if torch.cuda.is_available() else "cpu", say)
+    return select(load_suite(name), selection)
+
+
+def _warm_up(suite: "Suite") -> Any:
+    from bench.runner import warm_up
+
+    return warm_up(suite)
+
+
+def _plan(suite: "Suite", say: Any = lambda line: None) -> "Plan":
+    import torch
+
+    from bench.plan import make_plan
+
+    return make_plan(suite, f"suite {suite.name}", "cuda" if torch.cuda.is_available() else "cpu", say)
 
 
 def _quiet_libraries() -> None:
@@ -98,14 +110,16 @@ def run(
     from bench.display import Display
 
     display = Display(quiet=as_json)
-    plan = _plan(suite, _selection(data, methods, tasks, seeds, backbone), display.note)
+    selected = _selected(suite, _selection(data, methods, tasks, seeds, backbone))
+    context = _warm_up(selected)
+    plan = _plan(selected, display.note)
     folder = out or Path("results/runs") / plan.name
-    failed = _execute(plan, folder, fresh, workers, display)
+    failed = _execute(plan, folder, fresh, workers, context, display)
     _report(folder, display.console, as_json)
     raise typer.Exit(1 if failed else 0)
 
 
-def _execute(plan: "Plan", folder: Path, fresh: bool, workers: int | None, display: Any) -> int:
+def _execute(plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: Any, display: Any) -> int:
     """Carry out what the folder still lacks; returns the number of records whose status is not ok."""
     from bench.runner import cores, execute, remaining
     from bench.store import open_store
@@ -117,7 +131,8 @@ def _execute(plan: "Plan", folder: Path, fresh: bool, workers: int | None, displ
         else:
             display.begin(plan, todo, folder)
             with display:
-                for event in execute(todo, store, workers=workers or min(cores(), max(1, len(todo.cells)))):
+                count = workers or min(cores(), max(1, len(todo.cells)))
+                for event in execute(todo, store, context, workers=count):
                     display.show(event)
         wanted = plan.job_ids()
         return sum(record.status != "ok" for record in store.records if record.id in wanted)
@@ -184,7 +199,7 @@ def show_plan(
     as_json: JsonOption = False,
 ) -> None:
     """Print what a run would do, in order, and run nothing."""
-    plan = _plan(suite, _selection(data, methods, tasks, seeds, backbone), lambda line: None)
+    plan = _plan(_selected(suite, _selection(data, methods, tasks, seeds, backbone)))
     if as_json:
         print(plan.model_dump_json(indent=2))
         return

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +66,9 @@ def make_head(
         seed: The cell's seed.
     """
     like = next(backbone.parameters())
+    config: Any = backbone.config
     with torch.device(like.device):
-        head = Head(backbone.config.hidden_size, outputs, pooling=pooling, dropout=dropout, dense=dense)
+        head = Head(config.hidden_size, outputs, pooling=pooling, dropout=dropout, dense=dense)
     stream = generator(seed, "head")
     for name, parameter in head.named_parameters():
         if name.endswith("bias"):

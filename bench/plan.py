@@ -31,6 +31,14 @@ class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _Job(_Data):
+    id: str
+    """sha256 over all that decides the result."""
+    suite: str
+    backbone: BackboneSpec
+    timeout_seconds: float
+
+
 class MethodSpec(_Data):
     """A method with its checked configuration."""
 
@@ -43,19 +51,15 @@ class MethodSpec(_Data):
     """Hash of the source file that implements it."""
 
 
-class Cell(_Data):
+class Cell(_Job):
     """Trains and scores once: (backbone, task, method, recipe, seed)."""
 
-    id: str
-    suite: str
-    backbone: BackboneSpec
     method: MethodSpec
     source: Source
     task: TaskUsed
     recipe: dict[str, Any]
     """Every recipe value, resolved for this method and task."""
     seed: int
-    timeout_seconds: float
 
     @property
     def name(self) -> str:
@@ -63,12 +67,9 @@ class Cell(_Data):
         return f"{self.method.label} · {self.task.name} · seed {self.seed}"
 
 
-class Probe(_Data):
+class Probe(_Job):
     """Measures the cost of all methods on one shape."""
 
-    id: str
-    suite: str
-    backbone: BackboneSpec
     methods: tuple[MethodSpec, ...]
     baseline: str
     """Label of the method that ratios refer to."""
@@ -84,7 +85,6 @@ class Probe(_Data):
     learning_rate: float
     head_learning_rate: float
     outputs: int
-    timeout_seconds: float
 
     @property
     def name(self) -> str:
@@ -354,7 +354,7 @@ def _resolved(
     shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches", "latency_length"}
     resolved["cost"] = [probe.model_dump(mode="json", include=shape) for probe in probes]
     plain: dict[str, Any] = json.loads(json.dumps(resolved))
-    return _without_none(plain)
+    return {key: _without_none(value) for key, value in plain.items()}
 
 
 def _without_none(value: Any) -> Any:

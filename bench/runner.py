@@ -1,14 +1,15 @@
 """Carries a plan through: probes alone, then cells side by side, each record stored at once; it reports nothing."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.context import ForkServerContext
 
-from bench.backbone import configuration
+from bench import backbone
 from bench.executors.local import Progress, Result, run_jobs, warm_context
 from bench.plan import Cell, Plan, Probe, cost_id
 from bench.store import Store
+from bench.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def execute(todo: Remaining, store: Store, *, workers: int) -> Iterator[Progress | Result]:
+def warm_up(suite: Suite) -> ForkServerContext:
+    """Start the fork server for the suite's backbone; it imports while the suite is planned."""
+    table = suite.backbone
+    spec = backbone.resolve(table.name, table.weights, table.revision)
+    return warm_context(backbone.configuration(spec).model_type)
+
+
+def execute(todo: Remaining, store: Store, context: ForkServerContext, *, workers: int) -> Iterator[Progress | Result]:
     """Run what remains, store every record before it is passed on.
 
     Args:
+        context: From ``warm_up``.
         todo: From ``remaining``.
         store: The open store of the run folder.
         workers: Cells at once; the cores are divided among them.
     """
-    jobs: Sequence[Any] = [*todo.probes, *todo.cells]
-    context = warm_context(configuration(jobs[0].backbone).model_type)
     for probe in todo.probes:  # one at a time: nothing runs beside a probe
         yield from _stored(run_jobs(context, [probe], workers=1, threads=cores()), store)
     if todo.cells:

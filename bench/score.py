@@ -14,6 +14,9 @@ from bench.tasks.glue import TaskSpec
 from bench.tasks.sources import Rows
 from bench.tokens import Tokenizer
 
+POOL = 8
+"""Batches in a pool that is sorted by length; see ``Encoded.shuffled``."""
+
 
 class Encoded:
     """Tokenised rows, padded a batch at a time.
@@ -45,17 +48,27 @@ class Encoded:
         return {name: tensor.to(self._device) for name, tensor in batch.items()}
 
     def shuffled(self, batch_size: int, seed: int, purpose: str = "order") -> Iterator[dict[str, Tensor]]:
-        """Endless batches; each epoch is a fresh permutation from the stream (seed, purpose)."""
+        """Endless batches of rows of similar length; each epoch is a fresh order from the stream (seed, purpose).
+
+        A random permutation is cut into pools of ``POOL`` batches; each pool is sorted by length, cut into batches,
+        and the batches are shuffled: little padding, and still other batches in every epoch.
+        """
         stream = generator(seed, purpose)
         size = min(batch_size, len(self))
         while True:
             order = torch.randperm(len(self), generator=stream).tolist()
-            for start in range(0, len(order) - size + 1, size):
-                yield self.batch(order[start : start + size])
+            for start in range(0, len(order) - size + 1, size * POOL):
+                pool = sorted(order[start : start + size * POOL], key=self._length)
+                starts = range(0, len(pool) - size + 1, size)
+                for turn in torch.randperm(len(starts), generator=stream).tolist():
+                    yield self.batch(pool[starts[turn] : starts[turn] + size])
+
+    def _length(self, row: int) -> int:
+        return len(self._inputs["input_ids"][row])
 
     def by_length(self, batch_size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Each row once, similar lengths together: little padding, and padding changes no prediction."""
-        order = sorted(range(len(self)), key=lambda i: len(self._inputs["input_ids"][i]))
+        order = sorted(range(len(self)), key=self._length)
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             yield indices, self.batch(indices)

@@ -54,4 +54,4 @@ def load_tokenizer(folder: str | None, vocabulary: int) -> Tokenizer:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:  # causal families have none; the mask hides whatever stands there
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.head import TaskModel
 from bench.method import Method
 
 
@@ -73,14 +74,14 @@ def linear_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.o
 
 
 def train(
-    model: nn.Module,
+    model: TaskModel,
     method: Method,
     body: nn.Module,
     batches: Iterable[dict[str, Tensor]],
     recipe: Recipe,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
-    """Train ``model`` (a ``TaskModel`` over ``body``) for ``recipe.steps`` steps.
+    """Train ``model`` for ``recipe.steps`` steps.
 
     Args:
         model: Adapted backbone with its head, on its device.
@@ -106,7 +107,7 @@ def train(
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
         loss = model.loss(batch)
         extra = method.regularizer(body)
-        (loss if extra is None else loss + extra).backward()
+        (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
         if recipe.gradient_clip:
             nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
         optimizer.step()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
@@ -55,6 +56,7 @@ def warm_context(model_type: str) -> ForkServerContext:
     os.environ["BENCH_WARM_MODEL_TYPE"] = model_type
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.executors.warm"])
+    forkserver.ensure_running()  # returns at once: the server imports while the caller plans
     return context
 
 
