@@ -1,1 +1,22 @@
 """peft-ledger: what each way of fine-tuning a transformer costs, and what it buys."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.store import read_records as load_records
+    from bench.suite import load_suite
+
+__all__ = ["load_records", "load_suite"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the command line's help must not wait for the readers."""
+    if name == "load_suite":
+        from bench.suite import load_suite
+
+        return load_suite
+    if name == "load_records":
+        from bench.store import read_records
+
+        return read_records
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")
