@@ -44,7 +44,7 @@ def warm_up(suite: Suite) -> ForkServerContext:
     """Start the fork server for the suite's backbone; it imports while the suite is planned."""
     table = suite.backbone
     spec = backbone.resolve(table.name, table.weights, table.revision)
-    return warm_context(backbone.configuration(spec).model_type)
+    return warm_context(backbone.configuration(spec).model_type, cells=bool(suite.tasks))
 
 
 def execute(todo: Remaining, store: Store, context: ForkServerContext, *, workers: int) -> Iterator[Progress | Result]:

@@ -96,7 +96,7 @@ def test_the_cost_path_needs_neither_datasets_nor_evaluate():
 import sys
 for name in ("datasets", "evaluate"):
     sys.modules[name] = None
-import bench.probe, bench.plan, bench.cost.session
+import bench.cli, bench.cost.session, bench.executors.warm, bench.plan, bench.probe, bench.runner
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120, cwd=ROOT)
 

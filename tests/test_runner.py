@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 
+from bench.runner import warm_up
 from bench.store import read_records, read_run
+from bench.suite import load_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = """
@@ -121,3 +125,13 @@ def test_json_keeps_stdout_for_programs(tmp_path, environment):
     assert summary["records"] == 1
     assert summary["failed"] == []
     assert all(Path(path).exists() for path in (*summary["plots"], summary["report"]))
+
+
+@pytest.mark.parametrize(("name", "cells"), [("cost-bert-base", False), ("smoke", True)])
+def test_data_libraries_are_warmed_for_a_suite_with_cells_alone(monkeypatch, name, cells):
+    asked = []
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: None)
+    monkeypatch.setattr(ForkServerContext, "set_forkserver_preload", lambda self, names: asked.extend(names))
+    monkeypatch.setenv("BENCH_WARM_MODEL_TYPE", "")
+    warm_up(load_suite(name))
+    assert asked == ["bench.executors.warm", *["bench.executors.warm_cells"] * cells]

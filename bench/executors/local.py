@@ -47,15 +47,16 @@ class _Worker:
     received: list[ScoreRecord | CostRecord] = field(default_factory=list)
 
 
-def warm_context(model_type: str) -> ForkServerContext:
-    """Fork server that imports torch, transformers, the backbone's class, datasets and evaluate once.
+def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
+    """Fork server that imports torch, transformers and the backbone's class once, for cells also datasets and evaluate.
 
     Args:
         model_type: Family of the backbone, e.g. ``bert``.
+        cells: Whether cells will run; probes alone need neither datasets nor evaluate, which may then be absent.
     """
     os.environ["BENCH_WARM_MODEL_TYPE"] = model_type
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.executors.warm"])
+    context.set_forkserver_preload(["bench.executors.warm", *(["bench.executors.warm_cells"] if cells else [])])
     forkserver.ensure_running()  # returns at once: the server imports while the caller plans
     return context
 

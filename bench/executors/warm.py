@@ -1,19 +1,13 @@
-"""Imported once by the fork server, so that each worker starts with every heavy import already done."""
+"""Imported once by the fork server for every worker; what cells alone need is in ``warm_cells``, not here."""
 
 import os
 
-import datasets  # noqa: F401
-import evaluate  # noqa: F401
-import sklearn.metrics  # noqa: F401
 import torch
 import transformers.models.auto.modeling_auto as auto
-from transformers import AutoConfig, AutoTokenizer  # noqa: F401
+from transformers import AutoConfig
 
-import bench.cell
-import bench.probe
-import bench.score
-import bench.tasks.metrics
-import bench.train  # noqa: F401
+import bench.cost.session
+import bench.probe  # noqa: F401
 
 # Threads that live in the server would be lost by the fork: the server itself must never start an OpenMP pool.
 torch.set_num_threads(1)

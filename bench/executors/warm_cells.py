@@ -1,0 +1,11 @@
+"""Imported once by the fork server of a plan with cells: data, tokenizers and metrics, which no probe needs."""
+
+import datasets  # noqa: F401
+import evaluate  # noqa: F401
+import sklearn.metrics  # noqa: F401
+from transformers import AutoTokenizer  # noqa: F401
+
+import bench.cell
+import bench.score
+import bench.tasks.metrics
+import bench.train  # noqa: F401
