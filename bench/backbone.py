@@ -121,6 +121,15 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
 
 
 _NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+_DECIDING = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@functools.cache
+def files_sha256(spec: BackboneSpec) -> tuple[str, ...]:
+    """Hashes of the files beside the weights that decide a result: configuration and tokenizer."""
+    if spec.folder is not None:
+        return tuple(file_sha256(path) for name in _DECIDING if (path := Path(spec.folder) / name).exists())
+    return () if spec.name in SHAPES else (file_sha256(Path(spec.name)),)
 
 
 def _cached(name: str, revision: str) -> Path | None:

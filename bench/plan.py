@@ -23,8 +23,8 @@ from bench.tasks.sources import Source, TaskData, bag_of_words_floor, load_task,
 
 _ROOT = Path(__file__).parent
 _SHARED_SOURCES = ("method.py", "anatomy.py", "backbone.py", "head.py")
-_CELL_SOURCES = (*_SHARED_SOURCES, "train.py", "score.py", "cell.py", "tasks")
-_PROBE_SOURCES = (*_SHARED_SOURCES, "train.py", "probe.py", "cost")
+_CELL_SOURCES = (*_SHARED_SOURCES, "train.py", "score.py", "tokens.py", "cell.py", "tasks")
+_PROBE_SOURCES = (*_SHARED_SOURCES, "train.py", "stats.py", "probe.py", "cost")
 
 
 class _Data(BaseModel):
@@ -274,6 +274,7 @@ def _identity(job: Cell | Probe, sources: Iterable[str]) -> str:
     decided = job.model_dump(mode="json", exclude={"id", "timeout_seconds", "backbone", "source"})
     key = {
         "schema": SCHEMA, "job": decided, "weights": [job.backbone.name, job.backbone.weights, job.backbone.sha256],
+        "backbone_files": backbone.files_sha256(job.backbone),
         "versions": versions(), "sources": _source_hash(sources),
     }  # fmt: skip
     return _sha256(key)

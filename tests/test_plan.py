@@ -1,7 +1,11 @@
 """A plan is pure data: the same suite gives the same identities, and whatever decides a result changes them."""
 
+import json
+
 import pytest
 
+import bench.plan
+from bench.backbone import describe, files_sha256
 from bench.errors import BenchError
 from bench.plan import Selection, cost_id, make_plan, select
 from bench.suite import load_suite
@@ -40,6 +44,26 @@ def test_every_cell_and_cost_has_an_identity_of_its_own():
 def test_what_decides_a_result_changes_its_identity(selection):
     first, other = plan().cells[-1].id, plan(selection).cells[-1].id
     assert first != other
+
+
+def test_a_changed_shape_file_changes_identities(tmp_path):
+    path = tmp_path / "config.json"
+    suite = select(load_suite("smoke"), SMALL)
+    suite = suite.model_copy(update={"backbone": suite.backbone.model_copy(update={"name": str(path)})})
+    names = []
+    for layers in (1, 2):
+        values = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2}
+        path.write_text(json.dumps(values))
+        files_sha256.cache_clear()
+        describe.cache_clear()
+        names.append(make_plan(suite, "s", "cpu").cells[0].id)
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(("job", "source"), [("cell", "tokens.py"), ("probe", "stats.py")])
+def test_every_source_that_decides_a_figure_is_hashed(job, source):
+    sources = {"cell": bench.plan._CELL_SOURCES, "probe": bench.plan._PROBE_SOURCES}
+    assert source in sources[job]
 
 
 def test_a_recipe_value_changes_identities_but_a_time_limit_does_not():
