@@ -166,9 +166,15 @@ def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -
         _check_same_suite(folder / "suite.toml", suite, fresh)
         (folder / "suite.toml").write_text(tomli_w.dumps(suite), encoding="utf-8")
         _mend(records)
-        yield Store(folder, read_records(records))
+        store = Store(folder, read_records(records))
     except OSError as error:
+        lock.release()
         raise BenchError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
+    except BenchError:
+        lock.release()
+        raise
+    try:
+        yield store  # what fails in the caller's hands is not this folder's fault
     finally:
         lock.release()
 

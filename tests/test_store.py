@@ -84,6 +84,13 @@ def test_an_unwritable_folder_is_named(tmp_path):
             raise AssertionError("written into a file")
 
 
+def test_a_fault_of_the_run_is_not_blamed_on_the_folder(tmp_path):
+    with pytest.raises(BrokenPipeError), open_store(tmp_path, SUITE):
+        raise BrokenPipeError(32, "Broken pipe")
+    with open_store(tmp_path, SUITE) as store:  # the lock was given back
+        assert not store.records
+
+
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     with open_store(tmp_path, SUITE) as store:
         store.append(score("a"))
