@@ -105,6 +105,8 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
         if name in SHAPES or Path(name).suffix == ".json":
             return BackboneSpec(name=name, weights="random")
         raise unknown("backbone shape", name, SHAPES)
+    if name.count("/") > 1 or not all(name.split("/")):
+        raise BenchError(f"backbone {name!r} is no hub id; name owner/model, a named shape or a config.json")
     if name in SHAPES:
         raise BenchError(f'backbone {name!r} is a shape without weights; set weights = "random" or name a hub id')
     pinned = PRETRAINED.get(name, Pinned(revision=revision or "main", sha256=None))
@@ -187,15 +189,20 @@ def configuration(spec: BackboneSpec) -> Any:
     from transformers import AutoConfig
 
     if spec.folder is not None:
-        return AutoConfig.from_pretrained(spec.folder)
+        try:
+            return AutoConfig.from_pretrained(spec.folder)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise BenchError(f"{spec.folder}/config.json: not a configuration that can be used ({reason})") from error
     if spec.name in SHAPES:
         model_type, values = SHAPES[spec.name]
         return AutoConfig.for_model(model_type, **values)
     try:
         values = json.loads(Path(spec.name).read_text())
         return AutoConfig.for_model(values.pop("model_type"), **values)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise BenchError(f"{spec.name}: not a readable config.json with a model_type ({error})") from error
+    except Exception as error:  # strict configurations have error types of their own for a value that does not fit
+        reason = " ".join(str(error).split())
+        raise BenchError(f"{spec.name}: not a readable config.json with a model_type ({reason})") from error
 
 
 def load(

@@ -66,6 +66,21 @@ def test_a_local_config_is_a_shape(tmp_path):
         backbone.configuration(backbone.resolve(str(path), "random"))
 
 
+@pytest.mark.parametrize("content", ["[]", "1", '{"model_type": "bert", "hidden_size": "x"}', '{"model_type": "no"}'])
+def test_a_config_that_does_not_fit_is_one_sentence(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(BenchError, match=r"config.json: not a readable config.json") as raised:
+        backbone.configuration(backbone.resolve(str(path), "random"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["/some/folder", "a/b/c", "a/", ""])
+def test_what_is_no_hub_id_is_named(name):
+    with pytest.raises(BenchError, match="is no hub id; name owner/model"):
+        backbone.resolve(name, "pretrained")
+
+
 def test_tasks_near_the_pretraining_objective_are_marked():
     assert backbone.task_notes(backbone.MINILM, "mrpc") == ("near pretraining objective",)
     assert backbone.task_notes(backbone.MINILM, "sst2") == ()
