@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bench.errors import BenchError
 from bench.head import TaskModel, make_head
 from bench.registry import load_method, make, resolved
-from bench.train import make_optimizer
+from bench.train import check_groups, head_groups, make_optimizer
 from methods import BUILTIN
 from tests.methods.adapted import randomise, shape_of
 from tests.methods.families import FAMILIES, batch, tiny
@@ -88,8 +88,9 @@ def run(method: str, family: str, seed: int = 0) -> Run:
     instance, config, module = adapted(method, backbone)
     first, start = hidden(module.eval()), still(module)
     model = TaskModel(module, head).train()
-    groups = instance.param_groups(module, 1e-2)
-    optimizer = make_optimizer([*groups, {"params": list(head.parameters()), "lr": 1e-2}])
+    groups = [*instance.param_groups(module, 1e-2), *head_groups(head, 1e-2)]
+    check_groups(groups, model)
+    optimizer = make_optimizer(groups)
     moved, losses = {}, []
     for step in range(STEPS):
         loss = model.loss(batch(seed=step) | {"labels": torch.tensor([0, 1, 1])})
@@ -211,6 +212,28 @@ def test_merged_equals_unmerged_in_the_backbones_own_structure(trained, request)
         torch.testing.assert_close(hidden(apart.eval()), hidden(tiny(trained.family)), atol=1e-5, rtol=1e-4)
 
 
+def test_no_vector_decays(trained):
+    """Biases, norms, gates and (IA)^3's factors; what decays is a matrix, and none where a method asks for that."""
+    groups = trained.method.param_groups(trained.module, 1e-2)
+    assert all(p.ndim > 1 for group in groups if group.get("weight_decay") != 0 for p in group["params"])
+
+
+@pytest.mark.parametrize("method", BUILTIN)
+def test_half_precision_backbone_keeps_its_type_through_step_and_merge(method):
+    backbone = tiny("bert").to(torch.bfloat16)
+    instance, _, module = adapted(method, backbone)
+    model = TaskModel(module, make_head(backbone, 2))
+    optimizer = make_optimizer([*instance.param_groups(module, 1e-2), *head_groups(model.head, 1e-2)])
+    model.loss(batch() | {"labels": torch.tensor([0, 1, 1])}).backward()
+    optimizer.step()
+    final = instance.finalize(module).eval()
+    assert {p.dtype for p in final.parameters() if p.ndim > 1} == {torch.bfloat16}
+    assert hidden(final).dtype == torch.bfloat16 and hidden(final).isfinite().all()
+    if (merged := instance.merge(final)) is not None:
+        assert {p.dtype for p in merged.parameters()} == {torch.bfloat16}
+        torch.testing.assert_close(hidden(merged), hidden(final), atol=0.1, rtol=0.1)
+
+
 def test_module_can_be_copied(trained):
     assert torch.equal(hidden(copy.deepcopy(trained.module)), hidden(trained.module))
 
@@ -225,9 +248,10 @@ def test_counts_and_steps_need_no_weights(trained, request):
     method, family = request.node.callspec.params["trained"]
     with torch.device("meta"):
         backbone = tiny(family)
-        _, _, module = adapted(method, backbone)
-        head = make_head(backbone, 2)
-    assert all(p.is_meta for p in module.parameters())
+    # outside of that context: what a method and the head add goes by itself to the device of the backbone
+    _, _, module = adapted(method, backbone)
+    head = make_head(backbone, 2)
+    assert all(t.is_meta for part in (module, head) for t in (*part.parameters(), *part.buffers()))
     shapes = {name: (p.shape, p.requires_grad) for name, p in module.named_parameters()}
     assert shapes == {name: (p.shape, p.requires_grad) for name, p in trained.module.named_parameters()}
     with FakeTensorMode():
