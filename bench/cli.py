@@ -55,11 +55,11 @@ def _selection(
     from bench.plan import Selection
 
     try:
-        numbers = tuple(int(seed) for seed in seeds.split(",")) if seeds else None
+        numbers = tuple(int(seed) for seed in seeds.split(",") if seed.strip()) if seeds is not None else None
     except ValueError:
         raise BenchError(f"--seeds {seeds!r}: give whole numbers separated by commas, such as 0,1,2") from None
-    chosen = tuple(spec for text in methods for spec in split_specs(text)) if methods else None
-    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks else None
+    chosen = tuple(spec for text in methods for spec in split_specs(text)) if methods is not None else None
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks is not None else None
     return Selection(data=data, methods=chosen, tasks=names, seeds=numbers, backbone=backbone)
 
 

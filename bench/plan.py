@@ -147,6 +147,7 @@ def select(suite: Suite, selection: Selection) -> Suite:
         BenchError: A method is unknown, or a task is no task.
     """
     changes: dict[str, Any] = {}
+    _check_choices(selection)
     if selection.data is not None:
         changes["data"] = selection.data
     if selection.methods is not None:
@@ -165,6 +166,20 @@ def select(suite: Suite, selection: Selection) -> Suite:
             update={"name": selection.backbone, "weights": weights, "revision": None}
         )
     return suite.model_copy(update=changes)
+
+
+def _check_choices(selection: Selection) -> None:
+    """Refuse a choice that names nothing, or a task or seed twice: the suite's own checks do not see them."""
+    for option, chosen in (("methods", selection.methods), ("tasks", selection.tasks), ("seeds", selection.seeds)):
+        if chosen is None:
+            continue
+        if not chosen:
+            raise BenchError(f"--{option} names nothing; name at least one or leave the option out")
+        if option != "methods" and (twice := [value for value in chosen if list(chosen).count(value) > 1]):
+            raise BenchError(f"--{option}: {twice[0]} stands twice; name each once")
+    for seed in selection.seeds or ():
+        if not 0 <= seed < 2**63:
+            raise BenchError(f"--seeds: {seed} is no seed; give whole numbers from 0 to 2**63 - 1")
 
 
 def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, ...]:

@@ -24,6 +24,8 @@ def predictions(name: str, specs: Sequence[str] | None) -> list[dict[str, Any]]:
     Raises:
         BenchError: The backbone or a method is unknown.
     """
+    if specs is not None and not specs:
+        raise BenchError("--method names nothing; write name, name(key=value, ...) or all")
     spec = _shape(name)
     rows = []
     for text in specs if specs is not None else list(BUILTIN):

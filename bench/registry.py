@@ -76,12 +76,17 @@ def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:
     Raises:
         BenchError: The text is not of the form ``name`` or ``name(key=value, ...)``.
     """
-    name, _, rest = spec.strip().partition("(")
-    if not rest:
+    name, bracket, rest = spec.strip().partition("(")
+    name = name.strip()
+    if not bracket:
         return name, {}
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        if any(k.arg is None for k in call.keywords):
+            raise ValueError
+        if len({k.arg for k in call.keywords}) < len(call.keywords):
             raise ValueError
         return name, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError) as error:
