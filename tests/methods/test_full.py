@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.methods.adapted import adapt, bert_base, count, loss, randomise, states, trained
-from tests.methods.families import FAMILIES, tiny
+from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, randomise, states, trained
+from tests.methods.families import tiny
 
 
 @pytest.mark.parametrize(("name", "expected"), [("full", 108_891_648), ("head", 0)])
@@ -11,15 +11,7 @@ def test_count_on_bert_base(name, expected):
     assert count(adapt(name, bert_base())[1]) == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_full_reaches_every_parameter(family):
-    _, module = adapt("full", family)
-    loss(module).backward()
-    unreached = [name for name, p in module.named_parameters() if p.grad is None]
-    assert unreached == []
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_full_delta_carries_the_whole_model(family):
     method, module = adapt("full", family)
     randomise(module)
@@ -27,7 +19,7 @@ def test_full_delta_carries_the_whole_model(family):
     assert states(loaded).equal(states(module))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_head_leaves_the_backbone_as_it_is(family):
     backbone = tiny(family)
     method, module = adapt("head", backbone)

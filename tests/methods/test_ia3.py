@@ -21,22 +21,7 @@ def test_count_is_keys_values_and_ffn(family):
     assert count(adapt("ia3", family)[1]) == 2 * (2 * width + 64)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_first_forward_is_the_backbones(family):
-    _, module = adapt("ia3", family)
-    assert all(p.eq(1).all() for p in trained(module).values())
-    assert states(module).equal(states(tiny(family)))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_reach_the_vectors_alone(family):
-    _, module = adapt("ia3", family)
-    loss(module).backward()
-    for name, parameter in module.named_parameters():
-        assert (parameter.grad is not None and parameter.grad.any().item()) == parameter.requires_grad, name
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ONE_OF_EACH)
 def test_merged_is_a_backbone_with_the_same_output(family):
     method, module = adapt("ia3", family)
     before = copy.deepcopy(randomise(module)).state_dict()
@@ -73,26 +58,10 @@ def test_vectors_take_no_weight_decay():
     assert group["weight_decay"] == 0 and len(group["params"]) == 6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_delta_is_the_vectors_and_loads_exactly(family):
-    method, module = adapt("ia3", family)
-    delta = method.delta(randomise(module))
-    assert delta.keys() == trained(module).keys()
-    assert states(method.load_delta(tiny(family), method.Config(), delta)).equal(states(module))
-
-
 def test_unmerging_is_refused():
     method, module = adapt("ia3", "bert")
     with pytest.raises(BenchError, match="cannot be unmerged"):
         method.unmerge(method.merge(module), method.delta(module))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_runs_without_weights(family):
-    with torch.device("meta"):
-        _, module = adapt("ia3", family)
-        hidden = module(input_ids=torch.zeros(2, 5, dtype=torch.long)).last_hidden_state
-    assert hidden.is_meta and hidden.shape == (2, 5, 32)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)

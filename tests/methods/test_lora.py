@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from bench.errors import BenchError
 from bench.registry import make
 from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, shape_of, states, trained
-from tests.methods.families import FAMILIES, batch, tiny
+from tests.methods.families import FAMILIES, tiny
 
 ALL_LINEAR = ["query", "key", "value", "output", "ffn_in", "ffn_out"]
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -39,9 +39,8 @@ def test_count_is_rank_times_both_sides_of_each_target(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("targets", [["query", "value"], ALL_LINEAR], ids=["query-value", "all"])
-def test_first_forward_is_the_backbones(family, targets):
-    assert states(adapt("lora", family, targets=targets)[1]).equal(states(tiny(family)))
+def test_first_forward_is_the_backbones(family):
+    assert states(adapt("lora", family, targets=ALL_LINEAR)[1]).equal(states(tiny(family)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,9 +58,8 @@ def test_b_moves_first():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("targets", [["query", "value"], ALL_LINEAR], ids=["query-value", "all"])
-def test_merged_is_a_backbone_with_the_same_output(family, targets):
-    method, module = adapt("lora", family, targets=targets)
+def test_merged_is_a_backbone_with_the_same_output(family):
+    method, module = adapt("lora", family, targets=ALL_LINEAR)
     before = copy.deepcopy(randomise(module)).state_dict()
     merged = method.merge(module)
     assert shape_of(merged) == shape_of(tiny(family))
@@ -89,14 +87,6 @@ def test_unmerging_asks_for_what_merge_returned():
         method.unmerge(method.merge(module), method.delta(adapt("lora", "gpt2")[1]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_delta_is_the_trained_tensors_and_loads_exactly(family):
-    method, module = adapt("lora", family)
-    delta = method.delta(randomise(module))
-    assert delta.keys() == trained(module).keys()
-    assert states(method.load_delta(tiny(family, seed=0), method.Config(), delta)).equal(states(module))
-
-
 def test_merging_half_precision_folds_in_single():
     backbone = tiny("bert").to(torch.bfloat16)
     weight = backbone.encoder.layer[0].attention.self.query.weight.float()
@@ -113,14 +103,6 @@ def test_a_copy_is_of_its_own():
     randomise(twin)
     assert states(module).equal(states(tiny("gpt2")))
     assert not states(twin).equal(states(module))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_runs_without_weights(family):
-    with torch.device("meta"):
-        _, module = adapt("lora", family, targets=ALL_LINEAR)
-        hidden = module(input_ids=torch.zeros(2, 5, dtype=torch.long)).last_hidden_state
-    assert hidden.is_meta and hidden.shape == (2, 5, 32)
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)
@@ -231,9 +213,3 @@ def _load(theirs: dict, ours: dict) -> None:
     with torch.no_grad():
         for name, parameter in ours.items():
             theirs[name].copy_(parameter)
-
-
-def test_padding_changes_nothing():
-    _, module = adapt("lora", "bert")
-    randomise(module)
-    torch.testing.assert_close(states(module, **batch(pad=4))[:, :10], states(module, **batch()), atol=1e-6, rtol=0)

@@ -165,24 +165,6 @@ def test_a_copy_and_a_failed_call_leave_no_hook():
     assert torch.equal(twin(**batch()).last_hidden_state, module(**batch()).last_hidden_state)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_works_on_fake_tensors(family):
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    fake = ladder(family)
-    with FakeTensorMode() as mode:
-        for inner in fake.modules():
-            for name, p in inner._parameters.items():
-                if p is not None:
-                    inner._parameters[name] = nn.Parameter(torch.empty(p.shape), p.requires_grad)
-            for name, b in inner._buffers.items():
-                inner._buffers[name] = torch.empty(b.shape, dtype=b.dtype)
-        output = fake(**{k: mode.from_tensor(v) for k, v in batch().items()}).last_hidden_state
-        output.square().mean().backward()
-        assert output.shape == (3, 10, 32)
-        assert fake.up.weight.grad is not None
-
-
 @pytest.mark.parametrize(
     ("family", "reduction", "allowed"), [("bert", 3, "1, 2, 4, 8"), ("llama", 8, "1, 2, 4"), ("t5", 16, "1, 2, 4, 8")]
 )

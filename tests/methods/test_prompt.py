@@ -121,7 +121,7 @@ def test_hidden_states_are_stripped_too():
 
 
 @pytest.mark.parametrize(("name", "config"), VARIANTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "t5"])
 def test_gradients_reach_the_prompt_alone(family, name, config):
     _, module = adapt(name, family, length=4, **config)
     loss(module).backward()
@@ -194,8 +194,8 @@ def test_prompt_follows_width_and_dtype_of_the_word_embeddings():
 
 
 @pytest.mark.parametrize(("name", "config"), VARIANTS)
-@pytest.mark.parametrize("family", ["bert", "opt", "roberta", "llama", "t5"])
-def test_runs_on_fake_tensors(family, name, config):
+@pytest.mark.parametrize("family", ["opt", "t5"])
+def test_runs_and_finalizes_on_fake_tensors(family, name, config):
     with FakeTensorMode():
         method, module = adapt(name, family, length=4, **config)
         states(module).sum().backward()
