@@ -236,7 +236,11 @@ def load(
     else:
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(seed)
-            backbone = auto.from_config(config, **extra)
+            try:
+                backbone = auto.from_config(config, **extra)
+            except (ValueError, TypeError, AttributeError, ImportError) as error:
+                reason = " ".join(str(error).split())
+                raise BenchError(f"backbone {spec.name!r}: its shape cannot be built ({reason})") from error
     return backbone.requires_grad_(False).eval()  # type: ignore[no-any-return]
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.errors import BenchError
+
 Pooling = Literal["mean", "cls", "last"]
 
 
@@ -67,6 +69,10 @@ def make_head(
     """
     like = next(backbone.parameters())
     config: Any = backbone.config
+    if not isinstance(getattr(config, "hidden_size", None), int):
+        raise BenchError(
+            f"family {config.model_type!r} has no single width for a head (hidden_size); name a text encoder"
+        )
     with torch.device(like.device):
         head = Head(config.hidden_size, outputs, pooling=pooling, dropout=dropout, dense=dense)
     stream = generator(seed, "head")

@@ -75,6 +75,14 @@ def test_a_config_that_does_not_fit_is_one_sentence(tmp_path, content):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("content", ['{"model_type": "bert", "hidden_size": 100, "num_attention_heads": 3}'])
+def test_a_shape_that_cannot_be_built_is_one_sentence(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(BenchError, match=r"cannot be built .*not a multiple of the number of attention heads"):
+        backbone.load(backbone.resolve(str(path), "random"), device="meta")
+
+
 @pytest.mark.parametrize("name", ["/some/folder", "a/b/c", "a/", ""])
 def test_what_is_no_hub_id_is_named(name):
     with pytest.raises(BenchError, match="is no hub id; name owner/model"):
