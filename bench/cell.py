@@ -100,7 +100,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
         raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
     method, config = registry.make(cell.method.name, cell.method.config)
     bare: Any = backbone.load(cell.backbone, device=device, seed=cell.seed)
-    length = _checked_length(method.reserved_positions(config), recipe["max_length"], bare)
+    length = checked_length(method.reserved_positions(config), recipe["max_length"], bare)
     tokenizer = load_tokenizer(cell.backbone.folder, bare.config.vocab_size)
     regression = data.spec.regression
     rows = Encoded(data.train, tokenizer, length, regression=regression, device=device)
@@ -141,7 +141,12 @@ def _trainable(module: Any) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def _checked_length(reserved: int, max_length: int, bare: Any) -> int:
+def checked_length(reserved: int, max_length: int, bare: Any) -> int:
+    """``max_length``, where the backbone has positions for it beside a prompt of ``reserved``.
+
+    Raises:
+        BenchError: It has too few.
+    """
     from bench.anatomy import anatomy
 
     positions = anatomy(bare).positions

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from bench.plan import Plan, Selection
+    from bench.plan import Plan
+    from bench.selection import Selection
     from bench.suite import Suite
 
 app = typer.Typer(
@@ -52,7 +53,7 @@ def _selection(
     data: str | None, methods: list[str] | None, tasks: str | None, seeds: str | None, backbone: str | None
 ) -> "Selection":
     from bench.errors import BenchError
-    from bench.plan import Selection
+    from bench.selection import Selection
 
     try:
         numbers = tuple(int(seed) for seed in seeds.split(",") if seed.strip()) if seeds is not None else None
@@ -65,7 +66,7 @@ def _selection(
 
 def _selected(name: str, selection: "Selection") -> "Suite":
     _quiet_libraries()
-    from bench.plan import select
+    from bench.selection import select
     from bench.suite import load_suite
 
     return select(load_suite(name), selection)
@@ -81,8 +82,11 @@ def _plan(suite: "Suite", say: Any = lambda line: None) -> "Plan":
     import torch
 
     from bench.plan import make_plan
+    from bench.predict import check_fit
 
-    return make_plan(suite, f"suite {suite.name}", "cuda" if torch.cuda.is_available() else "cpu", say)
+    plan = make_plan(suite, f"suite {suite.name}", "cuda" if torch.cuda.is_available() else "cpu", say)
+    check_fit(plan)
+    return plan
 
 
 def _quiet_libraries() -> None:

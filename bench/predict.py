@@ -1,12 +1,15 @@
 """Counts what methods train and store on a backbone's shape, on the meta device: no weights, no run."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import backbone, registry
 from bench.backbone import SHAPES, BackboneSpec
+from bench.cell import checked_length
 from bench.errors import BenchError
+from bench.plan import Plan
 from methods import BUILTIN
 
 
@@ -27,6 +30,7 @@ def predictions(name: str, specs: Sequence[str] | None) -> list[dict[str, Any]]:
     if specs is not None and not specs:
         raise BenchError("--method names nothing; write name, name(key=value, ...) or all")
     spec = _shape(name)
+    backbone.load(spec, device="meta")  # what no method is to blame for stops here
     rows = []
     for text in specs if specs is not None else list(BUILTIN):
         method_name, values = registry.parse_spec(text, "--method")
@@ -39,6 +43,30 @@ def predictions(name: str, specs: Sequence[str] | None) -> list[dict[str, Any]]:
                 raise
             rows.append(row | {"refused": str(error)})
     return rows
+
+
+def check_fit(plan: Plan) -> None:
+    """Try every built-in method of ``plan`` on the backbone's shape, before anything is trained.
+
+    A plug-in's method is tried by its own process alone: whatever it does there becomes a record.
+
+    Raises:
+        BenchError: The family cannot carry a method, a value does not fit the shape, or a prompt leaves no position.
+    """
+    checked: set[tuple[str, int | None]] = set()
+    trials = [(job, method, None) for job in plan.probes for method in job.methods]
+    for job, used, length in [*trials, *((cell, cell.method, cell.recipe["max_length"]) for cell in plan.cells)]:
+        if used.name not in BUILTIN or (used.label, length) in checked:
+            continue
+        checked.add((used.label, length))
+        spec = dataclasses.replace(job.backbone, weights="random")
+        method, config = registry.make(used.name, used.config)
+        try:
+            _figures(spec, method, config)
+            if length is not None:
+                checked_length(method.reserved_positions(config), length, backbone.load(spec, device="meta"))
+        except BenchError as error:
+            raise BenchError(f"method {used.label}: {error}") from error
 
 
 def _shape(name: str) -> BackboneSpec:

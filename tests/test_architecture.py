@@ -15,7 +15,7 @@ LEVELS = (
     ("record", "method", "anatomy", "stats", "environment", "tokens"),
     ("registry", "head", "backbone", "tasks"),
     ("suite", "train", "score", "store"),
-    ("plan",),
+    ("plan", "selection"),
     ("cell", "cost"),
     ("probe",),
     ("executors",),

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from bench.cell import run_cell
-from bench.plan import Selection, make_plan, select
+from bench.plan import make_plan
+from bench.selection import Selection, select
 from bench.suite import load_suite
 
 

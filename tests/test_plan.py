@@ -7,7 +7,8 @@ import pytest
 import bench.plan
 from bench.backbone import describe, files_sha256
 from bench.errors import BenchError
-from bench.plan import Selection, cost_id, make_plan, select
+from bench.plan import cost_id, make_plan
+from bench.selection import Selection, select
 from bench.suite import load_suite
 
 SMALL = Selection(methods=("full", "head"), seeds=(0,))

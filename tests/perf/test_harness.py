@@ -12,8 +12,9 @@ import torch
 from bench.backbone import configuration
 from bench.executors.local import Progress, run_jobs, warm_context
 from bench.head import TaskModel, make_head
-from bench.plan import Selection, make_plan, select
+from bench.plan import make_plan
 from bench.registry import make
+from bench.selection import Selection, select
 from bench.suite import load_suite
 from bench.train import Recipe, head_groups, make_optimizer, train
 from tests.methods.families import batch, tiny

@@ -1,0 +1,87 @@
+"""Narrows a suite to what the command line asks for; plans nothing."""
+
+import dataclasses
+from typing import Any
+
+from bench import backbone, registry
+from bench.errors import BenchError
+from bench.suite import MethodTable, Suite
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What the command line narrows or replaces; None leaves the suite's own choice."""
+
+    data: str | None = None
+    methods: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    backbone: str | None = None
+
+
+def select(suite: Suite, selection: Selection) -> Suite:
+    """Apply ``selection`` to ``suite``.
+
+    Raises:
+        BenchError: A method is unknown, or a task is no task.
+    """
+    changes: dict[str, Any] = {}
+    _check_choices(selection)
+    if selection.data is not None:
+        changes["data"] = selection.data
+    if selection.methods is not None:
+        changes["method"] = _select_methods(suite, selection.methods)
+    if selection.tasks is not None:
+        if suite.recipe is None:
+            raise BenchError(f"suite {suite.name!r} scores no tasks; leave --tasks out")
+        changes["tasks"] = selection.tasks
+    if selection.seeds is not None:
+        if not suite.tasks:
+            raise BenchError(f"suite {suite.name!r} scores no tasks; leave --seeds out")
+        changes["seeds"] = selection.seeds
+    if selection.backbone is not None:
+        weights = "random" if selection.backbone in backbone.SHAPES else "pretrained"
+        changes["backbone"] = suite.backbone.model_copy(
+            update={"name": selection.backbone, "weights": weights, "revision": None}
+        )
+    return suite.model_copy(update=changes)
+
+
+def _check_choices(selection: Selection) -> None:
+    """Refuse a choice that names nothing, or a task or seed twice: the suite's own checks do not see them."""
+    for option, chosen in (("methods", selection.methods), ("tasks", selection.tasks), ("seeds", selection.seeds)):
+        if chosen is None:
+            continue
+        if not chosen:
+            raise BenchError(f"--{option} names nothing; name at least one or leave the option out")
+        if option != "methods" and (twice := [value for value in chosen if list(chosen).count(value) > 1]):
+            raise BenchError(f"--{option}: {twice[0]} stands twice; name each once")
+    for seed in selection.seeds or ():
+        if not 0 <= seed < 2**63:
+            raise BenchError(f"--seeds: {seed} is no seed; give whole numbers from 0 to 2**63 - 1")
+
+
+def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, ...]:
+    """Methods asked for; one that the suite has under the same spelling or name lends its learning rates."""
+    by_label = {label(m): m for m in suite.method}
+    by_name = {m.name: m for m in reversed(suite.method)}
+    chosen = []
+    for spec in specs:
+        name, config = registry.parse_spec(spec, "--methods")
+        known = by_label.get(registry.spell(name, config)) or (by_name.get(name) if not config else None)
+        lender = by_name.get(name)
+        chosen.append(
+            known
+            or MethodTable(name=name, config=config).model_copy(
+                update={"learning_rate": lender.learning_rate if lender else None,
+                        "head_learning_rate": lender.head_learning_rate if lender else None}
+            )
+        )  # fmt: skip
+    if suite.baseline in by_label and suite.baseline not in {label(m) for m in chosen}:
+        chosen.insert(0, by_label[suite.baseline])  # every ratio needs its baseline
+    return tuple(chosen)
+
+
+def label(method: MethodTable) -> str:
+    """A method as the suite spells it; unique within a plan."""
+    return registry.spell(method.name, method.config)
