@@ -11,6 +11,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from bench.errors import BenchError
 from bench.report import canvas, markdown, plots, terminal
 from bench.report import format as fmt
 from bench.store import Run
@@ -35,6 +36,12 @@ def row(text: str, label: str) -> str:
     return next(line for line in text.splitlines() if line.startswith(label))
 
 
+def test_figures_that_cannot_be_written_are_named(run):
+    (run.folder / "plots").write_text("a file where the folder should be")
+    with pytest.raises(BenchError, match=r"plots: cannot be written"):
+        plots.draw(run)
+
+
 def test_the_terminal_says_what_experience_shows(run):
     text = shown(run)
     assert "glue-small · 13 methods · all-MiniLM-L6-v2 22.6 M · 2 tasks x 3 seeds" in text
@@ -54,7 +61,8 @@ def test_the_terminal_shows_every_method_on_one_line_of_plain_text(run, monkeypa
     monkeypatch.setenv("TERM", "dumb")
     text = shown(run)
     assert [label for label in LABELS if row(text, label)] == list(LABELS)
-    assert max(map(cell_len, text.splitlines())) <= 118
+    # The last line names the run's folder, which may be as long as it likes and must stay in one piece.
+    assert max(cell_len(line) for line in text.splitlines() if not line.startswith("report")) <= 118
     assert "\x1b" not in text and "…" not in text
 
 
