@@ -133,8 +133,7 @@ class Session:
                 self._accounts[label].warnings.append(f"no times: the baseline {baseline} failed")
             return []
         largest = max(self._accounts[label].figures["peak_memory_bytes"].step for label in alive)
-        free = torch.cuda.mem_get_info()[0] if self.device == "cuda" else psutil.virtual_memory().available
-        return groups(alive, baseline, int(0.6 * free) - largest)
+        return groups(alive, baseline, int(0.6 * free_bytes(self.device)) - largest)
 
     def _time_group(self, labels: list[str], suffix: str) -> None:
         baseline, clocks = self._probe.baseline, dict[str, StepClock]()
@@ -249,6 +248,15 @@ def device_of(probe: Probe) -> str:
     if probe.device == "cuda" and not torch.cuda.is_available():
         raise BenchError("device cuda is not available here; use cpu or auto")
     return probe.device
+
+
+def free_bytes(device: str) -> int:
+    """Memory of ``device`` that new tensors may take."""
+    if device != "cuda":
+        return int(psutil.virtual_memory().available)
+    torch.cuda.empty_cache()  # blocks that the allocator keeps for itself would count as taken
+    free: int = torch.cuda.mem_get_info()[0]
+    return free
 
 
 def _trainable(module: nn.Module) -> int:
