@@ -13,6 +13,7 @@ from bench.head import TaskModel, generator
 from bench.tasks.glue import TaskSpec
 from bench.tasks.sources import Rows
 from bench.tokens import Tokenizer
+from bench.train import NonFiniteLoss
 
 POOL = 8
 """Batches in a pool that is sorted by length; see ``Encoded.shuffled``."""
@@ -80,12 +81,17 @@ def evaluate(model: TaskModel, spec: TaskSpec, rows: Encoded, batch_size: int = 
     Returns:
         Columns of the predictions sidecar: ``row``, ``label``, ``prediction`` and, for classes, ``probability`` of
         the predicted class.
+
+    Raises:
+        NonFiniteLoss: A prediction is NaN or infinite: the last step went astray, after its loss was taken.
     """
     model.eval()
     columns: dict[int, tuple[float, float, float]] = {}
     with torch.inference_mode():
         for indices, batch in rows.by_length(batch_size):
             logits = model(batch).float().cpu()
+            if not torch.isfinite(logits).all():
+                raise NonFiniteLoss("the trained model predicts NaN or infinity; a lower learning rate may help")
             labels = batch["labels"].cpu()
             if spec.regression:
                 values = zip(logits.squeeze(-1).tolist(), [math.nan] * len(indices), strict=True)

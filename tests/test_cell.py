@@ -65,6 +65,13 @@ def test_a_loss_that_explodes_ends_as_nan():
     assert "a lower learning rate may help" in record.reason
 
 
+def test_predictions_that_are_no_numbers_end_as_nan():
+    (cell,) = cells("full", learning_rate=1e38, head_learning_rate=1e38, gradient_clip=0.0, steps=1)
+    record, _ = run_cell(cell)  # the only loss was taken before the only step
+    assert record.status == "nan"
+    assert "predicts NaN or infinity" in record.reason
+
+
 def test_a_cell_is_a_command_with_a_spec_in_and_a_record_out():
     (cell,) = cells()
     done = subprocess.run(
