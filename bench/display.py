@@ -104,7 +104,8 @@ class Display:
         if self._bars is not None:
             self._bars.update(self._tasks[kind], completed=self._counts[kind][0], line=line)
         else:
-            self._plain(kind, line, isinstance(event, Result))
+            failed = isinstance(event, Result) and event.record.status != "ok"
+            self._plain(kind, line, isinstance(event, Result), failed)
 
     @staticmethod
     def _outcome(record: Any) -> str:
@@ -114,10 +115,9 @@ class Display:
             return "measured"
         return f"{record.task_name} seed {record.seed}: {record.score:.3f}"
 
-    def _plain(self, kind: str, line: str, finished: bool) -> None:
+    def _plain(self, kind: str, line: str, finished: bool, failed: bool) -> None:
         done, total = self._counts[kind]
         last = finished and done == total
-        failed = finished and ("failed" in line or "crashed" in line)
         if not last and not failed and time.monotonic() - self._last_line < self.LINE_SECONDS:
             return
         self._last_line = time.monotonic()
