@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench import compare
+from bench.errors import BenchError
 from bench.record import CostRecord
 from bench.report import facts
 from bench.report import format as fmt
@@ -25,6 +26,9 @@ def draw(run: Run) -> list[Path]:
     Returns:
         Paths of the PNG and SVG files, in reading order; a figure without records is left out, and removed where an
         earlier call drew it.
+
+    Raises:
+        BenchError: The folder cannot be written.
     """
     import matplotlib
 
@@ -38,10 +42,13 @@ def draw(run: Run) -> list[Path]:
                 for path in paths:
                     path.unlink(missing_ok=True)
                 continue
-            folder.mkdir(parents=True, exist_ok=True)
             freeze(figure)
-            figure.savefig(paths[0], metadata={"Software": None})
-            figure.savefig(paths[1], metadata={"Date": None, "Creator": "peft-ledger"})
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                figure.savefig(paths[0], metadata={"Software": None})
+                figure.savefig(paths[1], metadata={"Date": None, "Creator": "peft-ledger"})
+            except OSError as error:
+                raise BenchError(f"{folder}: cannot be written ({error.strerror}); free space or mend it") from error
             written += paths
     return written
 
