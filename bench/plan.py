@@ -148,12 +148,19 @@ def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], N
     cells: tuple[Cell, ...] = ()
     source = None
     if suite.tasks:
-        for name in suite.tasks:
-            task_spec(name, where)
+        _check_tasks(suite, where)
         source = resolve_source(suite.data, suite.tasks)
         progress(source.reason)
         cells = tuple(_cells(suite, spec, methods, source))
     return Plan(suite=_resolved(suite, spec, methods, source, probes), probes=probes, cells=cells)
+
+
+def _check_tasks(suite: Suite, where: str) -> None:
+    """Every task that the suite names exists, also where only a recipe or a rate names it."""
+    rates = [table.learning_rate for table in suite.method if isinstance(table.learning_rate, dict)]
+    overrides = suite.recipe.task if suite.recipe else {}
+    for name in (*suite.tasks, *overrides, *(key for rate in rates for key in rate if key != "default")):
+        task_spec(name, where)
 
 
 def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:

@@ -83,6 +83,13 @@ class MethodTable(_Table):
     """One rate, or rates by task with ``default``."""
     head_learning_rate: float | None = Field(default=None, gt=0)
 
+    @model_validator(mode="after")
+    def _positive_rates(self) -> "MethodTable":
+        rates = self.learning_rate.values() if isinstance(self.learning_rate, dict) else (self.learning_rate,)
+        if any(rate is not None and not 0 < rate < float("inf") for rate in rates):
+            raise ValueError("learning_rate takes numbers above 0")
+        return self
+
 
 class CostTable(_Table):
     """One shape on which the cost of every method is measured."""
@@ -130,6 +137,8 @@ class Suite(_Table):
             values = getattr(self, what)
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} holds a value twice")
+        if any(not 0 <= seed < 2**63 for seed in self.seeds):
+            raise ValueError("seeds takes whole numbers from 0 to 2**63 - 1")
         return self
 
 

@@ -81,6 +81,15 @@ def test_a_method_twice_is_refused():
         plan(Selection(methods=("full", "head", "head")))
 
 
+def test_a_task_that_only_an_override_or_a_rate_names_must_exist():
+    suite = load_suite("smoke")
+    override = suite.recipe.model_copy(update={"task": {"sst3": suite.recipe}})
+    rate = suite.method[0].model_copy(update={"learning_rate": {"default": 1e-3, "sst3": 1e-4}})
+    for changed in ({"recipe": override}, {"method": (rate, *suite.method[1:])}):
+        with pytest.raises(BenchError, match=r"unknown task 'sst3'.*Did you mean 'sst2'"):
+            make_plan(suite.model_copy(update=changed), "s", "cpu")
+
+
 def test_rates_by_task_and_epochs_are_resolved():
     suite = load_suite("glue")
     assert suite.recipe.task["cola"].epochs == 80

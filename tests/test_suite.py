@@ -55,6 +55,12 @@ def test_unknown_suite_offers_the_nearest_name():
             'nme = "full"',
             r"mine.toml: method\[0\]: unknown key 'nme'.*'name'|method\[0\].name is missing",
         ),
+        ("seeds = [0]", "seeds = [-1]", r"mine.toml: .*seeds takes whole numbers from 0"),
+        (
+            'name = "full"',
+            'name = "full"\nlearning_rate = -1.0',
+            r"mine.toml: method\[0\]: learning_rate takes numbers",
+        ),
         ("seeds = [0]", "seeds = [0, 0]", r"mine.toml: .*seeds holds a value twice"),
         ("seeds = [0]", "seeds = []", r"mine.toml: .*needs seeds"),
         ('question = "q"', "", r"mine.toml: question is missing"),
