@@ -41,6 +41,11 @@ def read_run(folder: Path) -> Run:
         raise BenchError(f"{path}: not a readable suite; give the folder of a run ({error})") from error
     if missing := [key for key in ("name", "methods", "baseline", "backbone") if key not in suite]:
         raise BenchError(f"{path}: {missing[0]} is missing; this is not the resolved suite of a run")
+    shapes: dict[str, type] = {"name": str, "methods": list, "baseline": str, "backbone": dict}
+    if wrong := [key for key, kind in shapes.items() if not isinstance(suite[key], kind)]:
+        raise BenchError(
+            f"{path}: {wrong[0]} = {suite[wrong[0]]!r} is damaged; this is not the resolved suite of a run"
+        )
     return Run(folder, suite, tuple(read_records(folder / "records.jsonl")))
 
 

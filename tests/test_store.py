@@ -134,6 +134,12 @@ def test_any_bytes_give_records_or_a_sentence(tmp_path_factory, content):
         assert "records.jsonl" in str(error)
 
 
+def test_a_resolved_suite_of_wrong_types_is_named(tmp_path):
+    (tmp_path / "suite.toml").write_text('name = "s"\nmethods = 1\nbaseline = "full"\nbackbone = {}\n')
+    with pytest.raises(BenchError, match=r"suite.toml: methods = 1 is damaged"):
+        read_run(tmp_path)
+
+
 def test_a_repeated_identity_is_refused(tmp_path):
     path = tmp_path / "records.jsonl"
     line = score().model_dump_json(by_alias=True)
