@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +194,18 @@ def _method_sources(module: str) -> str:
         content = Path(found.origin).read_bytes()
         digest.update(name.encode() + b"\0" + content)
         for node in ast.walk(ast.parse(content)):
-            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            names = [_imported(node, found)] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             waiting += sorted(n for n in names if n.partition(".")[0] == package and n not in seen)
     return digest.hexdigest()
+
+
+def _imported(node: ast.ImportFrom, where: ModuleSpec) -> str:
+    """The module that ``from ... import`` names in module ``where``, also by dots."""
+    if not node.level:
+        return node.module or ""
+    package = where.name if where.submodule_search_locations is not None else where.name.rpartition(".")[0]
+    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
 
 
 def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], cost: CostTable, device: str) -> Probe:

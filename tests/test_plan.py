@@ -67,6 +67,18 @@ def test_every_source_that_decides_a_figure_is_hashed(job, source):
     assert source in sources[job]
 
 
+def test_what_a_plug_in_imports_by_dots_is_hashed(tmp_path, monkeypatch):
+    package = tmp_path / "dotted_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "method.py").write_text("from .inner import scale\n")
+    (package / "inner.py").write_text("scale = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = bench.plan._method_sources("dotted_plugin.method")
+    (package / "inner.py").write_text("scale = 2\n")
+    assert bench.plan._method_sources("dotted_plugin.method") != first
+
+
 def test_a_recipe_value_changes_identities_but_a_time_limit_does_not():
     assert plan().cells[0].id != plan(weight_decay=0.5).cells[0].id
     assert plan().cells[0].id == plan(timeout_seconds=5.0).cells[0].id
