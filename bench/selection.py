@@ -40,7 +40,8 @@ def select(suite: Suite, selection: Selection) -> Suite:
             raise BenchError(f"suite {suite.name!r} scores no tasks; leave --seeds out")
         changes["seeds"] = selection.seeds
     if selection.backbone is not None:
-        weights = "random" if selection.backbone in backbone.SHAPES else "pretrained"
+        shape = selection.backbone in backbone.SHAPES or selection.backbone.endswith(".json")
+        weights = "random" if shape else "pretrained"
         changes["backbone"] = suite.backbone.model_copy(
             update={"name": selection.backbone, "weights": weights, "revision": None}
         )

@@ -79,6 +79,10 @@ def test_what_a_plug_in_imports_by_dots_is_hashed(tmp_path, monkeypatch):
     assert bench.plan._method_sources("dotted_plugin.method") != first
 
 
+def test_a_config_json_as_backbone_has_random_weights():
+    assert select(load_suite("smoke"), Selection(backbone="x/config.json")).backbone.weights == "random"
+
+
 def test_a_recipe_value_changes_identities_but_a_time_limit_does_not():
     assert plan().cells[0].id != plan(weight_decay=0.5).cells[0].id
     assert plan().cells[0].id == plan(timeout_seconds=5.0).cells[0].id
