@@ -93,7 +93,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
     from bench.tokens import load_tokenizer
     from bench.train import Recipe, train
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = cell.device
     recipe = cell.recipe
     data = load_task(cell.task.name, cell.source, recipe.get("train_rows"), recipe.get("test_rows"))
     if data.content_sha256 != cell.task.content_sha256:

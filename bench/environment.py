@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "datasets", "evaluate", "peft", "tokenizers", "numpy", "scikit-learn", "scipy")
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "numpy", "scikit-learn", "scipy")
+"""Packages whose version can change a built-in method's result; a plug-in's own version stands with the method."""
 
 
 def _version(name: str) -> str | None:

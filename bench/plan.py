@@ -62,6 +62,8 @@ class Cell(_Job):
     recipe: dict[str, Any]
     """Every recipe value, resolved for this method and task."""
     seed: int
+    device: str
+    """``cpu`` or ``cuda``."""
 
     @property
     def name(self) -> str:
@@ -152,7 +154,7 @@ def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], N
         _check_tasks(suite, where)
         source = resolve_source(suite.data, suite.tasks)
         progress(source.reason)
-        cells = tuple(_cells(suite, spec, methods, source))
+        cells = tuple(_cells(suite, spec, methods, source, device))
     return Plan(suite=_resolved(suite, spec, methods, source, probes), probes=probes, cells=cells)
 
 
@@ -234,7 +236,9 @@ def _identity(job: Cell | Probe, sources: Iterable[str]) -> str:
     return _sha256(key)
 
 
-def _cells(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], source: Source) -> Iterable[Cell]:
+def _cells(
+    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], source: Source, device: str
+) -> Iterable[Cell]:
     assert suite.recipe is not None
     tables = {label(table): table for table in suite.method}
     used = {name: _task_used(suite, spec, name, source) for name in suite.tasks}
@@ -244,7 +248,7 @@ def _cells(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], so
                 recipe = _recipe(suite, tables[method.label], name, used[name].train_rows)
                 draft = Cell(
                     id="", suite=suite.name, backbone=spec, method=method, source=source, task=used[name],
-                    recipe=recipe, seed=seed, timeout_seconds=suite.recipe.timeout_seconds,
+                    recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
                 )  # fmt: skip
                 yield draft.model_copy(update={"id": _identity(draft, _CELL_SOURCES)})
 

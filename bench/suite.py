@@ -113,7 +113,8 @@ class CostTable(_Table):
 class Suite(_Table):
     """A suite as its file states it; names and configurations of methods are checked by the planner."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Part of the run folder's name."""
     question: str
     """What the suite is to answer, in prose."""
     backbone: BackboneTable

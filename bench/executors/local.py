@@ -106,6 +106,7 @@ def _work(kind: str, spec: str, threads: int, messages: Connection, lifeline: Co
     """In the worker: run one job and send what comes of it."""
     import torch
 
+    os.dup2(2, 1)  # whatever a method prints must not mix with the parent's JSON
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(threads)
