@@ -1,5 +1,6 @@
 """Every command in README and the guides runs, and the two set-up commands stand as they must."""
 
+import io
 import re
 import shlex
 import subprocess
@@ -66,3 +67,20 @@ def test_every_linked_file_exists():
     for document in ("README.md", "CONTRIBUTING.md", "METHODOLOGY.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text()):
             assert (ROOT / target).exists(), f"{document}: {target}"
+
+
+def test_the_table_of_the_readme_is_that_of_the_committed_run():
+    from rich.console import Console
+
+    from bench.report import terminal
+    from bench.store import read_run
+
+    console = Console(width=118, highlight=False, record=True, file=io.StringIO())
+    terminal.render(read_run(Path("results/published/glue-small")), console)
+    assert console.export_text().strip() in README
+
+
+def test_committed_results_hold_no_path_of_the_machine_that_made_them():
+    for path in (ROOT / "results" / "published").rglob("*"):
+        if path.suffix in {".jsonl", ".toml", ".md", ".svg"}:
+            assert not re.search(r"/(home|root|work|tmp|Users)/", path.read_text()), path
