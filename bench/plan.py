@@ -84,6 +84,8 @@ class Probe(_Job):
     attention: str
     blocks: int
     rounds: int
+    threads: int | None = None
+    """Torch threads; one for each core where None."""
     latency_batches: tuple[int, ...]
     latency_length: int
     learning_rate: float
@@ -310,7 +312,8 @@ def _resolved(
     if source is not None and suite.recipe is not None:
         resolved["data"] = {k: v for k, v in dataclasses.asdict(source).items() if v is not None}
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
-    shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches", "latency_length"}
+    shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
+    shape |= {"latency_length", "threads"}
     resolved["cost"] = [probe.model_dump(mode="json", include=shape) for probe in probes]
     plain: dict[str, Any] = json.loads(json.dumps(resolved))
     return {key: _without_none(value) for key, value in plain.items()}

@@ -57,7 +57,7 @@ def execute(todo: Remaining, store: Store, context: ForkServerContext, *, worker
         workers: Cells at once; the cores are divided among them.
     """
     for probe in todo.probes:  # one at a time: nothing runs beside a probe
-        yield from _stored(run_jobs(context, [probe], workers=1, threads=cores()), store)
+        yield from _stored(run_jobs(context, [probe], workers=1, threads=probe.threads or cores()), store)
     if todo.cells:
         threads = max(1, cores() // workers)
         yield from _stored(run_jobs(context, todo.cells, workers=workers, threads=threads), store)

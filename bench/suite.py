@@ -105,6 +105,8 @@ class CostTable(_Table):
     """Timing blocks; intervals resample blocks."""
     rounds: int = Field(default=1, ge=1)
     """Rounds per block; each round times every method once in random order."""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
     latency_batches: tuple[int, ...] = (1, 32)
     latency_length: int = Field(default=64, ge=1)
     timeout_seconds: float = Field(default=7200.0, gt=0)

@@ -125,3 +125,10 @@ def test_rows_come_from_where_the_plan_says():
     assert cell.task.source == "synthetic"
     assert cell.task.train_rows == 320
     assert 0 < cell.task.floor < 1
+
+
+def test_a_cost_shape_may_fix_its_threads():
+    made = make_plan(load_suite("cost-minilm"), "s", "cpu")
+    assert made.probes[0].threads == 1
+    assert made.suite["cost"][0]["threads"] == 1
+    assert plan().probes[0].threads is None
