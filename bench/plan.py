@@ -315,11 +315,12 @@ def _resolved(
     shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
     shape |= {"latency_length", "threads"}
     resolved["cost"] = [probe.model_dump(mode="json", include=shape) for probe in probes]
-    plain: dict[str, Any] = json.loads(json.dumps(resolved))
-    return {key: _without_none(value) for key, value in plain.items()}
+    plain: dict[str, Any] = _without_none(json.loads(json.dumps(resolved)))
+    return plain
 
 
 def _without_none(value: Any) -> Any:
+    """TOML has no null: a key without a value is left out, at any depth."""
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return value
+    return [_without_none(item) for item in value] if isinstance(value, list) else value

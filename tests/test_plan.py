@@ -1,15 +1,17 @@
 """A plan is pure data: the same suite gives the same identities, and whatever decides a result changes them."""
 
 import json
+import tomllib
 
 import pytest
+import tomli_w
 
 import bench.plan
 from bench.backbone import describe, files_sha256
 from bench.errors import BenchError
 from bench.plan import cost_id, make_plan
 from bench.selection import Selection, select
-from bench.suite import load_suite
+from bench.suite import load_suite, suite_names
 
 SMALL = Selection(methods=("full", "head"), seeds=(0,))
 
@@ -125,6 +127,15 @@ def test_rows_come_from_where_the_plan_says():
     assert cell.task.source == "synthetic"
     assert cell.task.train_rows == 320
     assert 0 < cell.task.floor < 1
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_what_the_run_folder_keeps_of_a_suite_is_toml(name):
+    suite = load_suite(name)
+    backbone = suite.backbone.model_copy(update={"name": "minilm-l6", "weights": "random", "revision": None})
+    offline = suite.model_copy(update={"backbone": backbone, "tasks": ()})
+    resolved = make_plan(offline, name, "cpu").suite
+    assert tomllib.loads(tomli_w.dumps(resolved)) == resolved
 
 
 def test_a_cost_shape_may_fix_its_threads():
