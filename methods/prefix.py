@@ -241,6 +241,8 @@ class PrefixTuning(Method):
 
     Config = PrefixConfig
     identity_at_init = False
+    _start_std = 1.0
+    """Standard deviation of the keys and values at the start."""
 
     def apply(self, backbone: nn.Module, config: PrefixConfig) -> nn.Module:
         """Put a prefix in front of the keys and values of ``backbone``.
@@ -248,7 +250,7 @@ class PrefixTuning(Method):
         Raises:
             BenchError: The attention implementation or the positions of the backbone cannot carry it.
         """
-        return _apply(backbone, config, std=1.0)
+        return _apply(backbone, config, self._start_std)
 
     def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
         """Groups without weight decay: neither the prefix nor what generates it is pulled towards zero."""
@@ -267,7 +269,7 @@ class PrefixTuning(Method):
         return config.length if config.position_shift else 0
 
 
-class PTuningV2(Method):
+class PTuningV2(PrefixTuning):
     """Deep prompts: keys and values as in prefix tuning, under a task head that starts at random.
 
     Same equation, counts (bert-base, p = 20: 368,640; p = 128: 2,359,296), backward and cost as ``PrefixTuning``, and
@@ -278,29 +280,4 @@ class PTuningV2(Method):
     Liu et al., ACL 2022 (arXiv:2110.07602).
     """
 
-    Config = PrefixConfig
-    identity_at_init = False
-
-    def apply(self, backbone: nn.Module, config: PrefixConfig) -> nn.Module:
-        """Put a prefix in front of the keys and values of ``backbone``.
-
-        Raises:
-            BenchError: The attention implementation or the positions of the backbone cannot carry it.
-        """
-        return _apply(backbone, config, std=0.02)
-
-    def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
-        """Groups without weight decay: neither the prefix nor what generates it is pulled towards zero."""
-        return [group | {"weight_decay": 0.0} for group in super().param_groups(module, lr)]
-
-    def finalize(self, module: nn.Module) -> nn.Module:
-        """Compute keys and values once and leave the MLP out."""
-        return _finalize(module)
-
-    def delta(self, module: nn.Module) -> dict[str, Tensor]:
-        """Keys and values ``[L, 2, kv heads, p, d_h]``."""
-        return _delta(module)
-
-    def reserved_positions(self, config: PrefixConfig) -> int:
-        """Learned positions that the prefix takes from the tokens."""
-        return config.length if config.position_shift else 0
+    _start_std = 0.02
