@@ -3,14 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.cost.account import account
     from bench.store import read_records as load_records
     from bench.suite import load_suite
 
-__all__ = ["load_records", "load_suite"]
+__all__ = ["account", "load_records", "load_suite"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: the command line's help must not wait for the readers."""
+    """Import on first use: the command line's help must not wait for torch or the readers."""
+    if name == "account":
+        from bench.cost.account import account
+
+        return account
     if name == "load_suite":
         from bench.suite import load_suite
 

@@ -17,7 +17,7 @@ from bench import backbone, registry
 from bench.backbone import BackboneSpec
 from bench.environment import versions
 from bench.errors import BenchError, unknown
-from bench.record import SCHEMA, TaskUsed
+from bench.record import SCHEMA, Attention, Dtype, Optimizer, TaskUsed
 from bench.selection import label
 from bench.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite
 from bench.tasks.glue import task as task_spec
@@ -79,9 +79,13 @@ class Probe(_Job):
     """Label of the method that ratios refer to."""
     batch: int
     length: int
-    dtype: str
+    dtype: Dtype
     device: str
-    attention: str
+    attention: Attention
+    optimizer: Optimizer = "adamw_fused"
+    dropout: float = 0.0
+    checkpointing: bool = False
+    compile: bool = False
     blocks: int
     rounds: int
     threads: int | None = None
@@ -313,7 +317,7 @@ def _resolved(
         resolved["data"] = {k: v for k, v in dataclasses.asdict(source).items() if v is not None}
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
     shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
-    shape |= {"latency_length", "threads"}
+    shape |= {"latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile"}
     resolved["cost"] = [probe.model_dump(mode="json", include=shape) for probe in probes]
     plain: dict[str, Any] = _without_none(json.loads(json.dumps(resolved)))
     return plain

@@ -5,7 +5,7 @@ from typing import Any
 
 from bench import backbone
 from bench.cell import method_used, now
-from bench.cost.account import Account
+from bench.cost.findings import Findings
 from bench.environment import environment
 from bench.plan import MethodSpec, Probe, cost_id
 from bench.record import CostRecord, Shape
@@ -24,26 +24,26 @@ def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None)
     from bench.cost.session import Session
 
     started = now()
-    accounts = {spec.label: Account() for spec in probe.methods}
+    findings = {spec.label: Findings() for spec in probe.methods}
     try:
-        session = Session(probe, accounts, progress)
+        session = Session(probe, findings, progress)
         session.count()
         session.time()
         session.infer()
     except Exception as error:  # what no method is to blame for, such as a backbone that cannot be loaded
-        for account in accounts.values():
-            if account.ok:
-                account.fail(error)
+        for found in findings.values():
+            if found.ok:
+                found.fail(error)
     common = _common(probe, started)
     for spec in probe.methods:
-        yield _record(probe, spec, accounts[spec.label], common)
+        yield _record(probe, spec, findings[spec.label], common)
 
 
 def failures(probe: Probe, status: str, reason: str, started: str) -> list[CostRecord]:
     """Records of a probe whose process died or hung: all methods, all with the same status and reason."""
     common = _common(probe, started)
-    account = Account(status=status, reason=reason)  # type: ignore[arg-type]
-    return [_record(probe, spec, account, common) for spec in probe.methods]
+    found = Findings(status=status, reason=reason)  # type: ignore[arg-type]
+    return [_record(probe, spec, found, common) for spec in probe.methods]
 
 
 def _common(probe: Probe, started: str) -> dict[str, Any]:
@@ -58,19 +58,20 @@ def _common(probe: Probe, started: str) -> dict[str, Any]:
         "shape": Shape(
             batch=probe.batch, length=probe.length, dtype=probe.dtype, attention=probe.attention,
             device=gpus[0] if on_gpu and gpus else probe.device if probe.device != "auto" else "cpu",
-            optimizer="adamw_fused", dropout=0.0, threads=around["threads"],
+            optimizer=probe.optimizer, dropout=probe.dropout, threads=around["threads"],
+            checkpointing=probe.checkpointing, compiled=probe.compile,
         ),
     }  # fmt: skip
 
 
-def _record(probe: Probe, spec: MethodSpec, account: Account, common: dict[str, Any]) -> CostRecord:
+def _record(probe: Probe, spec: MethodSpec, found: Findings, common: dict[str, Any]) -> CostRecord:
     return CostRecord(
         id=cost_id(probe, spec),
         method=method_used(spec.label, spec.name, spec.config),
-        status=account.status,
-        reason=account.reason,
-        traceback=account.traceback,
-        warnings=tuple(account.warnings),
+        status=found.status,
+        reason=found.reason,
+        traceback=found.traceback,
+        warnings=tuple(found.warnings),
         **common,
-        **account.figures,
+        **found.figures,
     )

@@ -8,6 +8,12 @@ SCHEMA = 1
 """Version of the record format. 1: first format."""
 
 Status = Literal["ok", "oom", "nan", "timeout", "crashed", "failed"]
+Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
+"""``bfloat16_autocast``: forward under autocast, frozen matrices bfloat16, vectors and all that trains float32."""
+Attention = Literal["sdpa", "eager"]
+Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
+Weights = Literal["native", "nf4"]
+"""How frozen linear weights of the backbone's layers are stored: as computed with, or as 4-bit normal floats."""
 
 
 class _Frozen(BaseModel):
@@ -97,13 +103,15 @@ class Trainable(_Frozen):
 
 
 class Owners(_Frozen):
-    """FLOPs of one part of the model; the three backward parts sum to ``backward``."""
+    """FLOPs of one part of the model; the four backward parts sum to ``backward``."""
 
     forward: int = 0
     backward: int = 0
     backward_weight_gradient: int = 0
     backward_input_gradient: int = 0
     backward_attention: int = 0
+    backward_recompute: int = 0
+    """Forward work done again during backward; above 0 under gradient checkpointing only."""
 
 
 class Flops(Owners):
@@ -124,6 +132,18 @@ class Bytes(_Frozen):
     optimizer_state: int
     saved_activations: int
     """Tensors that autograd keeps for backward, deduplicated by storage, parameters and buffers left out."""
+
+
+class SavedTensor(_Frozen):
+    """One of the largest tensors that autograd keeps for backward."""
+
+    module: str
+    """Dotted path of the module whose forward kept it first; empty for the model itself."""
+    owner: Literal["backbone", "method", "head"]
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    """Of its storage, which a view may show in part only."""
 
 
 class PeakMemory(_Frozen):
@@ -180,7 +200,13 @@ class Shape(_Frozen):
     optimizer: str
     """``adamw_fused`` ..."""
     dropout: float
+    """Probability in place of every dropout that the model has."""
     threads: int
+    checkpointing: bool = False
+    """Whether each backbone layer keeps its input alone and runs forward again during backward."""
+    compiled: bool = False
+    """Whether the timed model went through ``torch.compile``; counts are those of the eager form."""
+    weights: Weights = "native"
 
 
 class _Common(_Frozen):
@@ -239,6 +265,10 @@ class CostRecord(_Common):
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
     bytes: Bytes | None = None
+    largest_saved: tuple[SavedTensor, ...] = ()
+    """The largest ten of the saved activations."""
+    predicted_peak_memory_bytes: PeakMemory | None = None
+    """Peaks of the ledger, counted on fake tensors; None beside ``flops`` where the count ran on real ones."""
     peak_memory_bytes: PeakMemory | None = None
     peak_memory_source: Literal["cuda_allocated", "tracker"] | None = None
     forward_seconds: Timing | None = None

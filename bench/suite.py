@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import BenchError, unknown
+from bench.record import Attention, Dtype, Optimizer
 
 FOLDER = Path(__file__).parent.parent / "suites"
 
@@ -99,8 +100,15 @@ class CostTable(_Table):
     """Tokens per row."""
     batch_on_cpu: int | None = Field(default=None, ge=1)
     """Batch where no GPU is at hand; ``batch`` where left out."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    dtype: Dtype = "float32"
+    attention: Attention = "sdpa"
+    optimizer: Optimizer = "adamw_fused"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability in place of every dropout that the model has; above 0, CPU attention leaves its fused path."""
+    checkpointing: bool = False
+    """Keep each backbone layer's input alone and run its forward again during backward."""
+    compile: bool = False
+    """Time the model through ``torch.compile``; counts are those of the eager form."""
     blocks: int = Field(default=6, ge=2)
     """Timing blocks; intervals resample blocks."""
     rounds: int = Field(default=1, ge=1)

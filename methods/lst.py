@@ -128,8 +128,9 @@ class Ladder(nn.Module):
         shares = torch.sigmoid(self.gates / self.config.gate_temperature).unbind()
         position_bias = None
         for share, down, block, tap in zip(shares, self.downs[1:], self.blocks, taps, strict=True):
-            # lerp(a, b, w) = (1 - w) a + w b: one kernel for the gate
-            state = torch.lerp(down(tap.state), state, share)
+            entering = down(tap.state)
+            # lerp(a, b, w) = (1 - w) a + w b: one kernel for the gate; under autocast a norm gives another type
+            state = torch.lerp(entering, state.to(entering.dtype), share)
             output = block(state, *self._narrow(tap.inputs, position_bias), **self._narrow_rotary(tap.keywords))
             state = output[0] if isinstance(output, tuple) else output
             if self.family == "t5":

@@ -4,7 +4,7 @@ import torch
 
 from bench import registry
 from bench.cost.places import Origin
-from bench.cost.step import TrainingStep, random_batch, without_dropout
+from bench.cost.step import TrainingStep, random_batch, set_dropout
 from bench.head import TaskModel, make_head
 from bench.train import head_groups, make_optimizer
 from tests.methods.families import tiny
@@ -22,7 +22,7 @@ def training_step(name: str, family: str = "bert", attention: str = "sdpa", **co
     torch.manual_seed(0)
     body = method.apply(backbone, parsed)
     model = TaskModel(body, head).train()
-    without_dropout(model)
+    set_dropout(model, 0.0)
     optimizer = make_optimizer(method.param_groups(body, 1e-3) + head_groups(head, 1e-3))
     batch = random_batch(ROWS, LENGTH, vocabulary=96, outputs=2)
     return TrainingStep(method, parsed, model, origin, optimizer, batch)

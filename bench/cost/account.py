@@ -1,46 +1,123 @@
-"""What a probe has found out about one method so far, failures included; it takes no figure and imports no torch."""
+"""``account(module, batch)``: the ledger of a user's own module; it knows neither methods nor suites."""
 
-import dataclasses
-import traceback
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from bench.cost.counting import LARGEST, Counts
+from bench.cost.eight_bit import EightBitState
+from bench.cost.fake import fake_like, without_data
+from bench.cost.formulas import tensors
+from bench.cost.ledger import count_step
+from bench.cost.memory import measure_step
+from bench.cost.places import Origin
 from bench.errors import BenchError
-from bench.record import Status
+from bench.record import Optimizer, Trainable
+from bench.train import make_optimizer
+
+Loss = Callable[[Any], Tensor]
 
 
-@dataclasses.dataclass
-class Account:
-    """Figures of one method, filled stage by stage."""
+def account(
+    module: nn.Module,
+    batch: Any,
+    *,
+    loss: Loss | None = None,
+    optimizer: Optimizer = "adamw_fused",
+    device: str = "cpu",
+) -> Counts:
+    """Count one training step of ``module`` on ``batch``, without running it and without touching either.
 
-    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of ``CostRecord`` by name."""
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    status: Status = "ok"
-    reason: str | None = None
-    traceback: str | None = None
-    held_bytes: int = 0
-    """Weights and optimizer state: what the method holds between two steps."""
+    Frozen parameters count as ``backbone``, trainable ones as ``method``. Layers are the entries of the longest list
+    of modules.
 
-    @property
-    def ok(self) -> bool:
-        """Nothing has failed so far."""
-        return self.status == "ok"
+    Args:
+        module: Any module in the mode in which it trains; also on the meta device.
+        batch: Keyword arguments as a mapping, positional ones as a tuple or list, or one tensor; shapes matter alone.
+        loss: Output of the module -> scalar; by default ``output.loss``, or the output where it is a scalar.
+        optimizer: Form of the optimizer.
+        device: ``cpu`` or ``cuda``: whose forms are counted.
 
-    def fail(self, error: Exception) -> None:
-        """Take down what ended this method's part of the probe; figures taken before stay."""
-        self.status = _status(error)
-        sentence = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-        self.reason = (sentence.splitlines() or [type(error).__name__])[0]
-        self.traceback = "".join(traceback.format_exception(error))
+    Returns:
+        Counts; ``delta_bytes`` are those of the trainable parameters.
+
+    Raises:
+        BenchError: Nothing trains, or no scalar loss comes out.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if not trained:
+        raise BenchError("account: the module has no trainable parameter; set requires_grad on what trains")
+    with without_data(device):
+        fakes = {id(t): fake_like(t) for t in [*module.parameters(), *module.buffers()]}
+        own, given = copy.deepcopy(module, dict(fakes)), tree_map_only(Tensor, fake_like, batch)
+        step = _Step(own, given, loss or _own_loss, optimizer)
+        ledger = count_step(step.model, step.origin, step.forward)
+        step.zero()
+        held, peak, _ = measure_step(step)
+        return Counts(
+            trainable=Trainable(method=sum(p.numel() for p in trained), head=0),
+            delta_bytes=sum(p.nbytes for p in trained),
+            flops=ledger.flops,
+            bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
+            peak=peak,
+            largest_saved=ledger.saved[:LARGEST],
+        )
 
 
-def _status(error: Exception) -> Status:
-    import torch
+class _Whole(nn.Module):
+    """A module in the place where a task model has its body, with nothing on top."""
 
-    from bench.train import NonFiniteLoss
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Identity()
 
-    if isinstance(error, NonFiniteLoss):
-        return "nan"
-    # The CPU allocator has no exception class of its own.
-    full = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return "oom" if full or isinstance(error, MemoryError | torch.OutOfMemoryError) else "failed"
+
+class _Step:
+    """One training step of a user's module."""
+
+    def __init__(self, module: nn.Module, batch: Any, loss: Loss, form: Optimizer) -> None:
+        self.model = _Whole(module)
+        self.batch = {str(i): tensor for i, tensor in enumerate(tensors(batch))}
+        self._given = batch
+        self._loss = loss
+        lists = [
+            (path, part) for path, part in module.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)
+        ]
+        path, longest = max(lists, key=lambda found: len(found[1]), default=("", ()))
+        self.origin = Origin(module, [f"{path}.{i}".lstrip(".") for i in range(len(longest))])
+        self.origin.parameters = {p: place for p, place in self.origin.parameters.items() if not p.requires_grad}
+        groups = [{"params": [p for p in module.parameters() if p.requires_grad], "lr": 1e-3}]
+        self.optimizer = EightBitState(groups) if form == "adamw_8bit" else make_optimizer(groups, form=form)
+
+    def forward(self) -> Tensor:
+        """Scalar loss."""
+        module, given = self.model.body, self._given
+        if isinstance(given, Mapping):
+            output = module(**given)
+        else:
+            output = module(*given) if isinstance(given, tuple | list) else module(given)
+        value = self._loss(output)
+        if not isinstance(value, Tensor) or value.ndim:
+            raise BenchError("account: no scalar loss comes out of the module; give loss=, output -> scalar")
+        return value
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of all trainable parameters."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def optimize(self) -> None:
+        """Optimizer step."""
+        self.optimizer.step()
+
+    def zero(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def _own_loss(output: Any) -> Any:
+    found = output if isinstance(output, Tensor) else getattr(output, "loss", None)
+    return found

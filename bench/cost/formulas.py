@@ -75,6 +75,16 @@ def product(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out
     return None
 
 
+_FACTORS = {_ATEN.mm: 0, _ATEN.bmm: 0, _ATEN.addmm: 1, _ATEN.baddbmm: 1, _ATEN._scaled_mm: 0}
+"""Matrix products -> place of the first factor among their arguments."""
+
+
+def factors(function: Any, args: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
+    """The two factors of a dispatched matrix product, of a linear map the input and the weight; None for others."""
+    at = _FACTORS.get(getattr(function, "_overloadpacket", function))
+    return None if at is None else (args[at], args[at + 1])
+
+
 def tensors(tree: Any) -> Iterator[Tensor]:
     """Every tensor in nested arguments or outputs."""
     return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))

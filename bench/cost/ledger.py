@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.cost.formulas import product, tensors
+from bench.cost.formulas import Product, factors, product, tensors
 from bench.cost.places import Origin, Owner, Place, Places
-from bench.record import Flops, Owners
+from bench.record import Flops, Owners, SavedTensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Ledger:
     """
     saved_by_owner: dict[Owner, int]
     """The same bytes by the module whose forward kept them first."""
-    loss: float
+    saved: tuple[SavedTensor, ...]
+    """All of these tensors, the largest first."""
 
 
 def count_step(
@@ -38,11 +39,11 @@ def count_step(
 ) -> Ledger:
     """Count one forward and one backward; works alike on real and on fake tensors.
 
-    The kind of a backward product follows from its operands: one that reads a parameter is an input gradient
-    (dX = G W), one that reads none a weight gradient (dW = G^T X), batched products and fused attention are attention.
-    A weight-gradient product has no parameter among its operands, so its owner is that of the forward operation that
-    made its autograd node, by sequence number. A fused recurrent backward holds both gradients in equal parts.
-    Gradients stay on the parameters.
+    A backward product belongs to the forward product that made its autograd node, by sequence number: that gives its
+    owner and layer. Its kind is that of the factor whose gradient it computes: a parameter's is a weight gradient
+    (dW = G^T X), another's an input gradient (dX = G W), unless both factors are activations: attention. A fused
+    recurrent backward holds weight and input gradient in equal parts. Forward products inside backward, which
+    checkpointing makes, are recompute. Gradients stay on the parameters.
 
     Args:
         model: Model with ``body`` and ``head``.
@@ -60,11 +61,11 @@ def count_step(
         counter.backward = True
         with counter:
             backward(loss)
+    listed = sorted((tensor for _, tensor in kept.values()), key=lambda tensor: -tensor.bytes)
     by_owner: dict[Owner, int] = collections.defaultdict(int)
-    for storage, owner in kept.values():
-        by_owner[owner] += storage.nbytes()
-    value = loss.item() if loss.device.type != "meta" and not _fake(loss) else float("nan")
-    return Ledger(counter.flops(origin.depth), sum(by_owner.values()), dict(by_owner), value)
+    for tensor in listed:
+        by_owner[tensor.owner] += tensor.bytes
+    return Ledger(counter.flops(origin.depth), sum(by_owner.values()), dict(by_owner), tuple(listed))
 
 
 def forward_flops(run: Callable[[], Any]) -> tuple[int, list[tuple[str, tuple[tuple[int, ...], ...]]]]:
@@ -74,13 +75,7 @@ def forward_flops(run: Callable[[], Any]) -> tuple[int, list[tuple[str, tuple[tu
     return trace.flops, trace.operations
 
 
-def _fake(tensor: Tensor) -> bool:
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return isinstance(tensor, FakeTensor)
-
-
-_Saved = dict[int, tuple[torch.UntypedStorage, Owner]]
+_Saved = dict[int, tuple[torch.UntypedStorage, SavedTensor]]
 
 
 @contextlib.contextmanager
@@ -92,11 +87,26 @@ def _saved(model: nn.Module, places: Places) -> Iterator[_Saved]:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own and storage._cdata not in kept:
-            kept[storage._cdata] = (storage, places.now().owner)
+            found = SavedTensor(
+                module=places.running(), owner=places.now().owner, shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."), bytes=storage.nbytes(),
+            )  # fmt: skip
+            kept[storage._cdata] = (storage, found)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield kept
+
+
+@dataclasses.dataclass(frozen=True)
+class _Node:
+    """What backward must know of the forward operation that made an autograd node."""
+
+    place: Place
+    factors: tuple[torch.UntypedStorage, torch.UntypedStorage] | None = None
+    """Storages of the two factors of a matrix product."""
+    learned: tuple[bool, bool] = (False, False)
+    """Which of them are parameters."""
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -106,47 +116,54 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.backward = False
         self._places = places
-        self._nodes: dict[int, Place] = {}
+        self._nodes: dict[int, _Node] = {}
         self._next = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         self._tally: dict[tuple[str, Place], int] = collections.defaultdict(int)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self.backward:
-            self._note_nodes(args, kwargs)
+        # Backward itself records no gradient: where one is recorded, a checkpointed forward runs again.
+        forward = not self.backward or torch.is_grad_enabled()
+        if forward:
+            self._note_nodes(func, args, kwargs)
         out = func(*args, **kwargs)
+        if func is torch.ops.aten._to_copy.default:
+            self._places.follow_copy(args[0], out)
         found = product(func, args, kwargs, out)
-        if found is not None:
-            parameter = self._places.parameter(tensors((args, kwargs)))
-            if not self.backward:
-                self._tally["forward", self._places.now(parameter)] += found.flops
-            else:
-                place = self._node_place() or self._places.now(parameter)
-                self._add_backward(found.flops, found.kind, place, parameter is not None)
+        if found is None:
+            return out
+        operands = list(tensors((args, kwargs)))
+        parameter = self._places.parameter(operands)
+        if forward:
+            part = "recompute" if self.backward else "forward"
+            self._tally[part, self._places.now(parameter)] += found.flops
+        else:
+            current = torch._C._current_autograd_node()
+            node = None if current is None else self._nodes.get(current._sequence_nr())
+            self._add_backward(found, node or _Node(self._places.now(parameter)), operands, parameter is not None)
         return out
 
-    def _note_nodes(self, args: Any, kwargs: Any) -> None:
+    def _note_nodes(self, func: Any, args: Any, kwargs: Any) -> None:
         # Autograd numbers a node just before it dispatches the operation: the numbers given since the last dispatch
         # belong to the operation that is dispatched now.
         upper = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
-        if upper > self._next:
-            place = self._places.now(self._places.parameter(tensors((args, kwargs))))
-            for number in range(self._next, upper):
-                self._nodes[number] = place
-            self._next = upper
+        if upper == self._next:
+            return
+        place, pair = self._places.now(self._places.parameter(tensors((args, kwargs)))), factors(func, args)
+        node = _Node(place)
+        if pair is not None:
+            learned = self._places.is_parameter(pair[0]), self._places.is_parameter(pair[1])
+            node = _Node(place, (pair[0].untyped_storage(), pair[1].untyped_storage()), learned)
+        for number in range(self._next, upper):
+            self._nodes[number] = node
+        self._next = upper
 
-    def _node_place(self) -> Place | None:
-        node = torch._C._current_autograd_node()
-        return None if node is None else self._nodes.get(node._sequence_nr())
-
-    def _add_backward(self, flops: int, kind: str, place: Place, reads_parameter: bool) -> None:
-        if kind == "recurrent":
-            self._tally["input_gradient", place] += flops // 2
-            self._tally["weight_gradient", place] += flops - flops // 2
-        elif reads_parameter:
-            self._tally["input_gradient", place] += flops
-        else:
-            self._tally["attention" if kind == "attention" else "weight_gradient", place] += flops
+    def _add_backward(self, found: Product, node: _Node, operands: list[Tensor], reads_parameter: bool) -> None:
+        if found.kind == "recurrent":
+            self._tally["input_gradient", node.place] += found.flops // 2
+            self._tally["weight_gradient", node.place] += found.flops - found.flops // 2
+            return
+        self._tally[_kind(found, node, operands, reads_parameter), node.place] += found.flops
 
     def flops(self, depth: int) -> Flops:
         """The account of everything counted so far."""
@@ -167,11 +184,29 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 parts[part] += flops
         return Owners(
             forward=parts["forward"],
-            backward=parts["weight_gradient"] + parts["input_gradient"] + parts["attention"],
+            backward=sum(flops for part, flops in parts.items() if part != "forward"),
             backward_weight_gradient=parts["weight_gradient"],
             backward_input_gradient=parts["input_gradient"],
             backward_attention=parts["attention"],
+            backward_recompute=parts["recompute"],
         )
+
+
+def _kind(found: Product, node: _Node, operands: list[Tensor], reads_parameter: bool) -> str:
+    """Kind of one backward product: by the factor of the forward product that it does not read."""
+    if node.factors is None:
+        unknown = "attention" if found.kind == "attention" else "weight_gradient"
+        return "input_gradient" if reads_parameter else unknown
+    if found.kind == "attention" and not any(node.learned):
+        return "attention"
+    read = {tensor.untyped_storage()._cdata for tensor in operands}
+    first, second = (storage._cdata for storage in node.factors)
+    # The second factor of a linear map is its weight; a checkpointed first factor is read from another storage.
+    if node.learned[0] and not node.learned[1]:
+        target = 1 if first in read else 0
+    else:
+        target = 0 if second in read else 1
+    return "weight_gradient" if node.learned[target] or (not any(node.learned) and target) else "input_gradient"
 
 
 class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,5 +1,6 @@
 """Peak memory of a training step by phase, from the CUDA allocator or by following storages; it measures no time."""
 
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.cost.formulas import tensors
 from bench.record import Bytes, PeakMemory
+from bench.train import NonFiniteLoss
 
 Source = Literal["cuda_allocated", "tracker"]
 ROUNDING = 512
@@ -75,13 +77,18 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def measure_step(step: Step) -> tuple[Bytes, PeakMemory, Source]:
-    """Bytes held and peaks of one step; call it on the second step, when the optimizer has its state.
+    """Bytes held and peaks of one step once the optimizer has its state; where it has none, it takes a step first.
 
     ``saved_activations`` of the result is 0: the ledger counts it, in a pass of its own, since counting holds what
     it counts.
+
+    Raises:
+        NonFiniteLoss: The loss is NaN or infinite.
     """
     step.zero()
-    cuda = step.batch["input_ids"].device.type == "cuda"
+    if not step.optimizer.state:
+        _make_state(step)
+    cuda = next(step.model.parameters()).device.type == "cuda"
     peaks, gradients = _by_cuda(step) if cuda else _by_tracker(step)
     held = Bytes(
         weights=nbytes(_weights(step.model)),
@@ -93,6 +100,15 @@ def measure_step(step: Step) -> tuple[Bytes, PeakMemory, Source]:
     forward, backward, optimizer = peaks
     peak = PeakMemory(forward=forward, backward=backward, optimizer=optimizer, step=max(peaks))
     return held, peak, "cuda_allocated" if cuda else "tracker"
+
+
+def _make_state(step: Step) -> None:
+    """Take an optimizer step on zero gradients: the state is there and no activation was."""
+    for parameter in step.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    step.optimizer.step()
+    step.zero()
 
 
 def nbytes(held: Iterable[Tensor]) -> int:
@@ -148,4 +164,6 @@ def _phases(step: Step, end_phase: Callable[[], None]) -> int:
     gradients = _gradients(step.model)
     step.optimize()
     end_phase()
+    if not math.isfinite(value := loss.item()):
+        raise NonFiniteLoss(f"the loss of the measured step is {value}")
     return gradients

@@ -1,10 +1,10 @@
 """Says whose an operation is (backbone, method, head) and at which depth; counts nothing."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bench.anatomy import anatomy
@@ -23,10 +23,15 @@ class Place(NamedTuple):
 
 
 class Origin:
-    """What the backbone consisted of before a method was applied; keeps its modules and parameters alive."""
+    """What the backbone consisted of before a method was applied; keeps its modules and parameters alive.
 
-    def __init__(self, backbone: nn.Module) -> None:
-        blocks = [layer.path for layer in anatomy(backbone).layers]
+    Args:
+        backbone: The bare backbone.
+        blocks: Paths of its layers; by its anatomy where left out.
+    """
+
+    def __init__(self, backbone: nn.Module, blocks: Sequence[str] | None = None) -> None:
+        blocks = [layer.path for layer in anatomy(backbone).layers] if blocks is None else blocks
         self.depth = len(blocks)
         self.modules: dict[nn.Module, str] = {}
         self.parameters: dict[Tensor, str] = {}
@@ -37,6 +42,10 @@ class Origin:
             self.modules[module] = label
             for parameter in module.parameters(recurse=False):
                 self.parameters[parameter] = label
+
+    def replaced(self, tensors: Mapping[Tensor, Tensor]) -> None:
+        """Follow the backbone's parameters into the tensors that took their places."""
+        self.parameters = {tensors.get(parameter, parameter): label for parameter, label in self.parameters.items()}
 
 
 class Places:
@@ -62,6 +71,9 @@ class Places:
             self._modules[module] = Place("head", "head")
         for parameter in head.parameters():
             self._storages[parameter.untyped_storage()._cdata] = Place("head", "head")
+        self._paths = {id(module): path for path, module in body.named_modules()}
+        self._paths |= {id(module): f"head.{path}".rstrip(".") for path, module in head.named_modules()}
+        self._copies: list[UntypedStorage] = []
         self.stack: list[nn.Module] = []
         """Modules whose forward runs now, outermost first."""
 
@@ -79,6 +91,22 @@ class Places:
 
     def _leave(self) -> None:
         self.stack.pop()
+
+    def running(self) -> str:
+        """Dotted path of the innermost module that runs now; empty outside of all."""
+        return next((self._paths[id(m)] for m in reversed(self.stack) if id(m) in self._paths), "")
+
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is a parameter, a view of one or a cast copy of one."""
+        return tensor.untyped_storage()._cdata in self._storages
+
+    def follow_copy(self, source: Tensor, copy: Tensor) -> None:
+        """Let ``copy``, a parameter in another type, count as that parameter; autocast makes such copies."""
+        place = self._storages.get(source.untyped_storage()._cdata)
+        storage = copy.untyped_storage()
+        if place is not None and storage._cdata not in self._storages:
+            self._storages[storage._cdata] = place
+            self._copies.append(storage)  # held, so that its address is not used again
 
     def parameter(self, operands: Iterable[Tensor]) -> Place | None:
         """Place of the parameter among ``operands``, the method's first; None where none is a parameter."""

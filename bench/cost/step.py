@@ -1,5 +1,6 @@
 """One training step of one method as a thing that can be repeated, counted and timed; it measures nothing itself."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -7,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.cost.places import Origin
+from bench.cost.setting import Setting
+from bench.errors import BenchError
 from bench.head import TaskModel, generator
 from bench.method import Batch, Method
+from bench.train import check_groups, head_groups
 
 
 @dataclasses.dataclass
@@ -21,12 +25,14 @@ class TrainingStep:
     origin: Origin
     optimizer: torch.optim.Optimizer
     batch: Batch
+    autocast: bool = False
 
     def forward(self) -> Tensor:
         """Scalar loss with the method's regularizer."""
-        loss = self.model.loss(self.batch)
-        extra = self.method.regularizer(self.model.body)
-        return loss if extra is None else loss + extra
+        with torch.autocast(self.batch["input_ids"].device.type, torch.bfloat16, enabled=self.autocast):
+            loss = self.model.loss(self.batch)
+            extra = self.method.regularizer(self.model.body)
+            return loss if extra is None else loss + extra
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of all trainable parameters."""
@@ -42,6 +48,45 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
 
+def adapt(
+    backbone: nn.Module, method: Method, config: Any, head: nn.Module, setting: Setting
+) -> tuple[Origin, TaskModel]:
+    """Apply ``method`` to a fresh bare ``backbone`` and put ``head`` on top, in the form that ``setting`` asks for.
+
+    Raises:
+        BenchError: The family cannot carry the method, or cannot checkpoint.
+    """
+    if setting.checkpointing:
+        _checkpoint(backbone)
+    origin = Origin(backbone)
+    meta = next(backbone.parameters()).device.type == "meta"
+    torch.manual_seed(0)
+    with torch.device("meta") if meta else contextlib.nullcontext():
+        body = method.apply(backbone, config)
+    model = TaskModel(body, head).train()
+    set_dropout(model, setting.dropout)
+    if setting.autocast:
+        for parameter in model.parameters():
+            whole = parameter.requires_grad or parameter.ndim < 2
+            parameter.data = parameter.data.to(torch.float32 if whole else torch.bfloat16)
+    return origin, model
+
+
+def _checkpoint(backbone: nn.Module) -> None:
+    try:
+        # The non-reentrant form needs no input that requires a gradient, which frozen embeddings do not give.
+        backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    except (AttributeError, ValueError) as error:
+        raise BenchError(f"checkpointing: this backbone does not support it ({error}); leave it off") from error
+
+
+def optimizer_groups(model: TaskModel, method: Method, rate: float = 1e-3, head_rate: float = 1e-3) -> list[Any]:
+    """Parameter groups of method and head, checked to hold exactly what trains; the rates change no cost."""
+    groups = method.param_groups(model.body, rate) + head_groups(model.head, head_rate)
+    check_groups(groups, model)
+    return groups
+
+
 def random_batch(
     rows: int, length: int, *, vocabulary: int, outputs: int, device: torch.device | str = "cpu", seed: int = 0
 ) -> Batch:
@@ -54,8 +99,8 @@ def random_batch(
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def without_dropout(model: nn.Module) -> None:
-    """Set every dropout of ``model`` to 0, in place.
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Put ``probability`` in place of every dropout above 0 that ``model`` has, in place.
 
     Some families read their dropout from modules, others hand a number of the module or of the configuration to a
     function: so every ``nn.Dropout`` and every number whose name contains ``drop`` is set, also in configurations.
@@ -64,9 +109,9 @@ def without_dropout(model: nn.Module) -> None:
         for holder in (module, getattr(module, "config", None)):
             for name, value in list(vars(holder).items()) if hasattr(holder, "__dict__") else []:
                 if "drop" in name and isinstance(value, float) and value:
-                    setattr(holder, name, 0.0)
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
+                    setattr(holder, name, probability)
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
+            module.p = probability
 
 
 def randomise(body: nn.Module, *, scale: float = 0.01, seed: int = 0) -> None:

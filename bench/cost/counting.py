@@ -1,0 +1,146 @@
+"""Counts a method's training step on a backbone's shape without weights and without running it; measures nothing."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from bench import backbone
+from bench.backbone import BackboneSpec
+from bench.cost.eight_bit import EightBitState
+from bench.cost.fake import fakeify, without_data
+from bench.cost.ledger import Ledger, count_step
+from bench.cost.memory import measure_step, nbytes
+from bench.cost.places import Origin
+from bench.cost.setting import Setting
+from bench.cost.step import TrainingStep, adapt, optimizer_groups, random_batch
+from bench.head import make_head
+from bench.method import Method
+from bench.record import Bytes, Flops, PeakMemory, SavedTensor, Trainable
+from bench.train import make_optimizer
+
+LARGEST = 10
+"""Saved tensors that a record names."""
+CUBLAS_WORKSPACE = 8_519_680
+"""Bytes that cuBLAS takes from torch's allocator for its first product (32 MiB on Hopper)."""
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Per weight: 4 bits, one 8-bit scale for 64 weights, one float32 for 256 scales (Dettmers et al. 2023, section 3)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """The exact part of what one method costs on one setting."""
+
+    trainable: Trainable
+    delta_bytes: int
+    flops: Flops
+    bytes: Bytes
+    peak: PeakMemory
+    largest_saved: tuple[SavedTensor, ...]
+
+
+def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Counts:
+    """Count parameters, FLOPs, saved tensors and peaks of the second of two training steps.
+
+    FLOPs are counted in the first step, memory in the second: counting products holds tensors that a step would free.
+
+    Raises:
+        BenchError: The family cannot carry the method in this setting.
+    """
+    build = _builder(spec, method, config, setting)
+    with without_data(setting.device):
+        step = build()
+        ledger = count_step(step.model, step.origin, step.forward, step.backward)
+        step.optimize()
+        held, peak, _ = measure_step(step)
+        delta = nbytes(method.delta(method.finalize(step.model.body)).values())
+        return summary(step, ledger, *_corrected(held, peak, step.origin, setting), delta)
+
+
+def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> PeakMemory:
+    """Peaks of one training step alone, in half the time of ``count``."""
+    build = _builder(spec, method, config, setting)
+    with without_data(setting.device):
+        step = build()
+        held, peak, _ = measure_step(step)
+        return _corrected(held, peak, step.origin, setting)[1]
+
+
+def summary(step: TrainingStep, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_bytes: int) -> Counts:
+    """Bring the figures of a counted ``step`` together."""
+    return Counts(
+        trainable=Trainable(method=_trainable(step.model.body), head=_trainable(step.model.head)),
+        delta_bytes=delta_bytes,
+        flops=ledger.flops,
+        bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
+        peak=peak,
+        largest_saved=ledger.saved[:LARGEST],
+    )
+
+
+def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Callable[[], TrainingStep]:
+    """Build the model on the meta device, now; the step on fake tensors once called among them.
+
+    Modules cannot change their type or device among fake tensors, and some families draw weights by value.
+    """
+    bare = backbone.load(spec, device="meta", dtype=setting.loaded, attention=setting.attention)
+    vocabulary: int = bare.config.vocab_size  # type: ignore[union-attr, assignment]
+    origin, model = adapt(bare, method, config, make_head(bare, setting.outputs), setting)
+
+    def build() -> TrainingStep:
+        origin.replaced(fakeify(model))
+        groups = optimizer_groups(model, method)
+        eight_bit = setting.optimizer == "adamw_8bit"  # its library has no fake kernels
+        optimizer = EightBitState(groups) if eight_bit else make_optimizer(groups, form=setting.optimizer)
+        batch = random_batch(setting.batch, setting.length, vocabulary=vocabulary, outputs=setting.outputs)
+        return TrainingStep(method, config, model, origin, optimizer, batch, setting.autocast)
+
+    return build
+
+
+def _corrected(held: Bytes, peak: PeakMemory, origin: Origin, setting: Setting) -> tuple[Bytes, PeakMemory]:
+    """Add what no fake tensor shows: 4-bit storage of frozen weights, CUDA's workspace."""
+    shift = CUBLAS_WORKSPACE if setting.device == "cuda" else 0
+    if setting.weights == "nf4":
+        frozen = [w for m, place in origin.modules.items() if place.startswith("layer_") for w in _frozen_linear(m)]
+        saved = sum(w.nbytes - round(NF4_BYTES * w.numel()) for w in frozen)
+        held = held.model_copy(update={"weights": held.weights - saved})
+        # one matrix at a time is unpacked for its product
+        peak = _shifted(peak, -saved, max((w.nbytes for w in frozen), default=0))
+    return held, _shifted(peak, shift, 0)
+
+
+def _shifted(peak: PeakMemory, always: int, in_products: int) -> PeakMemory:
+    forward, backward = peak.forward + always + in_products, peak.backward + always + in_products
+    optimizer = peak.optimizer + always
+    step = max(forward, backward, optimizer)
+    return PeakMemory(forward=forward, backward=backward, optimizer=optimizer, step=step)
+
+
+def _frozen_linear(module: nn.Module) -> list[torch.Tensor]:
+    weight = module.weight if isinstance(module, nn.Linear | Conv1D) else None
+    return [weight] if isinstance(weight, torch.Tensor) and not weight.requires_grad else []
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def largest_fitting(fits: Callable[[int], bool], most: int = 1 << 20) -> int:
+    """Largest whole number up to ``most`` for which ``fits`` holds, by doubling and bisection; 0 where none does.
+
+    Args:
+        fits: Holds up to some number and for none beyond.
+        most: Where the search ends.
+    """
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,120 @@
+"""Runs a model on tensors without data (FakeTensorMode): shapes, types and storages alone; counts nothing itself."""
+
+import contextlib
+import unittest.mock
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from transformers import masking_utils
+
+
+@contextlib.contextmanager
+def without_data(device: str = "cpu") -> Iterator[FakeTensorMode]:
+    """Let everything inside run on fake tensors of device cpu.
+
+    A fake CUDA device needs a CUDA build of torch; with ``device = "cuda"`` the CPU's forms that keep other tensors
+    for backward give way to CUDA's.
+    """
+    forms = _cuda_forms() if device == "cuda" else contextlib.nullcontext()
+    # transformers asks whether a mask masks anything, unless it sees fake tensors; then it always builds the mask.
+    seen = unittest.mock.patch.object(masking_utils, "is_tracing", lambda tensor=None: False)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, _Answers(mode), seen, forms:
+        yield mode
+
+
+@contextlib.contextmanager
+def _cuda_forms() -> Iterator[None]:
+    """CUDA's forms; and no CPU library for the LSTM, which is chosen by what the processor at hand can do."""
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with _CudaForms():
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
+
+
+def fakeify(module: nn.Module) -> dict[Tensor, Tensor]:
+    """Replace every parameter and buffer of ``module`` by a fake one of the same shape and type, ties kept.
+
+    Call it inside ``without_data``.
+
+    Returns:
+        Old tensor -> new tensor.
+    """
+    fakes: dict[Tensor, Tensor] = {}
+    for part in module.modules():
+        # setattr rather than the tables: recurrent modules keep a list of their weights beside them
+        for name, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
+            if tensor not in fakes:
+                fakes[tensor] = fake_like(tensor)
+            setattr(part, name, fakes[tensor])
+    return fakes
+
+
+def fake_like(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape, strides and type without data; a parameter stays one."""
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers the questions that code asks of a value: the rows have no padding, so every check of a mask says yes.
+
+    Optimizers that read their step number get 1: no shape depends on it.
+    """
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._mode = mode
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.mkldnn_rnn_layer.default:
+            *states, scratch = func(*args, **(kwargs or {}))
+            return (*states, scratch.new_empty(self._scratch_bytes(func, args)))
+        if func is torch.ops.aten.native_layer_norm.default and args[2] is not None:
+            normed, *statistics = func(*args, **(kwargs or {}))
+            # the kernel keeps them in the type of the weight, its fake form in that of the input
+            return (normed, *(s.to(args[2].dtype) for s in statistics))
+        if func is torch.ops.aten._local_scalar_dense.default:
+            dtype = args[0].dtype
+            return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
+        return func(*args, **(kwargs or {}))
+
+    def _scratch_bytes(self, func: Any, args: Any) -> int:
+        """What the CPU library's LSTM keeps for backward beside its states: it knows, its fake form does not."""
+        with unset_fake_temporarily():
+            real = [torch.zeros(a.shape, dtype=a.dtype) if isinstance(a, Tensor) else a for a in args]
+            return int(func(*real)[-1].numel())
+
+
+_FLOAT32_ON_CUDA = {functional.layer_norm, functional.softmax}
+"""Of the operations that CUDA's autocast runs in float32 and the CPU's does not, those with large outputs."""
+
+
+class _CudaForms(TorchFunctionMode):
+    """Dropout as CUDA's kernels do it, a mask of bytes and within fused attention none; norms float32 in autocast."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is functional.dropout:
+            return self._dropout(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention:
+            kwargs["dropout_p"] = 0.0
+        if func in _FLOAT32_ON_CUDA and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map_only(Tensor, Tensor.float, (args, kwargs))
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or p == 0:
+            return input
+        dropped: Tensor = torch.native_dropout(input, p, True)[0]
+        return dropped
