@@ -20,6 +20,7 @@ QUIET = (0.97, 1.03)
 PHASES = ("forward", "backward", "optimizer", "step")
 MODES = ("unmerged", "merged")
 BATCHES = ("batch_1", "batch_32")
+MERGE_TYPES = ("float32", "bfloat16")
 LEAVES = ("seconds", "p95", "ratio", "low", "high", "blocks", "samples")
 
 
@@ -123,6 +124,8 @@ def _ledger_row(record: CostRecord, baseline: CostRecord | None) -> dict[str, An
         row |= {f"{name}_bytes": value for name, value in record.bytes.model_dump().items()}
     if record.peak_memory_bytes:
         row |= {f"peak_{name}_bytes": value for name, value in record.peak_memory_bytes.model_dump().items()}
+    if record.predicted_peak_memory_bytes:
+        row["predicted_step_bytes"] = record.predicted_peak_memory_bytes.step
     if record.flops:
         row |= {"flops_forward": record.flops.forward, "flops_backward": record.flops.backward}
         row["flops_backward_weight_gradient"] = record.flops.backward_weight_gradient
@@ -145,7 +148,7 @@ def _time_row(record: CostRecord) -> dict[str, Any]:
     if record.merged_equals_base:
         row["merged_is_base"] = record.merged_equals_base.all
     if record.merge_error:
-        row["merge_error"] = max(record.merge_error.values())
+        row |= {f"merge_error_{dtype}": record.merge_error.get(dtype) for dtype in MERGE_TYPES}
     return row
 
 
@@ -157,9 +160,9 @@ def _cost_columns() -> list[str]:
         *("flops_backward_weight_gradient", "flops_backward_input_gradient", "flops_backward_backbone"),
         *("weights_bytes", "gradients_bytes", "optimizer_state_bytes", "saved_activations_bytes"),
         *(f"peak_{phase}_bytes" for phase in PHASES),
-        "peak_memory_source",
+        *("predicted_step_bytes", "peak_memory_source"),
         *(f"{name}_{leaf}" for name in timed for leaf in LEAVES),
-        *("merged_is_base", "merge_error", "switch_seconds"),
+        *("merged_is_base", *(f"merge_error_{dtype}" for dtype in MERGE_TYPES), "switch_seconds"),
     ]
 
 

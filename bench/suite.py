@@ -108,7 +108,7 @@ class CostTable(_Table):
     checkpointing: bool = False
     """Keep each backbone layer's input alone and run its forward again during backward."""
     compile: bool = False
-    """Time the model through ``torch.compile``; counts are those of the eager form."""
+    """Time the training step through ``torch.compile``; counts and latency are those of the eager form."""
     blocks: int = Field(default=6, ge=2)
     """Timing blocks; intervals resample blocks."""
     rounds: int = Field(default=1, ge=1)

@@ -81,6 +81,8 @@ def test_every_figure_is_there(records: dict[str, CostRecord]) -> None:
         assert record.latency_seconds.unmerged.batch_1 is not None
         assert record.latency_seconds.base.batch_32 is not None
         assert record.peak_memory_source == "tracker"
+        assert record.predicted_peak_memory_bytes == record.peak_memory_bytes
+        assert record.largest_saved[0].bytes >= record.largest_saved[-1].bytes > 0
         assert record.flags == ("random_weights",)
 
 
@@ -109,6 +111,79 @@ def test_merged_lora_is_the_base_and_the_ladder_cannot_be_merged(records: dict[s
 def test_what_has_no_figure_says_why(records: dict[str, CostRecord]) -> None:
     assert records["head"].switch_seconds is None
     assert "no switch time" in records["head"].warnings[0]
+
+
+@torch.library.custom_op("peft_ledger_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    """A third party's kernel without a fake implementation."""
+    return 2 * x
+
+
+twice.register_autograd(lambda context, gradient: 2 * gradient)
+
+
+class Opaque(Method):
+    """Scales the last state by a learned vector and calls ``twice`` on it."""
+
+    identity_at_init = False
+
+    def apply(self, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+        class Scaled(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.backbone = backbone
+                self.scale = nn.Parameter(torch.ones_like(next(backbone.parameters())[0]))
+
+            def forward(self, **inputs: Any) -> Any:
+                output = self.backbone(**inputs)
+                output.last_hidden_state = twice(output.last_hidden_state * self.scale)
+                return output
+
+        return Scaled()
+
+
+def test_an_operation_without_a_fake_form_is_said_and_the_measured_figures_stand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = registry.load_method
+    monkeypatch.setattr(registry, "load_method", lambda name, *a: Opaque if name == "opaque" else load(name, *a))
+    full, opaque = run_probe(probe("full", "opaque", latency_batches=(1,)))
+    assert (full.status, opaque.status) == ("ok", "ok"), opaque.traceback
+    assert opaque.predicted_peak_memory_bytes is None
+    assert full.predicted_peak_memory_bytes is not None
+    assert "no predicted peak" in opaque.warnings[0]
+    assert "twice" in opaque.warnings[0]
+    for figure in (*TIMES, "flops", "bytes", "peak_memory_bytes", "trainable_parameters", "latency_seconds"):
+        assert getattr(opaque, figure) is not None, figure
+    assert opaque.flops.backbone.backward == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16_autocast"},
+        {"dtype": "bfloat16", "attention": "eager"},
+        {"checkpointing": True, "optimizer": "adamw_foreach"},
+        {"dropout": 0.1, "optimizer": "sgd"},
+    ],
+    ids=str,
+)
+def test_the_form_of_the_step_is_measured_and_stands_in_the_record(changes: dict[str, Any]) -> None:
+    for record in run_probe(probe("full", "lora", "lst", latency_batches=(1,), **changes)):
+        assert record.status == "ok", record.traceback
+        assert {key: getattr(record.shape, key) for key in changes} == changes
+        assert record.predicted_peak_memory_bytes == record.peak_memory_bytes
+        assert (record.flops.backward_recompute > 0) == (record.method.label != "lst" and "checkpointing" in changes)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, of torch's older parts
+def test_a_compiled_model_is_timed_and_said_to_be() -> None:
+    full, lora = run_probe(probe("full", "lora", compile=True, latency_batches=(1,)))
+    for record in (full, lora):
+        assert record.status == "ok", record.traceback
+        assert record.shape.compiled
+        assert record.step_seconds is not None
 
 
 @pytest.mark.parametrize(("error", "status"), [(MemoryError, "oom"), (ValueError, "failed"), (None, "nan")])

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bench.errors import BenchError
+from bench.record import SavedTensor
 from bench.report import canvas, markdown, plots, terminal
 from bench.report import format as fmt
 from bench.store import Run
@@ -260,3 +261,22 @@ def test_readers_never_import_torch_and_load_matplotlib_only_to_draw(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_report_names_the_form_of_the_step_and_what_dominates_memory(run):
+    saved = {"module": "encoder.layer.0", "owner": "backbone", "shape": (32, 64, 384), "dtype": "float32"}
+    changed = []
+    for record in run.records:
+        if record.kind == "cost":
+            shape = record.shape.model_copy(update={"checkpointing": True, "compiled": True, "weights": "nf4"})
+            kept = tuple(SavedTensor(**saved, bytes=record.bytes.saved_activations // n) for n in (4, 5, 6, 7))
+            update = {"shape": shape, "largest_saved": kept, "predicted_peak_memory_bytes": record.peak_memory_bytes}
+            record = record.model_copy(update=update)
+        changed.append(record)
+    text = markdown.write(replace(run, records=tuple(changed))).read_text()
+    assert "checkpointing, compiled, nf4 weights" in text
+    lines = [line for line in text.splitlines() if "encoder.layer.0" in line and "lora" in line]
+    assert [line.split("|")[-2].strip() for line in lines] == ["25.0 %", "20.0 %", "16.7 %"]
+    assert "32 x 64 x 384" in lines[0]
+    header = next(line for line in text.splitlines() if "saved activations |" in line)
+    assert "predicted peak" in header

@@ -199,6 +199,7 @@ class Session:
         for label in labels:
             with self._answering_for(label) as found:
                 method, _, _, model = self._adapt(self._specs[label])
+                model.to(self._setting.loaded)  # what trained under autocast is deployed without
                 randomise(model.body)
                 deployed[label] = latency.deploy(method, model.body, model.head)
                 self._structure(deployed[label], found)

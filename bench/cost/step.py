@@ -73,10 +73,15 @@ def adapt(
 
 
 def _checkpoint(backbone: nn.Module) -> None:
+    # transformers before 5.23 has the older name alone
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable: Any = next((getattr(backbone, name) for name in names if hasattr(backbone, name)), None)
+    if enable is None:
+        raise BenchError("checkpointing: this backbone has no switch for it; leave it off")
     try:
         # The non-reentrant form needs no input that requires a gradient, which frozen embeddings do not give.
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
+        enable({"use_reentrant": False})
+    except ValueError as error:
         raise BenchError(f"checkpointing: this backbone does not support it ({error}); leave it off") from error
 
 

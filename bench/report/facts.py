@@ -168,7 +168,10 @@ def peak_name(source: str | None) -> str:
 
 def shape_line(shape: Shape) -> str:
     """What a probe measured on, in words."""
-    return (
-        f"{shape.batch} x {shape.length} tokens, {plain(shape.dtype)}, {plain(shape.attention)}, "
-        f"{plain(shape.optimizer)}, dropout {shape.dropout:g}, {plural(shape.threads, 'thread')}, {plain(shape.device)}"
-    )
+    rare = [name for name in ("checkpointing", "compiled") if getattr(shape, name)]
+    rare += [] if shape.weights == "native" else [f"{shape.weights} weights"]
+    parts = (
+        f"{shape.batch} x {shape.length} tokens", plain(shape.dtype), plain(shape.attention), plain(shape.optimizer),
+        f"dropout {shape.dropout:g}", *rare, plural(shape.threads, "thread"), plain(shape.device),
+    )  # fmt: skip
+    return ", ".join(parts)

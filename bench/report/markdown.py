@@ -7,6 +7,7 @@ import pandas as pd
 
 from bench import compare
 from bench.errors import BenchError
+from bench.record import Shape
 from bench.report import facts
 from bench.report import format as fmt
 from bench.report.format import markdown as text
@@ -25,6 +26,7 @@ HOW = (
     ("stored per task", "bytes", "what inference needs beside the backbone and the head"),
     ("FLOPs", "floating point operations", "matrix products and attention of one step, counted; exact on any machine"),
     ("saved activations", "bytes", "tensors that autograd keeps for backward, by storage, parameters left out; exact"),
+    ("predicted peak", "bytes", "largest sum of live tensors in the second step of the model on tensors without data"),
     ("peak memory (counted)", "bytes", "largest sum of live tensors in the second training step; exact"),
     ("peak GPU memory", "bytes", "`max_memory_allocated` of each phase of a training step"),
     ("times", "seconds", "median over interleaved blocks; ratios are paired with the baseline round by round"),
@@ -162,11 +164,12 @@ def _costs(run: Run) -> str:
         parts.append(f"## Costs: {text(facts.shape_line(shape))}")
         parts.append("Counted: exact on any machine.\n\n" + _counted(rows, baseline))
         parts.append(_memory(rows, facts.peak_name(source)))
+        parts.append(_largest(run, shape))
         timed = f"Timed: {text(facts.this_machine(run))}. n = blocks, samples in all; interval 95 %."
         parts.append(f"{timed}\n\n{_timed(rows, baseline)}")
         latency = "Latency / base, interval 95 %. `=`: operations identical to the base, exactly."
         parts.append(f"{latency}\n\n{_latency(rows)}")
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 Rows = list[tuple[str, "pd.Series"]]
@@ -186,9 +189,24 @@ def _counted(rows: Rows, baseline: str) -> str:
 
 def _memory(rows: Rows, peak: str) -> str:
     head = ("method", "weights", "gradients", "optimizer state", "saved activations",
-            f"{peak}: forward", "backward", "optimizer", "step")  # fmt: skip
-    names = ("weights", "gradients", "optimizer_state", "saved_activations", *(f"peak_{p}" for p in compare.PHASES))
+            "predicted peak", f"{peak}: forward", "backward", "optimizer", "step")  # fmt: skip
+    held = ("weights", "gradients", "optimizer_state", "saved_activations", "predicted_step")
+    names = (*held, *(f"peak_{p}" for p in compare.PHASES))
     return table(head, [(label, *(fmt.size(r[f"{name}_bytes"]) for name in names)) for label, r in rows])
+
+
+def _largest(run: Run, shape: Shape) -> str:
+    found = [r for r in compare.cost_records(run.records) if r.shape == shape]
+    costs = {r.method.label: (r.largest_saved, r.bytes.saved_activations) for r in found if r.bytes}
+    head = ("method", "module", "owner", "shape", "type", "bytes", "of all saved")
+    rows = [
+        (text(label), text(kept.module or "the model itself"), kept.owner, " x ".join(map(str, kept.shape)),
+         text(kept.dtype), fmt.size(kept.bytes), f"{100 * kept.bytes / costs[label][1]:.1f} %")
+        for label in facts.labels(run) if label in costs for kept in costs[label][0][:3]
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return f"Largest tensors kept for backward, three a method (ten in `records.jsonl`).\n\n{table(head, rows)}"
 
 
 def _timed(rows: Rows, baseline: str) -> str:
@@ -221,8 +239,9 @@ def _latency(rows: Rows) -> str:
                 ratio = fmt.ratio_interval(r[f"{name}_ratio"], r[f"{name}_low"], r[f"{name}_high"])
                 same = " =" if mode == "merged" and r["merged_is_base"] is True else ""
                 cells += [fmt.seconds(r[f"{name}_seconds"]), ratio + same]
-        body.append([*cells, fmt.MISSING if fmt.missing(r["merge_error"]) else f"{r['merge_error']:.1e}"])
-    return table([*head, "merge error"], body)
+        errors = [r[f"merge_error_{dtype}"] for dtype in compare.MERGE_TYPES]
+        body.append([*cells, *(fmt.MISSING if fmt.missing(error) else f"{error:.1e}" for error in errors)])
+    return table([*head, *(f"merge error, {dtype}" for dtype in compare.MERGE_TYPES)], body)
 
 
 def _scores(run: Run) -> str:
