@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench import record
 from bench.errors import BenchError, unknown
+from bench.resize import resize
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +94,17 @@ class BackboneSpec:
     """Hash that the weight file must have."""
     folder: str | None = None
     """Where the files lie, once resolved."""
+    layers: int | None = None
+    """Depth in place of the configuration's own; such a backbone has a shape and no weights."""
+    width: int | None = None
+    """Hidden size in place of the configuration's own, heads and FFN in proportion."""
+
+    @property
+    def title(self) -> str:
+        """Name with what was changed: ``bert-base, 6 layers``."""
+        changes = [f"{self.layers} layers"] if self.layers else []
+        changes += [f"{self.width} wide"] if self.width else []
+        return ", ".join([self.name, *changes])
 
 
 def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpec:
@@ -184,8 +196,12 @@ def configuration(spec: BackboneSpec) -> Any:
     """The transformers configuration of ``spec``, without weights.
 
     Raises:
-        BenchError: A ``config.json`` is missing or is not a configuration.
+        BenchError: A ``config.json`` is missing or is not a configuration, or it cannot have the width asked for.
     """
+    return resize(_configuration(spec), spec.name, spec.layers, spec.width)
+
+
+def _configuration(spec: BackboneSpec) -> Any:
     from transformers import AutoConfig
 
     if spec.folder is not None:
@@ -262,7 +278,7 @@ def describe(spec: BackboneSpec) -> record.Backbone:
         parameters = sum(p.numel() for p in load(meta, device="meta").parameters())
     pinned = PRETRAINED.get(spec.name) if spec.weights == "pretrained" else None
     return record.Backbone(
-        name=spec.name, revision=spec.revision, sha256=spec.sha256, parameters=parameters, weights=spec.weights,
+        name=spec.title, revision=spec.revision, sha256=spec.sha256, parameters=parameters, weights=spec.weights,
         notes=pinned.notes if pinned else (),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from methods import BUILTIN
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
     ("errors",),
-    ("record", "method", "anatomy", "stats", "environment", "tokens"),
+    ("record", "method", "anatomy", "stats", "environment", "tokens", "resize"),
     ("registry", "head", "backbone", "tasks"),
     ("suite", "train", "score", "store"),
     ("plan", "selection"),
