@@ -86,7 +86,8 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
 
     Modules cannot change their type or device among fake tensors, and some families draw weights by value.
     """
-    bare = backbone.load(spec, device="meta", dtype=setting.loaded, attention=setting.attention)
+    shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
+    bare = backbone.load(shape, device="meta", dtype=setting.loaded, attention=setting.attention)
     vocabulary: int = bare.config.vocab_size  # type: ignore[union-attr, assignment]
     origin, model = adapt(bare, method, config, make_head(bare, setting.outputs), setting)
 
