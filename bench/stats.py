@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from bench.errors import BenchError
 
@@ -160,3 +160,119 @@ def pareto_front(points: ArrayLike) -> NDArray[np.bool_]:
     better = no_worse & ((cost[:, None] < cost) | (score[:, None] > score))
     front: NDArray[np.bool_] = np.isfinite(array).all(axis=1) & ~better.any(axis=0)
     return front
+
+
+def one_sided_p(values: ArrayLike, bound: float, *, above: bool) -> float:
+    """P-value of Student's t against the claim's opposite: the claim is that the mean lies above (below) ``bound``.
+
+    Args:
+        values: One number a unit of luck: a block's median log ratio, a seed's difference. Below two: 1.0.
+        bound: A mean exactly at the bound does not support the claim.
+        above: Whether the claim is "above" or "below".
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size < 2:
+        return 1.0
+    distance = float(array.mean() - bound) * (1 if above else -1)
+    error = float(array.std(ddof=1)) / array.size**0.5
+    if error == 0:
+        return 0.0 if distance > 0 else 1.0
+    return float(stdtr(array.size - 1, -distance / error))
+
+
+def within_p(values: ArrayLike, low: float | None, high: float | None) -> float:
+    """P-value of the claim that the mean lies inside the bounds; a bound may be open.
+
+    The larger of two one-sided p-values (two one-sided tests, Schuirmann 1987): both must be small.
+    """
+    bounds = ((low, True), (high, False))
+    return max((one_sided_p(values, bound, above=above) for bound, above in bounds if bound is not None), default=0.0)
+
+
+def outside_p(values: ArrayLike, low: float | None, high: float | None) -> float:
+    """P-value of the claim that the mean lies outside the bounds: the smaller of both sides, times their number."""
+    bounds = ((low, False), (high, True))
+    sides = [one_sided_p(values, bound, above=above) for bound, above in bounds if bound is not None]
+    return min(1.0, len(sides) * min(sides)) if sides else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number (Holm 1979): each against what is left to test, never out of order."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def non_inferiority_p(method: Mapping[Key, float], baseline: Mapping[Key, float], margin: float) -> float:
+    """P-value of the claim that ``method - baseline`` lies above ``-margin`` on average over the keys of both."""
+    return one_sided_p([method[key] - baseline[key] for key in method if key in baseline], -margin, above=True)
+
+
+def detectable_effect(deviation: float, n: int, *, power: float = 0.8, level: float = 0.05) -> float:
+    """Smallest true shift that a one-sided t test of ``n`` values finds with probability ``power``.
+
+    Args:
+        deviation: Standard deviation of the values, in their unit.
+        n: Number of values, at least two.
+        power: Probability of finding it.
+        level: Of the test.
+
+    Returns:
+        The shift in the values' unit, from the noncentral t distribution.
+    """
+    if n < 2:
+        raise BenchError(f"a detectable effect needs at least 2 values, got {n}; measure more blocks or seeds")
+    from scipy.optimize import brentq  # here: readers of a run need none of it and would wait for it
+    from scipy.stats import nct
+
+    critical = float(stdtrit(n - 1, 1 - level))
+    noncentral = float(brentq(lambda shift: float(nct.sf(critical, n - 1, shift)) - power, 0.0, 100.0))
+    return float(noncentral * deviation / n**0.5)
+
+
+def average_ranks(scores: Mapping[str, Mapping[Key, float]]) -> dict[str, float]:
+    """Mean rank of each method over the keys that all have, 1 the best; ties share their ranks' mean.
+
+    Args:
+        scores: Score by method and key, such as (task, seed); more is better.
+
+    Returns:
+        Rank by method; empty where no key is common to all.
+    """
+    if not scores:
+        return {}
+    shared = sorted(set.intersection(*(set(values) for values in scores.values())), key=repr)
+    if not shared:
+        return {}
+    from scipy.stats import rankdata
+
+    table = np.asarray([[values[key] for key in shared] for values in scores.values()])
+    ranks = rankdata(-table, axis=0).mean(axis=1)
+    return dict(zip(scores, map(float, ranks), strict=True))
+
+
+def front_probability(
+    costs: ArrayLike, scores: Sequence[ArrayLike], *, resamples: int = 2000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Probability of each method to be on the Pareto front of cost and mean score, over the luck of the scores.
+
+    Args:
+        costs: ``[n]``, exact; less is better.
+        scores: One array ``[n, seeds, items]`` a task, the same seeds and items for every method; one item where only
+            a task's metric is known.
+        resamples: Draws of tasks, within them of seeds, within them of items.
+        seed: Of the draws.
+    """
+    rng, tasks = np.random.default_rng(seed), [np.asarray(task, dtype=float) for task in scores]
+    hits = np.zeros(len(np.asarray(costs)))
+    for _ in range(resamples):
+        means = []
+        for task in rng.integers(len(tasks), size=len(tasks)):
+            values = tasks[task]
+            seeds, items = (rng.integers(size, size=size) for size in values.shape[1:])
+            means.append(values[:, seeds][:, :, items].mean(axis=(1, 2)))
+        hits += pareto_front(np.column_stack([costs, np.mean(means, axis=0)]))
+    return hits / resamples

@@ -7,7 +7,20 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from bench.errors import BenchError
-from bench.stats import block_bootstrap_ratio, mean_interval, paired_difference, pareto_front
+from bench.stats import (
+    average_ranks,
+    block_bootstrap_ratio,
+    detectable_effect,
+    front_probability,
+    holm,
+    mean_interval,
+    non_inferiority_p,
+    one_sided_p,
+    outside_p,
+    paired_difference,
+    pareto_front,
+    within_p,
+)
 
 
 def coverage(blocks: int, trials: int = 300) -> float:
@@ -93,3 +106,95 @@ def test_pareto_front_keeps_what_no_point_beats():
     points = [(1, 0.5), (2, 0.7), (2, 0.6), (3, 0.7), (0.5, 0.1), (2, 0.7), (float("nan"), 1.0)]
     assert pareto_front(points).tolist() == [True, True, False, False, True, True, False]
     assert pareto_front([]).tolist() == []
+
+
+SPREAD = st.lists(st.floats(-10, 10), min_size=2, max_size=20).filter(lambda values: np.std(values) > 1e-3)
+
+
+@given(SPREAD, st.floats(-10, 10))
+def test_one_sided_p_is_scipys(values, bound):
+    assert one_sided_p(values, bound, above=True) == pytest.approx(
+        ttest_1samp(values, bound, alternative="greater").pvalue
+    )
+    assert one_sided_p(values, bound, above=False) == pytest.approx(
+        ttest_1samp(values, bound, alternative="less").pvalue
+    )
+
+
+def test_one_value_is_no_evidence_and_equal_values_are_certain():
+    assert one_sided_p([5.0], 0.0, above=True) == 1.0
+    assert one_sided_p([5.0, 5.0], 0.0, above=True) == 0.0
+    assert one_sided_p([5.0, 5.0], 5.0, above=True) == 1.0
+
+
+def rejections(test, mean, deviation=0.02, n=8, trials=2000):
+    values = np.random.default_rng(0).normal(mean, deviation, (trials, n))
+    return np.mean([test(row) < 0.05 for row in values])
+
+
+def test_equivalence_is_claimed_at_most_once_in_twenty_at_the_bound_and_mostly_well_inside():
+    def equivalent(values):
+        return within_p(values, -0.03, 0.03)
+
+    assert rejections(equivalent, 0.03) <= 0.06
+    assert rejections(equivalent, -0.03) <= 0.06
+    assert rejections(equivalent, 0.0) >= 0.8
+
+
+def test_outside_is_claimed_at_most_once_in_twenty_at_the_bound_and_mostly_well_outside():
+    def different(values):
+        return outside_p(values, -0.03, 0.03)
+
+    assert rejections(different, 0.03) <= 0.06
+    assert rejections(different, 0.0) <= 0.01
+    assert rejections(different, 0.06) >= 0.9
+
+
+def test_an_open_bound_asks_for_one_side_alone():
+    values = [0.3, 0.31, 0.29]
+    assert within_p(values, None, 0.5) == one_sided_p(values, 0.5, above=False)
+    assert outside_p(values, None, 0.5) == one_sided_p(values, 0.5, above=True)
+    assert (within_p(values, None, None), outside_p(values, None, None)) == (0.0, 1.0)
+
+
+def test_holm_is_the_step_down_of_its_paper():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
+    adjusted = holm(p_values)
+    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert all(np.diff(np.asarray(adjusted)[order]) >= 0)
+
+
+def test_non_inferiority_pairs_and_takes_its_margin():
+    ours = {("sst2", seed): 0.80 + 0.001 * seed for seed in range(6)}
+    theirs = {("sst2", seed): 0.805 + 0.001 * (seed % 3) for seed in range(8)}
+    assert non_inferiority_p(ours, theirs, margin=0.02) < 0.001
+    assert non_inferiority_p(ours, theirs, margin=0.0) > 0.5
+    assert non_inferiority_p({("a", 0): 1.0}, {("b", 0): 1.0}, margin=1.0) == 1.0
+
+
+def test_the_detectable_effect_is_found_as_often_as_it_says():
+    effect = detectable_effect(0.02, 8, power=0.8)
+    assert rejections(lambda values: one_sided_p(values, 0.0, above=True), effect) == pytest.approx(0.8, abs=0.03)
+    with pytest.raises(BenchError, match="at least 2 values"):
+        detectable_effect(0.02, 1)
+
+
+def test_ranks_are_averaged_over_what_all_methods_have():
+    scores = {"a": {1: 0.9, 2: 0.8, 3: 0.1}, "b": {1: 0.5, 2: 0.8}, "c": {1: 0.7, 2: 0.2}}
+    assert average_ranks(scores) == pytest.approx({"a": 1.25, "b": 2.25, "c": 2.5})
+    assert average_ranks({"a": {1: 0.0}, "b": {2: 0.0}}) == average_ranks({}) == {}
+
+
+def test_a_method_is_on_the_front_as_often_as_its_luck_allows():
+    rng = np.random.default_rng(0)
+    best, same, worse = (rng.normal(mean, 0.05, (5, 40)) for mean in (0.9, 0.9, 0.5))
+    shares = front_probability([2.0, 1.0, 3.0], [np.stack([best, same, worse])] * 2, resamples=200)
+    assert shares[1] == 1.0  # the cheapest
+    assert 0.05 < shares[0] < 0.95  # dearer and no better but by luck
+    assert shares[2] == 0.0
