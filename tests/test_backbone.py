@@ -92,3 +92,41 @@ def test_what_is_no_hub_id_is_named(name):
 def test_tasks_near_the_pretraining_objective_are_marked():
     assert backbone.task_notes(backbone.MINILM, "mrpc") == ("near pretraining objective",)
     assert backbone.task_notes(backbone.MINILM, "sst2") == ()
+
+
+def cached_on_this_machine(root, name, config, *, revision="main"):
+    """Lay a hub cache that holds the configuration of ``name`` and nothing else."""
+    folder = root / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / revision).write_text("0123abcd")
+    (folder / "snapshots" / "0123abcd").mkdir(parents=True)
+    (folder / "snapshots" / "0123abcd" / "config.json").write_text(json.dumps(config))
+
+
+def test_the_shape_of_a_hub_id_needs_its_cached_configuration_alone(tmp_path, monkeypatch):
+    config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    cached_on_this_machine(tmp_path, "somebody/small-bert", config)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    spec = backbone.shape_of("somebody/small-bert")
+    assert spec.weights == "random"
+    assert backbone.configuration(spec).hidden_size == 32
+    with pytest.raises(BenchError, match="model.safetensors: cannot be read"):
+        backbone.resolve("somebody/small-bert", "pretrained")
+
+
+def test_of_a_hub_id_that_is_not_cached_the_configuration_alone_is_fetched(tmp_path, monkeypatch):
+    asked = {}
+
+    def fetch(name, **options):
+        asked.update(options, name=name)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 64, "n_head": 4}))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert backbone.configuration(backbone.shape_of("somebody/small-gpt")).n_embd == 64
+    assert asked == {"name": "somebody/small-gpt", "revision": "main", "allow_patterns": ["config.json"]}
+
+
+def test_a_name_close_to_a_shape_is_told_so():
+    with pytest.raises(BenchError, match="or name the shape 'bert-base'"):
+        backbone.shape_of("bert-bse")
