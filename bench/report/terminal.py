@@ -1,47 +1,18 @@
 """Prints a run as plain columns that also stand when piped; writes no file and cuts no cell."""
 
-import itertools
-import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
 from bench import compare
 from bench.report import facts
 from bench.report import format as fmt
+from bench.report.columns import Column, say, table, width_of
 from bench.store import Run
 
-WIDTH = 118
-"""Columns where there is no terminal to ask."""
-LABEL_WIDTH = 18
-"""Longer method labels go on below their own first line."""
 SHOWN_FAILURES = 12
-GAP = "  "
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: header lines above, one cell per row."""
-
-    head: tuple[str, str, str]
-    """The first line is a title that neighbours with the same title share."""
-    cells: list[str]
-    left: bool = False
-    """Aligned to the left, for columns that end a line."""
-
-    @property
-    def width(self) -> int:
-        """Terminal cells of the widest entry."""
-        return max(map(cell_len, (*self.head[1:], *self.cells)))
-
-    def padded(self, text: str) -> str:
-        """``text`` filled up to the column's width."""
-        fill = " " * (self.width - cell_len(text))
-        return text + fill if self.left else fill + text
 
 
 def render(run: Run, console: Console, *, top: int | None = None) -> None:
@@ -52,23 +23,22 @@ def render(run: Run, console: Console, *, top: int | None = None) -> None:
         console: Where to print; without a terminal the text is 118 wide and bare of colours.
         top: Number of methods to show, in the order of the suite; None: all.
     """
-    dumb = not console.is_terminal or console.is_dumb_terminal
-    width = WIDTH if dumb else max(60, console.width)
-    _say(console, facts.header(run), width, style="bold")
+    width = width_of(console)
+    say(console, facts.header(run), width, style="bold")
     _preamble(run, console, width)
     shown = facts.labels(run)[:top]
     columns = _columns(run, shown)
     if columns:
-        for line in _table(shown, columns, width):
-            _say(console, line)
+        for line in table(shown, columns, width):
+            say(console, line)
         hidden = len(facts.labels(run)) - len(shown)
         for note in _notes(run, shown, hidden):
-            _say(console, f"  {note}", width, style="dim", hanging=4)
+            say(console, f"  {note}", width, style="dim", hanging=4)
     _verdict(run, console, width)
     _failures(run, console, width)
     report = run.folder / "report.md"
     where = _near(report) if report.exists() else f"not written yet: python -m bench report {_near(run.folder)}"
-    _say(console, f"report  {where}")
+    say(console, f"report  {where}")
 
 
 def _near(path: Path) -> str:
@@ -76,26 +46,16 @@ def _near(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _say(console: Console, text: str, width: int | None = None, style: str = "", hanging: int = 2) -> None:
-    """Print ``text``, wrapped at ``width`` with later lines indented by ``hanging``; never cropped."""
-    if width:
-        lines = textwrap.wrap(
-            text, width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False
-        )
-        text = "\n".join(lines)
-    console.print(Text(text, style=style), soft_wrap=True, highlight=False)
-
-
 def _preamble(run: Run, console: Console, width: int) -> None:
     if (data := facts.data(run)) is not None:
-        _say(console, f"data    {data}", width, style="yellow" if facts.is_synthetic(run) else "", hanging=8)
+        say(console, f"data    {data}", width, style="yellow" if facts.is_synthetic(run) else "", hanging=8)
     for name, line in facts.progress(run).items():
-        _say(console, f"{name:<8}{line}", width, style="red" if "FAILED" in line else "", hanging=8)
+        say(console, f"{name:<8}{line}", width, style="red" if "FAILED" in line else "", hanging=8)
     if (control := facts.control(run)) is not None:
-        _say(console, f"noise   {control}", width, style="yellow" if "NOT quiet" in control else "", hanging=8)
+        say(console, f"noise   {control}", width, style="yellow" if "NOT quiet" in control else "", hanging=8)
     for shape in compare.cost_shapes(run.records)[:1]:
-        _say(console, f"shape   {facts.shape_line(shape)}", width, hanging=8)
-    _say(console, "")
+        say(console, f"shape   {facts.shape_line(shape)}", width, hanging=8)
+    say(console, "")
 
 
 def _columns(run: Run, shown: list[str]) -> list[Column]:
@@ -150,49 +110,6 @@ def _score_columns(scores: pd.DataFrame, baseline: str, synthetic: bool) -> list
     ]
 
 
-def _label_lines(label: str) -> list[str]:
-    """A label over as many lines as it needs, its configuration on lines of its own."""
-    name, bracket, rest = fmt.plain(label).partition("(")
-    if cell_len(name + bracket + rest) <= LABEL_WIDTH:
-        return [name + bracket + rest]
-    lines = textwrap.wrap(name, LABEL_WIDTH) or ["-"]
-    return lines + textwrap.wrap(bracket + rest, LABEL_WIDTH, initial_indent="  ", subsequent_indent="  ")
-
-
-def _titles(columns: list[Column]) -> str:
-    """The line of shared titles, each centred over its columns."""
-    parts = []
-    for title, group in itertools.groupby(columns, key=lambda column: column.head[0]):
-        members = list(group)
-        width = sum(column.width for column in members) + len(GAP) * (len(members) - 1)
-        parts.append(title + " " * (width - cell_len(title)) if members[-1].left else title.center(width))
-    return GAP.join(parts)
-
-
-def _table(shown: list[str], columns: list[Column], width: int) -> list[str]:
-    """Lines of the table; columns that do not fit in ``width`` follow in a second table below."""
-    names = [_label_lines(label) for label in shown]
-    first = Column(("", "", "method"), [line for name in names for line in name], left=True)
-    parts: list[list[Column]] = [[]]
-    for title, group in itertools.groupby(columns, key=lambda column: column.head[0]):
-        for added in [list(group)] if title else [[column] for column in group]:
-            used = first.width + sum(len(GAP) + column.width for column in (*parts[-1], *added))
-            if parts[-1] and used > width:
-                parts.append([])
-            parts[-1] += added
-    lines: list[str] = []
-    for part in parts:
-        lines.append((" " * first.width + GAP + _titles(part)).rstrip())
-        for level in (1, 2):
-            cells = [first.padded(first.head[level]), *(column.padded(column.head[level]) for column in part)]
-            lines.append(GAP.join(cells).rstrip())
-        for row, name in enumerate(names):
-            cells = [first.padded(name[0]), *(column.padded(column.cells[row]) for column in part)]
-            lines += [GAP.join(cells).rstrip(), *name[1:]]
-        lines.append("")
-    return lines
-
-
 def _notes(run: Run, shown: list[str], hidden: int) -> list[str]:
     """Lines below the table that say what its signs mean."""
     costs = compare.cost_table(run.records, facts.labels(run)).loc[shown]
@@ -214,19 +131,19 @@ def _notes(run: Run, shown: list[str], hidden: int) -> list[str]:
 
 def _verdict(run: Run, console: Console, width: int) -> None:
     if (sentence := facts.no_verdict(run)) is not None:
-        _say(console, "")
-        _say(console, f"  ?     scores: {sentence}", width, style="yellow", hanging=8)
+        say(console, "")
+        say(console, f"  ?     scores: {sentence}", width, style="yellow", hanging=8)
 
 
 def _failures(run: Run, console: Console, width: int) -> None:
     failed = compare.failures(run.records)
     if failed.empty:
         return
-    _say(console, "")
-    _say(console, f"{fmt.plural(len(failed), 'record')} not ok", style="red")
+    say(console, "")
+    say(console, f"{fmt.plural(len(failed), 'record')} not ok", style="red")
     for _, row in failed.head(SHOWN_FAILURES).iterrows():
         cell = "cost" if row["kind"] == "cost" else f"{row['task']}, seed {row['seed']}"
         reason = row["reason"] or "no reason was recorded"
-        _say(console, fmt.plain(f"{row['status']}: {row['method']}, {cell}: {reason}"), width)
+        say(console, fmt.plain(f"{row['status']}: {row['method']}, {cell}: {reason}"), width)
     if len(failed) > SHOWN_FAILURES:
-        _say(console, f"{len(failed) - SHOWN_FAILURES} more in the report")
+        say(console, f"{len(failed) - SHOWN_FAILURES} more in the report")
