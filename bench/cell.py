@@ -11,7 +11,7 @@ from typing import Any
 
 from bench import backbone, record, registry
 from bench.errors import BenchError
-from bench.plan import Cell
+from bench.jobs import Cell
 
 Progress = Callable[[str], None]
 Predictions = dict[str, list[Any]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from bench.plan import Plan
+    from bench.jobs import Plan
     from bench.selection import Selection
     from bench.suite import Suite
 
@@ -107,7 +107,7 @@ def run(
     tasks: TasksOption = None,
     seeds: SeedsOption = None,
     backbone: BackboneOption = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Cells at once; one per core where left out.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells or sweeps at once; one a core if left out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a suite: costs first, then scores; the same command resumes."""
@@ -125,7 +125,7 @@ def run(
 
 def _execute(plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: Any, display: Any) -> int:
     """Carry out what the folder still lacks; returns the number of records whose status is not ok."""
-    from bench.runner import cores, execute, remaining
+    from bench.runner import execute, remaining
     from bench.store import open_store
 
     with open_store(folder, plan.suite, fresh=fresh) as store:
@@ -135,8 +135,7 @@ def _execute(plan: "Plan", folder: Path, fresh: bool, workers: int | None, conte
         else:
             display.begin(plan, todo, folder)
             with display:
-                count = workers or min(cores(), max(1, len(todo.cells)))
-                for event in execute(todo, store, context, workers=count):
+                for event in execute(todo, store, context, workers=workers):
                     display.show(event)
         wanted = plan.job_ids()
         return sum(record.status != "ok" for record in store.records if record.id in wanted)
@@ -208,6 +207,8 @@ def show_plan(
         print(plan.model_dump_json(indent=2))
         return
     print(plan.name)
+    for sweep in plan.sweeps:
+        print(f"sweep  {sweep.id[:12]}  {sweep.name} · {len(sweep.methods)} methods at {len(sweep.values)} values")
     for probe in plan.probes:
         print(f"probe  {probe.id[:12]}  {probe.name} · {len(probe.methods)} methods")
     for cell in plan.cells:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.record import CostRecord, Record, ScoreRecord, Shape, Timing
+from bench.record import CostRecord, CountRecord, Record, ScoreRecord, Shape, Timing
 from bench.stats import Interval, mean_interval, paired_difference
 
 MIN_SEEDS = 5
@@ -25,7 +25,7 @@ LEAVES = ("seconds", "p95", "ratio", "low", "high", "blocks", "samples")
 
 
 def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
-    """Keep the newest record of each cell and of each method in a probe.
+    """Keep the newest record of each cell, of each method in a probe and at each value of a sweep.
 
     Returns:
         The records in their order, and how many older ones were left out.
@@ -34,11 +34,12 @@ def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
     total = 0
     for record in records:
         total += 1
-        place = (
-            (record.shape, record.method.label)
-            if isinstance(record, CostRecord)
-            else (record.task_name, record.seed, record.method.label)
-        )
+        place: tuple[object, ...] = (record.task_name, record.seed) if isinstance(record, ScoreRecord) else ()
+        if isinstance(record, CostRecord):
+            place = (record.shape,)
+        elif isinstance(record, CountRecord):
+            place = (record.sweep, record.value)
+        place = (*place, record.method.label)
         if place not in newest or record.ended >= newest[place].ended:
             newest[place] = record
     return list(newest.values()), total - len(newest)
@@ -47,6 +48,11 @@ def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
 def cost_records(records: Iterable[Record]) -> list[CostRecord]:
     """The newest cost records, failures included."""
     return [record for record in latest(records)[0] if isinstance(record, CostRecord)]
+
+
+def count_records(records: Iterable[Record]) -> list[CountRecord]:
+    """The newest count records, failures included."""
+    return [record for record in latest(records)[0] if isinstance(record, CountRecord)]
 
 
 def score_records(records: Iterable[Record]) -> list[ScoreRecord]:
@@ -340,12 +346,16 @@ def floors(records: Iterable[Record]) -> dict[str, float]:
     return {r.task_name: 100 * r.task.floor for r in score_records(records) if r.status == "ok" and r.task}
 
 
+def _point(record: CostRecord | CountRecord) -> str | None:
+    return f"{record.sweep} at {record.value}" if isinstance(record, CountRecord) else None
+
+
 def failures(records: Iterable[Record]) -> pd.DataFrame:
-    """Records that are not ok: ``kind status method task seed reason``; a probe has no task and no seed."""
+    """Records that are not ok: ``kind status method task seed reason``; a sweep's ``task`` is its point."""
     rows = [
         (r.kind, r.status, r.method.label, r.task_name, r.seed, r.reason)
         if isinstance(r, ScoreRecord)
-        else (r.kind, r.status, r.method.label, None, None, r.reason)
+        else (r.kind, r.status, r.method.label, _point(r), None, r.reason)
         for r in latest(records)[0]
         if r.status != "ok"
     ]

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from bench.plan import Plan
+    from bench.jobs import Plan
     from bench.runner import Remaining
 
 
@@ -52,7 +52,7 @@ class Display:
         self.console = wide_console(stderr=quiet)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._counts = {"costs": [0, 0], "scores": [0, 0]}
+        self._counts = {"counts": [0, 0], "costs": [0, 0], "scores": [0, 0]}
         self._since = dict.fromkeys(self._counts, 0.0)
         self._last_line = 0.0
 
@@ -63,10 +63,13 @@ class Display:
     def begin(self, plan: "Plan", todo: "Remaining", folder: Path) -> None:
         """Say what is about to run."""
         costs = sum(len(probe.methods) for probe in todo.probes)
-        self._counts = {"costs": [0, costs], "scores": [0, len(todo.cells)]}
-        standing = sum(len(probe.methods) for probe in plan.probes) + len(plan.cells) - costs - len(todo.cells)
+        self._counts = {"counts": [0, todo.counts], "costs": [0, costs], "scores": [0, len(todo.cells)]}
+        standing = len(plan.job_ids()) - todo.counts - costs - len(todo.cells)
         resumed = f", {standing} records stand" if standing else ""
-        self.note(f"{plan.suite['name']}: {costs} costs and {len(todo.cells)} scores to measure{resumed} -> {folder}")
+        asked = [f"{todo.counts} counts to make"] if todo.counts else []
+        if costs or todo.cells or not todo.counts:
+            asked.append(f"{costs} costs and {len(todo.cells)} scores to measure")
+        self.note(f"{plan.suite['name']}: {', '.join(asked)}{resumed} -> {folder}")
 
     def __enter__(self) -> "Display":
         if self.console.is_terminal and shutil.get_terminal_size().columns >= 60:
@@ -89,9 +92,10 @@ class Display:
     def show(self, event: Any) -> None:
         """Show a ``Progress`` or ``Result`` event of the executor."""
         from bench.executors.local import Result
-        from bench.plan import Probe
+        from bench.jobs import Probe, Sweep
 
-        kind = "costs" if isinstance(event.job, Probe) else "scores"
+        kinds = {Sweep: "counts", Probe: "costs"}
+        kind = next((noun for job, noun in kinds.items() if isinstance(event.job, job)), "scores")
         if not self._since[kind]:
             self._since[kind] = time.monotonic()
             if self._bars is not None:
@@ -113,6 +117,8 @@ class Display:
             return f"{record.status}: {record.reason}"
         if record.kind == "cost":
             return "measured"
+        if record.kind == "count":
+            return f"counted at {record.vary} {record.value}"
         return f"{record.task_name} seed {record.seed}: {record.score:.3f}"
 
     def _plain(self, kind: str, line: str, finished: bool, failed: bool) -> None:

@@ -1,142 +1,22 @@
-"""Turns a suite into an ordered plan of cells and probes, pure data with an identity each; runs nothing."""
+"""Turns a suite into an ordered plan of sweeps, probes and cells, pure data with an identity each; runs nothing."""
 
-import ast
 import dataclasses
-import hashlib
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterable
-from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from bench import backbone, registry
 from bench.backbone import BackboneSpec
-from bench.environment import versions
 from bench.errors import BenchError, unknown
-from bench.record import SCHEMA, Attention, Dtype, Optimizer, TaskUsed
+from bench.identity import method_sources
+from bench.jobs import Cell, MethodSpec, Plan, Probe, identity
+from bench.plan_sweeps import check_crossovers, plan_sweeps, resolved_sweeps
+from bench.record import TaskUsed
 from bench.selection import label
 from bench.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite
 from bench.tasks.glue import task as task_spec
 from bench.tasks.sources import Source, TaskData, bag_of_words_floor, load_task, resolve_source
-
-_ROOT = Path(__file__).parent
-_SHARED_SOURCES = ("method.py", "anatomy.py", "backbone.py", "head.py")
-_CELL_SOURCES = (*_SHARED_SOURCES, "train.py", "score.py", "tokens.py", "cell.py", "tasks")
-_PROBE_SOURCES = (*_SHARED_SOURCES, "train.py", "stats.py", "probe.py", "cost")
-
-
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Job(_Data):
-    id: str
-    """sha256 over all that decides the result."""
-    suite: str
-    backbone: BackboneSpec
-    timeout_seconds: float
-
-
-class MethodSpec(_Data):
-    """A method with its checked configuration."""
-
-    label: str
-    """As the suite spells it; unique within the plan."""
-    name: str
-    config: dict[str, Any]
-    """All fields, defaults included."""
-    source_sha256: str
-    """Hash of the source file that implements it."""
-
-
-class Cell(_Job):
-    """Trains and scores once: (backbone, task, method, recipe, seed)."""
-
-    method: MethodSpec
-    source: Source
-    task: TaskUsed
-    recipe: dict[str, Any]
-    """Every recipe value, resolved for this method and task."""
-    seed: int
-    device: str
-    """``cpu`` or ``cuda``."""
-
-    @property
-    def name(self) -> str:
-        """For people: method, task and seed."""
-        return f"{self.method.label} · {self.task.name} · seed {self.seed}"
-
-
-class Probe(_Job):
-    """Measures the cost of all methods on one shape."""
-
-    methods: tuple[MethodSpec, ...]
-    baseline: str
-    """Label of the method that ratios refer to."""
-    batch: int
-    length: int
-    dtype: Dtype
-    device: str
-    attention: Attention
-    optimizer: Optimizer = "adamw_fused"
-    dropout: float = 0.0
-    checkpointing: bool = False
-    compile: bool = False
-    blocks: int
-    rounds: int
-    threads: int | None = None
-    """Torch threads; one for each core where None."""
-    latency_batches: tuple[int, ...]
-    latency_length: int
-    learning_rate: float
-    head_learning_rate: float
-    outputs: int
-
-    @property
-    def name(self) -> str:
-        """For people: the shape."""
-        return f"costs at batch {self.batch} x {self.length}"
-
-
-class Plan(_Data):
-    """Everything that a run will do, in order."""
-
-    suite: dict[str, Any]
-    """The resolved suite: what ``suite.toml`` of the run folder holds."""
-    probes: tuple[Probe, ...]
-    cells: tuple[Cell, ...]
-
-    @property
-    def name(self) -> str:
-        """Folder name: suite and the first six hex digits of the plan's hash."""
-        return f"{self.suite['name']}-{_sha256([self.suite, *(job.id for job in (*self.probes, *self.cells))])[:6]}"
-
-    def job_ids(self) -> set[str]:
-        """Identities of all cells and, for each probe and method, of all cost records."""
-        costs = {cost_id(probe, method) for probe in self.probes for method in probe.methods}
-        return {cell.id for cell in self.cells} | costs
-
-
-def cost_id(probe: Probe, method: MethodSpec) -> str:
-    """Identity of the cost record of ``method`` in ``probe``."""
-    return _sha256([probe.id, method.label])
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _source_hash(names: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        path = _ROOT / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.relative_to(_ROOT).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], None] = lambda line: None) -> Plan:
@@ -154,6 +34,8 @@ def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], N
     methods = _methods(suite, where)
     spec = backbone.resolve(suite.backbone.name, suite.backbone.weights, suite.backbone.revision)
     probes = tuple(_probe(suite, spec, methods, cost, device) for cost in suite.cost)
+    sweeps = plan_sweeps(suite, spec, methods, where)
+    check_crossovers(suite, sweeps, where)
     cells: tuple[Cell, ...] = ()
     source = None
     if suite.tasks:
@@ -161,7 +43,8 @@ def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], N
         source = resolve_source(suite.data, suite.tasks)
         progress(source.reason)
         cells = tuple(_cells(suite, spec, methods, source, device))
-    return Plan(suite=_resolved(suite, spec, methods, source, probes), probes=probes, cells=cells)
+    resolved = _resolved(suite, spec, methods, source, probes) | resolved_sweeps(suite, sweeps)
+    return Plan(suite=resolved, probes=probes, cells=cells, sweeps=sweeps)
 
 
 def _check_tasks(suite: Suite, where: str) -> None:
@@ -177,7 +60,7 @@ def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
     for index, table in enumerate(suite.method):
         place = f"{where}: method[{index}]"
         instance, config = registry.make(table.name, table.config, place)
-        digest = _method_sources(type(instance).__module__)
+        digest = method_sources(type(instance).__module__)
         specs.append(
             MethodSpec(label=label(table), name=table.name, config=registry.resolved(config), source_sha256=digest)
         )
@@ -187,33 +70,6 @@ def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
     if suite.baseline not in labels:
         raise unknown("baseline", suite.baseline, labels, where)
     return tuple(specs)
-
-
-def _method_sources(module: str) -> str:
-    """Hash of the file that implements a method and of those of its own package that it imports."""
-    package = module.partition(".")[0]
-    digest, waiting, seen = hashlib.sha256(), [module], set()
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:
-            continue  # a name imported from a module, not a module
-        content = Path(found.origin).read_bytes()
-        digest.update(name.encode() + b"\0" + content)
-        for node in ast.walk(ast.parse(content)):
-            names = [_imported(node, found)] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            waiting += sorted(n for n in names if n.partition(".")[0] == package and n not in seen)
-    return digest.hexdigest()
-
-
-def _imported(node: ast.ImportFrom, where: ModuleSpec) -> str:
-    """The module that ``from ... import`` names in module ``where``, also by dots."""
-    if not node.level:
-        return node.module or ""
-    package = where.name if where.submodule_search_locations is not None else where.name.rpartition(".")[0]
-    return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
 
 
 def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], cost: CostTable, device: str) -> Probe:
@@ -228,18 +84,7 @@ def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], co
         "timeout_seconds": cost.timeout_seconds,
     }  # fmt: skip
     draft = Probe(id="", **values)
-    return draft.model_copy(update={"id": _identity(draft, _PROBE_SOURCES)})
-
-
-def _identity(job: Cell | Probe, sources: Iterable[str]) -> str:
-    """Hash of all that decides the result: never paths, never git state, never time limits."""
-    decided = job.model_dump(mode="json", exclude={"id", "timeout_seconds", "backbone", "source"})
-    key = {
-        "schema": SCHEMA, "job": decided, "weights": [job.backbone.name, job.backbone.weights, job.backbone.sha256],
-        "backbone_files": backbone.files_sha256(job.backbone),
-        "versions": versions(), "sources": _source_hash(sources),
-    }  # fmt: skip
-    return _sha256(key)
+    return draft.model_copy(update={"id": identity(draft)})
 
 
 def _cells(
@@ -256,7 +101,7 @@ def _cells(
                     id="", suite=suite.name, backbone=spec, method=method, source=source, task=used[name],
                     recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
                 )  # fmt: skip
-                yield draft.model_copy(update={"id": _identity(draft, _CELL_SOURCES)})
+                yield draft.model_copy(update={"id": identity(draft)})
 
 
 def _task_used(suite: Suite, spec: BackboneSpec, name: str, source: Source) -> TaskUsed:

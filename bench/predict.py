@@ -9,7 +9,7 @@ from bench import backbone, registry
 from bench.backbone import SHAPES, BackboneSpec
 from bench.cell import checked_length
 from bench.errors import BenchError
-from bench.plan import Plan
+from bench.jobs import Plan
 from methods import BUILTIN
 
 

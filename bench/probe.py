@@ -7,7 +7,7 @@ from bench import backbone
 from bench.cell import method_used, now
 from bench.cost.findings import Findings
 from bench.environment import environment
-from bench.plan import MethodSpec, Probe, cost_id
+from bench.jobs import MethodSpec, Probe, cost_id
 from bench.record import CostRecord, Shape
 
 

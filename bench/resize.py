@@ -40,8 +40,8 @@ def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any
         values = {field: value for field, value in values.items() if field not in _DERIVED}
     if width is not None:
         hidden: int = config.hidden_size
-        scaled = {key(field): getattr(config, field, None) for field in _IN_PROPORTION}
-        scaled = {field: value for field, value in scaled.items() if isinstance(value, int)}
+        present = {key(field): getattr(config, field, None) for field in _IN_PROPORTION}
+        scaled: dict[str, int] = {field: value for field, value in present.items() if isinstance(value, int)}
         step = math.lcm(*(hidden // math.gcd(hidden, value) for value in scaled.values()))
         if width % step:
             raise BenchError(

@@ -1,4 +1,4 @@
-"""Carries a plan through: probes alone, then cells side by side, each record stored at once; it reports nothing."""
+"""Carries a plan through: sweeps side by side, probes alone, cells side by side, each record stored at once."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from multiprocessing.context import ForkServerContext
 
 from bench import backbone
 from bench.executors.local import Progress, Result, run_jobs, warm_context
-from bench.plan import Cell, Plan, Probe, cost_id
+from bench.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id
 from bench.store import Store
 from bench.suite import Suite
 
@@ -19,9 +19,13 @@ class Remaining:
     probes: tuple[Probe, ...]
     """With only those methods left that have no record, and the baseline."""
     cells: tuple[Cell, ...]
+    sweeps: tuple[Sweep, ...] = ()
+    """With only those values left at which a method has no record."""
+    counts: int = 0
+    """Records that these sweeps owe."""
 
     def __bool__(self) -> bool:
-        return bool(self.probes or self.cells)
+        return bool(self.probes or self.cells or self.sweeps)
 
 
 def remaining(plan: Plan, store: Store) -> Remaining:
@@ -32,7 +36,14 @@ def remaining(plan: Plan, store: Store) -> Remaining:
         if owed:
             kept = [m for m in probe.methods if m in owed or m.label == probe.baseline]
             probes.append(probe.model_copy(update={"methods": tuple(kept)}))
-    return Remaining(tuple(probes), tuple(cell for cell in plan.cells if cell.id not in store))
+    sweeps, counts = [], 0
+    for sweep in plan.sweeps:
+        points = [value for value in sweep.values for m in sweep.methods if count_id(sweep, m, value) not in store]
+        counts += len(points)
+        if points:
+            sweeps.append(sweep.model_copy(update={"values": tuple(dict.fromkeys(points))}))
+    cells = tuple(cell for cell in plan.cells if cell.id not in store)
+    return Remaining(tuple(probes), cells, tuple(sweeps), counts)
 
 
 def cores() -> int:
@@ -47,18 +58,24 @@ def warm_up(suite: Suite) -> ForkServerContext:
     return warm_context(backbone.configuration(spec).model_type, cells=bool(suite.tasks))
 
 
-def execute(todo: Remaining, store: Store, context: ForkServerContext, *, workers: int) -> Iterator[Progress | Result]:
+def execute(
+    todo: Remaining, store: Store, context: ForkServerContext, *, workers: int | None = None
+) -> Iterator[Progress | Result]:
     """Run what remains, store every record before it is passed on.
 
     Args:
         context: From ``warm_up``.
         todo: From ``remaining``.
         store: The open store of the run folder.
-        workers: Cells at once; the cores are divided among them.
+        workers: Cells or sweeps at once, one per core where None; the cores are divided among cells.
     """
+    if todo.sweeps:  # counted, not timed: they may share the machine
+        side_by_side = min(workers or cores(), len(todo.sweeps))
+        yield from _stored(run_jobs(context, todo.sweeps, workers=side_by_side, threads=1), store)
     for probe in todo.probes:  # one at a time: nothing runs beside a probe
         yield from _stored(run_jobs(context, [probe], workers=1, threads=probe.threads or cores()), store)
     if todo.cells:
+        workers = workers or min(cores(), len(todo.cells))
         threads = max(1, cores() // workers)
         yield from _stored(run_jobs(context, todo.cells, workers=workers, threads=threads), store)
 

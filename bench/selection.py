@@ -31,6 +31,7 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes["data"] = selection.data
     if selection.methods is not None:
         changes["method"] = _select_methods(suite, selection.methods)
+        changes |= _narrow_sweeps(suite, {label(method) for method in changes["method"]})
     if selection.tasks is not None:
         if suite.recipe is None:
             raise BenchError(f"suite {suite.name!r} scores no tasks; leave --tasks out")
@@ -81,6 +82,27 @@ def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, 
     if suite.baseline in by_label and suite.baseline not in {label(m) for m in chosen}:
         chosen.insert(0, by_label[suite.baseline])  # every ratio needs its baseline
     return tuple(chosen)
+
+
+def _narrow_sweeps(suite: Suite, kept: set[str]) -> dict[str, Any]:
+    """Sweeps of a suite with the methods that are left; a sweep or a crossover that has lost its methods goes too."""
+    narrowed = {
+        table.title: table.model_copy(update={"methods": tuple(name for name in table.methods if name in kept)})
+        for table in suite.sweep
+        if not table.methods or kept & set(table.methods)
+    }
+
+    def counted(title: str, name: str) -> bool:
+        return title in narrowed and name in (narrowed[title].methods or kept)
+
+    crossovers = tuple(
+        table
+        for table in suite.crossover
+        if counted(table.sweep, table.method) and counted(table.than_sweep or table.sweep, table.than)
+    )
+    if suite.sweep and not narrowed and not suite.cost and not suite.tasks:
+        raise BenchError(f"suite {suite.name!r}: no sweep counts any of these methods; name others with --methods")
+    return {"sweep": tuple(narrowed.values()), "crossover": crossovers}
 
 
 def label(method: MethodTable) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import BenchError
-from bench.record import SCHEMA, CostRecord, Record, ScoreRecord
+from bench.record import SCHEMA, Record
 
-_RECORD: TypeAdapter[ScoreRecord | CostRecord] = TypeAdapter(Record)
+_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Run:
     folder: Path
     suite: dict[str, Any]
     """The resolved suite."""
-    records: tuple[ScoreRecord | CostRecord, ...]
+    records: tuple[Record, ...]
 
 
 def read_run(folder: Path) -> Run:
@@ -49,7 +49,7 @@ def read_run(folder: Path) -> Run:
     return Run(folder, suite, tuple(read_records(folder / "records.jsonl")))
 
 
-def read_records(path: Path) -> list[ScoreRecord | CostRecord]:
+def read_records(path: Path) -> list[Record]:
     """Read records; a torn last line, as a killed run leaves it, is passed over.
 
     Raises:
@@ -71,7 +71,7 @@ def read_records(path: Path) -> list[ScoreRecord | CostRecord]:
     return records
 
 
-def _parse(line: bytes, where: str) -> ScoreRecord | CostRecord:
+def _parse(line: bytes, where: str) -> Record:
     try:
         values = json.loads(line)
         schema = values.get("schema") if isinstance(values, dict) else None
@@ -89,7 +89,7 @@ def _parse(line: bytes, where: str) -> ScoreRecord | CostRecord:
 class Store:
     """The one writer of a run folder."""
 
-    def __init__(self, folder: Path, records: Sequence[ScoreRecord | CostRecord]) -> None:
+    def __init__(self, folder: Path, records: Sequence[Record]) -> None:
         self.folder = folder
         self.records = list(records)
         self._done = {record.id for record in records}
@@ -97,7 +97,7 @@ class Store:
     def __contains__(self, identity: str) -> bool:
         return identity in self._done
 
-    def append(self, record: ScoreRecord | CostRecord, predictions: Mapping[str, Sequence[Any]] | None = None) -> None:
+    def append(self, record: Record, predictions: Mapping[str, Sequence[Any]] | None = None) -> None:
         """Write ``record`` durably, its per-example predictions first.
 
         Raises:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bench.errors import BenchError, unknown
 from bench.record import Attention, Dtype, Optimizer
+from bench.sweep_table import CrossoverTable, SweepTable, check_sweeps
 
 FOLDER = Path(__file__).parent.parent / "suites"
 
@@ -137,13 +138,16 @@ class Suite(_Table):
     """``auto``, ``hub``, ``synthetic`` or a folder."""
     recipe: RecipeTable | None = None
     cost: tuple[CostTable, ...] = ()
+    sweep: tuple[SweepTable, ...] = ()
+    crossover: tuple[CrossoverTable, ...] = ()
 
     @model_validator(mode="after")
     def _complete(self) -> "Suite":
         if self.tasks and (not self.seeds or self.recipe is None):
             raise ValueError("a suite with tasks needs seeds and a [recipe]")
-        if not self.tasks and not self.cost:
-            raise ValueError("nothing to do: give tasks or [[cost]] shapes")
+        if not self.tasks and not self.cost and not self.sweep:
+            raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
+        check_sweeps(self.sweep, self.crossover)
         for what in ("tasks", "seeds"):
             values = getattr(self, what)
             if len(set(values)) != len(values):
@@ -214,7 +218,7 @@ def _sentence(error: ValidationError) -> str:
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
-        "cost": CostTable, "task": RecipeValues,
+        "cost": CostTable, "task": RecipeValues, "sweep": SweepTable, "crossover": CrossoverTable,
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)

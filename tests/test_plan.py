@@ -6,10 +6,11 @@ import tomllib
 import pytest
 import tomli_w
 
-import bench.plan
 from bench.backbone import describe, files_sha256
 from bench.errors import BenchError
-from bench.plan import cost_id, make_plan
+from bench.identity import method_sources
+from bench.jobs import SOURCES, Cell, Probe, Sweep, cost_id
+from bench.plan import make_plan
 from bench.selection import Selection, select
 from bench.suite import load_suite, suite_names
 
@@ -63,10 +64,9 @@ def test_a_changed_shape_file_changes_identities(tmp_path):
     assert names[0] != names[1]
 
 
-@pytest.mark.parametrize(("job", "source"), [("cell", "tokens.py"), ("probe", "stats.py")])
+@pytest.mark.parametrize(("job", "source"), [(Cell, "tokens.py"), (Probe, "stats.py"), (Sweep, "resize.py")])
 def test_every_source_that_decides_a_figure_is_hashed(job, source):
-    sources = {"cell": bench.plan._CELL_SOURCES, "probe": bench.plan._PROBE_SOURCES}
-    assert source in sources[job]
+    assert source in SOURCES[job]
 
 
 def test_what_a_plug_in_imports_by_dots_is_hashed(tmp_path, monkeypatch):
@@ -76,9 +76,9 @@ def test_what_a_plug_in_imports_by_dots_is_hashed(tmp_path, monkeypatch):
     (package / "method.py").write_text("from .inner import scale\n")
     (package / "inner.py").write_text("scale = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    first = bench.plan._method_sources("dotted_plugin.method")
+    first = method_sources("dotted_plugin.method")
     (package / "inner.py").write_text("scale = 2\n")
-    assert bench.plan._method_sources("dotted_plugin.method") != first
+    assert method_sources("dotted_plugin.method") != first
 
 
 def test_a_config_json_as_backbone_has_random_weights():

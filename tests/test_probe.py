@@ -10,8 +10,8 @@ from torch import nn
 from bench import registry
 from bench.backbone import BackboneSpec
 from bench.cost.session import free_bytes
+from bench.jobs import MethodSpec, Probe
 from bench.method import Method, MethodConfig
-from bench.plan import MethodSpec, Probe
 from bench.probe import failures, run_probe
 from bench.record import CostRecord
 

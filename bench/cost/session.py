@@ -23,7 +23,7 @@ from bench.cost.timing import Arm, Samples, control, groups, interleave, timing
 from bench.cost.training import PHASES, StepClock
 from bench.errors import BenchError
 from bench.head import Head, TaskModel, make_head
-from bench.plan import MethodSpec, Probe
+from bench.jobs import MethodSpec, Probe
 from bench.record import Latencies, Latency
 from bench.train import make_optimizer
 

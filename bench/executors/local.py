@@ -12,17 +12,23 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
+from bench import counts, probe
 from bench.cell import failure, now, run_cell
-from bench.plan import Cell, Probe
-from bench.probe import failures, run_probe
-from bench.record import CostRecord, ScoreRecord
+from bench.jobs import Cell, Probe, Sweep
+from bench.record import CostRecord, CountRecord, Record, ScoreRecord
+
+Job = Cell | Probe | Sweep
+_KINDS: dict[str, tuple[type[Job], type[ScoreRecord | CostRecord | CountRecord]]] = {
+    "cell": (Cell, ScoreRecord), "probe": (Probe, CostRecord), "sweep": (Sweep, CountRecord),
+}  # fmt: skip
+"""Kind of job -> what it is, and the record that it gives."""
 
 
 @dataclass(frozen=True)
 class Progress:
     """A line from a running job, for people."""
 
-    job: Cell | Probe
+    job: Job
     line: str
 
 
@@ -30,21 +36,21 @@ class Progress:
 class Result:
     """A record that a job handed back, with the cell's predictions where it has them."""
 
-    job: Cell | Probe
-    record: ScoreRecord | CostRecord
+    job: Job
+    record: Record
     predictions: dict[str, list[Any]] | None = None
 
 
 @dataclass
 class _Worker:
-    job: Cell | Probe
+    job: Job
     process: ForkServerProcess
     messages: Connection
     lifeline: Connection
     """Held open as long as this process lives: a worker whose lifeline breaks ends itself."""
     started: str = field(default_factory=now)
     deadline: float = 0.0
-    received: list[ScoreRecord | CostRecord] = field(default_factory=list)
+    received: list[Record] = field(default_factory=list)
 
 
 def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
@@ -62,13 +68,13 @@ def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
 
 
 def run_jobs(
-    context: ForkServerContext, jobs: Sequence[Cell | Probe], *, workers: int, threads: int
+    context: ForkServerContext, jobs: Sequence[Job], *, workers: int, threads: int
 ) -> Iterator[Progress | Result]:
     """Run ``jobs``, at most ``workers`` at once, and yield what happens as it happens.
 
     Args:
         context: From ``warm_context``.
-        jobs: Cells or probes, started in this order.
+        jobs: Cells, probes or sweeps, started in this order.
         workers: Processes at once.
         threads: Torch threads of each process.
     """
@@ -91,10 +97,10 @@ def run_jobs(
             worker.process.join()
 
 
-def _start(context: ForkServerContext, job: Cell | Probe, threads: int) -> _Worker:
+def _start(context: ForkServerContext, job: Job, threads: int) -> _Worker:
     messages, theirs = context.Pipe(duplex=False)
     their_lifeline, lifeline = context.Pipe(duplex=False)
-    kind = "cell" if isinstance(job, Cell) else "probe"
+    kind = next(kind for kind, (cls, _) in _KINDS.items() if isinstance(job, cls))
     process = context.Process(target=_work, args=(kind, job.model_dump_json(), threads, theirs, their_lifeline))
     process.start()
     theirs.close()
@@ -116,10 +122,13 @@ def _work(kind: str, spec: str, threads: int, messages: Connection, lifeline: Co
 
     if kind == "cell":
         record, predictions = run_cell(Cell.model_validate_json(spec), progress)
-        messages.send(("score", record.model_dump_json(by_alias=True), predictions))
+        messages.send((kind, record.model_dump_json(by_alias=True), predictions))
+    elif kind == "probe":
+        for cost in probe.run_probe(Probe.model_validate_json(spec), progress):
+            messages.send((kind, cost.model_dump_json(by_alias=True), None))
     else:
-        for cost in run_probe(Probe.model_validate_json(spec), progress):
-            messages.send(("cost", cost.model_dump_json(by_alias=True), None))
+        for counted in counts.run_sweep(Sweep.model_validate_json(spec), progress):
+            messages.send((kind, counted.model_dump_json(by_alias=True), None))
 
 
 def _end_with_parent(lifeline: Connection) -> None:
@@ -136,8 +145,7 @@ def _drain(worker: _Worker) -> Iterator[Progress | Result]:
             if kind == "progress":
                 yield Progress(worker.job, text)
                 continue
-            model: type[ScoreRecord | CostRecord] = ScoreRecord if kind == "score" else CostRecord
-            record = model.model_validate_json(text)
+            record = _KINDS[kind][1].model_validate_json(text)
             worker.received.append(record)
             yield Result(worker.job, record, predictions)
     except (EOFError, OSError):
@@ -167,6 +175,9 @@ def _close(worker: _Worker, status: str, reason: str) -> Iterator[Progress | Res
             yield Result(worker.job, failure(worker.job, status, reason, worker.started))
         return
     done = {record.id for record in worker.received}
-    for record in failures(worker.job, status, reason, worker.started):
-        if record.id not in done:
-            yield Result(worker.job, record)
+    owed: Sequence[Record] = (
+        counts.failures(worker.job, status, reason, worker.started)
+        if isinstance(worker.job, Sweep)
+        else probe.failures(worker.job, status, reason, worker.started)
+    )
+    yield from (Result(worker.job, record) for record in owed if record.id not in done)

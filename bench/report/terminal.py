@@ -142,7 +142,8 @@ def _failures(run: Run, console: Console, width: int) -> None:
     say(console, "")
     say(console, f"{fmt.plural(len(failed), 'record')} not ok", style="red")
     for _, row in failed.head(SHOWN_FAILURES).iterrows():
-        cell = "cost" if row["kind"] == "cost" else f"{row['task']}, seed {row['seed']}"
+        cell = "cost" if row["kind"] == "cost" else row["task"]
+        cell += f", seed {row['seed']}" if row["kind"] == "score" else ""
         reason = row["reason"] or "no reason was recorded"
         say(console, fmt.plain(f"{row['status']}: {row['method']}, {cell}: {reason}"), width)
     if len(failed) > SHOWN_FAILURES:
