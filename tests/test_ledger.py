@@ -67,6 +67,10 @@ def test_kinds_owners_and_layers_each_sum_to_the_whole(name: str) -> None:
         assert sum(part.backward for part in split) == flops.backward
         assert sum(part.backward_weight_gradient for part in split) == flops.backward_weight_gradient
     assert set(flops.by_layer) <= {"embeddings", "layer_1", "layer_2", "head", "other"}
+    assert list(flops.backbone_by_layer) == ["embeddings", "layer_1", "layer_2"]
+    for figure in ("forward", "backward", "backward_weight_gradient", "backward_input_gradient"):
+        share = sum(getattr(part, figure) for part in flops.backbone_by_layer.values())
+        assert share == getattr(flops.backbone, figure)
 
 
 def test_lora_spares_the_weight_gradient_and_keeps_the_input_gradient() -> None:

@@ -175,6 +175,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             method=self._sum(lambda place: place.owner == "method"),
             head=self._sum(lambda place: place.owner == "head"),
             by_layer={label: self._sum(lambda place, label=label: place.layer == label) for label in labels},  # type: ignore[misc]
+            backbone_by_layer={
+                label: self._sum(lambda place, label=label: place == ("backbone", label))  # type: ignore[misc]
+                for label in labels[: depth + 1]
+            },
         )
 
     def _sum(self, belongs: Callable[[Place], bool]) -> Owners:
