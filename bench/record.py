@@ -1,4 +1,4 @@
-"""The record: the immutable outcome of one cell or of one method in a probe, also of a failure; never imports torch."""
+"""The record: the immutable outcome of a cell, or of a method in a probe or sweep, also of a failure; no torch."""
 
 from typing import Annotated, Any, Literal
 
@@ -289,4 +289,22 @@ class CostRecord(_Common):
     """Figures that could not be taken, each with its reason."""
 
 
-Record = Annotated[ScoreRecord | CostRecord, Field(discriminator="kind")]
+class CountRecord(_Common):
+    """What one method costs at one value of a sweep: counted on fake tensors, never run."""
+
+    kind: Literal["count"] = "count"
+    sweep: str
+    """Name of the sweep within the suite."""
+    vary: str
+    """What is swept: ``length``, ``batch``, ``layers``, ``width`` or ``config.<field>``."""
+    value: int
+    shape: Shape
+    trainable_parameters: Trainable | None = None
+    delta_bytes: int | None = None
+    flops: Flops | None = None
+    """Without ``by_layer``: a sweep over depth would hold the same figures many times over."""
+    bytes: Bytes | None = None
+    predicted_peak_memory_bytes: PeakMemory | None = None
+
+
+Record = Annotated[ScoreRecord | CostRecord | CountRecord, Field(discriminator="kind")]
