@@ -103,10 +103,14 @@ class _Node:
     """What backward must know of the forward operation that made an autograd node."""
 
     place: Place
-    factors: tuple[torch.UntypedStorage, torch.UntypedStorage] | None = None
-    """Storages of the two factors of a matrix product."""
-    learned: tuple[bool, bool] = (False, False)
-    """Which of them are parameters."""
+    factors: tuple[Tensor, Tensor] | None = None
+    """The two factors of a matrix product between activations; held, so that no address is used again."""
+    learned: int | None = None
+    """How many factors of a matrix product are parameters; None for another operation."""
+
+
+_COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.cat.default}
+"""Operations that make of parameters a tensor that counts as one."""
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -124,11 +128,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         # Backward itself records no gradient: where one is recorded, a checkpointed forward runs again.
         forward = not self.backward or torch.is_grad_enabled()
-        if forward:
+        # A question for a fake tensor's device is dispatched as well, between a node and its operation.
+        if forward and func.namespace != "prim":
             self._note_nodes(func, args, kwargs)
         out = func(*args, **kwargs)
-        if func is torch.ops.aten._to_copy.default:
-            self._places.follow_copy(args[0], out)
+        if func in _COPIES:
+            self._places.follow_copy(list(tensors(args)), out)
         found = product(func, args, kwargs, out)
         if found is None:
             return out
@@ -152,8 +157,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         place, pair = self._places.now(self._places.parameter(tensors((args, kwargs)))), factors(func, args)
         node = _Node(place)
         if pair is not None:
-            learned = self._places.is_parameter(pair[0]), self._places.is_parameter(pair[1])
-            node = _Node(place, (pair[0].untyped_storage(), pair[1].untyped_storage()), learned)
+            learned = sum(map(self._places.is_parameter, pair))
+            node = _Node(place, None if learned else (pair[0].detach(), pair[1].detach()), learned)
         for number in range(self._next, upper):
             self._nodes[number] = node
         self._next = upper
@@ -198,19 +203,17 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _kind(found: Product, node: _Node, operands: list[Tensor], reads_parameter: bool) -> str:
     """Kind of one backward product: by the factor of the forward product that it does not read."""
-    if node.factors is None:
-        unknown = "attention" if found.kind == "attention" else "weight_gradient"
-        return "input_gradient" if reads_parameter else unknown
-    if found.kind == "attention" and not any(node.learned):
+    if found.kind == "attention" and not node.learned and not reads_parameter:
         return "attention"
+    if node.factors is None:
+        return "input_gradient" if reads_parameter and node.learned != 2 else "weight_gradient"
+    # Neither factor is a parameter, as where a weight is computed: the second stands in the weight's place.
+    first, second = node.factors
     read = {tensor.untyped_storage()._cdata for tensor in operands}
-    first, second = (storage._cdata for storage in node.factors)
-    # The second factor of a linear map is its weight; a checkpointed first factor is read from another storage.
-    if node.learned[0] and not node.learned[1]:
-        target = 1 if first in read else 0
-    else:
-        target = 0 if second in read else 1
-    return "weight_gradient" if node.learned[target] or (not any(node.learned) and target) else "input_gradient"
+    reads_first, reads_second = (factor.untyped_storage()._cdata in read for factor in node.factors)
+    if reads_first == reads_second:  # checkpointing made both factors anew: by the dimension that is summed over
+        reads_second = operands[0].shape[-1] == second.shape[-1] != first.shape[-2]
+    return "input_gradient" if reads_second else "weight_gradient"
 
 
 class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -52,8 +52,9 @@ class Places:
     """The map of one adapted model with its head.
 
     A parameter or module is the backbone's if it was in the backbone before ``apply``, the head's if it lies under the
-    head, else the method's. A module of the method counts to the layer that calls it; outside the backbone's layers it
-    counts to layer i if it lies in the entry of layer i in a list with one entry a layer (a ladder), else to ``other``.
+    head, else the method's. A module of the method counts to the layer that it lies in or that calls it; outside the
+    backbone's layers it counts to layer i if it lies in the entry of layer i in a list with one entry a layer (a
+    ladder), else to ``other``.
     """
 
     def __init__(self, origin: Origin, body: nn.Module, head: nn.Module) -> None:
@@ -61,11 +62,13 @@ class Places:
         self._storages: dict[int, Place] = {}
         added = [(path, module) for path, module in body.named_modules() if module not in origin.modules]
         ladders = {path: len(module) - origin.depth for path, module in added if _is_ladder(module, origin.depth)}
+        labels: dict[str, str] = {}
         for path, module in body.named_modules():
-            self._modules.setdefault(module, Place("method", _rung(path, ladders)))
+            labels[path] = origin.modules.get(module) or _rung(path, ladders, labels)
+            self._modules.setdefault(module, Place("method", labels[path]))
         for path, parameter in body.named_parameters():
             layer = origin.parameters.get(parameter)
-            place = Place("method", _rung(path, ladders)) if layer is None else Place("backbone", layer)
+            place = Place("method", _rung(path, ladders, labels)) if layer is None else Place("backbone", layer)
             self._storages.setdefault(parameter.untyped_storage()._cdata, place)
         for module in head.modules():
             self._modules[module] = Place("head", "head")
@@ -100,12 +103,15 @@ class Places:
         """Whether ``tensor`` is a parameter, a view of one or a cast copy of one."""
         return tensor.untyped_storage()._cdata in self._storages
 
-    def follow_copy(self, source: Tensor, copy: Tensor) -> None:
-        """Let ``copy``, a parameter in another type, count as that parameter; autocast makes such copies."""
-        place = self._storages.get(source.untyped_storage()._cdata)
+    def follow_copy(self, sources: Sequence[Tensor], copy: Tensor) -> None:
+        """Let ``copy``, parameters in another type or joined, count as the first of them.
+
+        Autocast makes such copies; maps that read the same input are joined into one.
+        """
+        found = [self._storages.get(source.untyped_storage()._cdata) for source in sources]
         storage = copy.untyped_storage()
-        if place is not None and storage._cdata not in self._storages:
-            self._storages[storage._cdata] = place
+        if found and found[0] is not None and None not in found and storage._cdata not in self._storages:
+            self._storages[storage._cdata] = found[0]
             self._copies.append(storage)  # held, so that its address is not used again
 
     def parameter(self, operands: Iterable[Tensor]) -> Place | None:
@@ -134,11 +140,15 @@ def _is_ladder(module: nn.Module, depth: int) -> bool:
     return isinstance(module, lists) and len(module) in (depth, depth + 1)
 
 
-def _rung(path: str, ladders: Mapping[str, int]) -> str:
-    """Layer of a method's module; a ladder of one entry more than layers has the embeddings as its first."""
+def _rung(path: str, ladders: Mapping[str, int], labels: Mapping[str, str]) -> str:
+    """Layer of a method's module; a ladder of one entry more than layers has the embeddings as its first.
+
+    A module within a layer is that layer's: checkpointing runs it again without calling the layer's module.
+    """
     for ladder, offset in ladders.items():
         index = path.removeprefix(f"{ladder}.").partition(".")[0]
         if path.startswith(f"{ladder}.") and index.isdigit():
             number = int(index) + 1 - offset
             return f"layer_{number}" if number else "embeddings"
-    return OTHER
+    above = labels.get(path.rpartition(".")[0], OTHER)
+    return above if above.startswith("layer_") else OTHER

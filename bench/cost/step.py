@@ -79,8 +79,10 @@ def _checkpoint(backbone: nn.Module) -> None:
     if enable is None:
         raise BenchError("checkpointing: this backbone has no switch for it; leave it off")
     try:
-        # The non-reentrant form needs no input that requires a gradient, which frozen embeddings do not give.
+        # The non-reentrant form needs no input that requires a gradient, which frozen embeddings do not give; one that
+        # does, which transformers asks for, would let backward run to the embeddings for nothing.
         enable({"use_reentrant": False})
+        backbone.disable_input_require_grads()  # type: ignore[operator]
     except ValueError as error:
         raise BenchError(f"checkpointing: this backbone does not support it ({error}); leave it off") from error
 

@@ -1,0 +1,313 @@
+"""Counting without data: fake tensors give what real ones give, to the byte, in every form of a step."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.backbone import BackboneSpec
+from bench.cost.counting import CUBLAS_WORKSPACE, Counts, count, largest_fitting, peak_of
+from bench.cost.setting import Setting
+from bench.errors import BenchError
+from bench.record import Owners
+from bench.registry import make
+from methods import BUILTIN
+from tests.cost_steps import (
+    FFN,
+    HEADS,
+    LAYERS,
+    LENGTH,
+    ROWS,
+    SIZES,
+    WIDTH,
+    fake_counts,
+    real_counts,
+    real_step,
+    tiny_shape,
+)
+from tests.methods.families import FAMILIES
+
+PLAIN = Setting(batch=ROWS, length=LENGTH)
+FORMS: dict[str, dict[str, object]] = {
+    "bfloat16": {"dtype": "bfloat16"},
+    "autocast": {"dtype": "bfloat16_autocast"},
+    "eager": {"attention": "eager"},
+    "checkpointing": {"checkpointing": True},
+    "dropout": {"dropout": 0.1},
+}
+OPTIMIZERS = ["adamw_foreach", "adamw_loop", "sgd", "adafactor"]
+FEW = ["full", "lora", "lst", "prefix_tuning", "prompt_tuning"]
+BERT_BASE = BackboneSpec(name="bert-base", weights="random")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BackboneSpec]:
+    folder = tmp_path_factory.mktemp("shapes")
+    return {family: tiny_shape(family, folder) for family in FAMILIES}
+
+
+def form(**fields: object) -> Setting:
+    return dataclasses.replace(PLAIN, **fields)
+
+
+def counts_of_both(shape: BackboneSpec, name: str, setting: Setting) -> tuple[Counts, Counts]:
+    config = SIZES.get(name, {})
+    return fake_counts(shape, name, setting, **config), real_counts(real_step(shape, name, setting, **config))
+
+
+# Fake equals real
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_fake_equals_real_to_the_byte(name: str, shapes: dict[str, BackboneSpec]) -> None:
+    fake, real = counts_of_both(shapes["bert"], name, PLAIN)
+    assert fake == real
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "bert"])
+def test_fake_equals_real_in_every_family(family: str, name: str, shapes: dict[str, BackboneSpec]) -> None:
+    fake, real = counts_of_both(shapes[family], name, PLAIN)
+    assert fake == real
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
+def test_fake_equals_real_in_every_form(fields: dict[str, object], name: str, shapes: dict[str, BackboneSpec]) -> None:
+    fake, real = counts_of_both(shapes["bert"], name, form(**fields))
+    assert fake == real
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_fake_equals_real_under_every_optimizer(optimizer: str, name: str, shapes: dict[str, BackboneSpec]) -> None:
+    fake, real = counts_of_both(shapes["bert"], name, form(optimizer=optimizer))
+    assert fake == real
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "bert"])
+@pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
+def test_fake_equals_real_in_every_form_of_every_family(
+    fields: dict[str, object], family: str, name: str, shapes: dict[str, BackboneSpec]
+) -> None:
+    fake, real = counts_of_both(shapes[family], name, form(**fields))
+    assert fake == real
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["full", "lst"])
+def test_fake_equals_real_on_bert_base(name: str) -> None:
+    setting = Setting(batch=32, length=128)
+    fake, real = fake_counts(BERT_BASE, name, setting), real_counts(real_step(BERT_BASE, name, setting))
+    assert fake == real
+
+
+def test_peaks_alone_are_those_of_the_whole_count(shapes: dict[str, BackboneSpec]) -> None:
+    counted = fake_counts(shapes["bert"], "lora", PLAIN, rank=2)
+    assert peak_of(shapes["bert"], *make("lora", {"rank": 2}), PLAIN) == counted.peak
+
+
+# The large shape, by count alone
+
+
+def bert_base(name: str) -> Counts:
+    return fake_counts(BERT_BASE, name, Setting(batch=32, length=128))
+
+
+def test_a_ladder_saves_less_than_a_quarter_of_full_fine_tuning() -> None:
+    assert bert_base("lst").bytes.saved_activations < 0.25 * bert_base("full").bytes.saved_activations
+
+
+def test_backward_of_a_ladder_is_its_side_network_and_nothing_else() -> None:
+    rows, width, layers, reduction = 32 * 128, 768, 12, 8
+    narrow, narrow_ffn = width // reduction, 4 * width // reduction
+    downs = (layers + 1) * 2 * rows * width * narrow  # weight gradients alone: the taps want none
+    linear = layers * 2 * 2 * rows * (4 * narrow**2 + 2 * narrow * narrow_ffn)
+    attention = layers * 2.5 * 4 * rows * 128 * narrow
+    up = 2 * 2 * rows * narrow * width
+    flops = bert_base("lst").flops
+    assert flops.method.backward == downs + linear + attention + up
+    assert flops.backbone.backward == 0
+    assert flops.backward < 0.05 * bert_base("full").flops.backward
+
+
+def test_lora_spares_weight_gradients_and_hardly_any_input_gradient() -> None:
+    full, lora = bert_base("full").flops, bert_base("lora").flops
+    assert lora.backward_input_gradient > 0.9 * full.backward_input_gradient
+    assert lora.backward_weight_gradient < 0.02 * full.backward_weight_gradient
+
+
+# Kinds of backward FLOPs
+
+
+def kinds(part: Owners) -> tuple[int, ...]:
+    return (part.forward, part.backward_weight_gradient, part.backward_input_gradient, part.backward_attention)
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_autocast_changes_no_kind_and_no_owner(name: str, shapes: dict[str, BackboneSpec]) -> None:
+    config = SIZES.get(name, {})
+    plain = fake_counts(shapes["bert"], name, PLAIN, **config).flops
+    cast = fake_counts(shapes["bert"], name, form(dtype="bfloat16_autocast"), **config).flops
+    for owner in ("backbone", "method", "head"):
+        assert kinds(getattr(cast, owner)) == kinds(getattr(plain, owner)), owner
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
+def test_parts_sum_to_backward(fields: dict[str, object], name: str, shapes: dict[str, BackboneSpec]) -> None:
+    flops = fake_counts(shapes["bert"], name, form(**fields), **SIZES.get(name, {})).flops
+    for part in (flops, flops.backbone, flops.method, flops.head, *flops.by_layer.values()):
+        assert part.backward == sum(kinds(part)[1:]) + part.backward_recompute
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_checkpointing_changes_no_kind_of_any_layer(family: str, name: str, shapes: dict[str, BackboneSpec]) -> None:
+    config = SIZES.get(name, {})
+    plain = fake_counts(shapes[family], name, PLAIN, **config).flops
+    again = fake_counts(shapes[family], name, form(checkpointing=True), **config).flops
+    assert {layer: kinds(part) for layer, part in again.by_layer.items()} == {
+        layer: kinds(part) for layer, part in plain.by_layer.items()
+    }
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_checkpointing_runs_each_layer_again_that_backward_enters(name: str, shapes: dict[str, BackboneSpec]) -> None:
+    flops = fake_counts(shapes["bert"], name, form(checkpointing=True), **SIZES.get(name, {})).flops
+    outside = {"head", "lst"}  # nothing of the backbone is needed on the way back
+    for layer, part in flops.by_layer.items():
+        again = part.forward if layer.startswith("layer") and name not in outside else 0
+        assert part.backward_recompute == again, layer
+
+
+def test_checkpointing_stops_once_it_has_what_backward_needs(shapes: dict[str, BackboneSpec]) -> None:
+    """A pre-norm layer ends with a product whose result only enters a sum: torch leaves it out the second time."""
+    flops = fake_counts(shapes["gpt2"], "full", form(checkpointing=True)).flops
+    last = 2 * ROWS * LENGTH * FFN * WIDTH
+    for layer in ("layer_1", "layer_2"):
+        assert flops.by_layer[layer].backward_recompute == flops.by_layer[layer].forward - last
+
+
+def test_autocast_under_checkpointing_changes_no_kind(shapes: dict[str, BackboneSpec]) -> None:
+    plain = fake_counts(shapes["gpt2"], "lora", PLAIN, rank=2).flops
+    both = fake_counts(shapes["gpt2"], "lora", form(dtype="bfloat16_autocast", checkpointing=True), rank=2).flops
+    assert kinds(both) == kinds(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "expected"),
+    [
+        # inner map d x h of the learned embedding [p, d]: both gradients are of parameters; outer map h x d
+        ("p_tuning", {"length": 3, "encoder": "mlp", "hidden": 7}, (2 * 3 * WIDTH * 7 * 3, 2 * 3 * WIDTH * 7)),
+        # down d x h, up h x 2 L d
+        (
+            "prefix_tuning",
+            {"length": 3, "reparametrise": True, "hidden": 7},
+            (2 * 3 * 7 * (2 * WIDTH + 2 * LAYERS * WIDTH), 2 * 3 * 7 * 2 * LAYERS * WIDTH),
+        ),
+    ],
+)  # fmt: skip
+def test_the_gradient_of_a_learned_embedding_is_a_weight_gradient(
+    name: str, config: dict[str, object], expected: tuple[int, int], shapes: dict[str, BackboneSpec]
+) -> None:
+    flops = fake_counts(shapes["bert"], name, PLAIN, **config).flops.method
+    assert (flops.backward_weight_gradient, flops.backward_input_gradient) == expected
+
+
+# What no fake tensor shows
+
+
+def test_eight_bit_state_follows_its_formula(shapes: dict[str, BackboneSpec]) -> None:
+    counted = fake_counts(shapes["bert"], "full", form(optimizer="adamw_8bit"))
+    step = real_step(shapes["bert"], "full", PLAIN)
+    sizes = [p.numel() for p in step.model.parameters()]
+    small, large = [n for n in sizes if n < 4096], [n for n in sizes if n >= 4096]
+    assert small
+    assert large == []  # all of the tiny shape is below the limit of the library
+    assert counted.bytes.optimizer_state == 2 * 4 * sum(small)
+
+
+def test_eight_bit_state_of_a_large_matrix_is_two_bytes_an_element_and_two_scales_a_block() -> None:
+    tiny = BackboneSpec(name="tiny", weights="random")
+    setting = form(optimizer="adamw_8bit")
+    sizes = [p.numel() for p in real_step(tiny, "full", PLAIN).model.parameters()]
+    large = [n for n in sizes if n >= 4096]
+    expected = sum(2 * n + 2 * 4 * -(-n // 256) for n in large) + 8 * sum(n for n in sizes if n < 4096)
+    assert large
+    assert fake_counts(tiny, "full", setting).bytes.optimizer_state == expected
+
+
+def test_four_bit_weights_fall_by_the_formula_on_frozen_linear_maps(shapes: dict[str, BackboneSpec]) -> None:
+    plain = fake_counts(shapes["bert"], "lora", PLAIN, rank=2)
+    packed = fake_counts(shapes["bert"], "lora", form(weights="nf4"), rank=2)
+    each = [WIDTH * WIDTH] * 4 + [WIDTH * FFN] * 2
+    # half a byte a weight, one byte for 64 of them and one float32 for 256 of those
+    saved = LAYERS * sum(4 * n - round(n / 2 + n / 64 + 4 * n / (64 * 256)) for n in each)
+    assert plain.bytes.weights - packed.bytes.weights == saved
+    unpacked = 4 * WIDTH * FFN
+    assert plain.peak.backward - packed.peak.backward == saved - unpacked
+    assert plain.peak.optimizer - packed.peak.optimizer == saved
+    assert packed.flops == plain.flops
+
+
+def test_four_bit_weights_change_nothing_where_all_weights_train(shapes: dict[str, BackboneSpec]) -> None:
+    assert fake_counts(shapes["bert"], "full", form(weights="nf4")) == fake_counts(shapes["bert"], "full", PLAIN)
+
+
+def test_cuda_adds_the_workspace_of_its_products(shapes: dict[str, BackboneSpec]) -> None:
+    cpu, cuda = (fake_counts(shapes["bert"], "full", form(device=device)) for device in ("cpu", "cuda"))
+    assert cuda.peak.step - cpu.peak.step == CUBLAS_WORKSPACE
+    assert (cuda.flops, cuda.bytes) == (cpu.flops, cpu.bytes)
+
+
+def test_cuda_keeps_a_byte_for_an_element_that_may_drop(shapes: dict[str, BackboneSpec]) -> None:
+    fields = {"dropout": 0.1, "attention": "eager"}
+    cpu, cuda = (fake_counts(shapes["bert"], "full", form(device=device, **fields)) for device in ("cpu", "cuda"))
+    hidden, scores = ROWS * LENGTH * WIDTH, ROWS * HEADS * LENGTH**2
+    dropped = hidden + LAYERS * (2 * hidden + scores) + ROWS * WIDTH  # embeddings, layers, head
+    assert cpu.bytes.saved_activations - cuda.bytes.saved_activations == (4 - 1) * dropped
+
+
+def test_cuda_keeps_fused_attention_under_dropout(shapes: dict[str, BackboneSpec]) -> None:
+    cpu, cuda = (fake_counts(shapes["bert"], "full", form(dropout=0.1, device=d)).flops for d in ("cpu", "cuda"))
+    attention = LAYERS * 4 * ROWS * LENGTH**2 * WIDTH
+    assert (cpu.backward_attention, cuda.backward_attention) == (2 * attention, 2.5 * attention)
+
+
+# Refusals, and what counting leaves alone
+
+
+def test_a_family_without_a_switch_for_checkpointing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import BertModel
+
+    monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)
+    shape = BackboneSpec(name="tiny", weights="random")
+    with pytest.raises(BenchError, match="checkpointing: this backbone does not support it"):
+        count(shape, *make("full", {}), form(checkpointing=True))
+
+
+def test_counting_twice_gives_the_same(shapes: dict[str, BackboneSpec]) -> None:
+    method, config = make("p_tuning", {"length": 3})
+    assert count(shapes["bert"], method, config, PLAIN) == count(shapes["bert"], method, config, PLAIN)
+
+
+@given(limit=st.integers(0, 5000), most=st.integers(1, 4000))
+def test_the_largest_that_fits_is_the_boundary(limit: int, most: int) -> None:
+    assert largest_fitting(lambda number: number <= limit, most) == min(limit, most)
+
+
+@given(limit=st.integers(0, 1 << 20))
+def test_the_largest_that_fits_is_found_in_few_tries(limit: int) -> None:
+    tries: list[int] = []
+
+    def fits(number: int) -> bool:
+        tries.append(number)
+        return number <= limit
+
+    largest_fitting(fits)
+    assert len(tries) <= 2 * (limit.bit_length() + 1)
