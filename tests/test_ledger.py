@@ -8,17 +8,27 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from bench.cost.ledger import Ledger, count_step, forward_flops
 from bench.cost.places import Origin
 from bench.head import TaskModel, make_head
-from tests.cost_steps import FFN, LAYERS, LENGTH, ROWS, WIDTH, training_step
+from methods import BUILTIN
+from tests.cost_steps import FFN, HEADS, LAYERS, LENGTH, ROWS, SIZES, WIDTH, ledger, training_step
 from tests.methods.families import tiny
 
-LINEAR = LAYERS * 2 * ROWS * LENGTH * (4 * WIDTH**2 + 2 * WIDTH * FFN)
-ATTENTION = LAYERS * 4 * ROWS * LENGTH**2 * WIDTH
+TOKENS = ROWS * LENGTH
+SQUARE = 2 * TOKENS * WIDTH**2
+"""FLOPs of the query's, key's, value's or output's map of one layer."""
+FFN_MAPS = 2 * 2 * TOKENS * WIDTH * FFN
+LAYER = 4 * SQUARE + FFN_MAPS
+LINEAR = LAYERS * LAYER
+SCORES = 2 * ROWS * LENGTH**2 * WIDTH
+"""FLOPs of one layer's Q K^T, or of P V."""
+ATTENTION = LAYERS * 2 * SCORES
 HEAD = 2 * ROWS * WIDTH * 2
+PROMPT, BOTTLENECK, RANK = 3, 5, 2
+"""As in ``SIZES``."""
+LONGER = (LENGTH + PROMPT) / LENGTH
 
 
 def counted(name: str, family: str = "bert", attention: str = "sdpa", **config: object) -> Ledger:
-    step = training_step(name, family, attention, **config)
-    return count_step(step.model, step.origin, step.forward, step.backward)
+    return ledger(name, family, attention, **(config or SIZES.get(name, {})))
 
 
 def test_full_fine_tuning_equals_the_textbook_count() -> None:
@@ -48,13 +58,13 @@ def test_totals_equal_torchs_counter_with_the_missing_formulas(name: str, family
         aten._scaled_dot_product_flash_attention_for_cpu: forward,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
-    config = {"reduction": 4} if name == "lst" else {}
+    config = SIZES.get(name, {})
     step = training_step(name, family, **config)
     with FlopCounterMode(display=False, custom_mapping=missing) as first:
         loss = step.forward()
     with FlopCounterMode(display=False, custom_mapping=missing) as second:
         step.backward(loss)
-    flops = counted(name, family, **config).flops
+    flops = counted(name, family).flops
     assert (flops.forward, flops.backward) == (first.get_total_flops(), second.get_total_flops())
 
 
@@ -73,12 +83,135 @@ def test_kinds_owners_and_layers_each_sum_to_the_whole(name: str) -> None:
         assert share == getattr(flops.backbone, figure)
 
 
-def test_lora_spares_the_weight_gradient_and_keeps_the_input_gradient() -> None:
-    full, lora = counted("full").flops, counted("lora", rank=1).flops
-    assert lora.backward_weight_gradient < 0.05 * full.backward_weight_gradient
-    assert lora.backbone.backward_weight_gradient == 0
-    query_key_value_of_layer_1 = 3 * 2 * ROWS * LENGTH * WIDTH**2  # nothing below them wants a gradient
-    assert lora.backbone.backward_input_gradient == full.backbone.backward_input_gradient - query_key_value_of_layer_1
+# How far down backward reaches (BERT): what of layer 1 still needs an input gradient, and what of a layer above it
+
+QUERY_KEY_VALUE = 3 * SQUARE
+REACH: dict[str, tuple[float, float]] = {
+    "full": (LAYER, LAYER),
+    "head": (0, 0),
+    "bitfit": (LAYER, LAYER),  # the lowest bias is that of the embeddings' norm
+    "houlsby_adapter": (FFN_MAPS, LAYER),  # the lowest adapter stands behind layer 1's attention
+    "pfeiffer_adapter": (0, LAYER),  # behind layer 1's FFN
+    "parallel_adapter": (0, LAYER),  # beside layer 1's FFN
+    "prefix_tuning": (LAYER - QUERY_KEY_VALUE, LAYER),
+    "p_tuning_v2": (LAYER - QUERY_KEY_VALUE, LAYER),
+    "prompt_tuning": (LONGER * LAYER, LONGER * LAYER),
+    "p_tuning": (LONGER * LAYER, LONGER * LAYER),
+    "lora": (LAYER - QUERY_KEY_VALUE, LAYER),
+    "ia3": (LAYER - QUERY_KEY_VALUE, LAYER),
+    "lst": (0, 0),
+}
+_FUSED = 2.5 * 2 * SCORES
+ATTENDED: dict[str, tuple[float, float]] = {
+    name: (_FUSED, _FUSED) for name in BUILTIN if REACH[name][0] >= LAYER - QUERY_KEY_VALUE
+} | {
+    "head": (0, 0),
+    "houlsby_adapter": (0, _FUSED),
+    "pfeiffer_adapter": (0, _FUSED),
+    "parallel_adapter": (0, _FUSED),
+    "prefix_tuning": (LONGER * _FUSED, LONGER * _FUSED),
+    "p_tuning_v2": (LONGER * _FUSED, LONGER * _FUSED),
+    "prompt_tuning": (LONGER**2 * _FUSED, LONGER**2 * _FUSED),
+    "p_tuning": (LONGER**2 * _FUSED, LONGER**2 * _FUSED),
+    "lst": (0, 0),
+}
+"""FLOPs of the backbone's attention on the way back, in layer 1 and above."""
+
+
+def in_backbone(name: str, kind: str) -> tuple[int, ...]:
+    by_layer = counted(name).flops.backbone_by_layer
+    return tuple(getattr(by_layer[layer], f"backward_{kind}") for layer in ("embeddings", "layer_1", "layer_2"))
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_input_gradients_reach_down_to_the_lowest_trainable_point(name: str) -> None:
+    assert in_backbone(name, "input_gradient") == (0, *REACH[name])
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_attention_runs_back_where_something_below_it_trains(name: str) -> None:
+    assert in_backbone(name, "attention") == (0, *ATTENDED[name])
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_the_backbone_has_weight_gradients_under_full_fine_tuning_alone(name: str) -> None:
+    assert in_backbone(name, "weight_gradient") == ((0, LAYER, LAYER) if name == "full" else (0, 0, 0))
+
+
+@pytest.mark.parametrize("name", ["lora", "ia3"])
+def test_eager_attention_leaves_out_the_product_whose_map_wants_no_gradient(name: str) -> None:
+    """Layer 1 of LoRA has no gradient for its keys, that of IA3 none for its queries: three products of four."""
+    assert counted(name, attention="eager", **SIZES.get(name, {})).flops.backward_attention == 2 * ATTENTION - SCORES
+
+
+_ADAPTER = 2 * TOKENS * WIDTH * BOTTLENECK
+_LOW_RANK = 2 * TOKENS * WIDTH * RANK
+OWN: dict[str, tuple[int, int]] = {
+    "houlsby_adapter": (2 * LAYERS * 2 * _ADAPTER, (2 * LAYERS * 2 - 1) * _ADAPTER),  # the lowest W_down ends it
+    "pfeiffer_adapter": (LAYERS * 2 * _ADAPTER, (LAYERS * 2 - 1) * _ADAPTER),
+    "parallel_adapter": (LAYERS * 2 * _ADAPTER, (LAYERS * 2 - 1) * _ADAPTER),
+    "lora": (2 * LAYERS * 2 * _LOW_RANK, (2 * LAYERS * 2 - 2) * _LOW_RANK),  # the lowest two A end it
+} | dict.fromkeys(["full", "head", "bitfit", "ia3", "p_tuning_v2", "prompt_tuning"], (0, 0))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_methods_own_gradients_follow_from_its_shapes(name: str) -> None:
+    own = counted(name).flops.method
+    assert (own.backward_weight_gradient, own.backward_input_gradient) == OWN[name]
+
+
+# What autograd keeps of a layer above the first (BERT, dropout 0), in units of one state [B, T, d]
+
+_WIDE, _INNER = FFN / WIDTH, BOTTLENECK / WIDTH
+# query, key, value, attention's result, what enters the two norms; what enters GELU
+_FROZEN = 6 + _WIDE
+STATES: dict[str, float] = {
+    "full": _FROZEN + 2 + _WIDE,  # what enters query, key and value together, and both maps of the FFN
+    "head": 0,
+    "bitfit": _FROZEN,
+    "houlsby_adapter": _FROZEN + 2 * (1 + 2 * _INNER),  # twice what enters W_down, GELU and W_up
+    "pfeiffer_adapter": _FROZEN + 2 + _INNER + 2 / WIDTH,  # W_down's and the second norm's input; ReLU keeps its result
+    "parallel_adapter": _FROZEN + 1 + _INNER,
+    "prefix_tuning": _FROZEN + 2 * (LONGER - 1),  # longer keys and values
+    "p_tuning_v2": _FROZEN + 2 * (LONGER - 1),
+    "prompt_tuning": LONGER * _FROZEN,
+    "p_tuning": LONGER * _FROZEN,
+    "lora": _FROZEN + 1 + 2 * RANK / WIDTH,  # what enters both A, and what enters each B
+    "ia3": _FROZEN + 2 + _WIDE,  # keys, values and the FFN's inner state before they are scaled
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_saved_bytes_of_a_layer_are_what_the_theory_says(name: str) -> None:
+    kept = sum(tensor.bytes for tensor in counted(name).saved if "encoder.layer.1." in tensor.module)
+    longer = LONGER if name in {"prompt_tuning", "p_tuning"} else 1
+    statistics = longer * (4 * TOKENS + ROWS * HEADS * LENGTH)  # mean and deviation of two norms, log-sum-exp
+    assert kept == 4 * (TOKENS * WIDTH * STATES[name] + (statistics if name != "head" else 0))
+
+
+def linear_inputs(name: str) -> set[str]:
+    """Linear maps of the second layer that keep their input."""
+    step = training_step(name, **SIZES.get(name, {}))
+    maps = {path for path, module in step.model.body.named_modules() if isinstance(module, nn.Linear)}
+    found = {tensor.module for tensor in counted(name).saved if tensor.module in maps}
+    return {path.partition("encoder.layer.1.")[2] for path in found if "encoder.layer.1." in path}
+
+
+def test_which_linear_inputs_are_kept() -> None:
+    # query, key and value share theirs; attention's output map reads what attention itself keeps
+    assert linear_inputs("full") == {"attention.self.query", "intermediate.dense", "output.dense"}
+    adapters = {f"{end}.dropout.adapter.{which}" for end in ("attention.output", "output") for which in ("down", "up")}
+    assert linear_inputs("houlsby_adapter") == adapters
+    # LoRA's own branches keep x; the frozen maps beside them do not
+    for name in ("bitfit", "lora", "ia3", "prefix_tuning", "prompt_tuning"):
+        assert linear_inputs(name) == set(), name
+
+
+def test_a_ladder_keeps_of_the_backbone_what_its_down_projections_read() -> None:
+    saved = counted("lst").saved
+    assert {tensor.owner for tensor in saved} == {"method", "head"}
+    wide = [tensor for tensor in saved if tensor.bytes == 4 * TOKENS * WIDTH]
+    assert sorted(tensor.module for tensor in wide) == [f"downs.{i}" for i in range(LAYERS + 1)]
 
 
 def test_the_fused_scaled_product_of_lora_is_counted() -> None:
@@ -112,7 +245,10 @@ def test_saved_bytes_shrink_from_full_over_lora_to_the_ladder() -> None:
 
 
 def test_two_counts_are_identical() -> None:
-    assert counted("lora") == counted("lora")
+    first, second = training_step("lora"), training_step("lora")
+    assert count_step(first.model, first.origin, first.forward) == count_step(
+        second.model, second.origin, second.forward
+    )
 
 
 def test_backward_of_an_lstm_costs_twice_its_forward() -> None:

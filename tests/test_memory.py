@@ -6,13 +6,17 @@ from torch import nn
 
 from bench.cost.memory import Tracker, measure_step, nbytes
 from bench.cost.step import TrainingStep
-from tests.cost_steps import training_step
+from methods import BUILTIN
+from tests.cost_steps import SIZES, training_step
 
 NAMES = ["full", "lora", "lst"]
+NUMBERS = {"lst": 8}
+"""Bytes by which the allocator's peak exceeds the tracker's: a Python number by which a tensor is divided is kept for
+backward as a tensor of its own, which no operation returns (the ladder's gates over their temperature)."""
 
 
 def second_step(name: str) -> TrainingStep:
-    step = training_step(name)
+    step = training_step(name, **SIZES.get(name, {}))
     step.backward(step.forward())
     step.optimize()
     step.zero()
@@ -37,7 +41,7 @@ def allocator_peak(step: TrainingStep) -> int:
     return peak
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUILTIN)
 def test_the_tracker_equals_the_allocator(name: str) -> None:
     step = second_step(name)
     tracker = Tracker(rounding=1)
@@ -49,7 +53,7 @@ def test_the_tracker_equals_the_allocator(name: str) -> None:
         step.optimize()
     counted = tracker.peak - before
     step.zero()
-    assert counted == pytest.approx(allocator_peak(step), rel=0.01)
+    assert allocator_peak(step) - counted == NUMBERS.get(name, 0)
 
 
 def test_the_tracker_forgets_what_is_freed_and_rounds_up() -> None:

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 from bench.cost.counting import LARGEST, Counts
 from bench.cost.eight_bit import EightBitState
-from bench.cost.fake import fake_like, without_data
+from bench.cost.fake import fake_like, lacks_fake_form, without_data
 from bench.cost.formulas import tensors
 from bench.cost.ledger import count_step
 from bench.cost.memory import measure_step
@@ -45,26 +45,38 @@ def account(
         Counts; ``delta_bytes`` are those of the trainable parameters.
 
     Raises:
-        BenchError: Nothing trains, or no scalar loss comes out.
+        BenchError: Nothing trains, no scalar loss comes out, or an operation has no form without data.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    if not trained:
+    if not any(p.requires_grad for p in module.parameters()):
         raise BenchError("account: the module has no trainable parameter; set requires_grad on what trains")
-    with without_data(device):
-        fakes = {id(t): fake_like(t) for t in [*module.parameters(), *module.buffers()]}
-        own, given = copy.deepcopy(module, dict(fakes)), tree_map_only(Tensor, fake_like, batch)
-        step = _Step(own, given, loss or _own_loss, optimizer)
-        ledger = count_step(step.model, step.origin, step.forward)
-        step.zero()
-        held, peak, _ = measure_step(step)
-        return Counts(
-            trainable=Trainable(method=sum(p.numel() for p in trained), head=0),
-            delta_bytes=sum(p.nbytes for p in trained),
-            flops=ledger.flops,
-            bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
-            peak=peak,
-            largest_saved=ledger.saved[:LARGEST],
-        )
+    try:
+        with without_data(device):
+            fakes = {id(t): fake_like(t) for t in [*module.parameters(), *module.buffers()]}
+            own, given = copy.deepcopy(module, dict(fakes)), tree_map_only(Tensor, fake_like, batch)
+            return _counted(_Step(own, given, loss or _own_loss, optimizer))
+    except RuntimeError as error:
+        if not lacks_fake_form(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise BenchError(
+            f"account: an operation of the module cannot run without data ({reason}); give it a fake form with "
+            "torch.library.register_fake, or leave it out of the step"
+        ) from error
+
+
+def _counted(step: "_Step") -> Counts:
+    ledger = count_step(step.model, step.origin, step.forward)
+    step.zero()
+    held, peak, _ = measure_step(step)
+    trained = [p for p in step.model.parameters() if p.requires_grad]
+    return Counts(
+        trainable=Trainable(method=sum(p.numel() for p in trained), head=0),
+        delta_bytes=sum(p.nbytes for p in trained),
+        flops=ledger.flops,
+        bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
+        peak=peak,
+        largest_saved=ledger.saved[:LARGEST],
+    )
 
 
 class _Whole(nn.Module):
@@ -103,6 +115,8 @@ class _Step:
         value = self._loss(output)
         if not isinstance(value, Tensor) or value.ndim:
             raise BenchError("account: no scalar loss comes out of the module; give loss=, output -> scalar")
+        if not value.requires_grad:
+            raise BenchError("account: no trainable parameter enters the loss, so that it has no gradient")
         return value
 
     def backward(self, loss: Tensor) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+    unset_fake_temporarily,
+)
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -63,6 +69,13 @@ def fake_like(tensor: Tensor) -> Tensor:
     """A tensor of the same shape, strides and type without data; a parameter stays one."""
     empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def lacks_fake_form(error: BaseException) -> bool:
+    """Whether ``error`` says that an operation cannot run without data, rather than that it was used wrongly."""
+    known = UnsupportedOperatorException | DynamicOutputShapeException | DataDependentOutputException
+    # a custom operation without one raises a plain RuntimeError, a compiled one names the backend that it lacks
+    return isinstance(error, known) or any(words in str(error) for words in ("no fake impl", "'Meta' backend"))
 
 
 class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]

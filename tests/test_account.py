@@ -1,0 +1,173 @@
+"""``account``: the ledger of a user's own module, on any kind of batch, without touching either."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from bench import account
+from bench.backbone import BackboneSpec
+from bench.cost.setting import Setting
+from bench.errors import BenchError
+from bench.head import TaskModel
+from tests.cost_steps import LENGTH, ROWS, fake_counts, real_step
+
+TINY = BackboneSpec(name="tiny", weights="random")
+SETTING = Setting(batch=ROWS, length=LENGTH)
+
+
+class Classifier(nn.Module):
+    """A user's own module: keyword arguments in, an object with a loss out."""
+
+    def __init__(self, model: TaskModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch: Tensor) -> object:
+        class Output:
+            loss = self.model.loss(batch)
+
+        return Output
+
+
+def perceptron() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def total(output: Tensor) -> Tensor:
+    return output.sum()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_fused", "adamw_loop", "sgd"])
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_it_equals_the_count_of_a_method(name: str, optimizer: str) -> None:
+    step = real_step(TINY, name, SETTING)
+    counted = fake_counts(TINY, name, Setting(batch=ROWS, length=LENGTH, optimizer=optimizer))
+    found = account(Classifier(step.model), step.batch, optimizer=optimizer)
+    assert (found.bytes, found.peak) == (counted.bytes, counted.peak)
+    assert found.trainable.method == counted.trainable.method + counted.trainable.head
+    parts = ("forward", "backward", "backward_weight_gradient", "backward_input_gradient", "backward_attention")
+    for part in parts:
+        assert getattr(found.flops, part) == getattr(counted.flops, part)
+        for layer in ("layer_1", "layer_2"):
+            assert getattr(found.flops.by_layer[layer], part) == getattr(counted.flops.by_layer[layer], part)
+    assert [t.bytes for t in found.largest_saved] == [t.bytes for t in counted.largest_saved]
+
+
+def test_a_perceptron_costs_what_its_shapes_say() -> None:
+    found = account(perceptron(), torch.zeros(5, 8), loss=total)
+    first, second = 2 * 5 * 8 * 16, 2 * 5 * 16 * 4
+    assert found.flops.forward == first + second
+    assert found.flops.backward_weight_gradient == first + second
+    assert found.flops.backward_input_gradient == second
+    assert {layer: part.forward for layer, part in found.flops.by_layer.items() if part.forward} == {
+        "layer_1": first,
+        "layer_3": second,
+    }
+    assert found.trainable.method == 8 * 16 + 16 + 16 * 4 + 4
+    assert found.delta_bytes == found.bytes.gradients == 4 * found.trainable.method
+    assert found.bytes.saved_activations == 4 * (5 * 8 + 5 * 16)  # the batch, and what ReLU gives
+
+
+def test_frozen_parameters_are_the_backbones_and_the_rest_the_methods() -> None:
+    module = perceptron()
+    module[0].requires_grad_(False)
+    flops = account(module, torch.zeros(5, 8), loss=total).flops
+    assert (flops.backbone.forward, flops.backbone.backward) == (2 * 5 * 8 * 16, 0)
+    assert (flops.method.forward, flops.method.backward) == (2 * 5 * 16 * 4, 2 * 5 * 16 * 4)
+
+
+def test_module_and_batch_stay_as_they_are() -> None:
+    module, batch = perceptron().eval(), {"input": torch.randn(5, 8)}
+    before = {name: (id(p), p._version, p.clone()) for name, p in module.named_parameters()}
+    given = batch["input"].clone()
+    account(module, batch, loss=total)
+    for name, parameter in module.named_parameters():
+        identity, version, value = before[name]
+        assert (id(parameter), parameter._version) == (identity, version)
+        assert torch.equal(parameter, value)
+        assert parameter.grad is None
+        assert not isinstance(parameter, FakeTensor)
+    assert not module.training
+    assert torch.equal(batch["input"], given)
+    assert not module._forward_hooks
+
+
+def test_a_module_without_data_counts_alike() -> None:
+    with torch.device("meta"):
+        empty = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    batch = torch.zeros(5, 8)
+    assert account(empty, batch.to("meta"), loss=total) == account(perceptron(), batch, loss=total)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda t: {"input": t}, lambda t: (t,), lambda t: [t], lambda t: t],
+    ids=["mapping", "tuple", "list", "tensor"],
+)
+def test_a_batch_comes_in_any_form(wrap: Callable[[Tensor], object]) -> None:
+    batch = torch.zeros(5, 8)
+    assert account(perceptron(), wrap(batch), loss=total) == account(perceptron(), batch, loss=total)
+
+
+def test_tied_weights_count_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(10, 4)
+            self.out = nn.Linear(4, 10, bias=False)
+            self.out.weight = self.table.weight
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.out(self.table(ids)).sum()
+
+    found = account(Tied(), torch.zeros(3, dtype=torch.int64))
+    assert (found.trainable.method, found.bytes.weights, found.bytes.gradients) == (40, 160, 160)
+
+
+def test_cuda_is_counted_without_one() -> None:
+    dropped = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.5), nn.Linear(16, 4))
+    cpu, cuda = (
+        account(dropped, torch.zeros(5, 8), loss=total, device=d).bytes.saved_activations for d in ("cpu", "cuda")
+    )
+    assert cpu - cuda == 3 * 5 * 16  # a mask of bytes in place of one of float32
+
+
+def test_a_module_that_trains_nothing_is_refused() -> None:
+    with pytest.raises(BenchError, match="no trainable parameter; set requires_grad"):
+        account(perceptron().requires_grad_(False), torch.zeros(5, 8))
+
+
+@pytest.mark.parametrize("loss", [None, lambda output: output, lambda output: 1.0], ids=["none", "matrix", "number"])
+def test_an_output_without_a_scalar_loss_is_refused(loss: Callable[[Tensor], Tensor] | None) -> None:
+    with pytest.raises(BenchError, match=r"no scalar loss comes out of the module; give loss="):
+        account(perceptron(), torch.zeros(5, 8), loss=loss)
+
+
+def test_a_loss_that_nothing_trainable_enters_is_refused() -> None:
+    with pytest.raises(BenchError, match="no trainable parameter enters the loss"):
+        account(perceptron(), torch.zeros(5, 8), loss=lambda output: output.detach().sum())
+
+
+@torch.library.custom_op("peft_ledger_tests::opaque", mutates_args=())
+def opaque(values: Tensor) -> Tensor:
+    return values.clone()
+
+
+class Opaque(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return opaque(super().forward(input))
+
+
+class Selecting(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input[input[:, 0] > 0])
+
+
+@pytest.mark.parametrize("kind", [Opaque, Selecting])
+def test_an_operation_without_a_fake_form_is_named(kind: type[nn.Linear]) -> None:
+    with pytest.raises(BenchError, match=r"account: .* cannot run without data .*(opaque|nonzero|index)"):
+        account(kind(8, 4), torch.zeros(5, 8), loss=total)
