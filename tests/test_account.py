@@ -128,6 +128,46 @@ def test_tied_weights_count_once() -> None:
     assert (found.trainable.method, found.bytes.weights, found.bytes.gradients) == (40, 160, 160)
 
 
+def test_a_tensor_given_twice_stays_one() -> None:
+    """Attention of one tensor to itself projects it once for queries, keys and values."""
+    module, given = nn.MultiheadAttention(16, 4, batch_first=True), torch.zeros(2, 5, 16)
+    own = account(module, (given, given, given), loss=first_sum)
+    other = account(module, (given, given.clone(), given.clone()), loss=first_sum)
+    assert own.bytes.saved_activations < other.bytes.saved_activations
+
+
+def first_sum(output: tuple[Tensor, ...]) -> Tensor:
+    return output[0].sum()
+
+
+def test_a_batch_that_wants_a_gradient_gets_one() -> None:
+    flops = account(perceptron(), torch.zeros(5, 8, requires_grad=True), loss=total).flops
+    assert flops.backward_input_gradient == flops.forward
+
+
+def test_a_tensor_that_is_neither_parameter_nor_buffer_may_lie_in_the_module() -> None:
+    class Shifted(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(8, 4)
+            self.shift = torch.ones(4)
+
+        def forward(self, input: Tensor) -> Tensor:
+            return (super().forward(input) + self.shift).sum()
+
+    assert account(Shifted(), torch.zeros(5, 8)).flops.forward == 2 * 5 * 8 * 4
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_convolution_splits_into_its_two_gradients(frozen: bool) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3))
+    module[1].requires_grad_(not frozen)
+    flops = account(module, torch.zeros(2, 3, 8, 8), loss=total).flops
+    first, second = 2 * 2 * 6 * 6 * 8 * 3 * 9, 2 * 2 * 4 * 4 * 2 * 8 * 9
+    assert flops.forward == first + second
+    assert flops.backward_weight_gradient == first + (0 if frozen else second)
+    assert flops.backward_input_gradient == second
+
+
 def test_cuda_is_counted_without_one() -> None:
     dropped = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.5), nn.Linear(16, 4))
     cpu, cuda = (

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
 
 from bench.cost.counting import LARGEST, Counts
@@ -51,8 +52,10 @@ def account(
         raise BenchError("account: the module has no trainable parameter; set requires_grad on what trains")
     try:
         with without_data(device):
-            fakes = {id(t): fake_like(t) for t in [*module.parameters(), *module.buffers()]}
-            own, given = copy.deepcopy(module, dict(fakes)), tree_map_only(Tensor, fake_like, batch)
+            fakes = {id(t): fake_like(t) for t in [*module.parameters(), *module.buffers(), *tensors(batch)]}
+            given = tree_map_only(Tensor, lambda tensor: fakes[id(tensor)], batch)
+            with unset_fake_temporarily():  # other tensors in the module stay real: a fake copy of those cannot be made
+                own = copy.deepcopy(module, dict(fakes))
             return _counted(_Step(own, given, loss or _own_loss, optimizer))
     except RuntimeError as error:
         if not lacks_fake_form(error):

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-Kind = Literal["linear", "attention", "recurrent"]
+Kind = Literal["linear", "attention", "both", "weight", "input"]
+"""The last three are backward operations that say themselves what they compute: the gradient of the weight, of the
+input, or both in equal parts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +51,14 @@ _ATEN = torch.ops.aten
 _ADDED: dict[Any, tuple[Callable[..., int], Kind]] = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: (_cpu_attention, "attention"),
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (_cpu_attention_backward, "attention"),
-    _ATEN.mkldnn_rnn_layer: (_mkldnn_rnn, "recurrent"),
-    _ATEN.mkldnn_rnn_layer_backward: (_twice(_mkldnn_rnn), "recurrent"),
-    _ATEN._cudnn_rnn: (_cudnn_rnn, "recurrent"),
-    _ATEN._cudnn_rnn_backward: (_twice(_cudnn_rnn), "recurrent"),
+    _ATEN.mkldnn_rnn_layer: (_mkldnn_rnn, "both"),
+    _ATEN.mkldnn_rnn_layer_backward: (_twice(_mkldnn_rnn), "both"),
+    _ATEN._cudnn_rnn: (_cudnn_rnn, "both"),
+    _ATEN._cudnn_rnn_backward: (_twice(_cudnn_rnn), "both"),
 }
 """CPU attention counts 0 in torch 2.13 (pytorch#195460) and so do the fused LSTM kernels."""
 
-_LINEAR = {_ATEN.mm, _ATEN.addmm, _ATEN._scaled_mm}
+_LINEAR = {_ATEN.mm, _ATEN.addmm, _ATEN._scaled_mm, _ATEN.convolution}
 
 
 def product(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Product | None:
@@ -69,6 +71,9 @@ def product(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out
     if packet in _ADDED:
         formula, kind = _ADDED[packet]
         return Product(formula(*args, **kwargs), kind)
+    if packet is _ATEN.convolution_backward:
+        flops, (of_input, of_weight, _) = int(flop_registry[packet](*args, **kwargs, out_val=out)), args[-1]
+        return Product(flops, "both" if of_input and of_weight else "weight" if of_weight else "input")
     if packet in flop_registry:
         flops = int(flop_registry[packet](*args, **kwargs, out_val=out))
         return Product(flops, "linear" if packet in _LINEAR else "attention")

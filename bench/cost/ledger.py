@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.cost.fake import asked_device
 from bench.cost.formulas import Product, factors, product, tensors
 from bench.cost.places import Origin, Owner, Place, Places
 from bench.record import Flops, Owners, SavedTensor
@@ -125,11 +126,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._tally: dict[tuple[str, Place], int] = collections.defaultdict(int)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (device := asked_device(func, args)) is not None:
+            return device
         kwargs = kwargs or {}
         # Backward itself records no gradient: where one is recorded, a checkpointed forward runs again.
         forward = not self.backward or torch.is_grad_enabled()
-        # A question for a fake tensor's device is dispatched as well, between a node and its operation.
-        if forward and func.namespace != "prim":
+        if forward:
             self._note_nodes(func, args, kwargs)
         out = func(*args, **kwargs)
         if func in _COPIES:
@@ -164,11 +166,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._next = upper
 
     def _add_backward(self, found: Product, node: _Node, operands: list[Tensor], reads_parameter: bool) -> None:
-        if found.kind == "recurrent":
+        if found.kind == "both":
             self._tally["input_gradient", node.place] += found.flops // 2
             self._tally["weight_gradient", node.place] += found.flops - found.flops // 2
-            return
-        self._tally[_kind(found, node, operands, reads_parameter), node.place] += found.flops
+        elif found.kind in ("input", "weight"):
+            self._tally[f"{found.kind}_gradient", node.place] += found.flops
+        else:
+            self._tally[_kind(found, node, operands, reads_parameter), node.place] += found.flops
 
     def flops(self, depth: int) -> Flops:
         """The account of everything counted so far."""
