@@ -220,7 +220,7 @@ def test_a_figure_that_no_longer_holds_is_removed(run):
 
 
 def test_a_method_looks_the_same_in_every_figure_and_like_no_other(run):
-    looks = canvas.looks(run)
+    looks = canvas.run_looks(run)
     assert len({look.colour for look in looks.values()}) == 13
     assert looks["full"].colour == "#000000"
 

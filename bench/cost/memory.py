@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.cost.fake import asked_device
 from bench.cost.formulas import tensors
 from bench.record import Bytes, PeakMemory
 from bench.train import NonFiniteLoss
@@ -70,6 +71,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.current -= self._live.pop(key, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (device := asked_device(func, args)) is not None:
+            return device
         out = func(*args, **(kwargs or {}))
         for tensor in tensors(out):
             self._see(tensor)

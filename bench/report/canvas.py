@@ -1,6 +1,8 @@
 """The frame that every figure shares: one look per method, title, caption, rows; draws no figure of its own."""
 
+import contextlib
 import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import compare
+from bench.errors import BenchError
 from bench.report import facts
 from bench.report import format as fmt
 from bench.store import Run
@@ -42,12 +45,11 @@ class Look:
     marker: str
 
 
-def looks(run: Run) -> dict[str, Look]:
-    """Colour, marker and label of each method by its place in the suite; the baseline is black."""
+def looks(labels: Sequence[str], baseline: str) -> dict[str, Look]:
+    """Colour, marker and text of each method by its place among ``labels``; the baseline is black."""
     found: dict[str, Look] = {}
-    baseline = run.suite["baseline"]
-    others = [label for label in facts.labels(run) if label != baseline]
-    for label in facts.labels(run):
+    others = [label for label in labels if label != baseline]
+    for label in labels:
         text = fmt.plain(label)
         text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
         if label == baseline:
@@ -58,18 +60,25 @@ def looks(run: Run) -> dict[str, Look]:
     return found
 
 
-def new_figure(
-    run: Run, what: str, caption: str, height: float, panels: int = 1, *, scores: bool
-) -> tuple["Figure", list["Axes"]]:
+def titled(run: Run, what: str, *, scores: bool) -> str:
+    """Title of a figure of ``run``; one of scores says where the data is synthetic."""
+    mark = " · SYNTHETIC data" if scores and facts.is_synthetic(run) else ""
+    return f"{fmt.plain(run.suite['name'])}: {what}{mark}"
+
+
+def run_looks(run: Run) -> dict[str, Look]:
+    """Looks of the methods of a run, by their place in the suite."""
+    return looks(facts.labels(run), run.suite["baseline"])
+
+
+def new_figure(title: str, caption: str, height: float, panels: int = 1) -> tuple["Figure", list["Axes"]]:
     """An empty figure with its title above and its caption below.
 
     Args:
-        run: Gives the title its suite, and the mark of synthetic data.
-        what: What the figure shows.
+        title: Whose figure it is and what it shows.
         caption: What is measured, its unit, n and interval.
         height: Inches of one row of panels.
         panels: At most three stand side by side.
-        scores: Whether the figure shows scores, which synthetic data decides.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -81,8 +90,7 @@ def new_figure(
     figure = Figure(figsize=(9.0, total), layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(rect=(0, below / total, 1, 1 - below / total))  # type: ignore[union-attr, call-arg]
-    mark = " · SYNTHETIC data" if scores and facts.is_synthetic(run) else ""
-    figure.suptitle(f"{fmt.plain(run.suite['name'])}: {what}{mark}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     note = "\n".join(lines)
     figure.text(0.012, 0.08 / total, note, fontsize=7.5, color="#555555", va="bottom", linespacing=1.3)
     grid = list(figure.subplots(deep, wide, sharey=True, squeeze=False).flat)
@@ -110,6 +118,39 @@ def rows(axes: "Axes", style: dict[str, Look], names: list[str]) -> Floats:
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     return y
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """The settings that every figure is made and saved under."""
+    import matplotlib
+
+    with matplotlib.rc_context(fname=STYLE):
+        yield
+
+
+def save(figure: "Figure | None", folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and SVG; without one, remove what an earlier call drew.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        BenchError: The folder cannot be written.
+    """
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    if figure is None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return []
+    freeze(figure)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(paths[0], metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"Date": None, "Creator": "peft-ledger"})
+    except OSError as error:
+        raise BenchError(f"{folder}: cannot be written ({error.strerror}); free space or mend it") from error
+    return paths
 
 
 def freeze(figure: "Figure") -> None:

@@ -8,11 +8,9 @@ import numpy as np
 import pandas as pd
 
 from bench import compare
-from bench.errors import BenchError
-from bench.record import CostRecord
 from bench.report import facts
 from bench.report import format as fmt
-from bench.report.canvas import MEANING, STYLE, Look, arms, freeze, looks, new_figure, rows, where
+from bench.report.canvas import MEANING, Look, arms, new_figure, rows, run_looks, save, styled, titled, where
 from bench.store import Run
 
 if TYPE_CHECKING:
@@ -30,27 +28,9 @@ def draw(run: Run) -> list[Path]:
     Raises:
         BenchError: The folder cannot be written.
     """
-    import matplotlib
-
     folder = run.folder / "plots"
-    written: list[Path] = []
-    with matplotlib.rc_context(fname=STYLE):
-        for name, make in _makers().items():
-            figure = make(run)
-            paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-            if figure is None:
-                for path in paths:
-                    path.unlink(missing_ok=True)
-                continue
-            freeze(figure)
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                figure.savefig(paths[0], metadata={"Software": None})
-                figure.savefig(paths[1], metadata={"Date": None, "Creator": "peft-ledger"})
-            except OSError as error:
-                raise BenchError(f"{folder}: cannot be written ({error.strerror}); free space or mend it") from error
-            written += paths
-    return written
+    with styled():
+        return [path for name, make in _makers().items() for path in save(make(run), folder, name)]
 
 
 def _makers() -> dict[str, Callable[[Run], "Figure | None"]]:
@@ -72,13 +52,15 @@ def _step_time(run: Run) -> "Figure | None":
     costs = compare.cost_table(run.records, facts.labels(run)).dropna(subset=["backward_seconds"])
     if costs.empty:
         return None
-    style, names, baseline = looks(run), list(costs.index), fmt.plain(run.suite["baseline"])
+    style, names, baseline = run_looks(run), list(costs.index), fmt.plain(run.suite["baseline"])
     blocks = int(costs["backward_blocks"].max())
     caption = (
         f"Median time of each phase of one training step, {where(run)}. Right: backward time / {baseline}, paired by "
         f"round, with its 95 % interval over n = {blocks} blocks."
     )
-    figure, (axes,) = new_figure(run, "time of one training step", caption, 1.3 + 0.32 * len(names), scores=False)
+    figure, (axes,) = new_figure(
+        titled(run, "time of one training step", scores=False), caption, 1.3 + 0.32 * len(names)
+    )
     y = rows(axes, style, names)
     colours = [style[name].colour for name in names]
     left = np.zeros(len(names))
@@ -107,7 +89,7 @@ def _latency(run: Run) -> "Figure | None":
     batches = [
         b for b in compare.BATCHES if costs[[f"{mode}_{b}_ratio" for mode in compare.MODES]].notna().any(axis=None)
     ]
-    style, names = looks(run), list(costs.index)
+    style, names = run_looks(run), list(costs.index)
     blocks = int(np.nanmax(costs[[c.replace("_ratio", "_blocks") for c in columns]].to_numpy()))
     caption = (
         f"Inference time / that of the bare backbone with the same head, paired by round; {facts.this_machine(run)}. "
@@ -115,9 +97,8 @@ def _latency(run: Run) -> "Figure | None":
         "the base, exactly. Shaded: within 3 % of the base. Last row: the A/A control, the base against itself. "
         "Bars wider than the panel are cut."
     )
-    figure, panels = new_figure(
-        run, "latency against the base model", caption, 1.5 + 0.34 * (len(names) + 1), len(batches), scores=False
-    )
+    title = titled(run, "latency against the base model", scores=False)
+    figure, panels = new_figure(title, caption, 1.5 + 0.34 * (len(names) + 1), len(batches))
     control = compare.controls(run.records).set_index("name")
     for axes, batch in zip(panels, batches, strict=True):
         y = rows(axes, style, names)
@@ -161,7 +142,7 @@ def _score_task(run: Run) -> "Figure | None":
         return None
     tasks = list(dict.fromkeys([*facts.tasks(run), *table.index.get_level_values("task")]))
     tasks = [task for task in tasks if task in table.index.get_level_values("task")]
-    style = looks(run)
+    style = run_looks(run)
     names = [label for label in facts.labels(run) if label in table.index.get_level_values("method")]
     baseline = run.suite["baseline"]
     caption = (
@@ -169,7 +150,7 @@ def _score_task(run: Run) -> "Figure | None":
         f"{MEANING} over seeds (Student t). Solid line: mean of {fmt.plain(baseline)}. "
         "Dashed line: bag of words on the same rows."
     )
-    figure, panels = new_figure(run, "score per task", caption, 1.3 + 0.3 * len(names), len(tasks), scores=True)
+    figure, panels = new_figure(titled(run, "score per task", scores=True), caption, 1.3 + 0.3 * len(names), len(tasks))
     for axes, task in zip(panels, tasks, strict=True):
         y = rows(axes, style, names)
         part = table.xs(task, level="task")
@@ -190,45 +171,16 @@ def _score_task(run: Run) -> "Figure | None":
 
 
 def _backward_depth(run: Run) -> "Figure | None":
-    shapes = compare.cost_shapes(run.records)
-    costs: dict[str, CostRecord] = {
-        r.method.label: r
+    from bench.report.depth import backward_by_depth
+
+    shapes, baseline = compare.cost_shapes(run.records), run.suite["baseline"]
+    costs = {
+        r.method.label: r.flops
         for r in compare.cost_records(run.records)
         if r.status == "ok" and r.flops and r.shape == shapes[0]
     }
-    whole = costs.get(run.suite["baseline"])
-    if whole is None or not whole.flops or not whole.flops.by_layer:
+    if baseline not in costs:
         return None
-    names = [label for label in facts.labels(run) if label in costs]
-    depth = list(whole.flops.by_layer)
-    ratio = np.full((len(names), len(depth)), np.nan)
-    for i, name in enumerate(names):
-        for j, layer in enumerate(depth):
-            flops = costs[name].flops
-            below, own = whole.flops.by_layer[layer].backward, flops.by_layer.get(layer) if flops else None
-            if below and own is not None:
-                ratio[i, j] = own.backward / below
-    if np.isnan(ratio).all():
-        return None
-    baseline = fmt.plain(run.suite["baseline"])
-    caption = (
-        f"FLOPs of loss.backward() at each depth (all owners of that depth together) / {baseline}; "
-        f"{facts.shape_line(shapes[0])}. Exact on any machine, n = 1. Grey: {baseline} has none there."
-    )
-    figure, (axes,) = new_figure(run, "backward work by depth", caption, 1.3 + 0.32 * len(names), scores=False)
-    axes.set_facecolor("#dddddd")
-    top = max(1.0, float(np.nanmax(ratio)))
-    image = axes.imshow(ratio, aspect="auto", cmap="Blues", vmin=0, vmax=top)
-    for i, j in np.argwhere(~np.isnan(ratio)):
-        dark = ratio[i, j] > 0.55 * top
-        colour = "white" if dark else "#222222"
-        axes.text(j, i, fmt.ratio(float(ratio[i, j])), ha="center", va="center", fontsize=8, color=colour)
-    axes.set_yticks(range(len(names)), [looks(run)[name].text for name in names])
-    axes.set_xticks(
-        range(len(depth)), [layer.replace("_", " ") for layer in depth], rotation=0 if len(depth) <= 9 else 90
-    )
-    axes.set_xlabel("depth in the backbone")
-    axes.grid(visible=False)
-    axes.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label=f"backward FLOPs / {baseline}", pad=0.01)
-    return figure
+    flops = {label: costs[label] for label in facts.labels(run) if label in costs}
+    title = titled(run, "backward work by depth", scores=False)
+    return backward_by_depth(flops, baseline, title, facts.shape_line(shapes[0]), run_looks(run))

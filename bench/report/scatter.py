@@ -9,7 +9,7 @@ import pandas as pd
 from bench import compare
 from bench.report import facts
 from bench.report import format as fmt
-from bench.report.canvas import MEANING, Floats, freeze, looks, new_figure, where
+from bench.report.canvas import MEANING, Floats, freeze, new_figure, run_looks, titled, where
 from bench.report.labels import Box, place
 from bench.stats import pareto_front
 from bench.store import Run
@@ -48,7 +48,7 @@ def score_against(run: Run, cost: str) -> "Figure | None":
     name = facts.peak_name(source) if memory else "trainable parameters"
     extra = f" Memory: largest allocation within one training step, {where(run)}." if memory else " Head left out."
     caption = f"{_score_caption(run)}{extra} Line: Pareto front of the means; no method is both cheaper and better."
-    figure, (axes,) = new_figure(run, f"score against {name}", caption, 5.4, scores=True)
+    figure, (axes,) = new_figure(titled(run, f"score against {name}", scores=True), caption, 5.4)
     x = table["cost"].to_numpy() / (1e6 if memory else 1)
     if memory:
         axes.set_xlabel(f"{name} of one training step (MB)")
@@ -61,7 +61,7 @@ def score_against(run: Run, cost: str) -> "Figure | None":
     front = pareto_front(np.column_stack([x, table["mean"]]))
     corners = sorted(zip(x[front], table["mean"][front], strict=True))
     axes.step(*zip(*corners, strict=True), where="post", color="#bbbbbb", linewidth=1.4, zorder=1)
-    style = looks(run)
+    style = run_looks(run)
     for label, at, row in zip(table.index, x, table.itertuples(), strict=True):
         look = style[label]
         if not np.isnan(row.low):
