@@ -44,7 +44,8 @@ def backward_by_depth(
     if np.isnan(ratio).all():
         return None
     name = fmt.plain(baseline)
-    what = "by the backbone's own operations at each depth, and by the task head" if split else "at each depth (all owners of it together)"
+    what = "by the backbone's own operations at each depth, and by the task head"
+    what = what if split else "at each depth (all owners together)"
     caption = (
         f"FLOPs of loss.backward() spent {what}, / {name}; {where}. Exact on any machine, n = 1. "
         f"Empty: none at all. Grey: {name} has none there either.{_left_out(flops, baseline) if split else ''}"
