@@ -163,6 +163,8 @@ def _resolved(
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
     shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
     shape |= {"latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile"}
+    if suite.claim:
+        resolved["claims"] = [claim.model_dump(mode="json", exclude_none=True) for claim in suite.claim]
     resolved["cost"] = [probe.model_dump(mode="json", include=shape) for probe in probes]
     plain: dict[str, Any] = _without_none(json.loads(json.dumps(resolved)))
     return plain

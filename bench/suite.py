@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench import registry
+from bench.claim_table import ClaimTable, check_claims
 from bench.errors import BenchError, unknown
 from bench.record import Attention, Dtype, Optimizer
 from bench.sweep_table import CrossoverTable, SweepTable, check_sweeps
@@ -140,6 +142,8 @@ class Suite(_Table):
     cost: tuple[CostTable, ...] = ()
     sweep: tuple[SweepTable, ...] = ()
     crossover: tuple[CrossoverTable, ...] = ()
+    claim: tuple[ClaimTable, ...] = ()
+    """Sentences that the run's records are to decide."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Suite":
@@ -148,6 +152,7 @@ class Suite(_Table):
         if not self.tasks and not self.cost and not self.sweep:
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
         check_sweeps(self.sweep, self.crossover)
+        check_claims(self.claim, [registry.spell(method.name, method.config) for method in self.method])
         for what in ("tasks", "seeds"):
             values = getattr(self, what)
             if len(set(values)) != len(values):

@@ -1,0 +1,129 @@
+"""A claim as a suite states it: a sentence of the field and the comparison that decides it; it decides nothing."""
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from bench.record import CostRecord, MergedEqualsBase, Timing
+
+BASE = "base"
+"""What a latency is compared with: the bare backbone under the same head."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Bounds(_Table):
+    """Where a figure must lie; both ends belong to it."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Bounds":
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min = {self.min} lies above max = {self.max}")
+        return self
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+class ClaimTable(_Table):
+    """One claim; it holds where it holds for every method that it names."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    says: str
+    """The claim as a sentence, without its figures."""
+    metric: str
+    """Dotted name of a figure of a cost record, such as ``latency_seconds.merged.batch_1``, or ``score``."""
+    method: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    """Label or labels, as the suite spells them."""
+    versus: str | None = None
+    """Label that ``ratio``, ``equivalent_within`` and ``difference`` compare with; ``base`` for a latency."""
+    ratio: Bounds | None = None
+    """Bounds of method / versus."""
+    equivalent_within: float | None = Field(default=None, gt=0, lt=1)
+    """method / versus lies within 1 +- this much."""
+    difference: Bounds | None = None
+    """Bounds of method - versus in points of 100, over (task, seed); for ``score``."""
+    value: Bounds | None = None
+    """Bounds of the figure itself."""
+    holds: bool | None = None
+    """The figure is a yes or a no, and this one."""
+    price: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Figures shown beside the verdict as ratios to ``versus``, or to the baseline: what is paid for it."""
+
+    @model_validator(mode="after")
+    def _one_comparison(self) -> "ClaimTable":
+        forms = ("ratio", "equivalent_within", "difference", "value", "holds")
+        given = [form for form in forms if getattr(self, form) is not None]
+        if len(given) != 1:
+            raise ValueError(f"claim {self.name!r}: give exactly one of {', '.join(forms)}")
+        if (given[0] in forms[:3]) != (self.versus is not None):
+            needs = "needs" if self.versus is None else "takes no"
+            raise ValueError(f"claim {self.name!r}: {given[0]} {needs} versus")
+        if (given[0] == "difference") != (self.metric == "score"):
+            raise ValueError(f"claim {self.name!r}: score is compared by difference, and difference compares scores")
+        return self
+
+    @property
+    def bounds(self) -> Bounds:
+        """Where the compared figure must lie."""
+        if self.equivalent_within is not None:
+            return Bounds(min=1 - self.equivalent_within, max=1 + self.equivalent_within)
+        found = self.ratio or self.difference or self.value
+        assert found is not None, "a claim that holds or not has no bounds"
+        return found
+
+
+def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str]) -> None:
+    """Refuse a claim that no run of the suite could ever decide.
+
+    Raises:
+        ValueError: Two claims share a name, or one names a method or a figure that does not exist.
+    """
+    known = {*metrics(), "score"}
+    names = [claim.name for claim in claims]
+    for claim in claims:
+        if names.count(claim.name) > 1:
+            raise ValueError(f"claim {claim.name!r} stands twice; give each a name of its own")
+        for label in (*claim.method, *([claim.versus] if claim.versus not in (None, BASE) else [])):
+            if label not in labels:
+                raise ValueError(f"claim {claim.name!r}: the suite has no method {label!r}; it has {', '.join(labels)}")
+        for metric in (claim.metric, *claim.price):
+            if metric not in known:
+                raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")
+
+
+_KEYS = {"schema_", "backbone", "shape"}
+"""Of a record: what a figure was taken on, no figure."""
+
+
+def metrics() -> list[str]:
+    """Dotted names of all figures of a cost record that a claim may be about."""
+    return list(_metrics(CostRecord, ""))
+
+
+def _metrics(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name in _KEYS and not prefix:
+            continue
+        kinds = [kind for kind in _members(field.annotation) if isinstance(kind, type)]
+        for kind in kinds:
+            if kind in (Timing, MergedEqualsBase) or issubclass(kind, int | float):
+                yield prefix + name
+            elif issubclass(kind, BaseModel):
+                yield from _metrics(kind, f"{prefix}{name}.")
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)

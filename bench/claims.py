@@ -1,0 +1,205 @@
+"""Judges the claims of a suite by the records of a run: pass, fail, inconclusive or invalid; it measures nothing."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from bench import compare
+from bench.claim_table import BASE, Bounds, ClaimTable
+from bench.record import CostRecord, MergedEqualsBase, Timing
+from bench.stats import Interval, block_bootstrap_ratio, holm, log_ratio_blocks, mean_interval, outside_p, within_p
+from bench.store import Run
+
+LEVEL = 0.05
+"""Of every test, after Holm's correction over all tests of the run."""
+Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one method shows of a claim."""
+
+    method: str
+    value: float | bool | None
+    """The compared figure; None where it could not be had."""
+    interval: Interval | None = None
+    """95 %; None for a counted figure, which is exact."""
+    verdict: Verdict = "inconclusive"
+    why: str = ""
+    """Why there is no verdict."""
+    inside_p: float | None = None
+    """P-value of lying within the bounds; None where nothing is tested."""
+    outside_p: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A claim with its verdict."""
+
+    claim: ClaimTable
+    verdict: Verdict
+    kind: Literal["exact", "timed", "score"]
+    outcomes: tuple[Outcome, ...]
+    prices: tuple[tuple[str, float], ...] = ()
+    """Figure and its ratio, of the first method."""
+
+
+def judge(run: Run) -> list[Judgement]:
+    """Judge every claim of the run's suite whose methods the run has.
+
+    Exact figures are compared as they are. Times and scores are tested both ways: the claim passes where its figure
+    lies within the bounds beyond doubt, fails where it lies outside beyond doubt, else it is inconclusive; both after
+    Holm's correction over all tests of the run. Times are invalid where the A/A control was not quiet.
+
+    Raises:
+        BenchError: The records cannot be compared.
+    """
+    claims = [ClaimTable.model_validate(values) for values in run.suite.get("claims", [])]
+    costs = _costs(run)
+    labels = set(run.suite["methods"])
+    asked = [c for c in claims if set(c.method) <= labels and (c.versus in (None, BASE) or c.versus in labels)]
+    tested = [(claim, [_outcome(run, costs, claim, label) for label in claim.method]) for claim in asked]
+    decided = _decide(tested)
+    return [
+        Judgement(claim=claim, verdict=_together(outcomes), kind=_kind(claim), outcomes=tuple(outcomes),
+                  prices=_prices(costs, claim, run.suite["baseline"]))
+        for (claim, _), outcomes in zip(tested, decided, strict=True)
+    ]  # fmt: skip
+
+
+def _costs(run: Run) -> dict[str, CostRecord]:
+    """Costs by label on the shape with most tokens."""
+    shape = next(iter(compare.cost_shapes(run.records)), None)
+    return {r.method.label: r for r in compare.cost_records(run.records) if r.shape == shape}
+
+
+def _kind(claim: ClaimTable) -> Literal["exact", "timed", "score"]:
+    if claim.metric == "score":
+        return "score"
+    return "timed" if "seconds" in claim.metric.partition(".")[0] else "exact"
+
+
+def _outcome(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, label: str) -> Outcome:
+    if claim.metric == "score":
+        return _score(run, claim, label)
+    record = costs.get(label)
+    if record is None or record.status != "ok":
+        return Outcome(method=label, value=None, why=f"{label} has no costs" + (f": {record.reason}" if record else ""))
+    found = _figure(record, claim.metric)
+    if found is None:
+        return Outcome(method=label, value=None, why=f"{label} has no {claim.metric}")
+    return _timed(costs, claim, record, found) if isinstance(found, Timing) else _exact(costs, claim, record, found)
+
+
+def _figure(record: CostRecord, metric: str) -> Any:
+    """The figure of a dotted name; None where the record lacks it."""
+    found: Any = record
+    for part in metric.split("."):
+        found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
+    return found.all if isinstance(found, MergedEqualsBase) else found
+
+
+def _exact(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, found: Any) -> Outcome:
+    label = record.method.label
+    if claim.holds is not None:
+        return Outcome(method=label, value=bool(found), verdict="pass" if bool(found) is claim.holds else "fail")
+    if claim.versus is not None:
+        other = costs.get(claim.versus)
+        below = _figure(other, claim.metric) if other is not None and other.status == "ok" else None
+        if not below:
+            return Outcome(method=label, value=None, why=f"{claim.versus} has no {claim.metric} to compare with")
+        found = found / below
+    return Outcome(method=label, value=float(found), verdict="pass" if _inside(found, claim.bounds) else "fail")
+
+
+def _inside(value: float, bounds: Bounds) -> bool:
+    return (bounds.min is None or value >= bounds.min) and (bounds.max is None or value <= bounds.max)
+
+
+def _timed(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, found: Timing) -> Outcome:
+    label, against = record.method.label, _against(costs, claim, record)
+    if not isinstance(against, Timing):
+        return Outcome(method=label, value=None, why=f"{claim.versus} has no {claim.metric} to compare with")
+    value, interval = block_bootstrap_ratio(found.samples, against.samples)
+    control = record.aa_control.get(_control_name(claim.metric))
+    if control is None or control.interval[0] < compare.QUIET[0] or control.interval[1] > compare.QUIET[1]:
+        shown = "is missing" if control is None else "[{:.3f}, {:.3f}] is not quiet".format(*control.interval)
+        return Outcome(method=label, value=value, interval=interval, verdict="invalid", why=f"A/A control {shown}")
+    logs = log_ratio_blocks(found.samples, against.samples)
+    return _tested(label, value, interval, logs, claim.bounds, math.log)
+
+
+def _against(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord) -> Any:
+    """The samples that were taken in the same rounds."""
+    if claim.versus == BASE:
+        batch = claim.metric.rpartition(".")[2]
+        return _figure(record, f"latency_seconds.base.{batch}")
+    other = costs.get(claim.versus or "")
+    return _figure(other, claim.metric) if other is not None and other.status == "ok" else None
+
+
+def _control_name(metric: str) -> str:
+    head, _, rest = metric.partition(".")
+    return f"latency_{rest.rpartition('.')[2]}" if head == "latency_seconds" else head.removesuffix("_seconds")
+
+
+def _score(run: Run, claim: ClaimTable, label: str) -> Outcome:
+    assert claim.versus is not None
+    cells = compare.cells(run.records)
+    ours, theirs = cells.get(label, {}), cells.get(claim.versus, {})
+    differences = [ours[key] - theirs[key] for key in ours if key in theirs]
+    if not differences:
+        return Outcome(method=label, value=None, why=f"no score that {label} and {claim.versus} share")
+    value, interval = mean_interval(differences)
+    row = compare.score_table(run.records, claim.versus, run.suite["methods"]).loc[label]
+    if not row["verdict"]:
+        return Outcome(method=label, value=value, interval=interval, why=", ".join(row["why"]) or "one pair alone")
+    return _tested(label, value, interval, differences, claim.bounds, float)
+
+
+def _tested(
+    label: str, value: float, interval: Interval | None, units: Any, bounds: Bounds, scale: Callable[[float], float]
+) -> Outcome:
+    low, high = (None if end is None else scale(end) for end in (bounds.min, bounds.max))
+    inside, outside = within_p(units, low, high), outside_p(units, low, high)
+    return Outcome(method=label, value=value, interval=interval, inside_p=inside, outside_p=outside)
+
+
+def _decide(tested: Sequence[tuple[ClaimTable, list[Outcome]]]) -> list[list[Outcome]]:
+    """Turn p-values into verdicts, all corrected together."""
+    flat = [outcome for _, outcomes in tested for outcome in outcomes if outcome.inside_p is not None]
+    inside = dict(zip(map(id, flat), holm([o.inside_p or 0.0 for o in flat]), strict=True))
+    outside = dict(zip(map(id, flat), holm([o.outside_p or 0.0 for o in flat]), strict=True))
+
+    def decided(outcome: Outcome) -> Outcome:
+        if id(outcome) not in inside:
+            return outcome
+        if inside[id(outcome)] < LEVEL:
+            return dataclasses.replace(outcome, verdict="pass")
+        if outside[id(outcome)] < LEVEL:
+            return dataclasses.replace(outcome, verdict="fail")
+        return dataclasses.replace(outcome, why="the interval straddles the bound")
+
+    return [[decided(outcome) for outcome in outcomes] for _, outcomes in tested]
+
+
+def _together(outcomes: Sequence[Outcome]) -> Verdict:
+    """A claim passes where every method passes; one that fails makes it fail."""
+    found = {outcome.verdict for outcome in outcomes}
+    order: tuple[Verdict, ...] = ("fail", "invalid", "inconclusive")
+    return next((verdict for verdict in order if verdict in found), "pass")
+
+
+def _prices(costs: dict[str, CostRecord], claim: ClaimTable, baseline: str) -> tuple[tuple[str, float], ...]:
+    record = costs.get(claim.method[0])
+    prices = []
+    for metric in claim.price:
+        found = _figure(record, metric) if record is not None else None
+        if isinstance(found, Timing):
+            prices.append((metric, found.ratio_to_baseline))
+        elif isinstance(found, int | float) and (
+            below := _figure(costs[baseline], metric) if baseline in costs else None
+        ):
+            prices.append((metric, found / below))
+    return tuple(prices)
