@@ -128,6 +128,22 @@ def test_tied_weights_count_once() -> None:
     assert (found.trainable.method, found.bytes.weights, found.bytes.gradients) == (40, 160, 160)
 
 
+def test_autocast_of_cuda_normalises_in_float32() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.second = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4)
+
+        def forward(self, input: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.second(self.norm(self.first(input)))
+
+    cpu, cuda = (
+        account(Normed(), torch.zeros(5, 8), loss=total, device=d).bytes.saved_activations for d in ("cpu", "cuda")
+    )
+    assert cuda - cpu == (4 - 2) * 5 * 16  # the norm keeps its input, which the product made in bfloat16
+
+
 def test_a_tensor_given_twice_stays_one() -> None:
     """Attention of one tensor to itself projects it once for queries, keys and values."""
     module, given = nn.MultiheadAttention(16, 4, batch_first=True), torch.zeros(2, 5, 16)

@@ -165,8 +165,9 @@ def test_parts_sum_to_backward(fields: dict[str, object], name: str, shapes: dic
         assert part.backward == sum(kinds(part)[1:]) + part.backward_recompute
 
 
-@pytest.mark.parametrize("name", BUILTIN)
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "name"), [*(("bert", name) for name in BUILTIN), ("gpt2", "lora"), ("llama", "houlsby_adapter")]
+)
 def test_checkpointing_changes_no_kind_of_any_layer(family: str, name: str, shapes: dict[str, BackboneSpec]) -> None:
     config = SIZES.get(name, {})
     plain = fake_counts(shapes[family], name, PLAIN, **config).flops

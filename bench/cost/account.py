@@ -33,7 +33,7 @@ def account(
     """Count one training step of ``module`` on ``batch``, without running it and without touching either.
 
     Frozen parameters count as ``backbone``, trainable ones as ``method``. Layers are the entries of the longest list
-    of modules.
+    of modules; what is frozen outside of them counts to ``embeddings``, what trains there to ``other``.
 
     Args:
         module: Any module in the mode in which it trains; also on the meta device.
