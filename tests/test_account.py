@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.checkpoint import checkpoint
 
 from bench import account
 from bench.backbone import BackboneSpec
@@ -126,6 +127,31 @@ def test_tied_weights_count_once() -> None:
 
     found = account(Tied(), torch.zeros(3, dtype=torch.int64))
     assert (found.trainable.method, found.bytes.weights, found.bytes.gradients) == (40, 160, 160)
+
+
+class Composed(nn.Module):
+    """A map whose weight ``[8, 16]`` is a product of two parameters."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.again = again
+        self.down, self.up = nn.Parameter(torch.zeros(8, 3)), nn.Parameter(torch.zeros(3, 16))
+
+    def inner(self, input: Tensor) -> Tensor:
+        return torch.tanh(input @ (self.down @ self.up))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return checkpoint(self.inner, input, use_reentrant=False) if self.again else self.inner(input)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "checkpointed"])
+def test_a_computed_weight_counts_as_a_weight(again: bool) -> None:
+    flops = account(nn.Sequential(nn.Linear(4, 8), Composed(again)), torch.zeros(5, 4), loss=total).flops
+    first, composing, second = 2 * 5 * 4 * 8, 2 * 8 * 3 * 16, 2 * 5 * 8 * 16
+    assert flops.forward == first + composing + second
+    assert flops.backward_weight_gradient == first + 2 * composing + second
+    assert flops.backward_input_gradient == second
+    assert flops.backward_recompute == (composing + second if again else 0)
 
 
 def test_autocast_of_cuda_normalises_in_float32() -> None:
