@@ -69,7 +69,7 @@ def machine(record: Record | None) -> str:
 
 def this_machine(run: Run) -> str:
     """Where the times were taken; where the scores were, when nothing was timed."""
-    candidates: list[Record] = [*compare.cost_records(run.records), *score_records(run)]
+    candidates: list[Record] = [*compare.cost_records(run.records), *score_records(run), *run.records]
     return machine(candidates[0] if candidates else None)
 
 
@@ -119,8 +119,12 @@ def control(run: Run) -> str | None:
 
 
 def progress(run: Run) -> dict[str, str]:
-    """``costs`` and ``scores`` lines: done of asked; a part that was not asked for is absent."""
+    """``counts``, ``costs`` and ``scores`` lines: done of asked; a part that was not asked for is absent."""
     lines = {}
+    counts = compare.count_records(run.records)
+    if counts or run.suite.get("sweep"):
+        asked = sum(len(sweep["values"]) * len(sweep["methods"]) for sweep in run.suite.get("sweep") or ())
+        lines["counts"] = f"{sum(r.status == 'ok' for r in counts)}/{max(asked, len(counts))} counted, none run"
     costs, scores = compare.cost_records(run.records), score_records(run)
     if costs or run.suite.get("cost"):
         shapes = max(1, len(compare.cost_shapes(costs)))
@@ -130,8 +134,8 @@ def progress(run: Run) -> dict[str, str]:
         lines["scores"] = f"{sum(r.status == 'ok' for r in scores)}/{max(asked, len(scores))} ok"
         if asked > len(scores):
             lines["scores"] += f", {asked - len(scores)} not run yet"
-    for kind, noun in (("cost", "costs"), ("score", "scores")):
-        failed = sum(r.status != "ok" for r in (costs if kind == "cost" else scores))
+    for noun, found in (("counts", counts), ("costs", costs), ("scores", scores)):
+        failed = sum(r.status != "ok" for r in found)
         if noun in lines and failed:
             lines[noun] += f", {failed} FAILED"
     return lines

@@ -85,6 +85,21 @@ def ratio_interval(value: float | None, low: float | None, high: float | None, d
     return f"{shown} [{ratio(low, digits)}, {ratio(high, digits)}]"
 
 
+def percent(share: float) -> str:
+    """A share in percent with two digits that count: ``0.42 %``."""
+    return f"{100 * share:.2g} %"
+
+
+def apart(first: float, second: float, unit: str) -> tuple[str, str]:
+    """Two figures in one unit, with as many digits as tell them apart: ``1.765 GB`` and ``1.760 GB``."""
+    scale, prefix = next(((s, p) for s, p in _DECIMAL if max(abs(first), abs(second)) >= 0.9995 * s), (1.0, ""))
+    for digits in range(1 if prefix else 0, 7):
+        texts = [f"{value / scale:.{digits}f} {prefix}{unit}" for value in (first, second)]
+        if texts[0] != texts[1]:
+            break
+    return texts[0], texts[1]
+
+
 def points(value: float | None) -> str:
     """A score in points of 100: ``81.2``."""
     return MISSING if value is None or missing(value) else f"{value:.1f}"

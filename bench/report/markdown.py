@@ -1,5 +1,6 @@
 """Writes report.md: what was asked, on what, every table, what failed and what must be doubted; draws no figure."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 from bench import compare
 from bench.errors import BenchError
 from bench.record import Shape
-from bench.report import facts
+from bench.report import facts, scaling, verdicts
 from bench.report import format as fmt
 from bench.report.format import markdown as text
 from bench.store import Run
@@ -20,6 +21,7 @@ FIGURES = {
     "latency": "Inference time against the base model, as trained and merged.",
     "score-task": "Score of each method on each task.",
     "backward-depth": "Backward FLOPs of each method at each depth, against the baseline.",
+    "scaling": "Peak memory of each method as length, batch, depth or width grows.",
 }
 HOW = (
     ("trained", "parameters", "unique tensors that need a gradient; the task head is counted apart"),
@@ -29,6 +31,8 @@ HOW = (
     ("predicted peak", "bytes", "largest sum of live tensors in the second step of the model on tensors without data"),
     ("peak memory (counted)", "bytes", "largest sum of live tensors in the second training step; exact"),
     ("peak GPU memory", "bytes", "`max_memory_allocated` of each phase of a training step"),
+    ("grows as", "polynomial", "least squares in x, the swept quantity; ≈: it misses a counted point by over 0.1 %"),
+    ("exponent", "power", "d log(figure) / d log(x) of that polynomial at the largest x"),
     ("times", "seconds", "median over interleaved blocks; ratios are paired with the baseline round by round"),
     ("ratio interval", "ratio", "95 %: hull of the block bootstrap of the median and Student's t over block medians"),
     ("latency", "seconds", "inference of one batch, against the bare backbone with the same head, interleaved"),
@@ -52,7 +56,8 @@ def write(run: Run) -> Path:
         BenchError: The folder cannot be written, or the records cannot be compared.
     """
     parts = [
-        _head(run), _warnings(run), _provenance(run), _costs(run), _scores(run), _failures(run), _figures(run), _how(),
+        _head(run), _claims(run), _warnings(run), _provenance(run), _costs(run), _scaling(run), _scores(run),
+        _failures(run), _figures(run), _how(),
     ]  # fmt: skip
     path = run.folder / "report.md"
     try:
@@ -81,6 +86,17 @@ def _head(run: Run) -> str:
     if (sentence := facts.no_verdict(run)) is not None:
         lines.append(f"- scores: **{text(sentence)}**")
     return "\n\n".join(lines[:3]) + "\n\n" + "\n".join(lines[3:])
+
+
+def _claims(run: Run) -> str:
+    rows = [(f"**{verdict}**" if verdict == "fail" else verdict, text(line)) for verdict, line in verdicts.lines(run)]
+    if not rows:
+        return ""
+    how = (
+        "Counted figures decide at once. Times and scores are tested at 5 % after Holm's correction over all of them: "
+        "`inconclusive` where the interval straddles the bound, `invalid` where the A/A control was not quiet."
+    )
+    return "## Claims\n\n" + table(("verdict", "claim"), rows).replace("---:", "---") + "\n\n" + how
 
 
 def _warnings(run: Run) -> str:
@@ -242,6 +258,17 @@ def _latency(rows: Rows) -> str:
         errors = [r[f"merge_error_{dtype}"] for dtype in compare.MERGE_TYPES]
         body.append([*cells, *(fmt.MISSING if fmt.missing(error) else f"{error:.1e}" for error in errors)])
     return table([*head, *(f"merge error, {dtype}" for dtype in compare.MERGE_TYPES)], body)
+
+
+def _scaling(run: Run) -> str:
+    sentences = "\n".join(f"- {text(line)}" for line in scaling.sentences(run))
+    parts = ["## Where curves cross", sentences] if sentences else []
+    for heading, group in itertools.groupby(scaling.tables(run), key=lambda found: found.title):
+        parts.append(f"## Growth: {text(heading)}")
+        parts += [
+            table([text(name) for name in t.head], [[text(cell) for cell in row] for row in t.rows]) for t in group
+        ]
+    return "\n\n".join(parts)
 
 
 def _scores(run: Run) -> str:

@@ -34,6 +34,7 @@ def draw(run: Run) -> list[Path]:
 
 
 def _makers() -> dict[str, Callable[[Run], "Figure | None"]]:
+    from bench.report.growth import peak_growth
     from bench.report.scatter import score_against
 
     return {
@@ -43,6 +44,7 @@ def _makers() -> dict[str, Callable[[Run], "Figure | None"]]:
         "latency": _latency,
         "score-task": _score_task,
         "backward-depth": _backward_depth,
+        "scaling": peak_growth,
     }
 
 

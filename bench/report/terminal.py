@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bench import compare
-from bench.report import facts
+from bench.report import facts, scaling, verdicts
 from bench.report import format as fmt
 from bench.report.columns import Column, say, table, width_of
 from bench.store import Run
@@ -34,6 +34,7 @@ def render(run: Run, console: Console, *, top: int | None = None) -> None:
         hidden = len(facts.labels(run)) - len(shown)
         for note in _notes(run, shown, hidden):
             say(console, f"  {note}", width, style="dim", hanging=4)
+    scaling.render(run, console, width)
     _verdict(run, console, width)
     _failures(run, console, width)
     report = run.folder / "report.md"
@@ -130,8 +131,12 @@ def _notes(run: Run, shown: list[str], hidden: int) -> list[str]:
 
 
 def _verdict(run: Run, console: Console, width: int) -> None:
-    if (sentence := facts.no_verdict(run)) is not None:
+    judged, sentence = verdicts.lines(run), facts.no_verdict(run)
+    if judged or sentence:
         say(console, "")
+    for verdict, line in judged:
+        say(console, f"{verdicts.MARKS[verdict]}  {line}", width, style=verdicts.STYLES[verdict], hanging=6)
+    if sentence is not None:
         say(console, f"  ?     scores: {sentence}", width, style="yellow", hanging=8)
 
 
