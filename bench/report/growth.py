@@ -86,10 +86,8 @@ def _guest(run: Run, axes: "Axes", name: str) -> None:
     for label, row in _peaks(run, name).iterrows():
         colour = style[str(label)].colour
         axes.plot(row.index, row, color=colour, linestyle=":", linewidth=1.2)
-        axes.annotate(
-            fmt.plain(asked["backbone"]), (row.index[0], row.iloc[0]), (1, -2), textcoords="offset points", fontsize=6.5,
-            color=colour, va="top",
-        )  # fmt: skip
+        start, text = (row.index[0], row.iloc[0]), fmt.plain(asked["backbone"])
+        axes.annotate(text, start, (1, -2), textcoords="offset points", va="top", fontsize=6.5, color=colour)
 
 
 def _rings(axes: "Axes", found: Crossover) -> None:
