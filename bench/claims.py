@@ -5,8 +5,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from bench import compare
 from bench.claim_table import BASE, Bounds, ClaimTable
+from bench.errors import BenchError
 from bench.record import CostRecord, MergedEqualsBase, Timing
 from bench.stats import Interval, block_bootstrap_ratio, holm, log_ratio_blocks, mean_interval, outside_p, within_p
 from bench.store import Run
@@ -55,7 +58,7 @@ def judge(run: Run) -> list[Judgement]:
     Raises:
         BenchError: The records cannot be compared.
     """
-    claims = [ClaimTable.model_validate(values) for values in run.suite.get("claims", [])]
+    claims = _claims(run)
     costs = _costs(run)
     labels = set(run.suite["methods"])
     asked = [c for c in claims if set(c.method) <= labels and (c.versus in (None, BASE) or c.versus in labels)]
@@ -66,6 +69,15 @@ def judge(run: Run) -> list[Judgement]:
                   prices=_prices(costs, claim, run.suite["baseline"]))
         for (claim, _), outcomes in zip(tested, decided, strict=True)
     ]  # fmt: skip
+
+
+def _claims(run: Run) -> list[ClaimTable]:
+    try:
+        return TypeAdapter(list[ClaimTable]).validate_python(run.suite.get("claims", []))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in ("claims", *first["loc"]))
+        raise BenchError(f"{run.folder / 'suite.toml'}: {place}: {first['msg']}; mend or remove the claim") from error
 
 
 def _costs(run: Run) -> dict[str, CostRecord]:

@@ -19,7 +19,7 @@ LEVELS = (
     ("cell", "cost"),
     ("probe", "counts"),
     ("executors",),
-    ("runner", "compare", "claims", "scaling", "predict", "listing"),
+    ("runner", "compare", "claims", "reference", "gate", "scaling", "predict", "listing"),
     ("report",),
     ("display",),
     ("cli",),
