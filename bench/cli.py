@@ -22,6 +22,13 @@ app = typer.Typer(
 )
 MEASURE, READ = "Measure", "Read"
 
+# As in bench.record, whose library takes a while to load: --help must not wait for it. A test holds them equal.
+Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
+Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
+Attention = Literal["sdpa", "eager"]
+Weights = Literal["native", "nf4"]
+Device = Literal["cuda", "cpu"]
+
 SuiteOption = Annotated[
     str, typer.Option("--suite", help="Name of a suite (see: list suites) or path of a .toml file.")
 ]
@@ -163,21 +170,56 @@ def _report(folder: Path, console: Any, as_json: bool) -> None:
 def predict(
     backbone: Annotated[str, typer.Option(help="Named shape, hub id or path of a config.json; no weights are read.")],
     method: Annotated[str, typer.Option(help="name, name(key=value, ...), several by commas, or all.")] = "all",
+    batch: Annotated[int, typer.Option(min=1, help="Rows of one training step.")] = 8,
+    seq: Annotated[int, typer.Option(min=1, help="Tokens a row, prompts not counted.")] = 128,
+    dtype: Annotated[Dtype, typer.Option(help="Type that the step computes in.")] = "float32",
+    optimizer: Annotated[Optimizer, typer.Option(help="Form of the optimizer.")] = "adamw_fused",
+    attention: Annotated[Attention, typer.Option(help="Attention implementation.")] = "sdpa",
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Run each layer forward twice.")] = False,
+    dropout: Annotated[float, typer.Option(help="Probability in place of every dropout of the model.")] = 0.0,
+    weights: Annotated[Weights, typer.Option(help="Frozen linear weights as computed with, or in 4 bits.")] = "native",
+    device: Annotated[Device, typer.Option(help="Whose forms of the operations are counted; none is used.")] = "cuda",
+    device_memory: Annotated[str | None, typer.Option(help="Also say what fits: 24GiB, 80GB ...")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for two figures: memory, backward by depth.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count parameters and stored bytes of methods on a backbone's shape, without weights and without running it."""
-    _quiet_libraries()
-    from bench.predict import predictions
+    """Count memory, FLOPs and parameters of a training step, without weights, without a GPU, without running it.
 
-    rows = predictions(backbone, None if method == "all" else split_specs(method))
+    Of the eager form: for torch.compile there is no count.
+    """
+    _quiet_libraries()
+    from bench.errors import BenchError
+    from bench.predict import parse_memory, predictions
+
+    if not 0 <= dropout < 1:
+        raise BenchError(f"--dropout {dropout:g} is no probability; give a number from 0 to below 1")
+    memory = parse_memory(device_memory) if device_memory is not None else None
+    specs = None if method == "all" else split_specs(method)
+    from bench.cost.setting import Setting
+    from bench.display import waiting
+
+    setting = Setting(
+        batch=batch, length=seq, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,
+        checkpointing=checkpointing, weights=weights, device=device,
+    )  # fmt: skip
+    with waiting() as say:
+        rows = predictions(backbone, specs, setting, memory, say)
+    _show_predictions(rows, plot, as_json)
+    raise typer.Exit(0 if any("flops" in row for row in rows) else 1)
+
+
+def _show_predictions(rows: list[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
+    from bench.display import wide_console
+    from bench.report import prediction
+
+    drawn = prediction.draw(rows, plot) if plot is not None else []
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
-
-    from bench.display import prediction_table
-
-    Console().print(prediction_table(backbone, rows))
+    console = wide_console()
+    prediction.render(rows, console)
+    for path in drawn:
+        console.print(f"plot    {path}", soft_wrap=True, markup=False)
 
 
 @app.command(rich_help_panel=READ)

@@ -1,15 +1,16 @@
 """Shows a run while it goes: live bars on a terminal, plain lines elsewhere; the tables come from the report."""
 
+import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 if TYPE_CHECKING:
     from bench.jobs import Plan
@@ -22,20 +23,15 @@ def wide_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if stream.isatty() else 118, highlight=False)
 
 
-def prediction_table(backbone: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Table of ``predict``: one row a method."""
-    from bench.report.format import count, size
-
-    table = Table(title=f"{backbone}: counted, exact on any machine", title_justify="left", box=None, pad_edge=False)
-    for name in ("method", "trained", "head", "stored per task"):
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-    for row in rows:
-        if "refused" in row:
-            table.add_row(row["method"], "refused", "", row["refused"])
-            continue
-        counts = row["trainable_parameters"]
-        table.add_row(row["method"], count(counts["method"]), count(counts["head"]), size(row["delta_bytes"]))
-    return table
+@contextlib.contextmanager
+def waiting() -> Iterator[Callable[[str], object]]:
+    """Where a person watches, a line on stderr that says what goes on and vanishes with it."""
+    console = wide_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: None
+        return
+    with console.status("") as status:
+        yield lambda line: status.update(escape(line))
 
 
 class Display:

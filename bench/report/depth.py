@@ -78,7 +78,8 @@ def _left_out(flops: Mapping[str, Flops], baseline: str) -> str:
     own = {label: found.method.backward / whole for label, found in flops.items() if label != baseline}
     large = [f"{fmt.plain(label)} {fmt.ratio(value, 3)}" for label, value in own.items() if value >= 0.0005]
     name = fmt.plain(baseline)
-    shares = f"{', '.join(large)} of {name}'s whole backward; the others below 0.001"
+    rest = "; the others below 0.001" if len(large) < len(own) else ""
+    shares = f"{', '.join(large)} of {name}'s whole backward{rest}"
     return f" Left out: what methods compute in modules of their own ({shares if large else f'below 0.001 of {name}'})."
 
 
