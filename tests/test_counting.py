@@ -3,11 +3,9 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bench.backbone import BackboneSpec
-from bench.cost.counting import CUBLAS_WORKSPACE, Counts, count, largest_fitting, peak_of
+from bench.cost.counting import CUBLAS_WORKSPACE, Counts, count, peak_of
 from bench.cost.setting import Setting
 from bench.errors import BenchError
 from bench.record import Owners
@@ -295,20 +293,3 @@ def test_a_family_without_a_switch_for_checkpointing_is_refused(monkeypatch: pyt
 def test_counting_twice_gives_the_same(shapes: dict[str, BackboneSpec]) -> None:
     method, config = make("p_tuning", {"length": 3})
     assert count(shapes["bert"], method, config, PLAIN) == count(shapes["bert"], method, config, PLAIN)
-
-
-@given(limit=st.integers(0, 5000), most=st.integers(1, 4000))
-def test_the_largest_that_fits_is_the_boundary(limit: int, most: int) -> None:
-    assert largest_fitting(lambda number: number <= limit, most) == min(limit, most)
-
-
-@given(limit=st.integers(0, 1 << 20))
-def test_the_largest_that_fits_is_found_in_few_tries(limit: int) -> None:
-    tries: list[int] = []
-
-    def fits(number: int) -> bool:
-        tries.append(number)
-        return number <= limit
-
-    largest_fitting(fits)
-    assert len(tries) <= 2 * (limit.bit_length() + 1)

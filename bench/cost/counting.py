@@ -128,20 +128,3 @@ def _frozen_linear(module: nn.Module) -> list[torch.Tensor]:
 
 def _trainable(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def largest_fitting(fits: Callable[[int], bool], most: int = 1 << 20) -> int:
-    """Largest whole number up to ``most`` for which ``fits`` holds, by doubling and bisection; 0 where none does.
-
-    Args:
-        fits: Holds up to some number and for none beyond.
-        most: Where the search ends.
-    """
-    low, high = 0, 1
-    while high <= most and fits(high):
-        low, high = high, 2 * high
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
