@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+BESIDE = 7
+"""Methods in one row of the legend."""
+
 
 def peak_growth(run: Run) -> "Figure | None":
     """One panel a sweep, both axes logarithmic; None without counts."""
@@ -31,7 +34,9 @@ def peak_growth(run: Run) -> "Figure | None":
         "on the backbone named beside the line, for such a pair."
     )
     title = titled(run, "peak memory as one quantity grows", scores=False)
-    figure, (*panels, corner) = new_figure(title, caption, 2.7, len(curves) + 1)
+    shown = [label for label in facts.labels(run) if any(label in peaks.index for peaks in curves.values())]
+    room = "\n" * -(-len(shown) // BESIDE)  # for the legend, below the title
+    figure, panels = new_figure(title + room, caption, 2.7, len(curves))
     for axes, (name, peaks) in zip(panels, curves.items(), strict=True):
         _panel(run, axes, name, peaks)
         for guest in (guest for guest, host in guests.items() if host == name):
@@ -41,8 +46,7 @@ def peak_growth(run: Run) -> "Figure | None":
                 _rings(axes, found)
     for axes in panels[::ACROSS]:
         axes.set_ylabel("peak memory (MB)")
-    shown = [label for label in facts.labels(run) if any(label in peaks.index for peaks in curves.values())]
-    _legend(run, corner, shown)
+    _legend(run, figure, shown)
     return figure
 
 
@@ -98,12 +102,16 @@ def _rings(axes: "Axes", found: Crossover) -> None:
         ends = found.curves["first"].loc[[crossing.low, crossing.high]].to_numpy() / 1e6
         height = ends[0] + share * (ends[1] - ends[0])
         axes.plot(crossing.near, height, "o", markersize=9, markerfacecolor="none", color="#222222", zorder=5)
-        text = str(crossing.high) if crossing.exact else f"{crossing.low} to {crossing.high}"
+        text = (
+            str(crossing.high if crossing.rises else crossing.low)
+            if crossing.exact
+            else f"{crossing.low} to {crossing.high}"
+        )
         axes.annotate(text, (crossing.near, height), (0, 7), textcoords="offset points", ha="center", fontsize=8)
 
 
-def _legend(run: Run, axes: "Axes", labels: list[str]) -> None:
-    """In a place of the grid of its own: there are more methods than fit beside a title."""
+def _legend(run: Run, figure: "Figure", labels: list[str]) -> None:
+    """In rows between title and panels: there are more methods than fit beside a title."""
     from matplotlib.lines import Line2D
 
     style = run_looks(run)
@@ -111,5 +119,5 @@ def _legend(run: Run, axes: "Axes", labels: list[str]) -> None:
         Line2D([], [], color=style[label].colour, marker=style[label].marker, markersize=4, label=style[label].text)
         for label in labels
     ]
-    axes.set_axis_off()
-    axes.legend(handles=keys, loc="upper left", fontsize=9)
+    below = 1 - 0.24 / figure.get_figheight()
+    figure.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, below), ncols=BESIDE)
