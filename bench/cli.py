@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-MEASURE, READ = "Measure", "Read"
+MEASURE, READ, CI = "Measure", "Read", "CI"
 
 # As in bench.record, whose library takes a while to load: --help must not wait for it. A test holds them equal.
 Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
@@ -40,6 +40,7 @@ MethodsOption = Annotated[
 TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
 BackboneOption = Annotated[str | None, typer.Option(help="Another backbone: a named shape (random weights) or hub id.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -224,7 +225,7 @@ def _show_predictions(rows: list[dict[str, Any]], plot: Path | None, as_json: bo
 
 @app.command(rich_help_panel=READ)
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")],
+    folder: RunArgument,
     as_json: JsonOption = False,
 ) -> None:
     """Print the tables of a run again and rewrite report.md and plots/; nothing is measured."""
@@ -272,3 +273,78 @@ def list_names(
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:<{width}}  {text}")
+
+
+@app.command(rich_help_panel=CI)
+def reference(
+    folder: RunArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write; commit it.")],
+) -> None:
+    """Write the exact figures and scores of a run to the file that a gate compares with."""
+    from bench.reference import reference_of, write_reference
+    from bench.store import read_run
+
+    made = reference_of(read_run(folder))
+    write_reference(made, out)
+    figures = sum(len(found) for costs in made.costs for found in costs.methods.values())
+    print(f"{out}: {figures} exact figures, scores of {len(made.scores)} tasks")
+
+
+@app.command(rich_help_panel=CI)
+def gate(
+    folder: RunArgument,
+    reference: Annotated[Path, typer.Option(help="File that the reference command wrote.")],
+    inconclusive: Annotated[
+        Literal["ok", "fail"] | None, typer.Option(help="Exit code 0 or 1, and not 3, where no verdict is possible.")
+    ] = None,
+    margin: Annotated[float, typer.Option(min=0, help="Points by which a score may lie below the reference's.")] = 1.0,
+    junit: Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a run with its reference and judge its claims.
+
+    Exit codes: 0 pass, 1 regression, 2 usage, 3 inconclusive or invalid, 4 reference missing or stale.
+    """
+    from bench.gate import check, stale, verdict
+    from bench.reference import figures_of, read_reference
+    from bench.store import read_run
+
+    run, expected = read_run(folder), read_reference(reference)
+    ours = figures_of(run)
+    reason = "there is no such file" if expected is None else stale(ours, expected)
+    if expected is None or reason:
+        typer.echo(f"{reference}: {reason}; make it with: python -m bench reference {folder} -o {reference}", err=True)
+        raise typer.Exit(4)
+    checks = check(run, ours, expected, margin=margin)
+    _show_checks(f"{run.suite['name']} against {reference}", checks, junit, as_json)
+    open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
+    raise typer.Exit({"pass": 0, "fail": 1}.get(verdict(checks), open_code))
+
+
+def _show_checks(title: str, checks: Any, junit: Path | None, as_json: bool) -> None:
+    """Print what was found; where GitHub runs the gate, also as annotations and on the job's summary page."""
+    import dataclasses
+
+    from bench.errors import BenchError
+    from bench.gate import verdict
+    from bench.report import checks as written
+
+    try:
+        if junit is not None:
+            junit.write_bytes(written.junit(title, checks))
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(summary).open("a", encoding="utf-8") as page:
+                page.write(written.markdown(title, checks))
+    except OSError as error:
+        raise BenchError(f"{error.filename}: cannot be written ({error.strerror}); give another path") from error
+    if as_json:
+        print(json.dumps({"verdict": verdict(checks), "checks": [dataclasses.asdict(c) for c in checks]}, indent=2))
+        return
+    for found, line in written.lines(checks)[: written.SHOWN]:
+        typer.echo(f"{found:<12}  {line}")
+    if (hidden := len(written.lines(checks)) - written.SHOWN) > 0:
+        typer.echo(f"{hidden} more; --json shows all")
+    typer.echo(f"{verdict(checks):<12}  {title}: {written.tally(checks)}")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for command in written.annotations(checks):
+            typer.echo(command)

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bench import account
 from bench.backbone import BackboneSpec
+from bench.cost.counting import CUBLAS_WORKSPACE
 from bench.cost.setting import Setting
 from bench.errors import BenchError
 from bench.head import TaskModel
@@ -253,3 +254,9 @@ class Selecting(nn.Linear):
 def test_an_operation_without_a_fake_form_is_named(kind: type[nn.Linear]) -> None:
     with pytest.raises(BenchError, match=r"account: .* cannot run without data .*(opaque|nonzero|index)"):
         account(kind(8, 4), torch.zeros(5, 8), loss=total)
+
+
+def test_on_cuda_the_workspace_of_its_products_is_added() -> None:
+    module, batch = nn.Linear(4, 1), torch.ones(2, 4)
+    peaks = {device: account(module, batch, loss=torch.sum, device=device).peak for device in ("cpu", "cuda")}
+    assert peaks["cuda"].step - peaks["cpu"].step == CUBLAS_WORKSPACE

@@ -21,7 +21,7 @@ def bench(*arguments, code=0, block=()):
 
 def test_help_shows_the_panels_without_heavy_imports():
     shown = bench("--help", block=("torch", "transformers", "pandas", "matplotlib", "pydantic")).stdout
-    for word in ("Measure", "Read", "run", "predict", "report", "plan", "list"):
+    for word in ("Measure", "Read", "CI", "run", "predict", "report", "plan", "list", "gate", "reference"):
         assert word in shown
 
 
@@ -94,3 +94,44 @@ def test_predict_counts_without_weights():
 def test_specs_split_at_commas_outside_parentheses():
     assert split_specs("full,lora(rank=4, alpha=8), ia3") == ["full", "lora(rank=4, alpha=8)", "ia3"]
     assert split_specs("lora(targets=['query', 'value'])") == ["lora(targets=['query', 'value'])"]
+
+
+PUBLISHED = "results/published/cost-minilm"
+
+
+@pytest.fixture
+def reference(tmp_path):
+    path = tmp_path / "reference.json"
+    bench("reference", PUBLISHED, "-o", str(path), block=("torch", "transformers"))
+    return path
+
+
+def test_a_gate_passes_its_own_reference_without_torch_and_writes_junit(reference, tmp_path):
+    junit = tmp_path / "gate.xml"
+    shown = bench("gate", PUBLISHED, "--reference", str(reference), "--junit", str(junit), block=("torch",)).stdout
+    assert "3 passed" in shown
+    assert 'failures="0"' in junit.read_text()
+    checks = json.loads(bench("gate", PUBLISHED, "--reference", str(reference), "--json").stdout)
+    assert checks["verdict"] == "pass"
+
+
+def test_a_gate_stops_a_changed_figure_and_tells_github(reference, tmp_path, monkeypatch):
+    values = json.loads(reference.read_text())
+    values["costs"][0]["methods"]["lst(reduction=8)"]["flops.backbone.backward"] = 2
+    reference.write_text(json.dumps(values))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    shown = bench("gate", PUBLISHED, "--reference", str(reference), code=1).stdout
+    assert "lst(reduction=8): flops.backbone.backward was 2, is 0" in shown
+    assert "::error title=peft-ledger gate::lst(reduction=8)" in shown
+    assert "| fail | lst" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_gate_without_its_reference_or_with_a_stale_or_broken_one_says_so(reference, tmp_path):
+    missing = bench("gate", PUBLISHED, "--reference", str(tmp_path / "none.json"), code=4).stderr
+    assert "there is no such file; make it with: python -m bench reference" in missing
+    stale = bench("gate", "results/published/cost-bert-base", "--reference", str(reference), code=4).stderr
+    assert "suite is 'cost-bert-base' in the run but 'cost-minilm' in the reference" in stale
+    reference.write_text("{")
+    assert "reference.json" in bench("gate", PUBLISHED, "--reference", str(reference), code=2).stderr
+    assert "suite.toml" in bench("gate", str(tmp_path), "--reference", str(reference), code=2).stderr

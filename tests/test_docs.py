@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from bench.suite import load_suite
 
@@ -29,6 +31,11 @@ def as_test(line, tmp_path):
         words[words.index("run")] = "plan"
     if words[2] == "report":
         words[3] = str(finished_run(tmp_path))
+    if words[2] in ("reference", "gate"):
+        words[3], words[5] = str(ROOT / "results/published/cost-minilm"), str(tmp_path / "reference.json")
+    if words[2] == "gate":
+        made = [sys.executable, "-m", "bench", "reference", words[3], "-o", words[5]]
+        subprocess.run(made, check=True, capture_output=True, cwd=ROOT, timeout=120)
     return [sys.executable, *words]
 
 
@@ -52,6 +59,15 @@ def test_the_readme_holds_exactly_the_two_set_up_commands():
         "python -m pip install -c constraints.txt -e '.[offline]' && python -m bench run --suite glue-small",
         "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest",
     ]
+
+
+def test_the_python_of_the_readme_runs_on_a_user_s_model(capsys):
+    (program,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(BertConfig(vocab_size=30, **sizes))
+    batch = {"input_ids": torch.ones(2, 5, dtype=torch.long), "labels": torch.ones(2, dtype=torch.long)}
+    exec(program, {"model": model, "batch": batch})
+    assert "module='bert.encoder.layer.0" in capsys.readouterr().out
 
 
 def test_the_suite_of_the_guide_is_a_suite(tmp_path):

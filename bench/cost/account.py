@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
 
-from bench.cost.counting import LARGEST, Counts
+from bench.cost.counting import Counts, summary, with_workspace
 from bench.cost.eight_bit import EightBitState
 from bench.cost.fake import fake_like, lacks_fake_form, without_data
 from bench.cost.formulas import tensors
@@ -16,7 +16,7 @@ from bench.cost.ledger import count_step
 from bench.cost.memory import measure_step
 from bench.cost.places import Origin
 from bench.errors import BenchError
-from bench.record import Optimizer, Trainable
+from bench.record import Optimizer
 from bench.train import make_optimizer
 
 Loss = Callable[[Any], Tensor]
@@ -56,7 +56,7 @@ def account(
             given = tree_map_only(Tensor, lambda tensor: fakes[id(tensor)], batch)
             with unset_fake_temporarily():  # other tensors in the module stay real: a fake copy of those cannot be made
                 own = copy.deepcopy(module, dict(fakes))
-            return _counted(_Step(own, given, loss or _own_loss, optimizer))
+            return _counted(_Step(own, given, loss or _own_loss, optimizer), device)
     except RuntimeError as error:
         if not lacks_fake_form(error):
             raise
@@ -67,19 +67,12 @@ def account(
         ) from error
 
 
-def _counted(step: "_Step") -> Counts:
+def _counted(step: "_Step", device: str) -> Counts:
     ledger = count_step(step.model, step.origin, step.forward)
     step.zero()
     held, peak, _ = measure_step(step)
-    trained = [p for p in step.model.parameters() if p.requires_grad]
-    return Counts(
-        trainable=Trainable(method=sum(p.numel() for p in trained), head=0),
-        delta_bytes=sum(p.nbytes for p in trained),
-        flops=ledger.flops,
-        bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
-        peak=peak,
-        largest_saved=ledger.saved[:LARGEST],
-    )
+    stored = sum(p.nbytes for p in step.model.parameters() if p.requires_grad)
+    return summary(step.model, ledger, held, with_workspace(peak, device), stored)
 
 
 class _Whole(nn.Module):

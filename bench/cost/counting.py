@@ -57,7 +57,7 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
         step.optimize()
         held, peak, _ = measure_step(step)
         delta = nbytes(method.delta(method.finalize(step.model.body)).values())
-        return summary(step, ledger, *_corrected(held, peak, step.origin, setting), delta)
+        return summary(step.model, ledger, *_corrected(held, peak, step.origin, setting), delta)
 
 
 def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> PeakMemory:
@@ -69,10 +69,10 @@ def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -
         return _corrected(held, peak, step.origin, setting)[1]
 
 
-def summary(step: TrainingStep, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_bytes: int) -> Counts:
-    """Bring the figures of a counted ``step`` together."""
+def summary(model: Any, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_bytes: int) -> Counts:
+    """Bring the figures of a counted step of ``model``, which has ``body`` and ``head``, together."""
     return Counts(
-        trainable=Trainable(method=_trainable(step.model.body), head=_trainable(step.model.head)),
+        trainable=Trainable(method=_trainable(model.body), head=_trainable(model.head)),
         delta_bytes=delta_bytes,
         flops=ledger.flops,
         bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
@@ -104,14 +104,18 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
 
 def _corrected(held: Bytes, peak: PeakMemory, origin: Origin, setting: Setting) -> tuple[Bytes, PeakMemory]:
     """Add what no fake tensor shows: 4-bit storage of frozen weights, CUDA's workspace."""
-    shift = CUBLAS_WORKSPACE if setting.device == "cuda" else 0
     if setting.weights == "nf4":
         frozen = [w for m, place in origin.modules.items() if place.startswith("layer_") for w in _frozen_linear(m)]
         saved = sum(w.nbytes - round(NF4_BYTES * w.numel()) for w in frozen)
         held = held.model_copy(update={"weights": held.weights - saved})
         # one matrix at a time is unpacked for its product
         peak = _shifted(peak, -saved, max((w.nbytes for w in frozen), default=0))
-    return held, _shifted(peak, shift, 0)
+    return held, with_workspace(peak, setting.device)
+
+
+def with_workspace(peak: PeakMemory, device: str) -> PeakMemory:
+    """``peak`` with the workspace that the first product on CUDA takes and keeps."""
+    return _shifted(peak, CUBLAS_WORKSPACE, 0) if device == "cuda" else peak
 
 
 def _shifted(peak: PeakMemory, always: int, in_products: int) -> PeakMemory:

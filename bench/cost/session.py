@@ -116,7 +116,7 @@ class Session:
         found.held_bytes = held.weights + held.optimizer_state
         delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
         if counts is None:
-            counts = summary(step, ledger, held, peak, delta)
+            counts = summary(step.model, ledger, held, peak, delta)
         found.figures |= {
             "trainable_parameters": counts.trainable, "flops": counts.flops, "delta_bytes": delta,
             "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
