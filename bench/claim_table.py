@@ -72,6 +72,8 @@ class ClaimTable(_Table):
             raise ValueError(f"claim {self.name!r}: {given[0]} {needs} versus")
         if (given[0] == "difference") != (self.metric == "score"):
             raise ValueError(f"claim {self.name!r}: score is compared by difference, and difference compares scores")
+        if self.ratio is not None and any(end is not None and end <= 0 for end in (self.ratio.min, self.ratio.max)):
+            raise ValueError(f"claim {self.name!r}: bounds of a ratio lie above 0; for an exact zero give value")
         return self
 
     @property
@@ -105,6 +107,37 @@ def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str]) -> None:
 
 _KEYS = {"schema_", "backbone", "shape"}
 """Of a record: what a figure was taken on, no figure."""
+
+
+class TimedBound(_Table):
+    """A ratio of times that a claim is about: a probe measures until it is decided or three times as long."""
+
+    phase: str
+    """``forward``, ``backward``, ``optimizer``, ``step``, or ``latency``."""
+    batch: int | None = None
+    """Of a latency."""
+    merged: bool = False
+    method: str
+    versus: str
+    """Label, or ``base`` for a latency."""
+    bounds: Bounds
+
+
+def timed_bounds(claims: Sequence[ClaimTable]) -> tuple[TimedBound, ...]:
+    """What the claims about times ask of a probe."""
+    found = []
+    for claim in claims:
+        head, _, rest = claim.metric.partition(".")
+        if not head.endswith("_seconds") or claim.versus is None:
+            continue
+        mode, _, batch = rest.partition(".")
+        rows = int(batch.removeprefix("batch_")) if batch else None
+        found += [
+            TimedBound(phase=head.removesuffix("_seconds"), batch=rows, merged=mode == "merged", method=label,
+                       versus=claim.versus, bounds=claim.bounds)
+            for label in claim.method
+        ]  # fmt: skip
+    return tuple(found)
 
 
 def metrics() -> list[str]:

@@ -11,11 +11,18 @@ from bench import compare
 from bench.claim_table import BASE, Bounds, ClaimTable
 from bench.errors import BenchError
 from bench.record import CostRecord, MergedEqualsBase, Timing
-from bench.stats import Interval, block_bootstrap_ratio, holm, log_ratio_blocks, mean_interval, outside_p, within_p
+from bench.stats import (
+    LEVEL,
+    Interval,
+    block_bootstrap_ratio,
+    holm,
+    log_ratio_blocks,
+    mean_interval,
+    outside_p,
+    within_p,
+)
 from bench.store import Run
 
-LEVEL = 0.05
-"""Of every test, after Holm's correction over all tests of the run."""
 Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
 
 

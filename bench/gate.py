@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from bench import compare
-from bench.claims import LEVEL, judge
+from bench.claims import judge
 from bench.reference import Costs, Exact, Reference, Scores
-from bench.stats import mean_interval, one_sided_p
+from bench.stats import LEVEL, mean_interval, one_sided_p
 from bench.store import Run
 
 Verdict = Literal["pass", "fail", "inconclusive", "invalid"]

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench import backbone
 from bench.backbone import BackboneSpec
+from bench.claim_table import TimedBound
 from bench.environment import versions
 from bench.identity import sha256_of, source_hash
 from bench.record import SCHEMA, Attention, Dtype, Optimizer, TaskUsed
@@ -79,6 +80,8 @@ class Probe(_Job):
     learning_rate: float
     head_learning_rate: float
     outputs: int
+    bounds: tuple[TimedBound, ...] = ()
+    """What claims ask of its times."""
 
     @property
     def name(self) -> str:

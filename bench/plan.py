@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import backbone, registry
 from bench.backbone import BackboneSpec
+from bench.claim_table import timed_bounds
 from bench.errors import BenchError, unknown
 from bench.identity import method_sources
 from bench.jobs import Cell, MethodSpec, Plan, Probe, identity
@@ -78,10 +79,12 @@ def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], co
         values["batch"] = cost.batch_on_cpu
     if suite.baseline != "full" and not any(m.label == suite.baseline for m in methods):
         raise unknown("baseline", suite.baseline, (m.label for m in methods))
+    labels = {method.label for method in methods}
     values |= {
         "suite": suite.name, "backbone": spec, "methods": methods, "baseline": suite.baseline, "device": device,
         "learning_rate": DEFAULTS["learning_rate"], "head_learning_rate": DEFAULTS["head_learning_rate"], "outputs": 2,
         "timeout_seconds": cost.timeout_seconds,
+        "bounds": tuple(bound for bound in timed_bounds(suite.claim) if bound.method in labels),
     }  # fmt: skip
     draft = Probe(id="", **values)
     return draft.model_copy(update={"id": identity(draft)})

@@ -12,6 +12,9 @@ from bench.errors import BenchError
 MIN_BLOCKS = 2
 """Below two blocks nothing is known about the spread between blocks."""
 
+LEVEL = 0.05
+"""Of every test that decides something."""
+
 Interval = tuple[float, float]
 Key = TypeVar("Key", bound=Hashable)
 

@@ -148,6 +148,7 @@ def test_many_claims_at_the_edge_are_not_passed_by_their_number(tmp_path):
         ({"value": {"max": 1}, "holds": True}, "give exactly one of"),
         ({"metric": "score", "versus": "full", "ratio": {"max": 1}}, "score is compared by difference"),
         ({"versus": "full", "difference": {"max": 1}}, "difference compares scores"),
+        ({"versus": "full", "ratio": {"max": 0}}, "lie above 0"),
         ({"value": {}}, "give min, max or both"),
         ({"value": {"min": 2, "max": 1}}, "lies above"),
         ({"value": {"max": 1}, "method": []}, "method"),

@@ -9,6 +9,7 @@ from torch import nn
 
 from bench import registry
 from bench.backbone import BackboneSpec
+from bench.claim_table import Bounds, TimedBound
 from bench.cost.session import free_bytes
 from bench.jobs import MethodSpec, Probe
 from bench.method import Method, MethodConfig
@@ -174,6 +175,16 @@ def test_the_form_of_the_step_is_measured_and_stands_in_the_record(changes: dict
         assert {key: getattr(record.shape, key) for key in changes} == changes
         assert record.predicted_peak_memory_bytes == record.peak_memory_bytes
         assert (record.flops.backward_recompute > 0) == (record.method.label != "lst" and "checkpointing" in changes)
+
+
+def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_does_not() -> None:
+    def blocks(low: float | None, high: float | None, **place: Any) -> tuple[int, int]:
+        bound = TimedBound(method="head", bounds=Bounds(min=low, max=high), **place)
+        _, head = run_probe(probe("full", "head", latency_batches=(1,), bounds=(bound,)))
+        return len(head.backward_seconds.samples), len(head.latency_seconds.unmerged.batch_1.samples)
+
+    assert blocks(1.0 - 1e-9, 1.0 + 1e-9, phase="latency", batch=1, versus="base") == (2, 6)
+    assert blocks(1e-9, 1e9, phase="backward", versus="full") == (2, 2)
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import gc
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
 
-from bench.cost.timing import Arm, Round, Samples, control, groups, interleave, timing
+from bench.claim_table import Bounds
+from bench.cost.timing import LOOKS, Arm, Round, Samples, control, decided, groups, interleave, timing
 from bench.cost.training import PHASES, StepClock
 from bench.method import Method
 from bench.train import NonFiniteLoss
@@ -148,3 +150,45 @@ def test_the_methods_own_work_counts_as_optimizer_time(monkeypatch: pytest.Monke
     clock.run()
     assert once == 2  # one in the phase, one to see how often a sample has to repeat it
     assert len(calls) - once > 1
+
+
+@pytest.mark.parametrize(("looks", "blocks"), [(1, 4), (2, 8), (3, 12), (99, 12)])
+def test_blocks_are_added_until_they_are_enough_or_three_times_as_many(looks: int, blocks: int) -> None:
+    asked: list[int] = []
+
+    def enough(found: Mapping[str, Samples]) -> bool:
+        asked.append(len(found["a"].wall["work"]))
+        return len(asked) >= looks
+
+    taken, _ = interleave([constant("a", 1.0, [])], blocks=4, rounds=2, enough=enough)
+    assert [len(block) for block in taken["a"].wall["work"]] == [2] * blocks
+    assert asked == [4, 8][: min(looks, LOOKS - 1)]
+
+
+def noisy(ratio: float, blocks: int = 8) -> dict[str, Samples]:
+    spread = [0.97, 1.03, 0.98, 1.02, 1.0, 0.99, 1.01, 1.0]
+    return {"a": samples(*([ratio * spread[i]] for i in range(blocks))), "b": samples(*([1.0] for _ in range(blocks)))}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "bounds", "expected"),
+    [
+        (0.5, Bounds(max=0.6), True),
+        (0.5, Bounds(max=0.4), True),
+        (0.5, Bounds(max=0.502), False),
+        (1.0, Bounds(min=0.9, max=1.1), True),
+        (1.0, Bounds(min=0.995, max=1.005), False),
+    ],
+)
+def test_a_ratio_is_decided_where_it_lies_clearly_within_or_outside(
+    ratio: float, bounds: Bounds, expected: bool
+) -> None:
+    assert decided(noisy(ratio), [("work", "a", "b", bounds)]) is expected
+    assert decided(noisy(ratio), [("work", "c", "b", bounds)])  # what was not measured asks for nothing
+    assert decided(noisy(ratio), [])
+
+
+def test_many_questions_share_the_level() -> None:
+    edge = Bounds(max=0.512)
+    assert decided(noisy(0.5), [("work", "a", "b", edge)])
+    assert not decided(noisy(0.5), [("work", "a", "b", edge)] * 50)

@@ -1,7 +1,7 @@
 """Takes all figures of one probe, stage by stage over all methods; a method that fails leaves the others alone."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from bench import backbone, registry
 from bench.anatomy import anatomy
+from bench.claim_table import BASE
 from bench.cost import latency
 from bench.cost.counting import Counts, count, summary
 from bench.cost.findings import Findings
@@ -19,7 +20,7 @@ from bench.cost.memory import measure_step, nbytes
 from bench.cost.places import Origin
 from bench.cost.setting import Setting
 from bench.cost.step import TrainingStep, adapt, optimizer_groups, random_batch, randomise
-from bench.cost.timing import Arm, Samples, control, groups, interleave, timing
+from bench.cost.timing import Arm, Asked, Samples, control, decided, groups, interleave, timing
 from bench.cost.training import PHASES, StepClock
 from bench.errors import BenchError
 from bench.head import Head, TaskModel, make_head
@@ -161,7 +162,8 @@ class Session:
                     step.model.compile()
                 clocks[key] = StepClock(step, self.device)
         arms = [Arm(key, stepping.run) for key, stepping in clocks.items()]
-        samples = self._interleave(arms, self._probe.rounds, f"timed block {{}}/{self._probe.blocks}{suffix}")
+        asked = [(b.phase, b.method, b.versus, b.bounds) for b in self._probe.bounds if b.phase in PHASES]
+        samples = self._interleave(arms, self._probe.rounds, "timed block {}" + suffix, asked)
         if not self._paired(samples, labels, baseline):
             return
         if clocks[baseline].loss != clocks[baseline + AGAIN].loss:
@@ -176,10 +178,18 @@ class Session:
                 for phase in PHASES:
                     found.figures[f"{phase}_seconds"] = timing(samples[label], samples[baseline], phase)
 
-    def _interleave(self, arms: list[Arm], rounds: int, line: str) -> dict[str, Samples]:
-        """Time ``arms``; a key is a label, with a suffix after a NUL where a label has several arms."""
+    def _interleave(self, arms: list[Arm], rounds: int, line: str, asked: Sequence[Asked]) -> dict[str, Samples]:
+        """Time ``arms`` until what is asked of them is decided.
+
+        A key is a label, with a suffix after a NUL where a label has several arms.
+        """
+        blocks = self._probe.blocks
+
+        def on_block(done: int) -> None:
+            self._progress(line.format(f"{done}/{blocks * -(-done // blocks)}"))
+
         samples, errors = interleave(
-            arms, blocks=self._probe.blocks, rounds=rounds, on_block=lambda done: self._progress(line.format(done))
+            arms, blocks=blocks, rounds=rounds, on_block=on_block, enough=lambda found: decided(found, asked)
         )
         for key, error in errors.items():
             if (label := key.partition("\0")[0]) in self._findings:
@@ -231,8 +241,11 @@ class Session:
                 models[f"{label}\0merged"] = ready.merged
         arms = [latency.inference_arm(key, model, batch, self.device) for key, model in models.items()]
         rounds = self._probe.rounds * (SMALL_BATCH_ROUNDS if rows == 1 else 1)
-        line = f"latency at batch {rows}: block {{}}/{self._probe.blocks}{suffix}"
-        samples = self._interleave(arms, rounds, line)
+        asked = [
+            ("latency", f"{b.method}\0merged" if b.merged else b.method, base, b.bounds)
+            for b in self._probe.bounds if b.phase == "latency" and b.batch == rows and b.versus == BASE
+        ]  # fmt: skip
+        samples = self._interleave(arms, rounds, f"latency at batch {rows}: block {{}}{suffix}", asked)
         if not self._paired(samples, deployed, base):
             return
         found = control(samples[base + AGAIN], samples[base], "latency")

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import random
 import time
 import traceback
@@ -11,9 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from bench.claim_table import Bounds
 from bench.record import Control, Timing
-from bench.stats import block_bootstrap_ratio
+from bench.stats import LEVEL, block_bootstrap_ratio, log_ratio_blocks, outside_p, within_p
 
+LOOKS = 3
+"""Times that interleaved samples are looked at, with as many blocks more each time, until they decide."""
 Reading = tuple[float, float]
 """Wall seconds and process CPU seconds."""
 Round = dict[str, Reading]
@@ -82,6 +86,7 @@ def interleave(
     rounds: int,
     seed: int = 0,
     on_block: Callable[[int], None] = lambda done: None,
+    enough: Callable[[Mapping[str, "Samples"]], bool] = lambda samples: True,
 ) -> tuple[dict[str, Samples], dict[str, Exception]]:
     """Time all arms in rounds: in each, every arm runs once, in a random order of its own.
 
@@ -94,6 +99,8 @@ def interleave(
         rounds: Rounds in a block.
         seed: Of the order.
         on_block: Called with the number of finished blocks.
+        enough: Asked after ``blocks`` blocks, and again after twice as many, whether the samples decide what they are
+            for; ``LOOKS`` times ``blocks`` are taken at most.
 
     Returns:
         Samples by key, and by key the exception of each arm that failed.
@@ -113,7 +120,9 @@ def interleave(
     for arm in arms:
         run(arm)
     with quiet():
-        for block in range(blocks):
+        for block in range(LOOKS * blocks):
+            if block and block % blocks == 0 and enough({k: s for k, s in samples.items() if k not in failures}):
+                break
             for _ in range(rounds):
                 for arm in order.sample(list(arms), len(arms)):
                     if arm.key not in failures and (readings := run(arm)) is not None:
@@ -121,6 +130,25 @@ def interleave(
             on_block(block + 1)
             gc.collect()
     return {key: s for key, s in samples.items() if key not in failures}, failures
+
+
+Asked = tuple[str, str, str, Bounds]
+"""Phase, key, key that it is compared with, and the bounds of the ratio that a claim is about."""
+
+
+def decided(samples: Mapping[str, Samples], asked: Sequence[Asked]) -> bool:
+    """Whether each ratio lies within or outside its bounds beyond doubt; what was not measured asks for nothing.
+
+    Each look and each question takes its share of the level: to stop as soon as luck looks good is no decision.
+    """
+    for phase, ours, theirs, bounds in asked:
+        if ours not in samples or theirs not in samples:
+            continue
+        logs = log_ratio_blocks(samples[ours].wall[phase], samples[theirs].wall[phase])
+        low, high = (None if end is None else math.log(end) for end in (bounds.min, bounds.max))
+        if min(within_p(logs, low, high), outside_p(logs, low, high)) >= LEVEL / (LOOKS * len(asked)):
+            return False
+    return True
 
 
 def timing(ours: Samples, baseline: Samples, phase: str) -> Timing:
