@@ -110,7 +110,7 @@ def test_the_shape_of_a_hub_id_needs_its_cached_configuration_alone(tmp_path, mo
     spec = backbone.shape_of("somebody/small-bert")
     assert spec.weights == "random"
     assert backbone.configuration(spec).hidden_size == 32
-    with pytest.raises(BenchError, match="model.safetensors: cannot be read"):
+    with pytest.raises(BenchError, match=r"model\.safetensors: cannot be read"):
         backbone.resolve("somebody/small-bert", "pretrained")
 
 
