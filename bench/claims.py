@@ -65,11 +65,9 @@ def judge(run: Run) -> list[Judgement]:
     Raises:
         BenchError: The records cannot be compared.
     """
-    claims = _claims(run)
+    claims = [claim for claim in _claims(run) if _asked(run, claim)]
     costs = _costs(run)
-    labels = set(run.suite["methods"])
-    asked = [c for c in claims if set(c.method) <= labels and (c.versus in (None, BASE) or c.versus in labels)]
-    tested = [(claim, [_outcome(run, costs, claim, label) for label in claim.method]) for claim in asked]
+    tested = [(claim, [_outcome(run, costs, claim, label) for label in claim.method]) for claim in claims]
     decided = _decide(tested)
     return [
         Judgement(claim=claim, verdict=_together(outcomes), kind=_kind(claim), outcomes=tuple(outcomes),
@@ -85,6 +83,17 @@ def _claims(run: Run) -> list[ClaimTable]:
         first = error.errors()[0]
         place = ".".join(str(part) for part in ("claims", *first["loc"]))
         raise BenchError(f"{run.folder / 'suite.toml'}: {place}: {first['msg']}; mend or remove the claim") from error
+
+
+def _asked(run: Run, claim: ClaimTable) -> bool:
+    """Whether the run set out to measure what the claim is about."""
+    labels = {*run.suite["methods"], BASE}
+    if not {*claim.method, claim.versus or BASE} <= labels:
+        return False
+    shapes = run.suite.get("cost", [])
+    if _kind(claim) == "score":
+        return bool(run.suite.get("tasks"))
+    return bool(shapes) if _kind(claim) == "exact" else any(shape.get("timed", True) for shape in shapes)
 
 
 def _costs(run: Run) -> dict[str, CostRecord]:

@@ -40,6 +40,7 @@ MethodsOption = Annotated[
 TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
 BackboneOption = Annotated[str | None, typer.Option(help="Another backbone: a named shape (random weights) or hub id.")]
+CountsOption = Annotated[bool, typer.Option("--counts", help="Count alone: no step is taken, nothing is timed.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -58,7 +59,12 @@ def split_specs(text: str) -> list[str]:
 
 
 def _selection(
-    data: str | None, methods: list[str] | None, tasks: str | None, seeds: str | None, backbone: str | None
+    data: str | None,
+    methods: list[str] | None,
+    tasks: str | None,
+    seeds: str | None,
+    backbone: str | None,
+    counts: bool,
 ) -> "Selection":
     from bench.errors import BenchError
     from bench.selection import Selection
@@ -69,7 +75,7 @@ def _selection(
         raise BenchError(f"--seeds {seeds!r}: give whole numbers separated by commas, such as 0,1,2") from None
     chosen = tuple(spec for text in methods for spec in split_specs(text)) if methods is not None else None
     names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks is not None else None
-    return Selection(data=data, methods=chosen, tasks=names, seeds=numbers, backbone=backbone)
+    return Selection(data=data, methods=chosen, tasks=names, seeds=numbers, backbone=backbone, counts=counts)
 
 
 def _selected(name: str, selection: "Selection") -> "Suite":
@@ -115,6 +121,7 @@ def run(
     tasks: TasksOption = None,
     seeds: SeedsOption = None,
     backbone: BackboneOption = None,
+    counts: CountsOption = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells or sweeps at once; one a core if left out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,7 +129,7 @@ def run(
     from bench.display import Display
 
     display = Display(quiet=as_json)
-    selected = _selected(suite, _selection(data, methods, tasks, seeds, backbone))
+    selected = _selected(suite, _selection(data, methods, tasks, seeds, backbone, counts))
     context = _warm_up(selected)
     plan = _plan(selected, display.note)
     folder = out or Path("results/runs") / plan.name
@@ -242,10 +249,11 @@ def show_plan(
     tasks: TasksOption = None,
     seeds: SeedsOption = None,
     backbone: BackboneOption = None,
+    counts: CountsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print what a run would do, in order, and run nothing."""
-    plan = _plan(_selected(suite, _selection(data, methods, tasks, seeds, backbone)))
+    plan = _plan(_selected(suite, _selection(data, methods, tasks, seeds, backbone, counts)))
     if as_json:
         print(plan.model_dump_json(indent=2))
         return

@@ -71,6 +71,8 @@ class Probe(_Job):
     dropout: float = 0.0
     checkpointing: bool = False
     compile: bool = False
+    timed: bool = True
+    """Whether a step is taken and timed, and inference with it; without, all is counted."""
     blocks: int
     rounds: int
     threads: int | None = None

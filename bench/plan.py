@@ -84,7 +84,7 @@ def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], co
         "suite": suite.name, "backbone": spec, "methods": methods, "baseline": suite.baseline, "device": device,
         "learning_rate": DEFAULTS["learning_rate"], "head_learning_rate": DEFAULTS["head_learning_rate"], "outputs": 2,
         "timeout_seconds": cost.timeout_seconds,
-        "bounds": tuple(bound for bound in timed_bounds(suite.claim) if bound.method in labels),
+        "bounds": tuple(bound for bound in timed_bounds(suite.claim) if cost.timed and bound.method in labels),
     }  # fmt: skip
     draft = Probe(id="", **values)
     return draft.model_copy(update={"id": identity(draft)})
@@ -165,7 +165,7 @@ def _resolved(
         resolved["data"] = {k: v for k, v in dataclasses.asdict(source).items() if v is not None}
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
     shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
-    shape |= {"latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile"}
+    shape |= {"latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile", "timed"}
     if suite.claim:
         resolved["claims"] = [claim.model_dump(mode="json", exclude_none=True) for claim in suite.claim]
     resolved["cost"] = [probe.model_dump(mode="json", include=shape) for probe in probes]

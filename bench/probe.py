@@ -28,8 +28,11 @@ def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None)
     try:
         session = Session(probe, findings, progress)
         session.count()
-        session.time()
-        session.infer()
+        if probe.timed:
+            session.time()
+            session.infer()
+        else:
+            session.compare_merged()
     except Exception as error:  # what no method is to blame for, such as a backbone that cannot be loaded
         for found in findings.values():
             if found.ok:

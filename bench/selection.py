@@ -17,6 +17,8 @@ class Selection:
     tasks: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     backbone: str | None = None
+    counts: bool = False
+    """Count alone: score no task, take no step, time nothing."""
 
 
 def select(suite: Suite, selection: Selection) -> Suite:
@@ -46,6 +48,11 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes["backbone"] = suite.backbone.model_copy(
             update={"name": selection.backbone, "weights": weights, "revision": None}
         )
+    if selection.counts:
+        if not suite.cost and not suite.sweep:
+            raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to count; leave --counts out")
+        untimed = {"timed": False, "batch_on_cpu": None}
+        changes |= {"tasks": (), "cost": tuple(cost.model_copy(update=untimed) for cost in suite.cost)}
     return suite.model_copy(update=changes)
 
 

@@ -112,6 +112,8 @@ class CostTable(_Table):
     """Keep each backbone layer's input alone and run its forward again during backward."""
     compile: bool = False
     """Time the training step through ``torch.compile``; counts and latency are those of the eager form."""
+    timed: bool = True
+    """Take a real step, time it and inference; without, all is counted on tensors without data."""
     blocks: int = Field(default=6, ge=2)
     """Timing blocks; intervals resample blocks."""
     rounds: int = Field(default=1, ge=1)

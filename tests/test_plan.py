@@ -130,6 +130,15 @@ def test_rows_come_from_where_the_plan_says():
 
 
 @pytest.mark.parametrize("name", suite_names())
+def test_counts_alone_score_nothing_time_nothing_and_take_the_whole_batch():
+    suite = select(load_suite("cost-bert-base"), Selection(counts=True))
+    made = make_plan(suite, "s", "cpu")
+    assert [(probe.batch, probe.timed, probe.bounds) for probe in made.probes] == [(32, False, ()), (1, False, ())]
+    assert plan(Selection(counts=True)).cells == ()
+    with pytest.raises(BenchError, match=r"no \[\[cost\]\] shape to count"):
+        select(load_suite("glue").model_copy(update={"cost": ()}), Selection(counts=True))
+
+
 def test_what_the_run_folder_keeps_of_a_suite_is_toml(name):
     suite = load_suite(name)
     backbone = suite.backbone.model_copy(update={"name": "minilm-l6", "weights": "random", "revision": None})

@@ -247,3 +247,15 @@ def test_room_on_a_gpu_is_asked_for_after_cached_blocks_are_given_back(monkeypat
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(7))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[-1], 9))
     assert free_bytes("cuda") == 7
+
+
+def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges() -> None:
+    counted = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", timed=False))}
+    timed = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", latency_batches=(1,)))}
+    for label, record in counted.items():
+        assert record.status == "ok", record.traceback
+        for figure in ("flops", "bytes", "trainable_parameters", "delta_bytes", "largest_saved", "merged_equals_base"):
+            assert getattr(record, figure) == getattr(timed[label], figure), figure
+        assert record.predicted_peak_memory_bytes == timed[label].peak_memory_bytes
+        for figure in (*TIMES, "latency_seconds", "peak_memory_bytes", "switch_seconds"):
+            assert getattr(record, figure) is None, figure

@@ -311,3 +311,26 @@ def test_claims_stand_below_the_table_with_verdict_figure_and_reach(run):
     assert "| **fail** | LoRA spares backward" in report
     assert "Holm" in report
     assert "## Claims" not in markdown.write(run).read_text()
+
+
+def test_a_run_that_only_counted_shows_counts_and_asks_nothing_of_times_or_scores(run):
+    taken = ("forward_seconds", "backward_seconds", "optimizer_seconds", "step_seconds", "latency_seconds",
+             "peak_memory_bytes", "peak_memory_source")  # fmt: skip
+    records = [
+        r.model_copy(
+            update={**dict.fromkeys(taken), "predicted_peak_memory_bytes": r.peak_memory_bytes, "aa_control": {}}
+        )
+        for r in run.records
+        if r.kind == "cost"
+    ]
+    cost = [{"batch": 32, "length": 64, "timed": False}]
+    counted = replace(claimed(run, cost=cost, tasks=[], seeds=[]), records=tuple(records))
+    text = shown(counted)
+    assert "costs   13/13 counted, none run" in text
+    assert "peak mem" in text
+    assert "(predicted)" in text
+    assert "301 MB" in row(text, "lora(rank=8)")
+    assert "=" in row(text, "lora(rank=8)")
+    assert "latency b=1" not in text
+    assert "LoRA halves backward" in text
+    assert "LoRA keeps the score" not in text

@@ -68,6 +68,12 @@ class Session:
         for number, labels in enumerate(groups_ := self._groups(lambda found: found.held_bytes), start=1):
             self._time_group(labels, f" of group {number}/{len(groups_)}" if len(groups_) > 1 else "")
 
+    def compare_merged(self) -> None:
+        """Whether every method that can be merged is the base again, which needs weights but no clock."""
+        for label in [label for label, found in self._findings.items() if found.ok]:
+            with self._answering_for(label) as found:
+                self._compare_merged(self._deployed(label), found)
+
     def infer(self) -> None:
         """Inference of every method, as trained and merged, against the bare backbone."""
         for number, labels in enumerate(groups_ := self._groups(lambda found: 2 * found.held_bytes), start=1):
@@ -110,6 +116,9 @@ class Session:
 
     def _count(self, spec: MethodSpec, found: Findings) -> None:
         counts = self._predict(spec, found)
+        if counts is not None and not self._probe.timed:
+            found.figures |= _counted(counts) | {"bytes": counts.bytes, "delta_bytes": counts.delta_bytes}
+            return
         step = self._step(spec, noise=False)
         if counts is None:
             ledger = count_step(step.model, step.origin, step.forward, step.backward)
@@ -118,11 +127,12 @@ class Session:
         delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
         if counts is None:
             counts = summary(step.model, ledger, held, peak, delta)
-        found.figures |= {
-            "trainable_parameters": counts.trainable, "flops": counts.flops, "delta_bytes": delta,
+        found.figures |= _counted(counts) | {
+            "delta_bytes": delta,
             "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
-            "largest_saved": counts.largest_saved, "peak_memory_bytes": peak, "peak_memory_source": source,
-        }  # fmt: skip
+            "peak_memory_bytes": peak,
+            "peak_memory_source": source,
+        }
 
     def _predict(self, spec: MethodSpec, found: Findings) -> Counts | None:
         """The ledger on fake tensors; None, with the reason among the warnings, where an operation has no fake form."""
@@ -208,11 +218,9 @@ class Session:
         deployed: dict[str, latency.Deployed] = {}
         for label in labels:
             with self._answering_for(label) as found:
-                method, _, _, model = self._adapt(self._specs[label])
-                model.to(self._setting.loaded)  # what trained under autocast is deployed without
-                randomise(model.body)
-                deployed[label] = latency.deploy(method, model.body, model.head)
-                self._structure(deployed[label], found)
+                deployed[label] = self._deployed(label)
+                self._compare_merged(deployed[label], found)
+                self._switch(deployed[label], found)
         for rows in self._probe.latency_batches:
             if rows in RECORDED_BATCHES:
                 self._infer_batch(deployed, rows, suffix)
@@ -220,14 +228,22 @@ class Session:
             for found in self._findings.values():
                 found.warnings.append(f"no latency at batch {rows}: a record holds batches 1 and 32")
 
-    def _structure(self, deployed: latency.Deployed, found: Findings) -> None:
+    def _deployed(self, label: str) -> latency.Deployed:
+        method, _, _, model = self._adapt(self._specs[label])
+        model.to(self._setting.loaded)  # what trained under autocast is deployed without
+        randomise(model.body)
+        return latency.deploy(method, model.body, model.head)
+
+    def _compare_merged(self, deployed: latency.Deployed, found: Findings) -> None:
         batch = self._batch(1, self._probe.latency_length)
         body = deployed.unmerged.body
         if deployed.merged is not None:
             compared = latency.compare_structure(deployed.merged.body, self._fresh().eval(), batch)
             found.figures["merged_equals_base"] = compared
             found.figures["merge_error"] = latency.merge_error(deployed.method, body, batch)
-        seconds = latency.switch_seconds(deployed.method, body, self.device)
+
+    def _switch(self, deployed: latency.Deployed, found: Findings) -> None:
+        seconds = latency.switch_seconds(deployed.method, deployed.unmerged.body, self.device)
         found.figures["switch_seconds"] = seconds
         if seconds is None:
             found.warnings.append("no switch time: the delta is empty or not a set of tensors of the running module")
@@ -268,6 +284,11 @@ class Session:
             if samples is not None
         }
         self._findings[label].figures["latency_seconds"] = old.model_copy(update=new)
+
+
+def _counted(counts: Counts) -> dict[str, Any]:
+    """Figures that no real step adds to."""
+    return {"trainable_parameters": counts.trainable, "flops": counts.flops, "largest_saved": counts.largest_saved}
 
 
 def device_of(probe: Probe) -> str:

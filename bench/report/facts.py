@@ -128,7 +128,9 @@ def progress(run: Run) -> dict[str, str]:
     costs, scores = compare.cost_records(run.records), score_records(run)
     if costs or run.suite.get("cost"):
         shapes = max(1, len(compare.cost_shapes(costs)))
-        lines["costs"] = f"{sum(r.status == 'ok' for r in costs)}/{len(labels(run)) * shapes} measured"
+        done = [record for record in costs if record.status == "ok"]
+        how = "measured" if not done or any(record.step_seconds for record in done) else "counted, none run"
+        lines["costs"] = f"{len(done)}/{len(labels(run)) * shapes} {how}"
     if scores or tasks(run):
         asked = len(labels(run)) * len(tasks(run)) * len(seeds(run))
         lines["scores"] = f"{sum(r.status == 'ok' for r in scores)}/{max(asked, len(scores))} ok"

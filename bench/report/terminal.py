@@ -80,6 +80,14 @@ def _columns(run: Run, shown: list[str]) -> list[Column]:
 def _cost_columns(costs: pd.DataFrame, baseline: str) -> list[Column]:
     rows = [row for _, row in costs.iterrows()]
     over = _short(baseline)
+    if costs[["step_ratio", "unmerged_batch_1_ratio", "peak_step_bytes"]].isna().all(axis=None):
+        same = {True: "=", False: "differs"}
+        return [
+            Column(("", "backward", f"/{over}"), [fmt.ratio(r["flops_backward_ratio"]) for r in rows]),
+            Column(("", "peak mem", "(predicted)"), [fmt.size(r["predicted_step_bytes"]) for r in rows]),
+            Column(("", "saved for", "backward"), [fmt.size(r["saved_activations_bytes"]) for r in rows]),
+            Column(("", "merged", "is base"), [same.get(r["merged_is_base"], fmt.MISSING) for r in rows]),
+        ]
     gpu = "cuda_allocated" in set(costs["peak_memory_source"])
     timed = [fmt.ratio_plus_minus(r["backward_ratio"], r["backward_low"], r["backward_high"]) for r in rows]
     merged = [fmt.ratio(r["merged_batch_1_ratio"]) + (" =" if r["merged_is_base"] is True else "  ") for r in rows]
