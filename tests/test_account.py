@@ -1,6 +1,7 @@
 """``account``: the ledger of a user's own module, on any kind of batch, without touching either."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -222,6 +223,16 @@ def test_cuda_is_counted_without_one() -> None:
 def test_a_module_that_trains_nothing_is_refused() -> None:
     with pytest.raises(BenchError, match="no trainable parameter; set requires_grad"):
         account(perceptron().requires_grad_(False), torch.zeros(5, 8))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"optimizer": "adamw_fuse"}, "unknown optimizer.*'adamw_fused'"), ({"device": "tpu"}, "unknown device 'tpu'")],
+    ids=["optimizer", "device"],
+)
+def test_an_unknown_form_is_refused_and_never_counted_as_another(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchError, match=f"account: {message}"):
+        account(perceptron(), torch.zeros(5, 8), loss=lambda output: output.sum(), **option)
 
 
 @pytest.mark.parametrize("loss", [None, lambda output: output, lambda output: 1.0], ids=["none", "matrix", "number"])

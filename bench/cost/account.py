@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -15,7 +15,7 @@ from bench.cost.formulas import tensors
 from bench.cost.ledger import count_step
 from bench.cost.memory import measure_step
 from bench.cost.places import Origin
-from bench.errors import BenchError
+from bench.errors import BenchError, unknown
 from bench.record import Optimizer
 from bench.train import make_optimizer
 
@@ -46,8 +46,11 @@ def account(
         Counts; ``delta_bytes`` are those of the trainable parameters.
 
     Raises:
-        BenchError: Nothing trains, no scalar loss comes out, or an operation has no form without data.
+        BenchError: A form is unknown, nothing trains, no scalar loss comes out, or an operation cannot run without data.
     """
+    for what, name, known in (("optimizer", optimizer, get_args(Optimizer)), ("device", device, ("cpu", "cuda"))):
+        if name not in known:
+            raise unknown(what, name, known, "account")
     if not any(p.requires_grad for p in module.parameters()):
         raise BenchError("account: the module has no trainable parameter; set requires_grad on what trains")
     try:
