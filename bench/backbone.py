@@ -277,8 +277,12 @@ def load(
             torch.manual_seed(seed)
             try:
                 backbone = auto.from_config(config, **extra)
-            except (ValueError, TypeError, AttributeError, ImportError) as error:
-                reason = " ".join(str(error).split())
+                if not getattr(config, "num_hidden_layers", 1):
+                    raise ValueError("it has no layers")
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # each family checks, or fails on, an odd value in its own way
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 raise BenchError(f"backbone {spec.name!r}: its shape cannot be built ({reason})") from error
     return backbone.requires_grad_(False).eval()  # type: ignore[no-any-return]
 
