@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench import registry
-from bench.claim_table import ClaimTable, check_claims
+from bench.claim_table import Bounds, ClaimTable, check_claims
 from bench.errors import BenchError, unknown
 from bench.record import Attention, Dtype, Optimizer
 from bench.sweep_table import CrossoverTable, SweepTable, check_sweeps
@@ -226,6 +226,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
         "cost": CostTable, "task": RecipeValues, "sweep": SweepTable, "crossover": CrossoverTable,
+        "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)

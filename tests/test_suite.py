@@ -55,6 +55,11 @@ def test_unknown_suite_offers_the_nearest_name():
             'nme = "full"',
             r"mine.toml: method\[0\]: unknown key 'nme'.*'name'|method\[0\].name is missing",
         ),
+        (
+            "[backbone]",
+            '[[claim]]\nname = "a"\nsays = "s"\nmetric = "flops.forward"\nmethod = "full"\nprise = "x"\n[backbone]',
+            r"mine.toml: claim\[0\]: unknown key 'prise'.*Did you mean 'price'",
+        ),
         ("seeds = [0]", "seeds = [-1]", r"mine.toml: .*seeds takes whole numbers from 0"),
         (
             'name = "full"',
