@@ -129,7 +129,6 @@ def test_rows_come_from_where_the_plan_says():
     assert 0 < cell.task.floor < 1
 
 
-@pytest.mark.parametrize("name", suite_names())
 def test_counts_alone_score_nothing_time_nothing_and_take_the_whole_batch():
     suite = select(load_suite("cost-bert-base"), Selection(counts=True))
     made = make_plan(suite, "s", "cpu")
@@ -139,6 +138,7 @@ def test_counts_alone_score_nothing_time_nothing_and_take_the_whole_batch():
         select(load_suite("glue").model_copy(update={"cost": ()}), Selection(counts=True))
 
 
+@pytest.mark.parametrize("name", suite_names())
 def test_what_the_run_folder_keeps_of_a_suite_is_toml(name):
     suite = load_suite(name)
     backbone = suite.backbone.model_copy(update={"name": "minilm-l6", "weights": "random", "revision": None})
