@@ -281,6 +281,15 @@ def test_cuda_keeps_fused_attention_under_dropout(shapes: dict[str, BackboneSpec
 # Refusals, and what counting leaves alone
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16_autocast"])
+def test_checkpointing_runs_cudas_forms_again(dtype: str, shapes: dict[str, BackboneSpec]) -> None:
+    """Under dropout the CPU's attention takes another path: its form in a second forward fits no first one of CUDA."""
+    fields = {"dropout": 0.1, "dtype": dtype, "device": "cuda"}
+    plain, again = (fake_counts(shapes["bert"], "full", form(checkpointing=c, **fields)).flops for c in (False, True))
+    assert kinds(again) == kinds(plain)
+    assert again.backward_recompute == plain.forward - plain.head.forward
+
+
 def test_a_family_without_a_switch_for_checkpointing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import BertModel
 

@@ -46,7 +46,7 @@ def account(
         Counts; ``delta_bytes`` are those of the trainable parameters.
 
     Raises:
-        BenchError: A form is unknown, nothing trains, no scalar loss comes out, or an operation cannot run without data.
+        BenchError: A form is unknown, nothing trains, no scalar loss comes out, or an operation needs data.
     """
     for what, name, known in (("optimizer", optimizer, get_args(Optimizer)), ("device", device, ("cpu", "cuda"))):
         if name not in known:

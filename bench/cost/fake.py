@@ -131,11 +131,18 @@ class _CudaForms(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is functional.dropout:
             return self._dropout(*args, **kwargs)
+        if func is Tensor.backward:
+            return self._backward(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:
             kwargs["dropout_p"] = 0.0
         if func in _FLOAT32_ON_CUDA and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map_only(Tensor, Tensor.float, (args, kwargs))
         return func(*args, **kwargs)
+
+    def _backward(self, loss: Tensor, gradient: Tensor | None = None, **options: Any) -> None:
+        """Backward inside the mode, which torch leaves for the call of a tensor: checkpointing runs forward there."""
+        with self:  # an edge of the graph is no tensor, so that torch does not leave again
+            torch.autograd.backward(torch.autograd.graph.get_gradient_edge(loss), gradient, **options)
 
     @staticmethod
     def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
