@@ -14,7 +14,7 @@ BASE = "base"
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Bounds(_Table):
@@ -72,9 +72,21 @@ class ClaimTable(_Table):
             raise ValueError(f"claim {self.name!r}: {given[0]} {needs} versus")
         if (given[0] == "difference") != (self.metric == "score"):
             raise ValueError(f"claim {self.name!r}: score is compared by difference, and difference compares scores")
+        self._check_kind()
         if self.ratio is not None and any(end is not None and end <= 0 for end in (self.ratio.min, self.ratio.max)):
             raise ValueError(f"claim {self.name!r}: bounds of a ratio lie above 0; for an exact zero give value")
         return self
+
+    def _check_kind(self) -> None:
+        """Refuse a comparison that the kind of the figure never has an answer to."""
+        yes_or_no, latency = self.metric == "merged_equals_base", self.metric.startswith("latency_seconds.")
+        if (self.holds is not None) != yes_or_no:
+            needs = "is a yes or a no: give holds" if yes_or_no else "is no yes or no: holds takes merged_equals_base"
+            raise ValueError(f"claim {self.name!r}: {self.metric} {needs}")
+        if self.value is not None and self.metric in metrics(Timing):
+            raise ValueError(f"claim {self.name!r}: a time is compared in the same run; give versus and ratio")
+        if self.versus == BASE and not latency:
+            raise ValueError(f"claim {self.name!r}: versus {BASE!r} takes a latency, not {self.metric}")
 
     @property
     def bounds(self) -> Bounds:
@@ -140,21 +152,21 @@ def timed_bounds(claims: Sequence[ClaimTable]) -> tuple[TimedBound, ...]:
     return tuple(found)
 
 
-def metrics() -> list[str]:
-    """Dotted names of all figures of a cost record that a claim may be about."""
-    return list(_metrics(CostRecord, ""))
+def metrics(*kinds: type) -> list[str]:
+    """Dotted names of the figures of a cost record that a claim may be about, of some kinds or of all."""
+    return list(_metrics(CostRecord, "", kinds or (Timing, MergedEqualsBase, int, float)))
 
 
-def _metrics(model: type[BaseModel], prefix: str) -> Iterator[str]:
+def _metrics(model: type[BaseModel], prefix: str, wanted: tuple[type, ...]) -> Iterator[str]:
     for name, field in model.model_fields.items():
         if name in _KEYS and not prefix:
             continue
         kinds = [kind for kind in _members(field.annotation) if isinstance(kind, type)]
         for kind in kinds:
-            if kind in (Timing, MergedEqualsBase) or issubclass(kind, int | float):
+            if issubclass(kind, wanted):
                 yield prefix + name
-            elif issubclass(kind, BaseModel):
-                yield from _metrics(kind, f"{prefix}{name}.")
+            elif issubclass(kind, BaseModel) and kind not in (Timing, MergedEqualsBase):
+                yield from _metrics(kind, f"{prefix}{name}.", wanted)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
