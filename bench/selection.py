@@ -6,6 +6,7 @@ from typing import Any
 from bench import backbone, registry
 from bench.errors import BenchError
 from bench.suite import MethodTable, Suite
+from bench.sweep_table import SweepTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes["data"] = selection.data
     if selection.methods is not None:
         changes["method"] = _select_methods(suite, selection.methods)
-        changes |= _narrow_sweeps(suite, {label(method) for method in changes["method"]})
+        changes |= _narrow_sweeps(suite, {label(method): method for method in changes["method"]})
     if selection.tasks is not None:
         if suite.recipe is None:
             raise BenchError(f"suite {suite.name!r} scores no tasks; leave --tasks out")
@@ -91,13 +92,13 @@ def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, 
     return tuple(chosen)
 
 
-def _narrow_sweeps(suite: Suite, kept: set[str]) -> dict[str, Any]:
+def _narrow_sweeps(suite: Suite, kept: dict[str, MethodTable]) -> dict[str, Any]:
     """Sweeps of a suite with the methods that are left; a sweep or a crossover that has lost its methods goes too."""
-    narrowed = {
-        table.title: table.model_copy(update={"methods": tuple(name for name in table.methods if name in kept)})
-        for table in suite.sweep
-        if not table.methods or kept & set(table.methods)
-    }
+    narrowed = {}
+    for table in suite.sweep:
+        left = tuple(name for name in table.methods or kept if name in kept)
+        if left and _varies(table, [kept[name] for name in left]):
+            narrowed[table.title] = table.model_copy(update={"methods": left if table.methods else ()})
 
     def counted(title: str, name: str) -> bool:
         return title in narrowed and name in (narrowed[title].methods or kept)
@@ -110,6 +111,15 @@ def _narrow_sweeps(suite: Suite, kept: set[str]) -> dict[str, Any]:
     if suite.sweep and not narrowed and not suite.cost and not suite.tasks:
         raise BenchError(f"suite {suite.name!r}: no sweep counts any of these methods; name others with --methods")
     return {"sweep": tuple(narrowed.values()), "crossover": crossovers}
+
+
+def _varies(table: SweepTable, methods: list[MethodTable]) -> bool:
+    """Whether the swept quantity is one of the step's or of one of ``methods``."""
+    field = table.vary.removeprefix("config.")
+    if field == table.vary:
+        return True
+    configs = [registry.resolved(registry.make(method.name, method.config)[1]) for method in methods]
+    return any(type(config.get(field)) is int for config in configs)
 
 
 def label(method: MethodTable) -> str:

@@ -138,6 +138,13 @@ def test_a_narrowed_suite_keeps_the_sweeps_and_crossovers_that_still_have_their_
     assert narrowed.suite["crossover"] == []
 
 
+def test_a_narrowed_suite_drops_a_sweep_over_a_field_that_no_method_left_has():
+    narrowed = select(load_suite("scaling"), Selection(methods=("full", "lora(rank=8)")))
+    titles = [table.title for table in narrowed.sweep]
+    assert "prompt length" not in titles and "length" in titles
+    assert {table.sweep for table in narrowed.crossover} <= set(titles)
+
+
 def records_of(tmp_path, text):
     return {(r.value, r.method.label): r for sweep in planned(tmp_path, text).sweeps for r in run_sweep(sweep)}
 
