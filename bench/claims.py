@@ -121,11 +121,12 @@ def _outcome(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, label: s
 
 
 def _figure(record: CostRecord, metric: str) -> Any:
-    """The figure of a dotted name; None where the record lacks it."""
+    """The figure of a dotted name; None where the record lacks it or has no single figure there."""
     found: Any = record
     for part in metric.split("."):
         found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
-    return found.all if isinstance(found, MergedEqualsBase) else found
+    found = found.all if isinstance(found, MergedEqualsBase) else found
+    return found if isinstance(found, Timing | int | float) else None
 
 
 def _exact(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, found: Any) -> Outcome:

@@ -114,6 +114,13 @@ def test_what_was_not_measured_is_said(run):
     assert "has no flops.sideways" in judged(run, metric="flops.sideways", value={"max": 1}).outcomes[0].why
 
 
+@pytest.mark.parametrize("metric", ["flops", "status", "flops.sideways"])
+def test_a_claim_about_what_is_no_figure_stays_open(run, metric):
+    judgement = judged(run, metric=metric, value={"max": 1})
+    assert judgement.verdict == "inconclusive"
+    assert judgement.outcomes[0].why.endswith(f"has no {metric}")
+
+
 def test_a_claim_about_methods_that_the_run_leaves_out_is_not_judged(run):
     claims = [claim(method="dora"), claim(versus="bitfit2", ratio={"max": 1})]
     claims[0]["value"] = {"max": 1}
