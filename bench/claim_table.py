@@ -154,7 +154,7 @@ def timed_bounds(claims: Sequence[ClaimTable]) -> tuple[TimedBound, ...]:
 
 def metrics(*kinds: type) -> list[str]:
     """Dotted names of the figures of a cost record that a claim may be about, of some kinds or of all."""
-    return list(_metrics(CostRecord, "", kinds or (Timing, MergedEqualsBase, int, float)))
+    return list(_metrics(CostRecord, "", kinds or (Timing, MergedEqualsBase, int)))
 
 
 def _metrics(model: type[BaseModel], prefix: str, wanted: tuple[type, ...]) -> Iterator[str]:

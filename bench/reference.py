@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from bench import compare
 from bench.errors import BenchError
@@ -51,6 +51,13 @@ class Reference(_Data):
     versions: dict[str, str]
     costs: tuple[Costs, ...] = ()
     scores: dict[str, Scores] = {}
+
+    @model_validator(mode="after")
+    def _every_shape_once(self) -> "Reference":
+        shapes = [costs.shape for costs in self.costs]
+        if twice := [shape for shape in shapes if shapes.count(shape) > 1]:
+            raise ValueError(f"the shape {twice[0]} stands twice in costs")
+        return self
 
 
 def reference_of(run: Run) -> Reference:

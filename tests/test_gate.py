@@ -221,3 +221,12 @@ def test_annotations_escape_what_github_would_read():
     assert command == "::error title=peft-ledger gate::50 %25%0Amore%0D"
     (warning,) = written.annotations([Check(kind="claim", name="a", verdict="invalid", lines=("noisy",))])
     assert warning.startswith("::warning ")
+
+
+def test_a_reference_with_one_shape_twice_is_refused(run, tmp_path):
+    path = tmp_path / "reference.json"
+    write_reference(reference_of(run), path)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"costs": values["costs"] * 2}))
+    with pytest.raises(BenchError, match="stands twice in costs"):
+        read_reference(path)

@@ -32,6 +32,8 @@ def account(
 ) -> Counts:
     """Count one training step of ``module`` on ``batch``, without running it and without touching either.
 
+    There are no values: where the module branches on one, the answer is always yes, or 1.
+
     Frozen parameters count as ``backbone``, trainable ones as ``method``. Layers are the entries of the longest list
     of modules; what is frozen outside of them counts to ``embeddings``, what trains there to ``other``.
 
