@@ -65,7 +65,7 @@ def real_counts(step: TrainingStep) -> Counts:
     step.optimize()
     held, peak, _ = measure_step(step)
     delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
-    return summary(step, ledger, held, peak, delta)
+    return summary(step.model, ledger, held, peak, delta)
 
 
 def ledger(name: str, family: str = "bert", attention: str = "sdpa", **config: object) -> Ledger:
