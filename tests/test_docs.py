@@ -1,6 +1,7 @@
 """Every command in README and the guides runs, and the two set-up commands stand as they must."""
 
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import BertConfig, BertForSequenceClassification
 
 from bench.suite import load_suite
@@ -100,3 +102,22 @@ def test_committed_results_hold_no_path_of_the_machine_that_made_them():
     for path in (ROOT / "results" / "published").rglob("*"):
         if path.suffix in {".jsonl", ".toml", ".md", ".svg"}:
             assert not re.search(r"/(home|root|work|tmp|Users)/", path.read_text()), path
+
+
+def test_the_action_runs_a_suite_and_gates_it(tmp_path):
+    action = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())
+    step, inputs = action["runs"]["steps"][-1], action["inputs"]
+    asked = {"suite": "smoke", "reference": str(ROOT / "results/reference/smoke.json")}
+    given = {name: asked.get(name, values.get("default", "")) for name, values in inputs.items()}
+    values = {
+        key: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda m: given[m[1]], text) for key, text in step["env"].items()
+    }
+    paths = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    around = os.environ | values | {"RUNNER_TEMP": str(tmp_path), "PATH": paths}
+    done = subprocess.run(
+        ["bash", "-euc", step["run"]], env=around, capture_output=True, text=True, timeout=240, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "13 passed" in done.stdout
+    assert 'failures="0"' in (tmp_path / "peft-ledger-gate" / "gate.xml").read_text()
+    assert "${{" not in step["run"]  # an input in a script would be an injection
