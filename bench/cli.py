@@ -233,9 +233,18 @@ def _show_predictions(rows: list[dict[str, Any]], plot: Path | None, as_json: bo
 @app.command(rich_help_panel=READ)
 def report(
     folder: RunArgument,
+    form: Annotated[
+        Literal["tables", "pytest-benchmark"], typer.Option("--format", help="Or the times as pytest-benchmark's JSON.")
+    ] = "tables",
     as_json: JsonOption = False,
 ) -> None:
     """Print the tables of a run again and rewrite report.md and plots/; nothing is measured."""
+    if form == "pytest-benchmark":
+        from bench.report.benchmarks import export
+        from bench.store import read_run
+
+        print(json.dumps(export(read_run(folder)), indent=2))
+        return
     from bench.display import wide_console
 
     _report(folder, wide_console(), as_json)

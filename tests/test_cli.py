@@ -135,3 +135,25 @@ def test_a_gate_without_its_reference_or_with_a_stale_or_broken_one_says_so(refe
     reference.write_text("{")
     assert "reference.json" in bench("gate", PUBLISHED, "--reference", str(reference), code=2).stderr
     assert "suite.toml" in bench("gate", str(tmp_path), "--reference", str(reference), code=2).stderr
+
+
+def test_times_are_exported_as_pytest_benchmark_reads_them(tmp_path):
+    path = tmp_path / "benchmarks.json"
+    path.write_text(bench("report", PUBLISHED, "--format", "pytest-benchmark", block=("torch",)).stdout)
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=median,rounds"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    assert "lora(rank=8) backward" in shown.stdout
+    made = json.loads(path.read_text())
+    backward = next(entry for entry in made["benchmarks"] if entry["name"] == "lora(rank=8) backward")
+    assert backward["stats"]["rounds"] == len(backward["stats"]["data"]) == 12
+    assert backward["extra_info"]["ratio_to_baseline"] == pytest.approx(0.556, abs=0.01)
+
+
+def test_a_run_without_times_exports_none(tmp_path):
+    from tests.test_docs import finished_run
+
+    assert (
+        "nothing was timed"
+        in bench("report", str(finished_run(tmp_path)), "--format", "pytest-benchmark", code=2).stderr
+    )
