@@ -178,13 +178,19 @@ def test_the_form_of_the_step_is_measured_and_stands_in_the_record(changes: dict
 
 
 def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_does_not() -> None:
-    def blocks(low: float | None, high: float | None, **place: Any) -> tuple[int, int]:
-        bound = TimedBound(method="head", bounds=Bounds(min=low, max=high), **place)
-        _, head = run_probe(probe("full", "head", latency_batches=(1,), bounds=(bound,)))
+    def blocks(**values: Any) -> tuple[int, int]:
+        _, head = run_probe(probe("full", "head", latency_batches=(1,), bounds=(TimedBound(**values),)))
         return len(head.backward_seconds.samples), len(head.latency_seconds.unmerged.batch_1.samples)
 
-    assert blocks(1.0 - 1e-9, 1.0 + 1e-9, phase="latency", batch=1, versus="base") == (2, 6)
-    assert blocks(1e-9, 1e9, phase="backward", versus="full") == (2, 2)
+    itself = {
+        "phase": "backward",
+        "method": "full",
+        "versus": "full",
+    }  # its ratio is 1 in every block, whatever the luck
+    assert blocks(**itself, bounds=Bounds(min=1.0)) == (6, 2)
+    assert blocks(**itself, bounds=Bounds(min=0.5)) == (2, 2)
+    latency = {"phase": "latency", "batch": 1, "method": "head", "versus": "base"}
+    assert blocks(**latency, bounds=Bounds(min=1e-300, max=1e300)) == (2, 2)
 
 
 @pytest.mark.slow
