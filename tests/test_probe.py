@@ -186,7 +186,7 @@ def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_d
         "phase": "backward",
         "method": "full",
         "versus": "full",
-    }  # its ratio is 1 in every block, whatever the luck
+    }  # ratio 1 in every block, whatever the luck
     assert blocks(**itself, bounds=Bounds(min=1.0)) == (6, 2)
     assert blocks(**itself, bounds=Bounds(min=0.5)) == (2, 2)
     latency = {"phase": "latency", "batch": 1, "method": "head", "versus": "base"}
