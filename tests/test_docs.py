@@ -34,7 +34,7 @@ def as_test(line, tmp_path):
     if words[2] == "report":
         words[3] = str(finished_run(tmp_path))
     if words[2] in ("reference", "gate"):
-        words[3], words[5] = str(ROOT / "results/published/cost-minilm"), str(tmp_path / "reference.json")
+        words[3], words[5] = str(ROOT / "results/published/cost-minilm-two-threads"), str(tmp_path / "reference.json")
     if words[2] == "gate":
         made = [sys.executable, "-m", "bench", "reference", words[3], "-o", words[5]]
         subprocess.run(made, check=True, capture_output=True, cwd=ROOT, timeout=120)
