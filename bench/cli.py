@@ -40,7 +40,7 @@ MethodsOption = Annotated[
 TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
 BackboneOption = Annotated[str | None, typer.Option(help="Another backbone: a named shape (random weights) or hub id.")]
-CountsOption = Annotated[bool, typer.Option("--counts", help="Count alone: no step is taken, nothing is timed.")]
+CountsOption = Annotated[bool, typer.Option("--counts", help="Count costs alone: nothing is timed or scored.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
