@@ -134,8 +134,7 @@ def _exact(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, 
     if claim.holds is not None:
         return Outcome(method=label, value=bool(found), verdict="pass" if bool(found) is claim.holds else "fail")
     if claim.versus is not None:
-        other = costs.get(claim.versus)
-        below = _figure(other, claim.metric) if other is not None and other.status == "ok" else None
+        below = _against(costs, claim, record)
         if not below:
             return Outcome(method=label, value=None, why=f"{claim.versus} has no {claim.metric} to compare with")
         found = found / below
@@ -160,7 +159,7 @@ def _timed(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, 
 
 
 def _against(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord) -> Any:
-    """The samples that were taken in the same rounds."""
+    """The figure that the claim compares with; samples of times were taken in the same rounds."""
     if claim.versus == BASE:
         batch = claim.metric.rpartition(".")[2]
         return _figure(record, f"latency_seconds.base.{batch}")
