@@ -334,3 +334,23 @@ def test_a_run_that_only_counted_shows_counts_and_asks_nothing_of_times_or_score
     assert "latency b=1" not in text
     assert "LoRA halves backward" in text
     assert "LoRA keeps the score" not in text
+
+
+def test_each_panel_of_latency_names_its_own_number_of_blocks(run):
+    def longer(record):
+        """``record`` with three times the blocks at batch 1, as a claim may ask for."""
+        found = record.latency_seconds
+        modes = {
+            mode: latency.model_copy(
+                update={"batch_1": latency.batch_1.model_copy(update={"samples": latency.batch_1.samples * 3})}
+            )
+            for mode, latency in found
+            if latency is not None
+        }
+        return record.model_copy(update={"latency_seconds": found.model_copy(update=modes)})
+
+    records = [longer(r) if r.kind == "cost" else r for r in run.records]
+    plots.draw(replace(run, records=tuple(records)))
+    text = "".join(ElementTree.parse(run.folder / "plots" / "latency.svg").getroot().itertext())
+    assert "batch 1, n = 18 blocks" in text
+    assert "batch 32, n = 6 blocks" in text

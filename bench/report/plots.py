@@ -92,11 +92,11 @@ def _latency(run: Run) -> "Figure | None":
         b for b in compare.BATCHES if costs[[f"{mode}_{b}_ratio" for mode in compare.MODES]].notna().any(axis=None)
     ]
     style, names = run_looks(run), list(costs.index)
-    blocks = int(np.nanmax(costs[[c.replace("_ratio", "_blocks") for c in columns]].to_numpy()))
     caption = (
         f"Inference time / that of the bare backbone with the same head, paired by round; {facts.this_machine(run)}. "
-        f"{MEANING} over n = {blocks} blocks. Filled: as trained; hollow: merged; = : merged operations identical to "
-        "the base, exactly. Shaded: within 3 % of the base. Last row: the A/A control, the base against itself. "
+        f"{MEANING} over the n blocks named above each panel. Filled: as trained; hollow: merged; = : merged "
+        "operations identical to the base, exactly. Shaded: within 3 % of the base. "
+        "Last row: the A/A control, the base against itself. "
         "Bars wider than the panel are cut."
     )
     title = titled(run, "latency against the base model", scores=False)
@@ -121,7 +121,9 @@ def _latency(run: Run) -> "Figure | None":
         low, high = min(0.9, np.nanmin(ratios) - 0.05), max(1.1, np.nanmax(ratios) + 0.05)
         if np.ptp(axes.get_xlim()) > 3 * (high - low):  # a noisy machine: keep the points apart, let bars run out
             axes.set_xlim(low, high)
-        axes.set_title(f"batch {batch.removeprefix('batch_')}", fontsize=9, fontweight="normal")
+        blocks = int(np.nanmax(costs[[f"{mode}_{batch}_blocks" for mode in compare.MODES]].to_numpy()))
+        title = f"batch {batch.removeprefix('batch_')}, n = {blocks} blocks"
+        axes.set_title(title, fontsize=9, fontweight="normal")
         axes.set_xlabel("latency / base (ratio)")
     return figure
 
