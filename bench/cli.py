@@ -7,6 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bench.options import (
+    Attention,
+    BackboneOption,
+    CountsOption,
+    DataOption,
+    Device,
+    Dtype,
+    JsonOption,
+    MethodsOption,
+    Optimizer,
+    RunArgument,
+    SeedsOption,
+    SuiteOption,
+    TasksOption,
+    Weights,
+    selection_of,
+    split_specs,
+)
+
 if TYPE_CHECKING:
     from bench.jobs import Plan
     from bench.selection import Selection
@@ -21,61 +40,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MEASURE, READ, CI = "Measure", "Read", "CI"
-
-# As in bench.record, whose library takes a while to load: --help must not wait for it. A test holds them equal.
-Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
-Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
-Attention = Literal["sdpa", "eager"]
-Weights = Literal["native", "nf4"]
-Device = Literal["cuda", "cpu"]
-
-SuiteOption = Annotated[
-    str, typer.Option("--suite", help="Name of a suite (see: list suites) or path of a .toml file.")
-]
-DataOption = Annotated[str | None, typer.Option(help="auto, hub, synthetic or a folder with GLUE files.")]
-MethodsOption = Annotated[
-    list[str] | None,
-    typer.Option("--methods", help="Only these; name or name(key=value, ...), separated by commas; repeatable."),
-]
-TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
-SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
-BackboneOption = Annotated[str | None, typer.Option(help="Another backbone: a named shape (random weights) or hub id.")]
-CountsOption = Annotated[bool, typer.Option("--counts", help="Count costs alone: nothing is timed or scored.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def split_specs(text: str) -> list[str]:
-    """Split at commas outside parentheses: ``"full,lora(rank=4, alpha=8)"`` gives two specs."""
-    parts, depth, current = [], 0, ""
-    for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
-            parts.append(current.strip())
-            current = ""
-        else:
-            current += character
-    return [part for part in (*parts, current.strip()) if part]
-
-
-def _selection(
-    data: str | None,
-    methods: list[str] | None,
-    tasks: str | None,
-    seeds: str | None,
-    backbone: str | None,
-    counts: bool,
-) -> "Selection":
-    from bench.errors import BenchError
-    from bench.selection import Selection
-
-    try:
-        numbers = tuple(int(seed) for seed in seeds.split(",") if seed.strip()) if seeds is not None else None
-    except ValueError:
-        raise BenchError(f"--seeds {seeds!r}: give whole numbers separated by commas, such as 0,1,2") from None
-    chosen = tuple(spec for text in methods for spec in split_specs(text)) if methods is not None else None
-    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks is not None else None
-    return Selection(data=data, methods=chosen, tasks=names, seeds=numbers, backbone=backbone, counts=counts)
 
 
 def _selected(name: str, selection: "Selection") -> "Suite":
@@ -129,7 +93,7 @@ def run(
     from bench.display import Display
 
     display = Display(quiet=as_json)
-    selected = _selected(suite, _selection(data, methods, tasks, seeds, backbone, counts))
+    selected = _selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts))
     context = _warm_up(selected)
     plan = _plan(selected, display.note)
     folder = out or Path("results/runs") / plan.name
@@ -262,7 +226,7 @@ def show_plan(
     as_json: JsonOption = False,
 ) -> None:
     """Print what a run would do, in order, and run nothing."""
-    plan = _plan(_selected(suite, _selection(data, methods, tasks, seeds, backbone, counts)))
+    plan = _plan(_selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))
     if as_json:
         print(plan.model_dump_json(indent=2))
         return
@@ -324,6 +288,7 @@ def gate(
     """
     from bench.gate import check, stale, verdict
     from bench.reference import figures_of, read_reference
+    from bench.report import checks as published
     from bench.store import read_run
 
     run, expected = read_run(folder), read_reference(reference)
@@ -333,35 +298,8 @@ def gate(
         typer.echo(f"{reference}: {reason}; make it with: python -m bench reference {folder} -o {reference}", err=True)
         raise typer.Exit(4)
     checks = check(run, ours, expected, margin=margin)
-    _show_checks(f"{run.suite['name']} against {reference}", checks, junit, as_json)
+    title = f"{run.suite['name']} against {reference}"
+    published.write(title, checks, junit)
+    typer.echo(published.as_json(checks) if as_json else "\n".join(published.screen(title, checks)))
     open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
     raise typer.Exit({"pass": 0, "fail": 1}.get(verdict(checks), open_code))
-
-
-def _show_checks(title: str, checks: Any, junit: Path | None, as_json: bool) -> None:
-    """Print what was found; where GitHub runs the gate, also as annotations and on the job's summary page."""
-    import dataclasses
-
-    from bench.errors import BenchError
-    from bench.gate import verdict
-    from bench.report import checks as written
-
-    try:
-        if junit is not None:
-            junit.write_bytes(written.junit(title, checks))
-        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with Path(summary).open("a", encoding="utf-8") as page:
-                page.write(written.markdown(title, checks))
-    except OSError as error:
-        raise BenchError(f"{error.filename}: cannot be written ({error.strerror}); give another path") from error
-    if as_json:
-        print(json.dumps({"verdict": verdict(checks), "checks": [dataclasses.asdict(c) for c in checks]}, indent=2))
-        return
-    for found, line in written.lines(checks)[: written.SHOWN]:
-        typer.echo(f"{found:<12}  {line}")
-    if (hidden := len(written.lines(checks)) - written.SHOWN) > 0:
-        typer.echo(f"{hidden} more; --json shows all")
-    typer.echo(f"{verdict(checks):<12}  {title}: {written.tally(checks)}")
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        for command in written.annotations(checks):
-            typer.echo(command)

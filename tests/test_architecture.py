@@ -21,7 +21,7 @@ LEVELS = (
     ("executors",),
     ("runner", "compare", "claims", "reference", "gate", "scaling", "predict", "listing"),
     ("report",),
-    ("display",),
+    ("display", "options"),
     ("cli",),
     ("__main__",),
 )

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bench.cli import split_specs
+from bench.options import split_specs
 from methods import BUILTIN
 
 

@@ -216,6 +216,22 @@ def test_whatever_a_finding_says_junit_annotations_and_markdown_stay_whole(name,
     assert len(rows) == (found != "pass")
 
 
+def test_a_screen_shows_forty_findings_then_how_many_more_and_the_verdict(monkeypatch):
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    checks = [Check(kind="exact", name=f"{n}", verdict="fail", lines=(f"line {n}",)) for n in range(42)]
+    shown = written.screen("smoke against smoke.json", checks)
+    assert shown[0] == "fail          line 0"
+    assert shown[40:] == ["2 more; --json shows all", "fail          smoke against smoke.json: 42 failed"]
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert written.screen("smoke against smoke.json", checks) == shown + written.annotations(checks)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    with pytest.raises(BenchError, match=r"no/gate\.xml: cannot be written .*; give another path"):
+        written.write("smoke", [], tmp_path / "no" / "gate.xml")
+
+
 def test_annotations_escape_what_github_would_read():
     (command,) = written.annotations([Check(kind="exact", name="a", verdict="fail", lines=("50 %\nmore\r",))])
     assert command == "::error title=peft-ledger gate::50 %25%0Amore%0D"

@@ -1,13 +1,50 @@
 """Writes what a gate found for people and for machines: lines, Markdown, JUnit XML, annotations; it checks nothing."""
 
+import dataclasses
+import json
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from pathlib import Path
 
+from bench.errors import BenchError
 from bench.gate import Check, Verdict
+from bench.gate import verdict as overall
 from bench.report import format as fmt
 
 SHOWN = 40
 """Lines of findings that a screen shows; files hold all of them."""
+
+
+def write(title: str, checks: Sequence[Check], junit_file: Path | None) -> None:
+    """Write the files that were asked for: JUnit XML, and the job's summary page where GitHub runs the gate.
+
+    Raises:
+        BenchError: A file cannot be written.
+    """
+    try:
+        if junit_file is not None:
+            junit_file.write_bytes(junit(title, checks))
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with Path(summary).open("a", encoding="utf-8") as page:
+                page.write(markdown(title, checks))
+    except OSError as error:
+        raise BenchError(f"{error.filename}: cannot be written ({error.strerror}); give another path") from error
+
+
+def as_json(checks: Sequence[Check]) -> str:
+    """The verdict and every check, for programs."""
+    return json.dumps({"verdict": overall(checks), "checks": [dataclasses.asdict(c) for c in checks]}, indent=2)
+
+
+def screen(title: str, checks: Sequence[Check]) -> list[str]:
+    """Lines to print: findings, `SHOWN` at most, then the verdict; where GitHub runs the gate, annotations too."""
+    found = lines(checks)
+    shown = [f"{kind:<12}  {line}" for kind, line in found[:SHOWN]]
+    if (hidden := len(found) - SHOWN) > 0:
+        shown.append(f"{hidden} more; --json shows all")
+    shown.append(f"{overall(checks):<12}  {title}: {tally(checks)}")
+    return shown + (annotations(checks) if os.environ.get("GITHUB_ACTIONS") == "true" else [])
 
 
 def lines(checks: Sequence[Check]) -> list[tuple[Verdict, str]]:
