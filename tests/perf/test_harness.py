@@ -57,6 +57,7 @@ def bare_loop(model, method, data):
     return losses
 
 
+@pytest.mark.benchmark(timer=time.process_time)
 def test_the_training_loop_keeps_97_percent_of_a_bare_loop(benchmark):
     torch.set_num_threads(1)
     data = labelled()
@@ -79,7 +80,7 @@ def test_the_training_loop_keeps_97_percent_of_a_bare_loop(benchmark):
             seconds[run] = time.thread_time() - start
         ratios.append(seconds[by_hand] / seconds[harness])
     benchmark.extra_info["throughput_ratio"] = statistics.median(ratios)
-    benchmark.pedantic(harness, rounds=2, iterations=1)
+    benchmark.pedantic(harness, rounds=4, iterations=1)
     assert statistics.median(ratios) >= 0.97
 
 

@@ -1,0 +1,102 @@
+"""What the harness does most often, timed so that a change which slows it down is seen against the revision before."""
+
+import dataclasses
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bench.backbone import BackboneSpec
+from bench.claims import judge
+from bench.cost.counting import count
+from bench.cost.setting import Setting
+from bench.gate import check, stale, verdict
+from bench.plan import make_plan
+from bench.reference import figures_of, read_reference, reference_of, write_reference
+from bench.registry import make
+from bench.report import markdown, plots, terminal
+from bench.selection import label
+from bench.stats import block_bootstrap_ratio
+from bench.store import read_records, read_run
+from bench.suite import load_suite
+from tests.records import glue_small, score
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
+RECORDS = 10_000
+pytestmark = pytest.mark.benchmark(timer=time.process_time)  # neighbours on a shared machine take wall time, not this
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of glue-small with the methods and the claims of its suite."""
+    suite = load_suite("glue-small")
+    run = glue_small(tmp_path_factory.mktemp("glue-small"), labels=[label(method) for method in suite.method])
+    claims = [claim.model_dump(exclude_none=True) for claim in suite.claim]
+    return dataclasses.replace(run, suite=run.suite | {"claims": claims})
+
+
+def test_reading_10_000_records(benchmark, tmp_path):
+    path, record = tmp_path / "records.jsonl", score("full", "sst2", 0)
+    lines = (record.model_copy(update={"id": f"{n}"}).model_dump_json(by_alias=True) for n in range(RECORDS))
+    path.write_text("\n".join(lines) + "\n")
+    assert len(benchmark.pedantic(read_records, [path], rounds=5, warmup_rounds=1)) == RECORDS
+
+
+def test_the_block_bootstrap_of_a_ratio(benchmark):
+    seconds = np.random.default_rng(0).lognormal(sigma=0.05, size=(2, 12, 20))
+    ratio, (low, high) = benchmark(block_bootstrap_ratio, *seconds)
+    assert low < ratio < high
+
+
+def test_judging_the_claims_of_glue_small(benchmark, finished):
+    found = benchmark.pedantic(judge, [finished], rounds=10, warmup_rounds=1)
+    assert len(found) == len(finished.suite["claims"])
+
+
+def test_the_ledger_of_a_lora_step_on_bert_base(benchmark):
+    bert_base, setting = BackboneSpec(name="bert-base", weights="random"), Setting(batch=8, length=128)
+
+    def ledger():
+        return count(bert_base, *make("lora", {"rank": 8}), setting)
+
+    assert benchmark.pedantic(ledger, rounds=3, warmup_rounds=1).trainable.method == 294_912
+
+
+def test_the_plan_of_glue_small(benchmark):
+    suite = load_suite("glue-small")
+    plan = benchmark.pedantic(make_plan, [suite, "glue-small", "cpu"], rounds=3, warmup_rounds=1)
+    assert len(plan.cells) == len(suite.method) * len(suite.tasks) * len(suite.seeds)
+
+
+def test_the_gate_of_cost_bert_base(benchmark, tmp_path):
+    folder, path = PUBLISHED / "cost-bert-base", tmp_path / "reference.json"
+    write_reference(reference_of(read_run(folder)), path)
+
+    def gate():
+        run, reference = read_run(folder), read_reference(path)
+        ours = figures_of(run)
+        assert stale(ours, reference) is None
+        return verdict(check(run, ours, reference))
+
+    assert benchmark.pedantic(gate, rounds=10, warmup_rounds=1) == "pass"
+
+
+def test_writing_the_report_of_glue_small(benchmark, finished):
+    path = benchmark.pedantic(markdown.write, [finished], rounds=5, warmup_rounds=1)
+    assert "lora(rank=8)" in path.read_text()
+
+
+def test_showing_glue_small_on_the_terminal(benchmark, finished):
+    def show():
+        text = io.StringIO()
+        terminal.render(finished, Console(file=text))
+        return text.getvalue()
+
+    assert "lora(rank=8)" in benchmark.pedantic(show, rounds=5, warmup_rounds=1)
+
+
+def test_drawing_the_plots_of_glue_small(benchmark, finished):
+    assert benchmark.pedantic(plots.draw, [finished], rounds=2, warmup_rounds=1)
