@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from bench import compare
 from bench.claims import judge
@@ -12,6 +12,8 @@ from bench.store import Run
 
 Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
 Kind = Literal["record", "exact", "score", "claim"]
+MERGE_SLACK = (10.0, 1e-6)
+"""Factor and floor by which a merge may miss the reference's: processors sum in different orders."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,13 @@ def check(run: Run, ours: Reference, reference: Reference, *, margin: float = 1.
         reference: The committed figures.
         margin: Points of 100 by which a method's score may lie below the reference's on average.
     """
-    return [*_records(run), *_exact(ours, reference), *_scored(ours, reference, margin), *_claims(run)]
+    return [
+        *_records(run),
+        *_settings(ours, reference),
+        *_exact(ours, reference),
+        *_scored(ours, reference, margin),
+        *_claims(run),
+    ]
 
 
 def verdict(checks: Iterable[Check]) -> Verdict:
@@ -76,14 +84,46 @@ def _records(run: Run) -> Iterator[Check]:
             yield Check(kind="record", name=name, verdict="fail", lines=(line,))
 
 
+def _settings(ours: Reference, reference: Reference) -> Iterator[Check]:
+    known = {label for costs in reference.costs for label in costs.methods}
+    known |= {label for scores in reference.scores.values() for label in scores.methods}
+    for label in [label for label in ours.configs if label in known]:
+        if lines := tuple(_other_settings(label, reference.configs.get(label, {}), ours.configs[label])):
+            yield Check(kind="exact", name=f"settings of {label}", verdict="fail", lines=lines)
+
+
 def _exact(ours: Reference, reference: Reference) -> Iterator[Check]:
-    found_by_shape = {_words(costs.shape): costs.methods for costs in ours.costs}
+    found_by_shape = {_words(costs.shape): costs for costs in ours.costs}
     for costs in reference.costs:
         words = _words(costs.shape)
-        found = found_by_shape.get(words, {})
-        for label in costs.methods | found:
-            lines = tuple(_differences(label, found.get(label), costs))
+        found = found_by_shape.get(words, Costs(shape=costs.shape, methods={}))
+        for label in costs.methods | found.methods:
+            lines = (*_differences(label, found.methods.get(label), costs), *_other_merge(label, costs, found))
             yield Check(kind="exact", name=f"{words}: {label}", verdict="fail" if lines else "pass", lines=lines)
+
+
+def _other_settings(label: str, expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
+    for key in expected | found:
+        if key not in expected:
+            yield f"{label}: config.{key} = {found[key]!r} stands in the run but not in the reference; update it"
+        elif key not in found:
+            yield f"{label}: config.{key} is missing in the run, {expected[key]!r} in the reference"
+        elif found[key] != expected[key]:
+            yield f"{label}: config.{key} was {expected[key]!r}, is {found[key]!r}"
+
+
+def _other_merge(label: str, expected: Costs, found: Costs) -> Iterator[str]:
+    """What a merge that no longer gives the unmerged module shows: its structure stays that of the base."""
+    if label not in expected.methods or label not in found.methods:
+        return  # said of the method as a whole
+    before, after = expected.merge_error.get(label), found.merge_error.get(label)
+    factor, floor = MERGE_SLACK
+    if before is None and after is not None:
+        yield f"{label}: merge_error.float32 = {after:.1e} stands in the run but not in the reference; update it"
+    elif before is not None and after is None:
+        yield f"{label}: merge_error.float32 is missing in the run, {before:.1e} in the reference"
+    elif before is not None and after is not None and after > (bound := max(factor * before, floor)):
+        yield f"{label}: merge_error.float32 was {before:.1e}, is {after:.1e}; rounding explains {bound:.0e} at most"
 
 
 def _words(shape: dict[str, str | int | float | bool]) -> str:
@@ -102,13 +142,17 @@ def _differences(label: str, found: dict[str, Exact] | None, costs: Costs) -> It
     if found is None:
         yield f"{label}: the run has no costs of it, the reference has"
         return
-    for name in expected | found:
+    for name in sorted(expected | found, key=lambda name: "by_layer" in name):  # totals first: a screen shows few lines
         if name not in expected:
-            yield f"{label}: {name} = {found[name]:,} stands in the run but not in the reference; update it"
+            yield f"{label}: {name} = {_shown(found[name])} stands in the run but not in the reference; update it"
         elif name not in found:
-            yield f"{label}: {name} is missing in the run, {expected[name]:,} in the reference"
+            yield f"{label}: {name} is missing in the run, {_shown(expected[name])} in the reference"
         elif found[name] != expected[name] or type(found[name]) is not type(expected[name]):
             yield f"{label}: {name} {_change(expected[name], found[name])}"
+
+
+def _shown(figure: Exact) -> str:
+    return str(figure) if isinstance(figure, bool) else f"{figure:,}"
 
 
 def _change(before: Exact, after: Exact) -> str:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from bench import compare
 from bench.errors import BenchError
-from bench.record import CostRecord, ScoreRecord, Shape
+from bench.record import CostRecord, Record, ScoreRecord, Shape
 from bench.store import Run
 
 DECIDING = ("torch", "transformers")
@@ -31,6 +31,8 @@ class Costs(_Data):
     """Without threads: no count depends on them."""
     methods: dict[str, dict[str, Exact]]
     """Figures by dotted name, by label."""
+    merge_error: dict[str, float] = {}
+    """Largest float32 difference of the merged module from the unmerged one, by label; equal but for rounding."""
 
 
 class Scores(_Data):
@@ -49,6 +51,8 @@ class Reference(_Data):
     suite: str
     backbone: dict[str, str | int | None]
     versions: dict[str, str]
+    configs: dict[str, dict[str, Any]] = {}
+    """Configuration by label, defaults included: a changed default is another method under the same label."""
     costs: tuple[Costs, ...] = ()
     scores: dict[str, Scores] = {}
 
@@ -92,9 +96,14 @@ def figures_of(run: Run) -> Reference:
         suite=run.suite["name"],
         backbone={name: getattr(backbone, name) for name in ("name", "revision", "sha256", "parameters", "weights")},
         versions={name: ".".join(str(versions[name]).split(".")[:2]) for name in DECIDING},
+        configs={r.method.label: r.method.config for r in compare.latest(run.records)[0] if _compared(r)},
         costs=costs,
         scores=scores,
     )
+
+
+def _compared(record: Record) -> bool:
+    return record.status == "ok" and isinstance(record, CostRecord | ScoreRecord)
 
 
 def write_reference(reference: Reference, path: Path) -> None:
@@ -157,7 +166,13 @@ def _costs(run: Run, shape: Shape) -> Costs:
     records = [
         record for record in compare.cost_records(run.records) if record.shape == shape and record.status == "ok"
     ]
-    return Costs(shape=_shape_key(shape), methods={r.method.label: _exact_figures(r) for r in records})
+    return Costs(
+        shape=_shape_key(shape),
+        methods={r.method.label: _exact_figures(r) for r in records},
+        merge_error={
+            r.method.label: r.merge_error["float32"] for r in records if r.merge_error and "float32" in r.merge_error
+        },
+    )
 
 
 def _scores(records: list[ScoreRecord]) -> dict[str, Scores]:
