@@ -11,6 +11,11 @@ from bench.record import CostRecord, MergedEqualsBase, Timing
 
 BASE = "base"
 """What a latency is compared with: the bare backbone under the same head."""
+LOOKS = 3
+"""Times that interleaved samples are looked at, with as many blocks more each time, until they decide a claim."""
+EXTRA_SECONDS = 30.0
+"""Wall seconds that one interleaved measurement (training steps, or latency at one batch) may spend on blocks beyond
+those that its suite asks for."""
 
 
 class _Table(BaseModel):
@@ -98,11 +103,12 @@ class ClaimTable(_Table):
         return found
 
 
-def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str]) -> None:
+def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Sequence[str]) -> None:
     """Refuse a claim that no run of the suite could ever decide.
 
     Raises:
-        ValueError: Two claims share a name, or one names a method or a figure that does not exist.
+        ValueError: Two claims share a name, or one names a method or a figure that does not exist, compares a method
+            with itself, or compares scores where no task is scored.
     """
     known = {*metrics(), "score"}
     names = [claim.name for claim in claims]
@@ -112,6 +118,10 @@ def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str]) -> None:
         for label in (*claim.method, *([claim.versus] if claim.versus not in (None, BASE) else [])):
             if label not in labels:
                 raise ValueError(f"claim {claim.name!r}: the suite has no method {label!r}; it has {', '.join(labels)}")
+        if claim.versus in claim.method:
+            raise ValueError(f"claim {claim.name!r}: versus is its own method {claim.versus!r}; name another one")
+        if claim.metric == "score" and not tasks:
+            raise ValueError(f"claim {claim.name!r}: metric is 'score' but the suite scores no task; give tasks")
         for metric in (claim.metric, *claim.price):
             if metric not in known:
                 raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")

@@ -154,7 +154,7 @@ class Suite(_Table):
         if not self.tasks and not self.cost and not self.sweep:
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
         check_sweeps(self.sweep, self.crossover)
-        check_claims(self.claim, [registry.spell(method.name, method.config) for method in self.method])
+        check_claims(self.claim, [registry.spell(method.name, method.config) for method in self.method], self.tasks)
         for what in ("tasks", "seeds"):
             values = getattr(self, what)
             if len(set(values)) != len(values):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from bench.claim_table import Bounds
-from bench.cost.timing import LOOKS, Arm, Round, Samples, control, decided, groups, interleave, timing
+from bench.claim_table import LOOKS, Bounds
+from bench.cost.timing import Arm, Round, Samples, control, decided, groups, interleave, timing
 from bench.cost.training import PHASES, StepClock
 from bench.method import Method
 from bench.train import NonFiniteLoss
@@ -150,6 +150,44 @@ def test_the_methods_own_work_counts_as_optimizer_time(monkeypatch: pytest.Monke
     clock.run()
     assert once == 2  # one in the phase, one to see how often a sample has to repeat it
     assert len(calls) - once > 1
+
+
+@pytest.mark.parametrize(
+    ("extra_seconds", "blocks"),
+    [(0.0, 4), (19.9, 4), (20.0, 5), (45.0, 6), (80.0, 8), (1000.0, 12)],
+)
+def test_extra_blocks_end_when_their_time_is_up_and_the_asked_ones_never(extra_seconds: float, blocks: int) -> None:
+    seconds = [0.0]
+
+    def run() -> Round:
+        seconds[0] += 10.0
+        return {"work": (10.0, 10.0)}
+
+    taken, _ = interleave(
+        [Arm("a", run)], blocks=4, rounds=2, enough=lambda found: False, extra_seconds=extra_seconds,
+        now=lambda: seconds[0],
+    )  # fmt: skip
+    assert [len(block) for block in taken["a"].wall["work"]] == [2] * blocks
+
+
+def test_a_machine_that_slows_down_costs_extra_blocks_one_slow_block_and_no_more() -> None:
+    seconds, runs = [0.0], [0]
+
+    def run() -> Round:
+        runs[0] += 1
+        seconds[0] += 1.0 if runs[0] <= 6 else 100.0
+        return {"work": (1.0, 1.0)}
+
+    taken, _ = interleave(
+        [Arm("a", run)], blocks=4, rounds=1, enough=lambda found: False, extra_seconds=30.0, now=lambda: seconds[0]
+    )
+    assert runs[0] == 1 + 6  # one to warm up, four asked for, one extra at 1 s, one that turned out slow
+    assert len(taken["a"].wall["work"]) == 6
+
+
+def test_measured_time_bounds_the_extra_blocks_of_a_real_clock() -> None:
+    taken, _ = interleave([constant("a", 1.0, [])], blocks=4, rounds=2, enough=lambda found: False, extra_seconds=0.0)
+    assert len(taken["a"].wall["work"]) == 4
 
 
 @pytest.mark.parametrize(("looks", "blocks"), [(1, 4), (2, 8), (3, 12), (99, 12)])

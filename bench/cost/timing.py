@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from bench.claim_table import Bounds
+from bench.claim_table import EXTRA_SECONDS, LOOKS, Bounds
 from bench.record import Control, Timing
 from bench.stats import LEVEL, block_bootstrap_ratio, log_ratio_blocks, outside_p, within_p
 
-LOOKS = 3
-"""Times that interleaved samples are looked at, with as many blocks more each time, until they decide."""
 Reading = tuple[float, float]
 """Wall seconds and process CPU seconds."""
 Round = dict[str, Reading]
@@ -87,6 +85,8 @@ def interleave(
     seed: int = 0,
     on_block: Callable[[int], None] = lambda done: None,
     enough: Callable[[Mapping[str, "Samples"]], bool] = lambda samples: True,
+    extra_seconds: float = EXTRA_SECONDS,
+    now: Callable[[], float] = time.monotonic,
 ) -> tuple[dict[str, Samples], dict[str, Exception]]:
     """Time all arms in rounds: in each, every arm runs once, in a random order of its own.
 
@@ -101,6 +101,9 @@ def interleave(
         on_block: Called with the number of finished blocks.
         enough: Asked after ``blocks`` blocks, and again after twice as many, whether the samples decide what they are
             for; ``LOOKS`` times ``blocks`` are taken at most.
+        extra_seconds: For all blocks beyond ``blocks``. One that would not fit, if it took as long as the block before
+            it, is not begun: these can outlast their time by what the last of them is slower.
+        now: Wall seconds; passed by tests.
 
     Returns:
         Samples by key, and by key the exception of each arm that failed.
@@ -120,15 +123,21 @@ def interleave(
     for arm in arms:
         run(arm)
     with quiet():
+        spent = last = 0.0
         for block in range(LOOKS * blocks):
             if block and block % blocks == 0 and enough({k: s for k, s in samples.items() if k not in failures}):
                 break
+            if block >= blocks and spent + last > extra_seconds:
+                break
+            begun = now()
             for _ in range(rounds):
                 for arm in order.sample(list(arms), len(arms)):
                     if arm.key not in failures and (readings := run(arm)) is not None:
                         samples[arm.key].add(block, readings)
             on_block(block + 1)
             gc.collect()
+            last = now() - begun
+            spent += last if block >= blocks else 0.0
     return {key: s for key, s in samples.items() if key not in failures}, failures
 
 
