@@ -30,6 +30,8 @@ def _line(judgement: Judgement, run: Run) -> str:
         parts.append(f"paid: {paid}")
     if why := _why(judgement):
         parts.append(f"{judgement.verdict}: {why}")
+    elif widened := "; ".join(dict.fromkeys(outcome.widened for outcome in judgement.outcomes if outcome.widened)):
+        parts.append(f"stands {widened}")
     return "; ".join(parts)
 
 
