@@ -14,6 +14,7 @@ from bench.options import (
     DataOption,
     Device,
     Dtype,
+    InconclusiveOption,
     JsonOption,
     MethodsOption,
     Optimizer,
@@ -136,6 +137,56 @@ def _report(folder: Path, console: Any, as_json: bool) -> None:
         print(json.dumps(summary, indent=2))
     else:
         terminal.render(done, console)
+
+
+@app.command(rich_help_panel=MEASURE)
+def ab(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Git revision, or a folder with methods/.")],
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="Same; . is the files as they stand.")],
+    suite: SuiteOption,
+    methods: MethodsOption = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Of measuring, divided among the methods.")] = 40.0,
+    margin: Annotated[float, typer.Option(min=0, max=1, help="Relative difference too small to matter.")] = 0.02,
+    inconclusive: InconclusiveOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Did a change make a training step slower? Times methods/ of two revisions in turns, with an A/A control.
+
+    Measures the suite's first cost shape, and the methods whose source differs unless --methods names some.
+    Exit codes: 0 not slower, 1 slower, 2 usage, 3 inconclusive.
+    """
+    _quiet_libraries()
+    import tempfile
+
+    from bench.revision import unpack
+    from bench.suite import load_suite
+
+    with tempfile.TemporaryDirectory() as folder:
+        old, new = unpack(base, Path(folder) / "base"), unpack(head, Path(folder) / "head")
+        loaded = load_suite(suite)
+        context = _warm_up(loaded.model_copy(update={"tasks": ()}))
+        import torch
+
+        from bench.ab import compare, probe_of, verdict
+        from bench.display import waiting, wide_console
+        from bench.report import versions
+
+        specs = None if methods is None else [spec for text in methods for spec in split_specs(text)]
+        probe, labels = probe_of(loaded, specs, "cuda" if torch.cuda.is_available() else "cpu")
+        with waiting() as say:
+            found = list(compare(old, new, probe, labels, context, seconds=seconds, margin=margin, say=say))
+    console = wide_console(stderr=as_json)
+    shape = f"{probe.batch} x {probe.length}"
+    if as_json:
+        about = {"base": old.name, "head": new.name, "suite": loaded.name, "margin": margin}
+        print(json.dumps(versions.as_json(found, about | {"batch": probe.batch, "length": probe.length}), indent=2))
+    elif found:
+        title = f"{new.name} against {old.name}: {probe.backbone.name}, {shape}, {seconds:g} s"
+        versions.render(found, title, margin, console)
+    else:
+        console.print(f"no method of {loaded.name} differs in source; --methods times some all the same", markup=False)
+    open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
+    raise typer.Exit({"not slower": 0, "slower": 1}.get(verdict(found), open_code))
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -275,9 +326,7 @@ def reference(
 def gate(
     folder: RunArgument,
     reference: Annotated[Path, typer.Option(help="File that the reference command wrote.")],
-    inconclusive: Annotated[
-        Literal["ok", "fail"] | None, typer.Option(help="Exit code 0 or 1, and not 3, where no verdict is possible.")
-    ] = None,
+    inconclusive: InconclusiveOption = None,
     margin: Annotated[float, typer.Option(min=0, help="Points by which a score may lie below the reference's.")] = 1.0,
     junit: Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")] = None,
     as_json: JsonOption = False,

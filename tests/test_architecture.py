@@ -11,15 +11,15 @@ from methods import BUILTIN
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
-    ("errors",),
-    ("record", "method", "anatomy", "stats", "environment", "tokens", "resize", "identity"),
+    ("errors", "revision"),
+    ("record", "method", "anatomy", "stats", "environment", "tokens", "resize", "identity", "downloads"),
     ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table"),
     ("suite", "train", "score", "store"),
     ("jobs", "plan", "plan_sweeps", "selection"),
     ("cell", "cost"),
     ("probe", "counts"),
     ("executors",),
-    ("runner", "compare", "claims", "reference", "gate", "scaling", "predict", "listing"),
+    ("runner", "ab", "compare", "claims", "reference", "gate", "scaling", "predict", "listing"),
     ("report",),
     ("display", "options"),
     ("cli",),

@@ -79,6 +79,13 @@ class Session:
         for number, labels in enumerate(groups_ := self._groups(lambda found: 2 * found.held_bytes), start=1):
             self._infer_group(labels, f" of group {number}/{len(groups_)}" if len(groups_) > 1 else "")
 
+    def clock(self, label: str) -> StepClock:
+        """A training step of method ``label``, its delta moved off zero, ready to be timed."""
+        step = self._step(self._specs[label], noise=True)
+        if self._probe.compile:
+            step.model.compile()
+        return StepClock(step, self.device)
+
     @contextmanager
     def _answering_for(self, label: str) -> Iterator[Findings]:
         """Whatever a method raises inside becomes its own failure."""
@@ -167,10 +174,7 @@ class Session:
         for key in [*labels, baseline + AGAIN]:
             label = key.removesuffix(AGAIN)
             with self._answering_for(label):
-                step = self._step(self._specs[label], noise=True)
-                if self._probe.compile:
-                    step.model.compile()
-                clocks[key] = StepClock(step, self.device)
+                clocks[key] = self.clock(label)
         arms = [Arm(key, stepping.run) for key, stepping in clocks.items()]
         asked = [(b.phase, b.method, b.versus, b.bounds) for b in self._probe.bounds if b.phase in PHASES]
         samples = self._interleave(arms, self._probe.rounds, "timed block {}" + suffix, asked)

@@ -1,0 +1,233 @@
+"""Compares the training steps of two versions of ``methods/``, which take turns in processes of their own."""
+
+import dataclasses
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from typing import Literal
+
+import numpy as np
+
+from bench import registry
+from bench.cost.timing import Samples
+from bench.cost.training import PHASES
+from bench.errors import BenchError
+from bench.executors.turns import Arm, Built
+from bench.jobs import Probe
+from bench.plan import make_plan
+from bench.record import Control
+from bench.revision import Tree
+from bench.selection import Selection, label, select
+from bench.stats import LEVEL, Interval, block_bootstrap_ratio, holm, log_ratio_blocks, one_sided_p
+from bench.suite import Suite
+
+BLOCKS = 20
+"""Blocks of a comparison, the unit that intervals are made of."""
+TURN_SECONDS = 0.03
+"""Least work of one turn: shorter ones would measure the change of processes."""
+BASE, AGAIN, HEAD = "base", "again", "head"
+
+Verdict = Literal["slower", "faster", "not slower", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One phase of one method's training step in two versions."""
+
+    method: str
+    phase: str
+    """``forward``, ``backward``, ``optimizer`` or ``step``, their sum."""
+    clock: str
+    """``cpu``: CPU seconds of the process, which a competing process does not lengthen; ``wall`` on a GPU."""
+    base_seconds: float
+    """Median over both processes of the base."""
+    ratio: float
+    """Head by base, the geometric mean of the base's two processes."""
+    interval: Interval
+    control: Control
+    """The base's second process against its first: how far identical code appears apart."""
+    blocks: tuple[float, ...]
+    """Log ratio of each block."""
+    control_blocks: tuple[float, ...]
+    verdict: Verdict = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What became of one method."""
+
+    method: str
+    phases: tuple[Comparison, ...] = ()
+    failed: Literal["", "base", "head"] = ""
+    """The version that could not be measured."""
+    note: str = ""
+    """Why, or what a reader must know of the times."""
+
+
+def probe_of(suite: Suite, methods: Sequence[str] | None, device: str) -> tuple[Probe, list[str] | None]:
+    """The first cost shape of ``suite``, its methods as the suite spells them: each version has its own defaults.
+
+    Args:
+        suite: A checked suite.
+        methods: Specs from the command line, or None for the suite's methods.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        The probe, and the labels of what ``methods`` names; None for None.
+
+    Raises:
+        BenchError: The suite has no cost shape, or a name is not known.
+    """
+    if not suite.cost:
+        raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to time; name one that has")
+    narrowed = suite.model_copy(update={"tasks": (), "seeds": (), "sweep": (), "crossover": (), "claim": ()})
+    if methods is not None:
+        narrowed = select(narrowed, Selection(methods=tuple(methods)))
+    if foreign := [table.name for table in narrowed.method if "/" in table.name]:
+        raise BenchError(f"{foreign[0]} comes from another package: ab compares two versions of methods/ alone")
+    probe = make_plan(narrowed, f"suite {suite.name}", device).probes[0]
+    given = {label(table): table.config for table in narrowed.method}
+    specs = tuple(spec.model_copy(update={"config": given[spec.label]}) for spec in probe.methods)
+    asked = None if methods is None else [registry.spell(*registry.parse_spec(text, "--methods")) for text in methods]
+    chosen = None if asked is None else [_full_label(text, list(given)) for text in asked]
+    return probe.model_copy(update={"methods": specs}), chosen
+
+
+def _full_label(asked: str, labels: list[str]) -> str:
+    """The suite's label of a method that was asked for by label or by bare name."""
+    return asked if asked in labels else next(known for known in labels if known.partition("(")[0] == asked)
+
+
+def compare(
+    base: Tree,
+    head: Tree,
+    probe: Probe,
+    labels: Sequence[str] | None,
+    context: ForkServerContext,
+    *,
+    seconds: float,
+    margin: float,
+    say: Callable[[str], object] = lambda line: None,
+) -> Iterator[Compared]:
+    """Time training steps of ``base`` and ``head`` in turns and judge whether the head is slower.
+
+    Three processes hold the same step: two of the base, whose difference is the A/A control, and one of the head. In
+    each round every process works for one turn, in random order; all else waits.
+
+    Args:
+        base: The version to compare with.
+        head: The version that may be slower.
+        probe: Backbone and shape; its methods carry their configurations as the suite spells them.
+        labels: Methods to measure; those whose source differs between the versions where None.
+        context: Fork server for the processes.
+        seconds: Of measuring, divided among the methods.
+        margin: Relative difference that is too small to matter.
+        say: Called with one line a stage.
+
+    Yields:
+        One result a method; all are judged together, so nothing comes before the last is measured.
+    """
+    with ExitStack() as stack:
+        arms = {}
+        for key, tree in ((BASE, base), (AGAIN, base), (HEAD, head)):
+            arms[key] = Arm(context, tree.name, tree.path, probe, probe.threads or 1)
+            stack.callback(arms[key].close)
+        chosen = list(labels) if labels is not None else _differing(arms, probe)
+        found = []
+        for number, label in enumerate(chosen, start=1):
+            say(f"{label}: method {number} of {len(chosen)}")
+            found.append(_measure(arms, label, probe, seconds / len(chosen)))
+    yield from judged(found, margin)
+
+
+def _differing(arms: Mapping[str, Arm], probe: Probe) -> list[str]:
+    """Methods whose source is not the same in both versions, or that one of them does not have."""
+
+    def source(arm: Arm, label: str) -> str:
+        try:
+            return arm.source(label)
+        except BenchError as error:
+            return str(error)  # measured, and so reported as the version's failure
+
+    return [m.label for m in probe.methods if source(arms[BASE], m.label) != source(arms[HEAD], m.label)]
+
+
+def _measure(arms: Mapping[str, Arm], label: str, probe: Probe, seconds: float) -> Compared:
+    built: dict[str, Built] = {}
+    for key, arm in arms.items():
+        try:
+            arm.ask("build", label)
+            built[key] = Built(*arm.answer())
+        except BenchError as error:
+            return Compared(label, failed="head" if key == HEAD else "base", note=str(error))
+    steps = math.ceil(TURN_SECONDS / min(made.step_seconds for made in built.values()))
+    samples = _take_turns(arms, steps, seconds)
+    for arm in arms.values():
+        arm.ask("drop")
+        arm.answer()
+    clock = "cpu" if probe.device != "cuda" else "wall"
+    moved = built[BASE].loss != built[HEAD].loss
+    note = f"the versions compute different things: loss {built[BASE].loss:.6g}, then {built[HEAD].loss:.6g}"
+    phases = tuple(_comparison(label, phase, clock, samples) for phase in PHASES)
+    return Compared(label, phases, note=note if moved else "")
+
+
+def _take_turns(arms: Mapping[str, Arm], steps: int, seconds: float) -> dict[str, Samples]:
+    """Samples by arm in ``BLOCKS`` blocks of equal length, each of whole rounds."""
+    order = random.Random(0)
+    samples = {key: Samples() for key in arms}
+    started = time.perf_counter()
+    for block in range(BLOCKS):
+        while True:
+            for key in order.sample(list(arms), len(arms)):
+                for reading in arms[key].turn(steps):
+                    samples[key].add(block, reading)
+            if time.perf_counter() - started >= seconds * (block + 1) / BLOCKS:
+                break
+    return samples
+
+
+def _comparison(label: str, phase: str, clock: str, samples: Mapping[str, Samples]) -> Comparison:
+    first, second, head = (getattr(samples[key], clock)[phase] for key in (BASE, AGAIN, HEAD))
+    base = [list(np.sqrt(np.multiply(*pair))) for pair in zip(first, second, strict=True)]
+    ratio, interval = block_bootstrap_ratio(head, base)
+    same, band = block_bootstrap_ratio(second, first)
+    return Comparison(
+        label, phase, clock, float(np.median(np.concatenate(base))), ratio, interval,
+        Control(ratio=same, interval=band), tuple(log_ratio_blocks(head, base)), tuple(log_ratio_blocks(second, first)),
+    )  # fmt: skip
+
+
+def judged(found: Sequence[Compared], margin: float) -> Iterator[Compared]:
+    """``found`` with verdicts, which share the level among all phases of all methods (Holm)."""
+    everything = [phase for compared in found for phase in compared.phases]
+    limit = math.log1p(margin)
+    limits: dict[Verdict, tuple[float, bool]] = {
+        "slower": (limit, True), "faster": (-limit, False), "not slower": (limit, False)
+    }  # fmt: skip
+    shown = {name: holm([_p(phase, *asked) for phase in everything]) for name, asked in limits.items()}
+    verdicts: Iterator[Verdict] = (
+        next((name for name in limits if shown[name][index] < LEVEL), "inconclusive")
+        for index in range(len(everything))
+    )
+    for compared in found:
+        phases = tuple(dataclasses.replace(phase, verdict=next(verdicts)) for phase in compared.phases)
+        yield dataclasses.replace(compared, phases=phases)
+
+
+def _p(phase: Comparison, bound: float, above: bool) -> float:
+    """P-value of the ratio lying above (below) ``bound`` by more than the control makes identical code appear apart."""
+    apart = abs(float(np.mean(phase.control_blocks))) / 2
+    return one_sided_p(phase.blocks, bound + (apart if above else -apart), above=above)
+
+
+def verdict(found: Sequence[Compared]) -> Literal["slower", "not slower", "inconclusive"]:
+    """Of the whole comparison: one slower phase, or a head that fails, decides."""
+    verdicts = {phase.verdict for compared in found for phase in compared.phases}
+    if "slower" in verdicts or any(compared.failed == "head" for compared in found):
+        return "slower"
+    return "inconclusive" if "inconclusive" in verdicts or any(c.failed for c in found) else "not slower"

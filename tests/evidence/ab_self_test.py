@@ -1,0 +1,178 @@
+"""How small a slow-down does `ab` find, and how often does it cry wolf? Many trials with a known answer.
+
+A trial is one comparison of LoRA as it stands with a copy whose backward does more work by a known share, or with an
+exact copy (the A/A trials), while a competing process burns the same core half of the time. Trials come in random
+order, each is stored at once, and the same command goes on where it was stopped:
+
+    taskset --cpu-list 0 python -m tests.evidence.ab_self_test results/published/ab-self-test
+
+Pinned to one core, the competitor meets every trial; unpinned, the system moves them apart.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import ab
+from bench.environment import environment
+from bench.executors.local import warm_context
+from bench.revision import Tree
+from bench.suite import parse_suite
+
+ROOT = Path(__file__).resolve().parents[2]
+TRIALS = {0.0: 150, 0.05: 150, 0.01: 30, 0.02: 30, 0.03: 30, 0.04: 30, 0.075: 30}
+"""Trials by share of backward's time that is added."""
+SECONDS = 7.0
+"""Of measuring; with the start of three processes a trial stays below 10 s."""
+MARGIN = 0.02
+SUITE = {
+    "name": "ab-self-test",
+    "question": "Does ab find a slow-down of known size?",
+    "backbone": {"name": "tiny", "weights": "random"},
+    "method": [{"name": "full"}, {"name": "lora", "config": {"rank": 8}}],
+    "cost": [{"batch": 16, "length": 64, "threads": 1}],
+}
+LABEL = "lora(rank=8)"
+
+EXTRA_WORK = """
+
+class _ExtraWork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, parameter):
+        return parameter.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        block = torch.ones(64, 64)
+        for _ in range({products}):
+            torch.mm(block, block)
+
+
+def _regularizer(self, module):
+    return _ExtraWork.apply(next(p for p in module.parameters() if p.requires_grad))
+
+
+LoRA.regularizer = _regularizer
+"""
+"""What is added to the copy's ``lora.py``: small products in backward, after the loss and before the backbone."""
+
+BURN = """
+import random, time
+while True:
+    end = time.perf_counter() + random.uniform(0.5, 1.5)
+    while time.perf_counter() < end:
+        pass
+    time.sleep(random.uniform(0.5, 1.5))
+"""
+
+
+@contextmanager
+def competitor() -> Iterator[None]:
+    """A process that burns a core half of the time, in bursts of about a second."""
+    burning = subprocess.Popen([sys.executable, "-c", BURN])
+    try:
+        yield
+    finally:
+        burning.kill()
+        burning.wait()
+
+
+def version(folder: Path, products: int) -> Tree:
+    """A copy of ``methods/`` whose LoRA does ``products`` small products more in backward; 0 for an exact copy."""
+    if not folder.exists():
+        shutil.copytree(ROOT / "methods", folder / "methods", ignore=shutil.ignore_patterns("__pycache__"))
+        if products:
+            with (folder / "methods" / "lora.py").open("a") as source:
+                source.write(EXTRA_WORK.format(products=products))
+    return Tree(folder.name, folder)
+
+
+class Trials:
+    """Runs trials over versions that are made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._context = warm_context("bert", cells=False)
+        self._probe, _ = ab.probe_of(parse_suite(json.loads(json.dumps(SUITE)), "self-test"), None, "cpu")
+        self._base = version(folder / "base", 0)
+        self._per_product = 0.0
+
+    def calibrate(self) -> dict[str, float]:
+        """How much one product adds to backward, measured the way that the trials measure."""
+        products = 200
+        backward = self._backward(version(folder=self._folder / "calibration", products=products), 10.0)
+        self._per_product = (backward.ratio - 1) / products
+        return {"backward_seconds": backward.base_seconds, "share_per_product": self._per_product}
+
+    def run(self, effect: float) -> dict:
+        """One trial: the share really asked for, and what `ab` says of every phase."""
+        products = round(effect / self._per_product)
+        started = time.perf_counter()
+        compared = self._compare(version(self._folder / f"head-{products}", products), SECONDS)
+        return {
+            "effect": effect,
+            "products": products,
+            "seconds": round(time.perf_counter() - started, 2),
+            "load": round(os.getloadavg()[0], 2),
+            "phases": {phase.phase: _plain(phase) for phase in compared.phases},
+        }
+
+    def _backward(self, head: Tree, seconds: float) -> ab.Comparison:
+        return next(phase for phase in self._compare(head, seconds).phases if phase.phase == "backward")
+
+    def _compare(self, head: Tree, seconds: float) -> ab.Compared:
+        (found,) = ab.compare(self._base, head, self._probe, [LABEL], self._context, seconds=seconds, margin=MARGIN)
+        assert not found.failed, found.note
+        return found
+
+
+def _plain(phase: ab.Comparison) -> dict:
+    return {
+        "verdict": phase.verdict,
+        "base_seconds": round(phase.base_seconds, 7),
+        "ratio": round(phase.ratio, 5),
+        "interval": [round(end, 5) for end in phase.interval],
+        "control_interval": [round(end, 5) for end in phase.control.interval],
+        "blocks": [round(value, 5) for value in phase.blocks],
+        "control_blocks": [round(value, 5) for value in phase.control_blocks],
+    }
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "trials.jsonl"
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    owed = [effect for effect, n in TRIALS.items() for _ in range(n - sum(t.get("effect") == effect for t in done))]
+    random.Random(0).shuffle(owed)
+    with tempfile.TemporaryDirectory() as folder, path.open("a") as stream:
+        trials = Trials(Path(folder))
+        about = {"calibration": trials.calibrate(), "environment": environment(), "cores": len(os.sched_getaffinity(0))}
+        print(json.dumps(about["calibration"]), flush=True)
+        stream.write(json.dumps(about) + "\n")
+        with competitor():
+            for number, effect in enumerate(owed, start=1):
+                trial = trials.run(effect)
+                stream.write(json.dumps(trial) + "\n")
+                stream.flush()
+                backward = trial["phases"]["backward"]
+                print(
+                    f"{number}/{len(owed)}: {effect:+.1%} {backward['ratio'] - 1:+.2%} {backward['verdict']}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Two versions of the methods take turns; slower, broken and not known each have their answer."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.ab import Compared, Comparison, compare, judged, probe_of, verdict
+from bench.errors import BenchError
+from bench.executors.local import warm_context
+from bench.record import Control
+from bench.report.versions import answers
+from bench.revision import unpack
+from bench.suite import load_suite
+from tests.evidence.ab_self_test import EXTRA_WORK
+
+ROOT = Path(__file__).resolve().parents[1]
+SUITE = """
+question = "Did a change make a step slower?"
+backbone = { name = "tiny", weights = "random" }
+method = [{ name = "full" }, { name = "lora", config = { rank = 8 } }, { name = "ia3" }]
+cost = [{ batch = 4, length = 16, threads = 1 }]
+"""
+COMMIT = ("-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-qam")
+
+
+def git(repository, *arguments):
+    done = subprocess.run(["git", *arguments], cwd=repository, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Branches of a repository: ``plain``, ``slow`` (LoRA's backward), ``broken`` (LoRA), ``older`` (has no IA3)."""
+    folder = tmp_path_factory.mktemp("repository")
+    shutil.copytree(ROOT / "methods", folder / "methods", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "suite.toml").write_text(SUITE)
+    lora, table = folder / "methods" / "lora.py", folder / "methods" / "__init__.py"
+    git(folder, "init", "-q", "-b", "plain")
+    git(folder, "add", ".")
+    git(folder, *COMMIT, "Plain")
+    plain, names = lora.read_text(), table.read_text()
+    for branch, path, text in (
+        ("slow", lora, plain + EXTRA_WORK.format(products=2000)),
+        ("broken", lora, plain.replace("y = self.base(x)", "y = self.bass(x)")),
+        ("older", table, "".join(line for line in names.splitlines(keepends=True) if "ia3" not in line)),
+    ):
+        git(folder, "checkout", "-q", "-b", branch, "plain")
+        path.write_text(text)
+        git(folder, *COMMIT, branch)
+    git(folder, "checkout", "-q", "plain")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def context():
+    return warm_context("bert", cells=False)
+
+
+def found(context, repository, base, head, *names, seconds=1.0, margin=0.02, monkeypatch):
+    """What a comparison finds of two branches, without the command line."""
+    monkeypatch.chdir(repository)
+    trees = [unpack(branch, repository.parent / f"{repository.name}-{branch}") for branch in (base, head)]
+    probe, labels = probe_of(load_suite("suite.toml"), names or None, "cpu")
+    return list(compare(*trees, probe, labels, context, seconds=seconds, margin=margin))
+
+
+def ab(repository, *arguments, code):
+    command = [sys.executable, "-W", "ignore", "-m", "bench", "ab", *arguments, "--suite", "suite.toml"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_slower_backward_is_found_and_nothing_but_the_changed_method_is_timed(repository):
+    shown = json.loads(ab(repository, "plain", "slow", "--seconds", "2", "--json", code=1))
+    assert shown["verdict"] == "slower"
+    assert shown["head"] == f"slow ({git(repository, 'rev-parse', 'slow')[:7]})"
+    (lora,) = shown["methods"]
+    assert lora["method"] == "lora(rank=8)"
+    phases = {phase["phase"]: phase for phase in lora["phases"]}
+    assert phases["backward"]["verdict"] == phases["step"]["verdict"] == "slower"
+    assert phases["backward"]["ratio"] > 2
+    assert len(phases["backward"]["blocks"]) == len(phases["backward"]["control_blocks"]) == 20
+
+
+def test_the_same_revision_differs_in_nothing_and_is_not_timed(repository):
+    assert "no method of suite differs in source" in ab(repository, "plain", "HEAD", code=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere", "plain"], "'nowhere' is no git revision here and no folder with methods/"),
+        (["plain", ".", "--methods", "lra"], "unknown method 'lra'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(repository, arguments, sentence):
+    assert sentence in ab(repository, *arguments, code=2)
+
+
+def test_methods_named_are_timed_although_nothing_differs(context, repository, monkeypatch):
+    (lora,) = found(context, repository, "plain", ".", "lora", seconds=2.0, margin=1.0, monkeypatch=monkeypatch)
+    assert [phase.phase for phase in lora.phases] == ["forward", "backward", "optimizer", "step"]
+    assert answers([lora], 1.0) == ["not slower: no phase of 1 method by more than 100 %"]
+
+
+def test_a_method_that_breaks_in_the_head_is_a_regression(context, repository, monkeypatch):
+    (lora,) = found(context, repository, "plain", "broken", monkeypatch=monkeypatch)
+    assert (lora.method, lora.failed, verdict([lora])) == ("lora(rank=8)", "head", "slower")
+    assert "has no attribute 'bass'" in lora.note
+
+
+def test_a_method_that_the_base_does_not_have_is_not_compared(context, repository, monkeypatch):
+    (ia3,) = found(context, repository, "older", "plain", monkeypatch=monkeypatch)
+    assert (ia3.method, ia3.failed, verdict([ia3])) == ("ia3", "base", "inconclusive")
+    assert "unknown method 'ia3'" in ia3.note
+    assert answers([ia3], 0.02)[0].startswith("inconclusive at 2 %: ia3")
+
+
+def test_a_head_that_computes_something_else_is_said(context, repository, monkeypatch):
+    git(repository, "checkout", "-q", "-b", "other", "plain")
+    lora = repository / "methods" / "lora.py"
+    lora.write_text(lora.read_text().replace("alpha=self.scale", "alpha=2 * self.scale"))
+    git(repository, *COMMIT, "other")
+    git(repository, "checkout", "-q", "plain")
+    (lora,) = found(context, repository, "plain", "other", monkeypatch=monkeypatch)
+    assert "the versions compute different things: loss" in lora.note
+
+
+def test_a_suite_without_a_cost_shape_is_refused():
+    smoke = load_suite("smoke")
+    with pytest.raises(BenchError, match=r"has no \[\[cost\]\] shape to time"):
+        probe_of(smoke.model_copy(update={"cost": ()}), None, "cpu")
+
+
+def test_a_revision_is_laid_out_as_it_was_committed(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository)
+    tree = unpack("slow", tmp_path / "slow")
+    assert tree.name.startswith("slow (")
+    assert "_ExtraWork" in (tree.path / "methods" / "lora.py").read_text()
+    assert "_ExtraWork" not in (unpack(".", tmp_path / "unused").path / "methods" / "lora.py").read_text()
+
+
+def test_a_revision_without_methods_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "readme").write_text("")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, *COMMIT, "Empty")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BenchError, match="has no methods/"):
+        unpack("HEAD", tmp_path / "x")
+
+
+def phase(shift, *, deviation=0.005, control=0.0, seed=0, name="backward"):
+    """A comparison whose blocks lie around ``shift`` and whose control lies around ``control``."""
+    draw = np.random.default_rng(seed)
+    blocks, controls = (tuple(draw.normal(mean, deviation, 20)) for mean in (shift, control))
+    return Comparison(
+        "lora", name, "cpu", 0.01, float(np.exp(shift)), (1, 1), Control(ratio=1, interval=(1, 1)), blocks, controls
+    )
+
+
+def judge(*phases, margin=0.02):
+    (found,) = judged([Compared("lora", phases)], margin)
+    return [phase.verdict for phase in found.phases]
+
+
+def test_verdicts_follow_from_where_the_whole_interval_lies():
+    shifts = (0.06, 0.001, -0.06, 0.02)
+    expected = ["slower", "not slower", "faster", "inconclusive"]
+    assert [judge(phase(shift))[0] for shift in shifts] == expected
+
+
+def test_what_the_control_shows_of_identical_code_is_no_slow_down():
+    assert judge(phase(0.04, control=0.0)) == ["slower"]
+    assert judge(phase(0.04, control=0.06)) == ["inconclusive"]
+
+
+def test_many_comparisons_share_one_level():
+    alone = judge(phase(0.0265, deviation=0.01))
+    among = judge(phase(0.0265, deviation=0.01), *(phase(0.02, seed=n) for n in range(1, 40)))
+    assert (alone[0], among[0]) == ("slower", "inconclusive")
+
+
+def test_identical_code_is_called_slower_in_no_more_than_one_of_twenty_comparisons():
+    false = sum("slower" in judge(*(phase(0.0, seed=4 * n + i) for i in range(4)), margin=0.0) for n in range(300))
+    assert false / 300 <= 0.05
+
+
+def test_a_head_that_fails_outweighs_what_is_not_known():
+    found = [Compared("a", failed="base", note="x"), Compared("b", failed="head", note="y")]
+    assert verdict(found) == "slower"
+    assert answers(found, 0.02) == ["slower: b fails in the head"]
+    assert verdict(found[:1]) == "inconclusive"
