@@ -71,13 +71,13 @@ def test_a_narrow_terminal_gets_the_columns_below_each_other(run, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")  # a dumb terminal has no width to go by
     text = shown(run, force_terminal=True, width=80, color_system=None)
     assert max(map(cell_len, text.partition("report  ")[0].splitlines())) <= 80
-    assert text.count("lora(rank=8)") == 2
+    assert len(re.findall(r"^lora\(rank=8\)", text, re.MULTILINE)) == 2
     assert "…" not in text
 
 
 def test_top_hides_methods_and_says_how_many(run):
     text = shown(run, top=4)
-    assert "pfeiffer_adapter" not in text
+    assert not re.search("^pfeiffer_adapter", text, re.MULTILINE)
     assert "9 more in the report" in text
 
 

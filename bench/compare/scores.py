@@ -18,7 +18,7 @@ MIN_SEEDS = 5
 """Fewer seeds carry no verdict about scores."""
 
 
-def _check_one_content(records: Sequence[ScoreRecord]) -> None:
+def check_one_content(records: Sequence[ScoreRecord]) -> None:
     """Refuse to compare scores that were taken on different rows of the same task."""
     seen: dict[str, ScoreRecord] = {}
     for record in records:
@@ -52,15 +52,19 @@ def _mean_over_seeds(scores: Mapping[tuple[str, int], float]) -> Interval | None
     return mean_interval(whole)[1] if whole else None
 
 
-def _obstacles(records: Sequence[ScoreRecord], pairs: Iterable[tuple[str, int]]) -> list[str]:
-    """Why a comparison of these records carries no verdict, as short phrases."""
+def doubts(records: Sequence[ScoreRecord], pairs: Iterable[tuple[str, int]]) -> list[str]:
+    """Why a comparison of these records over ``pairs`` of task and seed carries no verdict, as short phrases."""
     seeds = len({seed for _, seed in pairs})
     found = [f"{seeds} seed{'s' * (seeds != 1)}"] if seeds < MIN_SEEDS else []
     if any("synthetic" in r.flags or (r.task and r.task.source == "synthetic") for r in records):
         found.append("synthetic data")
     if any("random_weights" in r.flags or (r.backbone and r.backbone.weights == "random") for r in records):
         found.append("random weights")
-    return found
+    return found + _training_doubts(_flags(records))
+
+
+def _training_doubts(flags: Sequence[str]) -> list[str]:
+    return [name.replace("_", " ") for name in ("did_not_learn", "still_improving") if name in flags]
 
 
 def _flags(records: Iterable[ScoreRecord]) -> tuple[str, ...]:
@@ -85,7 +89,7 @@ def score_table(records: Iterable[Record], baseline: str, order: Sequence[str] =
         BenchError: The same task was read from different rows.
     """
     scores = score_records(records)
-    _check_one_content([record for record in scores if record.status == "ok"])
+    check_one_content([record for record in scores if record.status == "ok"])
     by_cell = cells(scores)
     grouped: dict[str, list[ScoreRecord]] = defaultdict(list)
     for record in scores:
@@ -111,10 +115,9 @@ def _score_row(
     row["low"], row["high"] = (pair.interval if pair else None) or (float("nan"), float("nan"))
     row["n_pairs"], row["dropped"] = (pair.n_pairs, pair.dropped) if pair else (0, 0)
     row["flags"] = _flags(done)
-    why = _obstacles(done, mine.keys() & theirs.keys())
-    why += [name.replace("_", " ") for name in ("did_not_learn", "still_improving") if name in row["flags"]]
-    other = [] if label == baseline else _flags(r for r in grouped.get(baseline, []) if r.status == "ok")
-    why += [f"{baseline} {n.replace('_', ' ')}" for n in ("did_not_learn", "still_improving") if n in other]
+    why = doubts(done, mine.keys() & theirs.keys())
+    other = () if label == baseline else _flags(r for r in grouped.get(baseline, []) if r.status == "ok")
+    why += [f"{baseline} {doubt}" for doubt in _training_doubts(other)]
     row["why"] = tuple(why)
     row["verdict"] = bool(pair and pair.interval) and not why
     counted = next((record for record in done if record.trainable_parameters), None)

@@ -9,7 +9,7 @@ import pandas as pd
 from bench import compare
 from bench.errors import BenchError
 from bench.record import Shape
-from bench.report import facts, scaling, verdicts
+from bench.report import facts, fronts, scaling, verdicts
 from bench.report import format as fmt
 from bench.report.format import markdown as text
 from bench.store import Run
@@ -40,6 +40,12 @@ HOW = (
     ("A/A control", "ratio", "the baseline against itself in the same rounds; times count when it stays within 3 %"),
     ("score", "points of 100", "main metric of the task on rows that training never saw; ± is 95 % over seeds"),
     ("difference", "points of 100", "paired by task and seed, pairs that both have; 95 % Student t"),
+    (
+        "on the front",
+        "probability",
+        "share of bootstrap draws: no method is cheaper and as good, or as cheap and better",
+    ),
+    ("average rank", "1 the best", "by score in each (task, seed) that all compared methods have; 95 % Student t"),
     ("bag of words", "points of 100", "logistic regression on word counts, same rows: what needs no language model"),
 )
 """Figure, unit, how it is measured."""
@@ -57,7 +63,7 @@ def write(run: Run) -> Path:
     """
     parts = [
         _head(run), _claims(run), _warnings(run), _provenance(run), _costs(run), _scaling(run), _scores(run),
-        _failures(run), _figures(run), _how(),
+        _fronts(run), _failures(run), _figures(run), _how(),
     ]  # fmt: skip
     path = run.folder / "report.md"
     try:
@@ -300,6 +306,15 @@ def _per_task(run: Run, mark: str) -> str:
         for (label, task), r in single.iterrows()
     ]  # fmt: skip
     return f"### Per task{mark}\n\n{table(head, rows)}"
+
+
+def _fronts(run: Run) -> str:
+    sentences, head, rows = fronts.table(run)
+    if not sentences:
+        return ""
+    mark = " (SYNTHETIC data)" if facts.is_synthetic(run) else ""
+    parts = [f"## Who is on the front{mark}", " ".join(map(text, sentences))]
+    return "\n\n".join([*parts, table(head, [[text(cell) for cell in row] for row in rows])] if rows else parts)
 
 
 def _failures(run: Run) -> str:

@@ -34,9 +34,7 @@ def score_against(run: Run, cost: str) -> "Figure | None":
     """
     scores = compare.score_table(run.records, run.suite["baseline"], facts.labels(run))
     costs = compare.cost_table(run.records, facts.labels(run))
-    value = costs[cost].astype(float)
-    if cost == "trainable_method":
-        value = value.fillna(scores[cost].astype(float))
+    value = compare.method_cost(run, facts.labels(run), cost)
     table = pd.DataFrame(
         {"cost": value, "mean": scores["mean"], "low": scores["mean_low"], "high": scores["mean_high"]}
     )

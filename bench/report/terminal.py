@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bench import compare
-from bench.report import facts, scaling, verdicts
+from bench.report import facts, fronts, scaling, verdicts
 from bench.report import format as fmt
 from bench.report.columns import Column, say, table, width_of
 from bench.store import Run
@@ -35,6 +35,9 @@ def render(run: Run, console: Console, *, top: int | None = None) -> None:
         for note in _notes(run, shown, hidden):
             say(console, f"  {note}", width, style="dim", hanging=4)
     scaling.render(run, console, width)
+    if (front := fronts.line(run)) is not None:
+        say(console, "")
+        say(console, f"front   {front}", width, hanging=8)
     _verdict(run, console, width)
     _failures(run, console, width)
     report = run.folder / "report.md"
