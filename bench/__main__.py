@@ -12,7 +12,9 @@ def main() -> None:
     try:
         app()
     except BenchError as error:
-        sys.stderr.write(f"error: {error}\n")
+        from bench.report.format import plain  # a file's own words, quoted, move no cursor and break no line
+
+        sys.stderr.write(f"error: {plain(error)}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command resumes\n")

@@ -42,10 +42,10 @@ def stale(ours: Reference, reference: Reference) -> str | None:
         }  # fmt: skip
         for key, (mine, theirs) in pairs.items():
             if mine != theirs:
-                return f"{key} is {mine!r} in the run but {theirs!r} in the reference"
+                return f"{_name(key)} is {mine!r} in the run but {theirs!r} in the reference"
     for task, scores in reference.scores.items():
         if task in ours.scores and ours.scores[task].content_sha256 != scores.content_sha256:
-            return f"the rows of task {task} have another content_sha256 than the reference's"
+            return f"the rows of task {_name(task)} have another content_sha256 than the reference's"
     known = [costs.shape for costs in reference.costs]
     other = [costs.shape for costs in ours.costs if costs.shape not in known]
     return f"the shape {_words(other[0])} stands in the run but not in the reference" if other else None
@@ -131,7 +131,12 @@ def _words(shape: dict[str, str | int | float | bool]) -> str:
     usual = {"dtype": "float32", "attention": "sdpa", "optimizer": "adamw_fused", "weights": "native", "device": "cpu"}
     rest = [f"{key} {value}" for key, value in shape.items()
             if key not in ("batch", "length") and value and value != usual.get(key)]  # fmt: skip
-    return ", ".join([f"{shape.get('batch')} x {shape.get('length')}", *rest])
+    return _name(", ".join([f"{shape.get('batch')} x {shape.get('length')}", *rest]))
+
+
+def _name(text: str) -> str:
+    """``text`` as it stands, quoted where it would move the cursor or break the line."""
+    return text if text.isprintable() else repr(text)
 
 
 def _differences(label: str, found: dict[str, Exact] | None, costs: Costs) -> Iterator[str]:

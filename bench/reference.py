@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from bench import compare
 from bench.errors import BenchError
 from bench.record import CostRecord, Record, ScoreRecord, Shape
-from bench.store import Run
+from bench.store import Run, strict_json
 
 DECIDING = ("torch", "transformers")
 """Packages whose version, but for the last number, decides a count."""
@@ -17,6 +17,7 @@ LEDGER = (
     "trainable_parameters", "delta_bytes", "flops", "bytes", "predicted_peak_memory_bytes", "merged_equals_base",
 )  # fmt: skip
 """Exact figures of a cost record."""
+AGAIN = "write it again with: python -m bench reference"
 Exact = int | bool
 
 
@@ -127,15 +128,19 @@ def read_reference(path: Path) -> Reference | None:
         BenchError: The file is no reference; the sentence names the field.
     """
     try:
-        return Reference.model_validate_json(path.read_bytes())
+        return Reference.model_validate(strict_json(path.read_bytes()))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BenchError(f"{path}: not a JSON reference ({error}); {AGAIN}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BenchError(f"{path}: {place}: {first['msg']}; write it again with: python -m bench reference") from error
+        raise BenchError(f"{path}: {place}: {first['msg']}; {AGAIN}") from error
+    except ValueError as error:
+        raise BenchError(f"{path}: {error}; {AGAIN}") from error
 
 
 def _shape_key(shape: Shape) -> dict[str, Any]:

@@ -5,17 +5,67 @@ import json
 import os
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from bench.errors import BenchError
 from bench.record import SCHEMA, Record
+from bench.sweep_table import Figure
 
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+_LARGEST = 1e100
+"""Numbers beyond it are no figure, and arithmetic on them would overflow."""
+
+
+class _Sweep(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    title: str
+    vary: str
+    values: list[int]
+    methods: list[str]
+    backbone: str = ""
+    dropout: float = 0.0
+
+
+class _Crossover(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    sweep: str
+    than_sweep: str = ""
+    method: str
+    than: str
+    figure: Figure
+
+
+class _Asked(BaseModel):
+    """What readers use of a resolved suite; claims have a model of their own."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    methods: list[str]
+    baseline: str
+    backbone: dict[str, Any]
+    question: str = ""
+    tasks: list[str] = []
+    seeds: list[int] = []
+    data: dict[str, Any] | str = ""
+    recipe: dict[str, Any] = {}
+    cost: list[dict[str, Any]] = []
+    sweep: list[_Sweep] = []
+    crossover: list[_Crossover] = []
+
+    @model_validator(mode="after")
+    def _of_known_sweeps(self) -> "_Asked":
+        titles = {sweep.title for sweep in self.sweep}
+        if unknown := {name for found in self.crossover for name in (found.sweep, found.than_sweep)} - titles - {""}:
+            raise ValueError(f"crossover names the sweep {min(unknown)!r}, which is not there")
+        return self
 
 
 @dataclass(frozen=True)
@@ -37,15 +87,18 @@ def read_run(folder: Path) -> Run:
     path = folder / "suite.toml"
     try:
         suite = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except FileNotFoundError as error:
+        make = f"python -m bench run --suite NAME --out {folder}"
+        raise BenchError(f"{path}: not a readable suite; give the folder of a run, or make one: {make}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BenchError(f"{path}: not a readable suite; give the folder of a run ({error})") from error
-    if missing := [key for key in ("name", "methods", "baseline", "backbone") if key not in suite]:
-        raise BenchError(f"{path}: {missing[0]} is missing; this is not the resolved suite of a run")
-    shapes: dict[str, type] = {"name": str, "methods": list, "baseline": str, "backbone": dict}
-    if wrong := [key for key, kind in shapes.items() if not isinstance(suite[key], kind)]:
-        raise BenchError(
-            f"{path}: {wrong[0]} = {suite[wrong[0]]!r} is damaged; this is not the resolved suite of a run"
-        )
+    try:
+        _Asked.model_validate(suite)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        wrong = "is missing" if first["type"] == "missing" else f"= {str(first['input'])[:80]} is damaged"
+        raise BenchError(f"{path}: {place} {wrong}; this is not the resolved suite of a run") from error
     return Run(folder, suite, tuple(read_records(folder / "records.jsonl")))
 
 
@@ -56,11 +109,12 @@ def read_records(path: Path) -> list[Record]:
         BenchError: A line before the last is no record, or an identity stands twice.
     """
     try:
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
-    torn = lines.pop() if lines else b""  # what follows the last line break was never finished
-    del torn
+    lines.pop()  # what follows the last line break was never finished
     records, seen = [], set()
     for number, line in enumerate(lines, start=1):
         record = _parse(line, f"{path}:{number}")
@@ -71,9 +125,42 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
+def strict_json(text: bytes) -> Any:
+    """Parse JSON that holds no key twice, as a bad merge leaves it, no NaN and no number that overflows.
+
+    Raises:
+        ValueError: ``text`` is no such JSON.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(
+        text, object_pairs_hook=_once, parse_constant=_refuse, parse_int=_number(int), parse_float=_number(float)
+    )
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return values
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _number(kind: type[int] | type[float]) -> Callable[[str], int | float]:
+    def parse(digits: str) -> int | float:
+        if len(digits) > 400 or abs(value := kind(digits)) > _LARGEST:
+            raise ValueError(f"{digits[:20]} is too large a number")
+        return value
+
+    return parse
+
+
 def _parse(line: bytes, where: str) -> Record:
     try:
-        values = json.loads(line)
+        values = strict_json(line)
         schema = values.get("schema") if isinstance(values, dict) else None
         if schema != SCHEMA:
             raise BenchError(f"{where}: schema {schema!r}; this version reads schema {SCHEMA}")
@@ -169,9 +256,11 @@ def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -
         if fresh and records.exists():
             records.replace(folder / f"records-{time.time_ns()}.jsonl")
         _check_same_suite(folder / "suite.toml", suite, fresh)
+        store = Store(
+            folder, read_records(records)
+        )  # before anything is written: a file that is refused stays as it is
         (folder / "suite.toml").write_text(tomli_w.dumps(suite), encoding="utf-8")
         _mend(records)
-        store = Store(folder, read_records(records))
     except OSError as error:
         lock.release()
         raise BenchError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
@@ -185,20 +274,30 @@ def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -
 
 
 def _check_same_suite(path: Path, suite: Mapping[str, Any], fresh: bool) -> None:
-    if fresh or not path.exists() or not (path.parent / "records.jsonl").exists():
-        return
+    """Refuse a folder of another suite, also one without records: its file may be a suite that a person wrote."""
     try:
         standing = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except FileNotFoundError:
+        return
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BenchError(f"{path}: not a readable suite ({error}); give another --out") from error
-    if standing != suite:
-        keys = sorted(key for key in {*standing, *suite} if standing.get(key) != suite.get(key))
-        raise BenchError(f"{path}: holds another suite ({', '.join(keys)} differ); give another --out or --fresh")
+    if standing == suite:
+        return
+    if fresh and "methods" in standing:  # a resolved one: a run's own, not a person's
+        path.replace(path.with_name(f"suite-{time.time_ns()}.toml"))
+        return
+    keys = sorted(key for key in {*standing, *suite} if standing.get(key) != suite.get(key))
+    remedy = "give another --out" + (" or --fresh" if "methods" in standing else "")
+    raise BenchError(f"{path}: holds another suite ({', '.join(keys)} differ); {remedy}")
 
 
 def _mend(path: Path) -> None:
-    """Cut a torn last line off, as a killed run leaves it."""
-    if path.exists():
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            os.truncate(path, content.rfind(b"\n") + 1)
+    """Move a torn last line, as a killed run leaves it, to ``records.torn``: no byte is lost, whosever it was."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if torn := content[whole:]:
+        with path.with_name("records.torn").open("ab") as aside:
+            aside.write(torn + b"\n")
+            aside.flush()
+            os.fsync(aside.fileno())
+        os.truncate(path, whole)

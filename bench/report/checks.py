@@ -40,7 +40,7 @@ def as_json(checks: Sequence[Check]) -> str:
 def screen(title: str, checks: Sequence[Check]) -> list[str]:
     """Lines to print: findings, `SHOWN` at most, then the verdict; where GitHub runs the gate, annotations too."""
     found = lines(checks)
-    shown = [f"{kind:<12}  {line}" for kind, line in found[:SHOWN]]
+    shown = [f"{kind:<12}  {fmt.plain(line)}" for kind, line in found[:SHOWN]]
     if (hidden := len(found) - SHOWN) > 0:
         shown.append(f"{hidden} more; --json shows all")
     shown.append(f"{overall(checks):<12}  {title}: {tally(checks)}")
@@ -77,7 +77,8 @@ def annotations(checks: Sequence[Check]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return "".join(character if character.isprintable() else " " for character in escaped)
 
 
 def junit(title: str, checks: Sequence[Check]) -> bytes:
