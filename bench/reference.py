@@ -88,7 +88,7 @@ def figures_of(run: Run) -> Reference:
     costs = tuple(_costs(run, shape) for shape in compare.cost_shapes(run.records))
     scores = _scores(compare.score_records(run.records))
     if not any(found.methods for found in costs) and not scores:
-        raise BenchError(f"{run.folder}: no records to make a reference of; finish the run first")
+        raise BenchError(f"{run.folder}: no records to make a reference of; finish the run first: {run.command}")
     versions = run.records[0].environment["versions"]
     backbone = next((r.backbone for r in run.records if r.backbone is not None), None)
     if backbone is None:

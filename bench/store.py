@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,6 +77,14 @@ class Run:
     suite: dict[str, Any]
     """The resolved suite."""
     records: tuple[Record, ...]
+
+    @property
+    def command(self) -> str:
+        """What fills the folder, but for options that narrow the suite; quoted for a shell."""
+        costs = self.suite.get("cost") or ()
+        counted = costs and not self.suite.get("tasks") and not any(cost.get("timed", True) for cost in costs)
+        words = ["run", "--suite", self.suite["name"], "--out", str(self.folder), *(["--counts"] if counted else [])]
+        return shlex.join(["python", "-m", "bench", *words])
 
 
 def read_run(folder: Path) -> Run:

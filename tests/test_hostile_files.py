@@ -324,3 +324,33 @@ def test_hostile_names_stay_text_on_every_screen_and_in_every_file(folder, monke
         assert (code, out) == (4, "")
         assert printable(err)
         assert len(err.splitlines()) == 1
+
+
+def test_a_folder_without_records_says_what_is_missing_and_what_fills_it(folder):
+    (folder / "records.jsonl").unlink()
+    (folder / "plots").mkdir()
+    fill = f"python -m bench run --suite glue-small --out {folder}"
+    code, out, _ = bench("report", folder)
+    shown = "".join(out.split())  # a long path may be broken over lines
+    assert code == 0
+    assert "missingallrecords" in shown
+    assert fill.replace(" ", "") in shown
+    assert "missing: all records" in (folder / "report.md").read_text()
+    for command in (
+        ("gate", folder, "--reference", folder / "reference.json"),
+        ("reference", folder, "-o", folder / "x"),
+    ):
+        code, out, err = bench(*command)
+        assert (code, out) == (2, "")
+        assert f"finish the run first: {fill}" in err
+    (folder / "suite.toml").unlink()
+    code, _, err = bench("report", folder)
+    assert code == 2
+    assert f"or make one: python -m bench run --suite NAME --out {folder}" in err
+
+
+def test_a_folder_that_only_counts_is_filled_by_counting(folder):
+    (folder / "records.jsonl").unlink()
+    suite = tomllib.loads((folder / "suite.toml").read_text())
+    write_folder(folder, suite | {"tasks": [], "cost": [{"batch": 1, "length": 2, "timed": False}]}, [])
+    assert bench("reference", folder, "-o", folder / "x")[2].endswith(f"--out {folder} --counts\n")

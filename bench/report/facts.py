@@ -119,7 +119,10 @@ def control(run: Run) -> str | None:
 
 
 def progress(run: Run) -> dict[str, str]:
-    """``counts``, ``costs`` and ``scores`` lines: done of asked; a part that was not asked for is absent."""
+    """``counts``, ``costs`` and ``scores`` lines: done of asked; a part that was not asked for is absent.
+
+    ``missing`` says how a folder without a record is filled.
+    """
     lines = {}
     counts = compare.count_records(run.records)
     if counts or run.suite.get("sweep"):
@@ -140,6 +143,11 @@ def progress(run: Run) -> dict[str, str]:
         failed = sum(r.status != "ok" for r in found)
         if noun in lines and failed:
             lines[noun] += f", {failed} FAILED"
+    if not run.records:
+        lines["missing"] = (
+            "all records, nothing was measured here yet; with the options that the run began with, this fills the "
+            f"folder: {plain(run.command)}"
+        )
     return lines
 
 
