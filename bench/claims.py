@@ -203,7 +203,8 @@ def _cut_short(run: Run, record: CostRecord, claim: ClaimTable, logs: NDArray[np
     open_to_it = min(within_p(logs, low, high), outside_p(logs, low, high)) >= LEVEL / LOOKS
     if len(logs) >= most or not open_to_it:
         return ""
-    return f"{EXTRA_SECONDS:.0f} s for extra blocks were up after {len(logs)} blocks of at most {most}"
+    seconds = same[0].get("extra_seconds", EXTRA_SECONDS)
+    return f"{seconds:g} s for extra blocks were up after {len(logs)} blocks of at most {most}"
 
 
 def _against(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord) -> Any:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench import backbone
 from bench.backbone import BackboneSpec
-from bench.claim_table import TimedBound
+from bench.claim_table import EXTRA_SECONDS, TimedBound
 from bench.environment import versions
 from bench.identity import sha256_of, source_hash
 from bench.record import SCHEMA, Attention, Dtype, Optimizer, TaskUsed
@@ -75,6 +75,8 @@ class Probe(_Job):
     """Whether a step is taken and timed, and inference with it; without, all is counted."""
     blocks: int
     rounds: int
+    extra_seconds: float = EXTRA_SECONDS
+    """For the blocks of one measurement beyond ``blocks``."""
     threads: int | None = None
     """Torch threads; one for each core where None."""
     latency_batches: tuple[int, ...]

@@ -165,7 +165,7 @@ def _resolved(
         resolved["data"] = {k: v for k, v in dataclasses.asdict(source).items() if v is not None}
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
     shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
-    shape |= {"latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile", "timed"}
+    shape |= {"extra_seconds", "latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile", "timed"}
     if suite.claim:
         resolved["claims"] = [claim.model_dump(mode="json", exclude_none=True) for claim in suite.claim]
     resolved["cost"] = [probe.model_dump(mode="json", include=shape) for probe in probes]

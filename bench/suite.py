@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench import registry
-from bench.claim_table import Bounds, ClaimTable, check_claims
+from bench.claim_table import EXTRA_SECONDS, Bounds, ClaimTable, check_claims
 from bench.errors import BenchError, unknown
 from bench.record import Attention, Dtype, Optimizer
 from bench.sweep_table import CrossoverTable, SweepTable, check_sweeps
@@ -118,6 +118,8 @@ class CostTable(_Table):
     """Timing blocks; intervals resample blocks."""
     rounds: int = Field(default=1, ge=1)
     """Rounds per block; each round times every method once in random order."""
+    extra_seconds: float = Field(default=EXTRA_SECONDS, ge=0)
+    """Seconds that training steps, and latency at each batch, may take for blocks that an open claim asks for."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
     latency_batches: tuple[int, ...] = (1, 32)

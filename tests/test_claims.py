@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bench.claim_table import EXTRA_SECONDS, Bounds, ClaimTable
+from bench.claim_table import Bounds, ClaimTable
 from bench.claims import judge
 from bench.errors import BenchError
 from bench.record import Control, Timing
@@ -177,13 +177,13 @@ def test_a_claim_that_stayed_open_when_time_was_up_says_so(tmp_path, taken, said
     logs = np.resize([0.05, -0.04, 0.02, -0.03], taken)
     blind, run = Control(ratio=1.0, interval=(0.999, 1.001)), glue_small(tmp_path)
     for cost_table in (
-        {"batch": 32, "length": 64, "blocks": 4},
+        {"batch": 32, "length": 64, "blocks": 4, "extra_seconds": 45.0},
         {"batch": 32, "length": 64},
         {"batch": 8, "blocks": 4},
     ):
         asked = replace(run, suite=run.suite | {"cost": [cost_table]}, records=tuple(timed_pair(logs, blind)))
         (outcome,) = judged(asked, metric="backward_seconds", versus="full", ratio={"max": 1.0}).outcomes
-        told = f"{EXTRA_SECONDS:.0f} s for extra blocks were up after {taken} blocks of at most 12"
+        told = f"45 s for extra blocks were up after {taken} blocks of at most 12"
         assert (told in outcome.why) is (said and cost_table.get("batch") == 32 and "blocks" in cost_table)
         clear = judged(asked, metric="backward_seconds", versus="full", ratio={"max": 2.0}).outcomes[0]
         assert (clear.verdict, clear.why) == ("pass", "")

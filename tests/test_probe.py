@@ -178,8 +178,9 @@ def test_the_form_of_the_step_is_measured_and_stands_in_the_record(changes: dict
 
 
 def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_does_not() -> None:
-    def blocks(**values: Any) -> tuple[int, int]:
-        _, head = run_probe(probe("full", "head", latency_batches=(1,), bounds=(TimedBound(**values),)))
+    def blocks(*, extra_seconds: float = 60.0, **values: Any) -> tuple[int, int]:
+        asked = probe("full", "head", latency_batches=(1,), bounds=(TimedBound(**values),), extra_seconds=extra_seconds)
+        _, head = run_probe(asked)
         return len(head.backward_seconds.samples), len(head.latency_seconds.unmerged.batch_1.samples)
 
     itself = {
@@ -188,6 +189,7 @@ def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_d
         "versus": "full",
     }  # ratio 1 in every block, whatever the luck
     assert blocks(**itself, bounds=Bounds(min=1.0)) == (6, 2)
+    assert blocks(**itself, bounds=Bounds(min=1.0), extra_seconds=0.0) == (2, 2)
     assert blocks(**itself, bounds=Bounds(min=0.5)) == (2, 2)
     latency = {"phase": "latency", "batch": 1, "method": "head", "versus": "base"}
     assert blocks(**latency, bounds=Bounds(min=1e-300, max=1e300)) == (2, 2)

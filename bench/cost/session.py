@@ -203,8 +203,9 @@ class Session:
             self._progress(line.format(f"{done}/{blocks * -(-done // blocks)}"))
 
         samples, errors = interleave(
-            arms, blocks=blocks, rounds=rounds, on_block=on_block, enough=lambda found: decided(found, asked)
-        )
+            arms, blocks=blocks, rounds=rounds, on_block=on_block, enough=lambda found: decided(found, asked),
+            extra_seconds=self._probe.extra_seconds,
+        )  # fmt: skip
         for key, error in errors.items():
             if (label := key.partition("\0")[0]) in self._findings:
                 self._findings[label].fail(error)
