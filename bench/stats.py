@@ -274,8 +274,14 @@ def front_probability(
     for _ in range(resamples):
         means = []
         for task in rng.integers(len(tasks), size=len(tasks)):
-            values = tasks[task]
-            seeds, items = (rng.integers(size, size=size) for size in values.shape[1:])
-            means.append(values[:, seeds][:, :, items].mean(axis=(1, 2)))
+            methods, seeds, items = tasks[task].shape
+            # drawn as how often each one comes: products read the scores once and copy none
+            by_seed = tasks[task].reshape(-1, items) @ (_times_drawn(rng, items) / items)
+            means.append(by_seed.reshape(methods, seeds) @ (_times_drawn(rng, seeds) / seeds))
         hits += pareto_front(np.column_stack([costs, np.mean(means, axis=0)]))
     return hits / resamples
+
+
+def _times_drawn(rng: np.random.Generator, size: int) -> NDArray[np.int64]:
+    """How often each of ``size`` things comes in as many draws with replacement."""
+    return np.bincount(rng.integers(size, size=size), minlength=size)
