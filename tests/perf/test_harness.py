@@ -105,7 +105,7 @@ def test_the_first_step_comes_within_a_second_of_a_warm_start(benchmark, warm):
         waits.append(time.perf_counter() - start)
         events.close()
 
-    benchmark.pedantic(first_step, rounds=5, iterations=1)
+    benchmark.pedantic(first_step, rounds=15, iterations=1)  # wall time: the best of many is the steadiest there is
     assert statistics.median(waits) < 1.0
 
 
