@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA = 1
 """Version of the record format. 1: first format."""
@@ -253,6 +253,12 @@ class ScoreRecord(_Common):
     prepare_seconds: float | None = None
     predictions_sha256: str | None = None
     """Hash of the per-example predictions in the parquet sidecar ``predictions/<id>.parquet``."""
+
+    @model_validator(mode="after")
+    def _scored(self) -> "ScoreRecord":
+        if self.status == "ok" and self.score is None:
+            raise ValueError("status is ok but there is no score")
+        return self
 
 
 class CostRecord(_Common):

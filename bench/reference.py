@@ -193,5 +193,7 @@ def _task_scores(records: list[ScoreRecord]) -> Scores:
     for record in records:
         assert record.score is not None, "a record that is ok has its score"
         methods.setdefault(record.method.label, {})[record.seed] = record.score
-    content = next(record.task.content_sha256 for record in records if record.task is not None)
+    content = next((record.task.content_sha256 for record in records if record.task is not None), None)
+    if content is None:
+        raise BenchError(f"no score record of task {records[0].task_name!r} knows its rows; measure again with --fresh")
     return Scores(content_sha256=content, methods=methods)

@@ -300,6 +300,23 @@ def test_a_damaged_place_is_named(folder, name, old, new, sentence):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"score": None}, "status is ok but there is no score"),
+        ({"task": None}, "no score record of task 'sst2' knows its rows"),
+    ],
+)
+def test_a_score_without_its_figure_or_rows_is_refused(folder, change, sentence):
+    suite = tomllib.loads((folder / "suite.toml").read_text())
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    scored = [record | change for record in records if record["kind"] == "score" and record["task_name"] == "sst2"]
+    write_folder(folder, suite, [records[0], *scored])
+    code, out, err = bench("gate", folder, "--reference", folder / "reference.json")
+    assert (code, out) == (2, "")
+    assert sentence in err
+
+
 def test_hostile_names_stay_text_on_every_screen_and_in_every_file(folder, monkeypatch):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     lines = (folder / "records.jsonl").read_text().splitlines()
