@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench import record
+from bench.downloads import limit_silence, reason
 from bench.errors import BenchError, unknown
 from bench.resize import resize
 
@@ -190,6 +191,7 @@ def _wheel(pinned: Pinned) -> Path | None:
 def _hub(name: str, revision: str, fetched: tuple[str, ...] = _FETCHED) -> Path:
     from huggingface_hub import snapshot_download
 
+    limit_silence()
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(fetched)))
     except Exception as error:  # offline, unknown id, no access: the hub library has a dozen types for it
@@ -197,8 +199,8 @@ def _hub(name: str, revision: str, fetched: tuple[str, ...] = _FETCHED) -> Path:
         near = difflib.get_close_matches(name, SHAPES, n=1)
         remedy += f", or name the shape {near[0]!r}" if near else ""
         raise BenchError(
-            f"backbone {name!r} at {revision} is neither cached nor reachable ({type(error).__name__}); "
-            f"connect to the hub once{remedy}"
+            f"backbone {name!r} at {revision} is neither cached nor to be had from the hub "
+            f"({reason(error)}); connect to the hub once{remedy}"
         ) from error
 
 

@@ -50,7 +50,7 @@ def test_random_weights_depend_on_the_seed_alone():
 def test_unknown_shape_and_unreachable_weights_are_named():
     with pytest.raises(BenchError, match=r"unknown backbone shape 'bert-bse'.*Did you mean 'bert-base'"):
         backbone.resolve("bert-bse", "random")
-    with pytest.raises(BenchError, match="'nobody/nothing' at main is neither cached nor reachable"):
+    with pytest.raises(BenchError, match="'nobody/nothing' at main is neither cached nor to be had"):
         backbone.resolve("nobody/nothing", "pretrained")
     with pytest.raises(BenchError, match="is a shape without weights"):
         backbone.resolve("bert-base", "pretrained")

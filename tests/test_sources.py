@@ -59,7 +59,7 @@ def no_hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for name in hub.OFFLINE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(hub, "answers", lambda: False)
+    monkeypatch.setattr(hub, "refusal", lambda: "hub not reached")
 
 
 # resolving
@@ -72,19 +72,19 @@ def test_auto_without_a_hub_is_synthetic_and_says_so(no_hub):
 
 
 def test_auto_takes_the_hub_that_answers(no_hub, monkeypatch):
-    monkeypatch.setattr(hub, "answers", lambda: True)
+    monkeypatch.setattr(hub, "refusal", lambda: None)
     assert resolve_source("auto", ["qnli"]).kind == "hub"
 
 
 @pytest.mark.parametrize("variable", hub.OFFLINE_VARIABLES)
 def test_auto_never_asks_the_hub_when_told_to_be_offline(no_hub, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(hub, "answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "refusal", lambda: pytest.fail("asked the hub"))
     assert f"{variable} is set" in resolve_source("auto", ["sst2"]).reason
 
 
 def test_auto_prefers_what_is_cached(no_hub, monkeypatch):
-    monkeypatch.setattr(hub, "answers", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(hub, "refusal", lambda: pytest.fail("asked the hub"))
     spec = TASKS["sst2"]
     folder = hub.cache_folder(spec)
     folder.mkdir(parents=True)
@@ -109,7 +109,7 @@ def test_a_silent_hub_costs_at_most_the_probe(monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
         started = time.monotonic()
-        assert hub.answers() is False
+        assert hub.refusal() == "hub not reached"
         assert time.monotonic() - started < 2
 
 

@@ -1,5 +1,6 @@
 """GLUE from the hub: what is cached, whether the hub answers, and loading; asks the network only when called."""
 
+import http.client
 import os
 import threading
 import urllib.error
@@ -7,6 +8,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.downloads import limit_silence, reason
 from bench.errors import BenchError
 from bench.tasks.folder import parse_label
 from bench.tasks.glue import HUB_ID, HUB_REVISION, TaskSpec
@@ -42,24 +44,27 @@ def cached(specs: Sequence[TaskSpec]) -> bool:
     return all(_arrow_files(spec, split) for spec in specs for split in (spec.train_split, spec.test_split))
 
 
-def answers() -> bool:
-    """Whether the hub shows the pinned revision within ``PROBE_SECONDS``, name resolution included."""
+def refusal() -> str | None:
+    """Why the hub gives nothing, or None where it shows the pinned revision within ``PROBE_SECONDS``."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{endpoint}/api/datasets/{HUB_ID}/revision/{HUB_REVISION}"
-    good = threading.Event()
+    heard = []
 
     def ask() -> None:
         try:
             with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as response:
-                if response.status == 200:
-                    good.set()
-        except (OSError, ValueError):  # unreachable, refused, or an endpoint that is no address: no answer
+                heard.append(response.status)
+        except urllib.error.HTTPError as error:
+            heard.append(error.code)
+        except (OSError, ValueError, http.client.HTTPException):  # unreachable, no address, no HTTP: no answer
             return
 
     asking = threading.Thread(target=ask, daemon=True)  # a resolver may hang longer than any socket timeout
     asking.start()
     asking.join(PROBE_SECONDS)
-    return good.is_set()
+    if not heard:
+        return "hub not reached"
+    return None if heard[0] == 200 else f"the hub answered {heard[0]} at revision {HUB_REVISION[:7]}"
 
 
 def read_hub(spec: TaskSpec) -> tuple[Rows, Rows]:
@@ -68,26 +73,41 @@ def read_hub(spec: TaskSpec) -> tuple[Rows, Rows]:
     Raises:
         BenchError: It is neither cached nor to be had.
     """
+    if not cached([spec]):
+        _prepare(spec)
+    return _rows(spec, spec.train_split), _rows(spec, spec.test_split)
+
+
+def _prepare(spec: TaskSpec) -> None:
+    """Let ``datasets`` download task ``spec`` and write its cache."""
     import datasets
 
-    splits = (spec.train_split, spec.test_split)
-    if cached([spec]):
-        tables = [
-            datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in _arrow_files(spec, split)])
-            for split in splits
-        ]
-    else:
-        try:
-            loaded = datasets.load_dataset(HUB_ID, spec.name, revision=HUB_REVISION)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise BenchError(
-                f"{HUB_ID}: {spec.name} cannot be loaded ({error}); use --data DIR or --data synthetic"
-            ) from error
-        tables = [loaded[split] for split in splits]
-    return _rows(spec, tables[0]), _rows(spec, tables[1])
+    limit_silence()
+    try:
+        datasets.load_dataset(HUB_ID, spec.name, revision=HUB_REVISION)
+    except Exception as error:  # the libraries below have a dozen types for what a hub or a file can do
+        raise BenchError(
+            f"{HUB_ID}: {spec.name} cannot be loaded ({reason(error)}); "
+            "try again, or use --data DIR or --data synthetic"
+        ) from error
+    if not cached([spec]):
+        raise BenchError(
+            f"{HUB_ID}: {spec.name} was loaded, but its splits {spec.train_split} and {spec.test_split} are not under "
+            f"{cache_folder(spec)}; use --data DIR or --data synthetic"
+        )
 
 
-def _rows(spec: TaskSpec, table: "datasets.Dataset") -> Rows:  # type: ignore[name-defined] # noqa: F821
-    columns = [list(table[column]) for column in spec.text]
-    labels = [parse_label(spec, value, f"{HUB_ID}: {spec.name}") for value in table["label"]]
+def _rows(spec: TaskSpec, split: str) -> Rows:
+    import datasets
+
+    where = f"{HUB_ID}: {spec.name}"
+    try:
+        parts = [datasets.Dataset.from_file(str(path)) for path in _arrow_files(spec, split)]
+        table = datasets.concatenate_datasets(parts)
+        columns = [list(table[column]) for column in (*spec.text, "label")]
+    except Exception as error:  # a file cut short, or of another form: each reader fails in its own way
+        raise BenchError(
+            f"{where}: the cached split {split} cannot be read ({reason(error)}); remove {cache_folder(spec)}"
+        ) from error
+    labels = [parse_label(spec, value, where) for value in columns.pop()]
     return Rows(tuple(zip(*columns, strict=True)), tuple(labels))

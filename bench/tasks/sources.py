@@ -63,9 +63,9 @@ def resolve_source(data: str, tasks: Sequence[str]) -> Source:
     if hub.cached(specs):
         return Source("hub", None, f"GLUE ({', '.join(names)}) from {HUB_ID}, cached")
     variable = hub.offline()
-    if variable is None and hub.answers():
+    why = hub.refusal() if variable is None else f"hub not asked: {variable} is set"
+    if why is None:
         return Source("hub", None, f"GLUE ({', '.join(names)}) from {HUB_ID}")
-    why = "hub not reached" if variable is None else f"hub not asked: {variable} is set"
     if data == "hub":
         raise BenchError(f"--data hub: {HUB_ID} is not cached ({why}); use --data DIR or --data synthetic")
     return _synthetic(names, why)
