@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+LARGE = {".parquet", ".safetensors"}
+"""Files that the hub keeps in a store of its own, to which it redirects: another host, as ``localhost`` is here."""
+
 
 class Hub(ThreadingHTTPServer):
     """Serves ``root/{datasets,models}/owner/name/revision``; every request is noted, and some may be answered badly."""
@@ -55,14 +58,14 @@ class _Answer(BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
-        self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        self._answer()
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_GET
 
     def log_message(self, *_) -> None:
         pass
 
-    def _answer(self, body: bytes) -> None:
+    def _answer(self) -> None:
         request = f"{self.command} {urllib.parse.unquote(self.path)}"
         self.server.asked.append(request)
         self.fault = self.server.fault(request)
@@ -72,15 +75,15 @@ class _Answer(BaseHTTPRequestHandler):
         elif self.fault and self.fault.isdigit():
             self._json({"error": "as the test asked"}, int(self.fault))
         else:
-            self._route(urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).strip("/"), body)
+            self._route(urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).strip("/"))
 
-    def _route(self, path: str, body: bytes) -> None:
-        api = re.fullmatch(
-            r"api/(datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?", path
-        )
+    def _route(self, path: str) -> None:
+        api = re.fullmatch(r"api/(datasets|models)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.*))?)?", path)
         file = re.fullmatch(r"(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if api:
-            self._about(*api.groups(), body)
+            self._about(*api.groups())
+        elif path.startswith("store/"):
+            self._send(200, (self.server.root / path.removeprefix("store/")).read_bytes(), {"Accept-Ranges": "bytes"})
         elif file:
             kind, name, revision, inside = file.groups()
             self._file((kind or "models/").strip("/"), name, revision, inside)
@@ -99,7 +102,7 @@ class _Answer(BaseHTTPRequestHandler):
             return None
         return found[0]
 
-    def _about(self, kind: str, name: str, what: str | None, revision: str | None, inside: str | None, body: bytes):
+    def _about(self, kind: str, name: str, what: str | None, revision: str | None, inside: str | None):
         folder = self._folder(kind, name, revision)
         if folder is None:
             return
@@ -108,9 +111,6 @@ class _Answer(BaseHTTPRequestHandler):
             recursive = "recursive=true" in self.path.lower() or "recursive=1" in self.path
             paths = sorted(home.rglob("*") if recursive else home.iterdir()) if home.is_dir() else []
             self._json([_entry(path, folder) for path in paths], 200 if home.is_dir() else 404)
-        elif what == "paths-info":
-            wanted = _paths(body, self.headers.get("Content-Type", ""))
-            self._json([_entry(folder / path, folder) for path in wanted if (folder / path).exists()])
         else:
             files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             siblings = [{"rfilename": path.relative_to(folder).as_posix()} for path in files]
@@ -129,9 +129,14 @@ class _Answer(BaseHTTPRequestHandler):
             self._json({"error": "Entry not found"}, 404, commit | {"X-Error-Code": "EntryNotFound"})
             return
         content = path.read_bytes()
-        self._send(
-            200, content, commit | {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Accept-Ranges": "bytes"}
-        )
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        if path.suffix in LARGE:
+            linked = {"X-Linked-Etag": etag, "X-Linked-Size": str(len(content))}
+            inside = path.relative_to(self.server.root).as_posix()
+            place = f"http://localhost:{self.server.server_address[1]}/store/{inside}"
+            self._send(302, b"", commit | linked | {"Location": place})
+        else:
+            self._send(200, content, commit | {"ETag": etag, "Accept-Ranges": "bytes"})
 
     def _json(self, value, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"} | (headers or {}))
@@ -152,12 +157,6 @@ class _Answer(BaseHTTPRequestHandler):
             self.wfile.write(part[: len(part) // 2] if self.fault == "truncated" else part)
         if self.fault == "truncated":
             self.close_connection = True
-
-
-def _paths(body: bytes, content_type: str) -> list[str]:
-    if "json" in content_type:
-        return json.loads(body)["paths"]
-    return urllib.parse.parse_qs(body.decode()).get("paths", [])
 
 
 def _entry(path: Path, folder: Path) -> dict[str, object]:
