@@ -20,7 +20,7 @@ LEVELS = (
     ("probe", "counts"),
     ("executors",),
     ("runner", "ab", "compare", "claims", "reference", "gate", "scaling", "predict", "listing"),
-    ("report",),
+    ("report", "picks"),
     ("display", "options"),
     ("cli",),
     ("__main__",),

@@ -8,21 +8,14 @@ import pandas as pd
 
 from bench import compare
 from bench.errors import BenchError
+from bench.picks import picks
 from bench.record import Shape
 from bench.report import facts, fronts, scaling, verdicts
 from bench.report import format as fmt
 from bench.report.format import markdown as text
+from bench.report.plots import PLOTS
 from bench.store import Run
 
-FIGURES = {
-    "score-parameters": "Mean score against the trainable parameters of each method.",
-    "score-memory": "Mean score against the peak memory of one training step.",
-    "step-time": "Time of forward, backward and optimizer of one training step.",
-    "latency": "Inference time against the base model, as trained and merged.",
-    "score-task": "Score of each method on each task.",
-    "backward-depth": "Backward FLOPs of each method at each depth, against the baseline.",
-    "scaling": "Peak memory of each method as length, batch, depth or width grows.",
-}
 HOW = (
     ("trained", "parameters", "unique tensors that need a gradient; the task head is counted apart"),
     ("stored per task", "bytes", "what inference needs beside the backbone and the head"),
@@ -62,8 +55,8 @@ def write(run: Run) -> Path:
         BenchError: The folder cannot be written, or the records cannot be compared.
     """
     parts = [
-        _head(run), _claims(run), _warnings(run), _provenance(run), _costs(run), _scaling(run), _scores(run),
-        _fronts(run), _failures(run), _figures(run), _how(),
+        _head(run), _claims(run), _picks(run), _warnings(run), _provenance(run), _costs(run), _scaling(run),
+        _scores(run), _fronts(run), _failures(run), _figures(run), _how(),
     ]  # fmt: skip
     path = run.folder / "report.md"
     try:
@@ -103,6 +96,16 @@ def _claims(run: Run) -> str:
         "`inconclusive` where the interval straddles the bound, `invalid` where the A/A control was not quiet."
     )
     return "## Claims\n\n" + table(("verdict", "claim"), rows).replace("---:", "---") + "\n\n" + how
+
+
+def _picks(run: Run) -> str:
+    rows = [
+        (found.need, text(", ".join(found.methods)) or fmt.MISSING, text(found.why), text(found.rule))
+        for found in picks(run)
+    ]
+    if not rows:
+        return ""
+    return "## I need\n\n" + table(("need", "pick", "figures and doubts", "rule"), rows).replace("---:", "---")
 
 
 def _warnings(run: Run) -> str:
@@ -336,9 +339,9 @@ def _failures(run: Run) -> str:
 
 def _figures(run: Run) -> str:
     shown = [
-        f"![{what}](plots/{name}.png)\n\n{what} [SVG](plots/{name}.svg)"
-        for name, what in FIGURES.items()
-        if (run.folder / "plots" / f"{name}.png").exists()
+        f"![{plot.alt}](plots/{plot.name}.png)\n\n{plot.alt} [SVG](plots/{plot.name}.svg)"
+        for plot in PLOTS
+        if (run.folder / "plots" / f"{plot.name}.png").exists()
     ]
     return "## Figures\n\n" + "\n\n".join(shown) if shown else ""
 
