@@ -1,6 +1,7 @@
 """Draws a run as PNG and SVG, one look for every method in every figure; computes no figure of its own."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,43 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@dataclass(frozen=True)
+class Plot:
+    """One figure that a run may have."""
+
+    name: str
+    """Stem of its files: ``plots/NAME.png`` and ``plots/NAME.svg``."""
+    title: str
+    """What it shows, as a heading."""
+    alt: str
+    """What a reader who cannot see it must know: one sentence, which also stands below it."""
+
+
+PLOTS = (
+    Plot("backward-depth", "Backward by depth", "Backward FLOPs of each method at each depth, against the baseline."),
+    Plot(
+        "backward-anatomy",
+        "Anatomy of backward",
+        "Backward FLOPs of each method, split into input gradients, weight gradients and attention.",
+    ),
+    Plot("memory", "Memory by part", "Memory of one training step of each method by part, with its peak."),
+    Plot("step-time", "Time of a training step", "Time of forward, backward and optimizer of one training step."),
+    Plot("latency", "Latency", "Inference time against the base model, as trained and merged."),
+    Plot(
+        "score-parameters",
+        "Score against parameters",
+        "Mean score against the trainable parameters of each method.",
+    ),
+    Plot("score-memory", "Score against memory", "Mean score against the peak memory of one training step."),
+    Plot("score-time", "Score against time", "Mean score against the time of one training step."),
+    Plot("score-stored", "Score against bytes stored", "Mean score against the bytes stored per task."),
+    Plot("score-task", "Score per task", "Score of each method on each task."),
+    Plot("training-loss", "Training loss", "Training loss of each method over the steps."),
+    Plot("scaling", "Growth", "Peak memory of each method as length, batch, depth or width grows."),
+)
+"""Every figure, in reading order; a run has those that its records allow."""
+
+
 def draw(run: Run) -> list[Path]:
     """Write every figure that the records allow into ``run.folder/"plots"``.
 
@@ -30,7 +68,9 @@ def draw(run: Run) -> list[Path]:
     """
     folder = run.folder / "plots"
     with styled():
-        return [path for name, make in _makers().items() for path in save(make(run), folder, name)]
+        makers = _makers()
+        figures = ((plot.name, makers[plot.name]) for plot in PLOTS if plot.name in makers)
+        return [path for name, make in figures for path in save(make(run), folder, name)]
 
 
 def _makers() -> dict[str, Callable[[Run], "Figure | None"]]:
