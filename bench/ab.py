@@ -22,13 +22,11 @@ from bench.plan import make_plan
 from bench.record import Control
 from bench.revision import Tree
 from bench.selection import Selection, label, select
-from bench.stats import LEVEL, Interval, block_bootstrap_ratio, holm, log_ratio_blocks, one_sided_p
+from bench.stats import LEVEL, Interval, holm, mean_interval, one_sided_p, pseudo_median
 from bench.suite import Suite
 
 BLOCKS = 20
 """Blocks of a comparison, the unit that intervals are made of."""
-TURN_SECONDS = 0.03
-"""Least work of one turn: shorter ones would measure the change of processes."""
 BASE, AGAIN, HEAD = "base", "again", "head"
 
 Verdict = Literal["slower", "faster", "not slower", "inconclusive"]
@@ -46,13 +44,16 @@ class Comparison:
     base_seconds: float
     """Median over both processes of the base."""
     ratio: float
-    """Head by base, the geometric mean of the base's two processes."""
+    """Head by base, over both processes of the base; exp of the mean over blocks."""
     interval: Interval
+    """95 %, Student's t over blocks."""
     control: Control
     """The base's second process against its first: how far identical code appears apart."""
     blocks: tuple[float, ...]
-    """Log ratio of each block."""
+    """Log ratio of each block: the pseudo-median of its rounds."""
     control_blocks: tuple[float, ...]
+    seconds: dict[str, tuple[tuple[float, ...], ...]]
+    """Raw samples of ``base``, ``again`` and ``head``, ``[block][round]``."""
     verdict: Verdict = "inconclusive"
 
 
@@ -116,7 +117,8 @@ def compare(
     """Time training steps of ``base`` and ``head`` in turns and judge whether the head is slower.
 
     Three processes hold the same step: two of the base, whose difference is the A/A control, and one of the head. In
-    each round every process works for one turn, in random order; all else waits.
+    each round every process takes one step, in random order, while the others wait: longer turns let the machine's
+    moods last for one process and be gone for the next (measured: turns of 30 ms double the noise, 100 ms treble it).
 
     Args:
         base: The version to compare with.
@@ -149,7 +151,7 @@ def _differing(arms: Mapping[str, Arm], probe: Probe) -> list[str]:
 
     def source(arm: Arm, label: str) -> str:
         try:
-            return arm.source(label)
+            return str(arm.told("source", label))
         except BenchError as error:
             return str(error)  # measured, and so reported as the version's failure
 
@@ -164,19 +166,19 @@ def _measure(arms: Mapping[str, Arm], label: str, probe: Probe, seconds: float) 
             built[key] = Built(*arm.answer())
         except BenchError as error:
             return Compared(label, failed="head" if key == HEAD else "base", note=str(error))
-    steps = math.ceil(TURN_SECONDS / min(made.step_seconds for made in built.values()))
-    samples = _take_turns(arms, steps, seconds)
+    for arm in arms.values():  # repeated steps find warm caches: unequal numbers would compare unequal work
+        arm.told("repeat", min(made.repeats for made in built.values()))
+    samples = take_turns(arms, seconds)
     for arm in arms.values():
-        arm.ask("drop")
-        arm.answer()
+        arm.told("drop")
     clock = "cpu" if probe.device != "cuda" else "wall"
     moved = built[BASE].loss != built[HEAD].loss
     note = f"the versions compute different things: loss {built[BASE].loss:.6g}, then {built[HEAD].loss:.6g}"
-    phases = tuple(_comparison(label, phase, clock, samples) for phase in PHASES)
+    phases = tuple(comparison(label, phase, clock, samples) for phase in PHASES)
     return Compared(label, phases, note=note if moved else "")
 
 
-def _take_turns(arms: Mapping[str, Arm], steps: int, seconds: float) -> dict[str, Samples]:
+def take_turns(arms: Mapping[str, Arm], seconds: float) -> dict[str, Samples]:
     """Samples by arm in ``BLOCKS`` blocks of equal length, each of whole rounds."""
     order = random.Random(0)
     samples = {key: Samples() for key in arms}
@@ -184,22 +186,32 @@ def _take_turns(arms: Mapping[str, Arm], steps: int, seconds: float) -> dict[str
     for block in range(BLOCKS):
         while True:
             for key in order.sample(list(arms), len(arms)):
-                for reading in arms[key].turn(steps):
-                    samples[key].add(block, reading)
+                samples[key].add(block, arms[key].turn())
             if time.perf_counter() - started >= seconds * (block + 1) / BLOCKS:
                 break
     return samples
 
 
-def _comparison(label: str, phase: str, clock: str, samples: Mapping[str, Samples]) -> Comparison:
-    first, second, head = (getattr(samples[key], clock)[phase] for key in (BASE, AGAIN, HEAD))
-    base = [list(np.sqrt(np.multiply(*pair))) for pair in zip(first, second, strict=True)]
-    ratio, interval = block_bootstrap_ratio(head, base)
-    same, band = block_bootstrap_ratio(second, first)
+def comparison(label: str, phase: str, clock: str, samples: Mapping[str, Samples]) -> Comparison:
+    seconds = {key: tuple(map(tuple, getattr(samples[key], clock)[phase])) for key in (BASE, AGAIN, HEAD)}
+    logs = {key: [np.log(block) for block in blocks] for key, blocks in seconds.items()}
+    # Against each process of the base, not against their mean: the noise is skewed, and a mean of two is less so.
+    both = zip(logs[HEAD], logs[BASE], logs[AGAIN], strict=True)
+    blocks = [pseudo_median(np.concatenate([head - base, head - again])) for head, base, again in both]
+    controls = [pseudo_median(again - base) for base, again in zip(logs[BASE], logs[AGAIN], strict=True)]
+    ratio, interval = _ratio(blocks)
+    same, band = _ratio(controls)
+    base = float(np.median(np.concatenate([*seconds[BASE], *seconds[AGAIN]])))
     return Comparison(
-        label, phase, clock, float(np.median(np.concatenate(base))), ratio, interval,
-        Control(ratio=same, interval=band), tuple(log_ratio_blocks(head, base)), tuple(log_ratio_blocks(second, first)),
+        label, phase, clock, base, ratio, interval, Control(ratio=same, interval=band),
+        tuple(blocks), tuple(controls), seconds,
     )  # fmt: skip
+
+
+def _ratio(logs: Sequence[float]) -> tuple[float, Interval]:
+    mean, interval = mean_interval(logs)
+    assert interval is not None
+    return math.exp(mean), (math.exp(interval[0]), math.exp(interval[1]))
 
 
 def judged(found: Sequence[Compared], margin: float) -> Iterator[Compared]:

@@ -146,7 +146,7 @@ def ab(
     suite: SuiteOption,
     methods: MethodsOption = None,
     seconds: Annotated[float, typer.Option(min=1, help="Of measuring, divided among the methods.")] = 40.0,
-    margin: Annotated[float, typer.Option(min=0, max=1, help="Relative difference too small to matter.")] = 0.02,
+    margin: Annotated[float, typer.Option(min=0, max=1, help="Relative difference too small to matter.")] = 0.01,
     inconclusive: InconclusiveOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -60,6 +60,20 @@ def log_ratio_blocks(method: Sequence[Sequence[float]], baseline: Sequence[Seque
     return np.asarray(medians)
 
 
+def pseudo_median(values: ArrayLike) -> float:
+    """Median of the means of all pairs, each value with itself included (Hodges and Lehmann 1963).
+
+    As robust as noise of machines asks for, and nearly as sharp as the mean where there is none: the median alone
+    wastes a third of the values.
+
+    Args:
+        values: ``[n]``, at least one.
+    """
+    array = np.asarray(values, dtype=float)
+    first, second = np.triu_indices(len(array))
+    return float(np.median((array[first] + array[second]) / 2))
+
+
 def block_bootstrap_ratio(
     method: Sequence[Sequence[float]],
     baseline: Sequence[Sequence[float]],

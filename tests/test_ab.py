@@ -1,15 +1,18 @@
 """Two versions of the methods take turns; slower, broken and not known each have their answer."""
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.ab import Compared, Comparison, compare, judged, probe_of, verdict
+from bench.ab import Compared, Comparison, compare, comparison, judged, probe_of, take_turns, verdict
+from bench.cost.training import PHASES
 from bench.errors import BenchError
 from bench.executors.local import warm_context
 from bench.record import Control
@@ -161,7 +164,7 @@ def phase(shift, *, deviation=0.005, control=0.0, seed=0, name="backward"):
     draw = np.random.default_rng(seed)
     blocks, controls = (tuple(draw.normal(mean, deviation, 20)) for mean in (shift, control))
     return Comparison(
-        "lora", name, "cpu", 0.01, float(np.exp(shift)), (1, 1), Control(ratio=1, interval=(1, 1)), blocks, controls
+        "lora", name, "cpu", 0.01, float(np.exp(shift)), (1, 1), Control(ratio=1, interval=(1, 1)), blocks, controls, {}
     )
 
 
@@ -197,3 +200,18 @@ def test_a_head_that_fails_outweighs_what_is_not_known():
     assert verdict(found) == "slower"
     assert answers(found, 0.02) == ["slower: b fails in the head"]
     assert verdict(found[:1]) == "inconclusive"
+
+
+def test_skewed_noise_favours_no_side(monkeypatch):
+    draw = np.random.default_rng(0)
+
+    class Skewed:
+        """A process whose steps are never faster than 1 s and at times far slower, as on a busy machine."""
+
+        def turn(self):
+            return {name: (seconds, seconds) for name in PHASES for seconds in [1 + draw.exponential(0.5)]}
+
+    arms = {key: Skewed() for key in ("base", "again", "head")}
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
+    ratios = [comparison("lora", "backward", "cpu", take_turns(arms, 400.0)).ratio for _ in range(20)]
+    assert abs(np.mean(np.log(ratios))) < 0.01

@@ -19,6 +19,7 @@ from bench.stats import (
     outside_p,
     paired_difference,
     pareto_front,
+    pseudo_median,
     within_p,
 )
 
@@ -198,3 +199,9 @@ def test_a_method_is_on_the_front_as_often_as_its_luck_allows():
     assert shares[1] == 1.0  # the cheapest
     assert 0.05 < shares[0] < 0.95  # dearer and no better but by luck
     assert shares[2] == 0.0
+
+
+def test_the_pseudo_median_is_the_median_of_walsh_averages_and_shrugs_off_an_outlier():
+    assert pseudo_median([1.0, 2.0, 4.0]) == np.median([1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
+    assert pseudo_median([*range(20), 1e9]) < 12
+    assert pseudo_median([3.0]) == 3.0

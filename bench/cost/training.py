@@ -31,6 +31,15 @@ class StepClock:
         """Loss of the first run."""
         return self._loss
 
+    @property
+    def repeats(self) -> int:
+        """Optimizer steps in one sample; 0 before the first run, which chooses them. May be set."""
+        return self._repeats
+
+    @repeats.setter
+    def repeats(self, number: int) -> None:
+        self._repeats = number
+
     def arm(self, key: str) -> Arm:
         """This clock under ``key`` among the arms of an interleaved measurement."""
         return Arm(key, self.run)

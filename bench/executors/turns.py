@@ -23,8 +23,8 @@ class Built(NamedTuple):
     source_sha256: str
     """Hash of the method's file and of those of its own package that it imports."""
     loss: float
-    step_seconds: float
-    """Wall seconds of one warm step."""
+    repeats: int
+    """Optimizer steps in one sample that the process chose for itself."""
 
 
 class Arm:
@@ -48,7 +48,7 @@ class Arm:
         theirs.close()
 
     def ask(self, *command: Any) -> None:
-        """Send a command without waiting: ``source``, ``build`` or ``turn`` with their argument, or ``drop``."""
+        """Send a command, such as ``build`` with a label, without waiting for its answer."""
         self._messages.send(command)
 
     def answer(self) -> Any:
@@ -70,15 +70,14 @@ class Arm:
             raise BenchError(f"{self.name}: {problem}")
         return value
 
-    def source(self, label: str) -> str:
-        """Hash of what implements method ``label`` in this version."""
-        self.ask("source", label)
-        return str(self.answer())
+    def told(self, *command: Any) -> Any:
+        """Send a command and wait for its answer."""
+        self.ask(*command)
+        return self.answer()
 
-    def turn(self, steps: int) -> "list[Round]":
-        """Let the process take ``steps`` training steps; returns their readings."""
-        self.ask("turn", steps)
-        readings: list[Round] = self.answer()
+    def turn(self) -> "Round":
+        """Let the process take one training step; returns its readings."""
+        readings: Round = self.told("turn")
         return readings
 
     def close(self) -> None:
@@ -130,18 +129,22 @@ class _Server:
         name = next(spec.name for spec in self._probe.methods if spec.label == label)
         return method_sources(load_method(name).__module__)
 
-    def build(self, label: str) -> tuple[str, float, float]:
+    def build(self, label: str) -> tuple[str, float, int]:
         from bench.cost.timing import quiet
 
         self.drop()
         self._clock = self._session.clock(label)
         self._clock.run()
-        warm = self._clock.run()
+        self._clock.run()
         self._quiet.enter_context(quiet())
-        return self.source(label), self._clock.loss, warm["step"][0]
+        return self.source(label), self._clock.loss, self._clock.repeats
 
-    def turn(self, steps: int) -> "list[Round]":
-        return [self._clock.run() for _ in range(steps)]
+    def repeat(self, number: int) -> None:
+        self._clock.repeats = number
+
+    def turn(self) -> "Round":
+        readings: Round = self._clock.run()
+        return readings
 
     def drop(self) -> None:
         self._clock = None
