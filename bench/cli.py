@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bench.cli_ci import ci
 from bench.options import (
     Attention,
     BackboneOption,
@@ -18,11 +19,13 @@ from bench.options import (
     JsonOption,
     MethodsOption,
     Optimizer,
+    OutOption,
     RunArgument,
     SeedsOption,
     SuiteOption,
     TasksOption,
     Weights,
+    check_output,
     selection_of,
     split_specs,
 )
@@ -40,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-MEASURE, READ, CI = "Measure", "Read", "CI"
+MEASURE, READ = "Measure", "Read"
 
 
 def _selected(name: str, selection: "Selection") -> "Suite":
@@ -122,17 +125,18 @@ def _execute(plan: "Plan", folder: Path, fresh: bool, workers: int | None, conte
 
 
 def _report(folder: Path, console: Any, as_json: bool) -> None:
-    from bench.report import markdown, plots, terminal
+    from bench.report import html, markdown, plots, terminal
     from bench.store import read_run
 
     done = read_run(folder)
     drawn = plots.draw(done)
     markdown.write(done)
+    page = html.write(done, drawn)
     if as_json:
         failed = [r.id for r in done.records if r.status != "ok"]
         summary = {
             "folder": str(folder), "suite": done.suite["name"], "records": len(done.records), "failed": failed,
-            "plots": [str(path) for path in drawn], "report": str(folder / "report.md"),
+            "plots": [str(path) for path in drawn], "report": str(folder / "report.md"), "page": str(page),
         }  # fmt: skip
         print(json.dumps(summary, indent=2))
     else:
@@ -249,20 +253,62 @@ def _show_predictions(rows: list[dict[str, Any]], plot: Path | None, as_json: bo
 def report(
     folder: RunArgument,
     form: Annotated[
-        Literal["tables", "pytest-benchmark"], typer.Option("--format", help="Or the times as pytest-benchmark's JSON.")
+        Literal["tables", "markdown", "csv", "parquet", "pytest-benchmark"],
+        typer.Option("--format", help="Or every figure, a row per method and shape or task; or the times as JSON."),
     ] = "tables",
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the tables of a run again and rewrite report.md and plots/; nothing is measured."""
-    if form == "pytest-benchmark":
+    check_output(form, out, as_json, shown="tables")
+    from bench.store import read_run
+
+    if form == "tables":
+        from bench.display import wide_console
+
+        _report(folder, wide_console(), as_json)
+    elif form == "pytest-benchmark":
         from bench.report.benchmarks import export
-        from bench.store import read_run
+        from bench.report.export import emit
 
-        print(json.dumps(export(read_run(folder)), indent=2))
-        return
-    from bench.display import wide_console
+        emit((json.dumps(export(read_run(folder)), indent=2) + "\n").encode(), out)
+    else:
+        from bench.compare.figures import figure_table
+        from bench.report.export import emit, encoded
 
-    _report(folder, wide_console(), as_json)
+        emit(encoded(figure_table(read_run(folder)), form), out)
+
+
+@app.command(rich_help_panel=READ)
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is compared with.")],
+    form: Annotated[
+        Literal["table", "markdown", "csv", "parquet"],
+        typer.Option("--format", help="Or all figures: a report, or a row per run, method and figure."),
+    ] = "table",
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what differs between runs: settings, exact figures, ratios of times and paired scores with intervals.
+
+    Absolute times are not compared: two runs were measured at other moments, often on other machines.
+    """
+    check_output(form, out, as_json, shown="table")
+    from bench.compare.runs import compare_runs
+    from bench.report import comparison, export
+    from bench.store import read_run
+
+    found = compare_runs([read_run(folder) for folder in folders])
+    if as_json:
+        typer.echo(comparison.as_json(found))
+    elif form == "markdown":
+        export.emit(comparison.as_markdown(found).encode(), out)
+    elif form == "table":
+        from bench.display import wide_console
+
+        comparison.render(found, wide_console())
+    else:
+        export.emit(export.encoded(found.changes, form), out)
 
 
 @app.command("plan", rich_help_panel=READ)
@@ -307,48 +353,4 @@ def list_names(
         print(f"{name:<{width}}  {text}")
 
 
-@app.command(rich_help_panel=CI)
-def reference(
-    folder: RunArgument,
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write; commit it.")],
-) -> None:
-    """Write the exact figures and scores of a run to the file that a gate compares with."""
-    from bench.reference import reference_of, write_reference
-    from bench.store import read_run
-
-    made = reference_of(read_run(folder))
-    write_reference(made, out)
-    figures = sum(len(found) for costs in made.costs for found in costs.methods.values())
-    print(f"{out}: {figures} exact figures, scores of {len(made.scores)} tasks")
-
-
-@app.command(rich_help_panel=CI)
-def gate(
-    folder: RunArgument,
-    reference: Annotated[Path, typer.Option(help="File that the reference command wrote.")],
-    inconclusive: InconclusiveOption = None,
-    margin: Annotated[float, typer.Option(min=0, help="Points by which a score may lie below the reference's.")] = 1.0,
-    junit: Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare a run with its reference and judge its claims.
-
-    Exit codes: 0 pass, 1 regression, 2 usage, 3 inconclusive or invalid, 4 reference missing or stale.
-    """
-    from bench.gate import check, stale, verdict
-    from bench.reference import figures_of, read_reference
-    from bench.report import checks as published
-    from bench.store import read_run
-
-    run, expected = read_run(folder), read_reference(reference)
-    ours = figures_of(run)
-    reason = "there is no such file" if expected is None else stale(ours, expected)
-    if expected is None or reason:
-        typer.echo(f"{reference}: {reason}; make it with: python -m bench reference {folder} -o {reference}", err=True)
-        raise typer.Exit(4)
-    checks = check(run, ours, expected, margin=margin)
-    title = f"{run.suite['name']} against {reference}"
-    published.write(title, checks, junit)
-    typer.echo(published.as_json(checks) if as_json else "\n".join(published.screen(title, checks)))
-    open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
-    raise typer.Exit({"pass": 0, "fail": 1}.get(verdict(checks), open_code))
+app.add_typer(ci)

@@ -1,1 +1,1 @@
-"""What a person reads of a run: terminal, report.md, plots; measures nothing and decides no verdict."""
+"""What a person reads of a run: terminal, report.html, report.md, plots; measures nothing and decides no verdict."""

@@ -1,6 +1,8 @@
 """Writes what became of each claim as one line: verdict, sentence, figures and how far they hold; judges nothing."""
 
-from bench.claims import Judgement, Outcome, judge
+from dataclasses import dataclass
+
+from bench.claims import Judgement, Outcome, Verdict, judge
 from bench.report import facts
 from bench.report import format as fmt
 from bench.store import Run
@@ -17,21 +19,60 @@ SHORT = {
 """Figures as a price names them; another stands under its dotted name."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """One claim in words, part by part; an empty part has nothing to say."""
+
+    verdict: Verdict
+    says: str
+    """The claim's own sentence, without a full stop."""
+    figures: str
+    """Compared figure with its unit and interval; the range over several methods."""
+    reach: str
+    """``exact, any machine``, ``this machine`` or ``3 seeds``."""
+    paid: str
+    why: str
+    """Why there is no verdict."""
+    widened: str
+    """What a verdict on times stands in spite of."""
+    metric: str
+    """Dotted name of the figure."""
+    methods: tuple[str, ...]
+
+
+def tell(run: Run) -> list[Told]:
+    """Every claim that this run can decide, in the suite's order."""
+    return [_told(judgement, run) for judgement in judge(run)]
+
+
 def lines(run: Run) -> list[tuple[str, str]]:
     """Verdict and text of every claim that this run can decide, in the suite's order."""
-    return [(judgement.verdict, _line(judgement, run)) for judgement in judge(run)]
+    return [(told.verdict, _line(told)) for told in tell(run)]
 
 
-def _line(judgement: Judgement, run: Run) -> str:
-    says, figures = fmt.plain(judgement.claim.says.rstrip(".")), _figures(judgement)
-    parts = [f"{says}{': ' + figures if figures else ''} ({_reach(judgement, run)})"]
-    if judgement.prices:
-        paid = ", ".join(f"{SHORT.get(name, name)} {ratio:.2f} x" for name, ratio in judgement.prices)
-        parts.append(f"paid: {paid}")
-    if why := _why(judgement):
-        parts.append(f"{judgement.verdict}: {why}")
-    elif widened := "; ".join(dict.fromkeys(outcome.widened for outcome in judgement.outcomes if outcome.widened)):
-        parts.append(f"stands {widened}")
+def _told(judgement: Judgement, run: Run) -> Told:
+    why = _why(judgement)
+    return Told(
+        verdict=judgement.verdict,
+        says=fmt.plain(judgement.claim.says.rstrip(".")),
+        figures=_figures(judgement),
+        reach=_reach(judgement, run),
+        paid=", ".join(f"{SHORT.get(name, name)} {ratio:.2f} x" for name, ratio in judgement.prices),
+        why=why,
+        widened="" if why else "; ".join(dict.fromkeys(o.widened for o in judgement.outcomes if o.widened)),
+        metric=judgement.claim.metric,
+        methods=judgement.claim.method,
+    )
+
+
+def _line(told: Told) -> str:
+    parts = [f"{told.says}{': ' + told.figures if told.figures else ''} ({told.reach})"]
+    if told.paid:
+        parts.append(f"paid: {told.paid}")
+    if told.why:
+        parts.append(f"{told.verdict}: {told.why}")
+    elif told.widened:
+        parts.append(f"stands {told.widened}")
     return "; ".join(parts)
 
 
