@@ -17,11 +17,12 @@ from bench.suite import load_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+CHINESE = (ROOT / "README.zh.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-def commands():
-    lines = re.findall(r"^(python -m bench .+?)(?:\s{2,}#.*)?$", README, flags=re.MULTILINE)
+def commands(text=README):
+    lines = re.findall(r"^(python -m bench .+?)(?:\s{2,}#.*)?$", text, flags=re.MULTILINE)
     assert len(lines) >= 6
     return lines
 
@@ -55,8 +56,9 @@ def test_every_documented_command_runs(line, tmp_path):
     assert done.stdout.strip()
 
 
-def test_the_readme_holds_exactly_the_two_set_up_commands():
-    found = re.findall(r"^python -m pip install .*&&.*$", README, flags=re.MULTILINE)
+@pytest.mark.parametrize("text", [README, CHINESE], ids=["english", "chinese"])
+def test_the_readme_holds_exactly_the_two_set_up_commands(text):
+    found = re.findall(r"^python -m pip install .*&&.*$", text, flags=re.MULTILINE)
     assert found == [
         "python -m pip install -c constraints.txt -e '.[offline]' && python -m bench run --suite glue-small",
         "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest",
@@ -82,12 +84,13 @@ def test_the_suite_of_the_guide_is_a_suite(tmp_path):
 
 
 def test_every_linked_file_exists():
-    for document in ("README.md", "CONTRIBUTING.md", "METHODOLOGY.md"):
+    for document in ("README.md", "README.zh.md", "CONTRIBUTING.md", "METHODOLOGY.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text()):
             assert (ROOT / target).exists(), f"{document}: {target}"
 
 
-def test_the_table_of_the_readme_is_that_of_the_committed_run():
+@pytest.mark.parametrize("text", [README, CHINESE], ids=["english", "chinese"])
+def test_the_table_of_the_readme_is_that_of_the_committed_run(text):
     from rich.console import Console
 
     from bench.report import terminal
@@ -95,7 +98,32 @@ def test_the_table_of_the_readme_is_that_of_the_committed_run():
 
     console = Console(width=118, highlight=False, record=True, file=io.StringIO())
     terminal.render(read_run(Path("results/published/glue-small")), console)
-    assert console.export_text().strip() in README
+    assert console.export_text().strip() in text
+
+
+def without_comments(program):
+    return [line.partition("#")[0].rstrip() for line in program.splitlines()]
+
+
+def decimals(text):
+    """Figures of the prose: those of blocks are compared whole."""
+    return sorted(re.findall(r"\d+\.\d+", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+
+
+def test_the_chinese_readme_says_the_same_commands_links_and_figures():
+    assert commands(CHINESE) == commands(README)
+    ours, theirs = (re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for text in (CHINESE, README))
+    assert [without_comments(program) for program in ours] == [without_comments(program) for program in theirs]
+    ours, theirs = (sorted(re.findall(r"\]\(([^)#]+)\)", text)) for text in (CHINESE, README))
+    assert [link for link in ours if link != "README.md"] == [link for link in theirs if link != "README.zh.md"]
+    ours, theirs = (re.findall(r"^(#+) |^\| `([a-z0-9-]+)` \|", text, flags=re.MULTILINE) for text in (CHINESE, README))
+    assert ours == theirs
+    assert decimals(CHINESE) == decimals(README)
+
+
+def test_both_readmes_lead_to_each_other_at_their_top():
+    assert "(README.zh.md)" in README[:200]
+    assert "(README.md)" in CHINESE[:200]
 
 
 def test_committed_results_hold_no_path_of_the_machine_that_made_them():
