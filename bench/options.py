@@ -31,7 +31,30 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, su
 InconclusiveOption = Annotated[
     Literal["ok", "fail"] | None, typer.Option(help="Exit code 0 or 1, and not 3, where no verdict is possible.")
 ]
+OutOption = Annotated[Path | None, typer.Option("-o", "--out", help="File to write; the screen where left out.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def check_output(form: str, out: Path | None, as_json: bool, *, shown: str) -> None:
+    """Refuse before any work what cannot be written or shown.
+
+    Args:
+        form: What ``--format`` asks for.
+        out: What ``-o`` asks for.
+        as_json: Whether ``--json`` is asked for.
+        shown: The form that is for the screen alone.
+
+    Raises:
+        BenchError: ``-o`` of what is for the screen, parquet without ``-o``, or two forms at once.
+    """
+    from bench.errors import BenchError
+
+    if as_json and form != shown:
+        raise BenchError(f"--json and --format {form} are two forms; give one of them")
+    if out is not None and form == shown:
+        raise BenchError(f"-o needs a --format that is a file's: --format {shown} and --json are for the screen")
+    if out is None and form == "parquet":
+        raise BenchError("--format parquet is no text for a screen; give a file with -o")
 
 
 def split_specs(text: str) -> list[str]:

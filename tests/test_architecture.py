@@ -22,6 +22,7 @@ LEVELS = (
     ("runner", "ab", "compare", "claims", "reference", "gate", "scaling", "predict", "listing"),
     ("report", "picks"),
     ("display", "options"),
+    ("cli_ci",),
     ("cli",),
     ("__main__",),
 )

@@ -1,0 +1,95 @@
+"""Lifts a run into one wide table for other programs: a row per method and shape, point of a sweep, or task."""
+
+from typing import Any
+
+import pandas as pd
+
+from bench.compare.costs import LEAVES, cost_shapes, cost_table
+from bench.compare.records import count_records, score_records
+from bench.compare.scores import per_task
+from bench.errors import BenchError
+from bench.record import Shape
+from bench.store import Run
+
+SECONDS = {"p95": "p95_seconds", "low": "ratio_low", "high": "ratio_high"}
+"""Leaves of a timing whose own name in `cost_table` holds no unit."""
+SHAPE = tuple(Shape.model_fields)
+
+
+def figure_table(run: Run) -> pd.DataFrame:
+    """All figures of ``run`` in SI base units, scores in points of 100; the unit stands in the column's name.
+
+    Returns:
+        One row per method and shape (``kind`` cost), point of a sweep (count) or task (score). ``suite kind method
+        status``, the shape, ``sweep vary value``, ``task``, then the figures. A figure that a row lacks is missing,
+        never 0; a column that no row fills is left out.
+
+    Raises:
+        BenchError: The run holds no record, or its records cannot stand in one table.
+    """
+    if not run.records:
+        raise BenchError(f"{run.folder}: holds no record; finish the run first: {run.command}")
+    order = run.suite["methods"]
+    parts = [_costs(run, shape, order) for shape in cost_shapes(run.records)]
+    parts += [_counts(run), _scores(run, order)]
+    found = [part.dropna(axis="columns", how="all") for part in parts if not part.empty]
+    table = pd.concat(found, ignore_index=True)
+    table.insert(0, "suite", run.suite["name"])
+    first = ["suite", "kind", "method", "status", *SHAPE, "sweep", "vary", "value", "task"]
+    return table[[name for name in first if name in table] + [name for name in table if name not in first]]
+
+
+def _costs(run: Run, shape: Shape, order: list[str]) -> pd.DataFrame:
+    table = cost_table(run.records, order, shape)
+    table = table[table["status"].notna()].rename(columns=_with_unit)
+    return table.assign(kind="cost", **shape.model_dump()).reset_index()
+
+
+def _with_unit(column: str) -> str:
+    """``step_p95`` becomes ``step_p95_seconds``, ``trainable_head`` ``trainable_head_parameters``."""
+    name, _, leaf = column.rpartition("_")
+    if column.startswith("trainable_"):
+        return f"{column}_parameters"
+    return f"{name}_{SECONDS[leaf]}" if leaf in SECONDS and leaf in LEAVES else column
+
+
+def _counts(run: Run) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for record in count_records(run.records):
+        row: dict[str, Any] = {
+            "kind": "count",
+            "method": record.method.label,
+            "status": record.status,
+            "sweep": record.sweep,
+        }
+        row |= {"vary": record.vary, "value": record.value, "delta_bytes": record.delta_bytes}
+        row |= record.shape.model_dump()
+        if record.trainable_parameters:
+            row |= {f"trainable_{k}_parameters": v for k, v in record.trainable_parameters.model_dump().items()}
+        if record.flops:
+            row |= {"flops_forward": record.flops.forward, "flops_backward": record.flops.backward}
+            row["flops_backward_weight_gradient"] = record.flops.backward_weight_gradient
+            row["flops_backward_input_gradient"] = record.flops.backward_input_gradient
+            row["flops_backward_backbone"] = record.flops.backbone.backward
+        if record.bytes:
+            row |= {f"{name}_bytes": value for name, value in record.bytes.model_dump().items()}
+        if record.predicted_peak_memory_bytes:
+            row["predicted_step_bytes"] = record.predicted_peak_memory_bytes.step
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _scores(run: Run, order: list[str]) -> pd.DataFrame:
+    single = per_task(run.records, run.suite["baseline"], order)
+    if single.empty:
+        return pd.DataFrame()
+    points = ("mean", "low", "high", "difference", "difference_low", "difference_high")
+    names = {name: f"score_{name}_points" for name in points} | {"n": "seeds", "floor": "bag_of_words_points"}
+    table = single.rename(columns=names).reset_index()
+    table["flags"] = table["flags"].map(" ".join)
+    failed: dict[tuple[str, str], int] = {}
+    for record in score_records(run.records):
+        if record.status != "ok":
+            failed[record.method.label, record.task_name] = failed.get((record.method.label, record.task_name), 0) + 1
+    table["failed_cells"] = [failed.get(key, 0) for key in zip(table["method"], table["task"], strict=True)]
+    return table.assign(kind="score", status="ok")
