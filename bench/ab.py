@@ -27,7 +27,9 @@ from bench.suite import Suite
 
 BLOCKS = 20
 """Blocks of a comparison, the unit that intervals are made of."""
-BASE, AGAIN, HEAD = "base", "again", "head"
+ARMS = ("base", "head", "head_again", "base_again")
+"""Processes in the order of their start. One that starts later may run faster (measured: 2 % on a busy machine), so
+both versions have the same mean place."""
 
 Verdict = Literal["slower", "faster", "not slower", "inconclusive"]
 
@@ -44,16 +46,17 @@ class Comparison:
     base_seconds: float
     """Median over both processes of the base."""
     ratio: float
-    """Head by base, over both processes of the base; exp of the mean over blocks."""
+    """Head by base, over both processes of each; exp of the mean over blocks."""
     interval: Interval
     """95 %, Student's t over blocks."""
     control: Control
     """The base's second process against its first: how far identical code appears apart."""
+    head_control: Control
+    """The same of the head."""
     blocks: tuple[float, ...]
     """Log ratio of each block: the pseudo-median of its rounds."""
-    control_blocks: tuple[float, ...]
     seconds: dict[str, tuple[tuple[float, ...], ...]]
-    """Raw samples of ``base``, ``again`` and ``head``, ``[block][round]``."""
+    """Raw samples by process, ``[block][round]``."""
     verdict: Verdict = "inconclusive"
 
 
@@ -116,8 +119,8 @@ def compare(
 ) -> Iterator[Compared]:
     """Time training steps of ``base`` and ``head`` in turns and judge whether the head is slower.
 
-    Three processes hold the same step: two of the base, whose difference is the A/A control, and one of the head. In
-    each round every process takes one step, in random order, while the others wait: longer turns let the machine's
+    Two processes of each version hold the same step; those of one version, against each other, are the A/A control.
+    In each round every process takes one step, in random order, while the others wait: longer turns let the machine's
     moods last for one process and be gone for the next (measured: turns of 30 ms double the noise, 100 ms treble it).
 
     Args:
@@ -135,7 +138,7 @@ def compare(
     """
     with ExitStack() as stack:
         arms = {}
-        for key, tree in ((BASE, base), (AGAIN, base), (HEAD, head)):
+        for key, tree in zip(ARMS, (base, head, head, base), strict=True):
             arms[key] = Arm(context, tree.name, tree.path, probe, probe.threads or 1)
             stack.callback(arms[key].close)
         chosen = list(labels) if labels is not None else _differing(arms, probe)
@@ -155,7 +158,7 @@ def _differing(arms: Mapping[str, Arm], probe: Probe) -> list[str]:
         except BenchError as error:
             return str(error)  # measured, and so reported as the version's failure
 
-    return [m.label for m in probe.methods if source(arms[BASE], m.label) != source(arms[HEAD], m.label)]
+    return [m.label for m in probe.methods if source(arms["base"], m.label) != source(arms["head"], m.label)]
 
 
 def _measure(arms: Mapping[str, Arm], label: str, probe: Probe, seconds: float) -> Compared:
@@ -165,17 +168,17 @@ def _measure(arms: Mapping[str, Arm], label: str, probe: Probe, seconds: float) 
             arm.ask("build", label)
             built[key] = Built(*arm.answer())
         except BenchError as error:
-            return Compared(label, failed="head" if key == HEAD else "base", note=str(error))
+            return Compared(label, failed="head" if key.startswith("head") else "base", note=str(error))
     for arm in arms.values():  # repeated steps find warm caches: unequal numbers would compare unequal work
         arm.told("repeat", min(made.repeats for made in built.values()))
     samples = take_turns(arms, seconds)
     for arm in arms.values():
         arm.told("drop")
     clock = "cpu" if probe.device != "cuda" else "wall"
-    moved = built[BASE].loss != built[HEAD].loss
-    note = f"the versions compute different things: loss {built[BASE].loss:.6g}, then {built[HEAD].loss:.6g}"
+    old, new = built["base"].loss, built["head"].loss
+    note = f"the versions compute different things: loss {old:.6g}, then {new:.6g}"
     phases = tuple(comparison(label, phase, clock, samples) for phase in PHASES)
-    return Compared(label, phases, note=note if moved else "")
+    return Compared(label, phases, note=note if old != new else "")
 
 
 def take_turns(arms: Mapping[str, Arm], seconds: float) -> dict[str, Samples]:
@@ -193,19 +196,25 @@ def take_turns(arms: Mapping[str, Arm], seconds: float) -> dict[str, Samples]:
 
 
 def comparison(label: str, phase: str, clock: str, samples: Mapping[str, Samples]) -> Comparison:
-    seconds = {key: tuple(map(tuple, getattr(samples[key], clock)[phase])) for key in (BASE, AGAIN, HEAD)}
-    logs = {key: [np.log(block) for block in blocks] for key, blocks in seconds.items()}
-    # Against each process of the base, not against their mean: the noise is skewed, and a mean of two is less so.
-    both = zip(logs[HEAD], logs[BASE], logs[AGAIN], strict=True)
-    blocks = [pseudo_median(np.concatenate([head - base, head - again])) for head, base, again in both]
-    controls = [pseudo_median(again - base) for base, again in zip(logs[BASE], logs[AGAIN], strict=True)]
+    """Reduce the samples of all processes to what they say of one phase."""
+    seconds = {key: tuple(map(tuple, getattr(samples[key], clock)[phase])) for key in ARMS}
+    # Pairs of one process each, not of means: the noise is skewed, and a mean of two is less so.
+    pairs = [("head", "base"), ("head", "base_again"), ("head_again", "base"), ("head_again", "base_again")]
+    blocks = _log_ratios(seconds, pairs)
     ratio, interval = _ratio(blocks)
-    same, band = _ratio(controls)
-    base = float(np.median(np.concatenate([*seconds[BASE], *seconds[AGAIN]])))
-    return Comparison(
-        label, phase, clock, base, ratio, interval, Control(ratio=same, interval=band),
-        tuple(blocks), tuple(controls), seconds,
-    )  # fmt: skip
+    controls = [_ratio(_log_ratios(seconds, [(f"{key}_again", key)])) for key in ("base", "head")]
+    first, second = (Control(ratio=same, interval=band) for same, band in controls)
+    typical = float(np.median(np.concatenate([*seconds["base"], *seconds["base_again"]])))
+    return Comparison(label, phase, clock, typical, ratio, interval, first, second, tuple(blocks), seconds)
+
+
+def _log_ratios(seconds: Mapping[str, Sequence[Sequence[float]]], pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Of each block, over all rounds and ``pairs``."""
+    logs = {key: [np.log(block) for block in blocks] for key, blocks in seconds.items()}
+    return [
+        pseudo_median(np.concatenate([logs[ours][block] - logs[theirs][block] for ours, theirs in pairs]))
+        for block in range(BLOCKS)
+    ]
 
 
 def _ratio(logs: Sequence[float]) -> tuple[float, Interval]:
@@ -232,8 +241,13 @@ def judged(found: Sequence[Compared], margin: float) -> Iterator[Compared]:
 
 
 def _p(phase: Comparison, bound: float, above: bool) -> float:
-    """P-value of the ratio lying above (below) ``bound`` by more than the control makes identical code appear apart."""
-    apart = abs(float(np.mean(phase.control_blocks))) / 2
+    """P-value of the ratio lying above (below) ``bound`` by more than processes of identical code differ.
+
+    The ratio is of two processes by two, so it deviates by as much as one process does; both controls, each a
+    difference of two, estimate that.
+    """
+    controls = (math.log(phase.control.ratio), math.log(phase.head_control.ratio))
+    apart = math.hypot(*controls) / 2
     return one_sided_p(phase.blocks, bound + (apart if above else -apart), above=above)
 
 

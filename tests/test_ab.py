@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.ab import Compared, Comparison, compare, comparison, judged, probe_of, take_turns, verdict
+from bench.ab import ARMS, Compared, Comparison, compare, comparison, judged, probe_of, take_turns, verdict
 from bench.cost.training import PHASES
 from bench.errors import BenchError
 from bench.executors.local import warm_context
@@ -88,7 +88,7 @@ def test_a_slower_backward_is_found_and_nothing_but_the_changed_method_is_timed(
     phases = {phase["phase"]: phase for phase in lora["phases"]}
     assert phases["backward"]["verdict"] == phases["step"]["verdict"] == "slower"
     assert phases["backward"]["ratio"] > 2
-    assert len(phases["backward"]["blocks"]) == len(phases["backward"]["control_blocks"]) == 20
+    assert len(phases["backward"]["blocks"]) == len(phases["backward"]["seconds"]["head"]) == 20
 
 
 def test_the_same_revision_differs_in_nothing_and_is_not_timed(repository):
@@ -160,12 +160,10 @@ def test_a_revision_without_methods_is_refused(tmp_path, monkeypatch):
 
 
 def phase(shift, *, deviation=0.005, control=0.0, seed=0, name="backward"):
-    """A comparison whose blocks lie around ``shift`` and whose control lies around ``control``."""
-    draw = np.random.default_rng(seed)
-    blocks, controls = (tuple(draw.normal(mean, deviation, 20)) for mean in (shift, control))
-    return Comparison(
-        "lora", name, "cpu", 0.01, float(np.exp(shift)), (1, 1), Control(ratio=1, interval=(1, 1)), blocks, controls, {}
-    )
+    """A comparison whose blocks lie around ``shift`` and whose processes of one version lie ``control`` apart."""
+    blocks = tuple(np.random.default_rng(seed).normal(shift, deviation, 20))
+    same = Control(ratio=float(np.exp(control)), interval=(1, 1))
+    return Comparison("lora", name, "cpu", 0.01, float(np.exp(shift)), (1, 1), same, same, blocks, {})
 
 
 def judge(*phases, margin=0.02):
@@ -211,7 +209,7 @@ def test_skewed_noise_favours_no_side(monkeypatch):
         def turn(self):
             return {name: (seconds, seconds) for name in PHASES for seconds in [1 + draw.exponential(0.5)]}
 
-    arms = {key: Skewed() for key in ("base", "again", "head")}
+    arms = {key: Skewed() for key in ARMS}
     monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
     ratios = [comparison("lora", "backward", "cpu", take_turns(arms, 400.0)).ratio for _ in range(20)]
     assert abs(np.mean(np.log(ratios))) < 0.01

@@ -98,7 +98,7 @@ def _serve(tree: str, spec: str, threads: int, messages: Connection) -> None:
     while True:
         try:
             command, *arguments = messages.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
             server = server or _Server(tree, spec)

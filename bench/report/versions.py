@@ -46,8 +46,9 @@ def _columns(phases: Sequence[Comparison]) -> list[Column]:
         Column(("", "", "phase"), [phase.phase for phase in phases], left=True),
         Column(("", "base", times), [fmt.seconds(phase.base_seconds) for phase in phases]),
         Column(("", "head / base", "[95 %]"), [fmt.ratio_interval(p.ratio, *p.interval) for p in phases]),
-        Column(("", "base / base", "[95 %]"),
+        Column(("A/A control", "base / base", "[95 %]"),
                [fmt.ratio_interval(p.control.ratio, *p.control.interval) for p in phases]),
+        Column(("A/A control", "head / head", ""), [fmt.ratio(p.head_control.ratio, 3) for p in phases]),
         Column(("", "", "verdict"), [phase.verdict for phase in phases], left=True),
     ]  # fmt: skip
 
@@ -83,5 +84,5 @@ def as_json(found: Sequence[Compared], about: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
     for phase in value["phases"]:
-        phase["control"] = phase["control"].model_dump()
+        phase |= {key: phase[key].model_dump() for key in ("control", "head_control")}
     return value

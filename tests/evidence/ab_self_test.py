@@ -1,7 +1,7 @@
 """How small a slow-down does `ab` find, and how often does it cry wolf? Many trials with a known answer.
 
-A trial is one comparison of LoRA as it stands with a copy whose backward does more work by a known share, or with an
-exact copy (the A/A trials), while a competing process burns the same core half of the time. Trials come in random
+A trial is one comparison of LoRA with a copy whose backward does more work by a known share, or with an exact copy
+(the A/A trials), while a competing process burns the same core half of the time. Trials come in random
 order, each is stored at once, and the same command goes on where it was stopped:
 
     taskset --cpu-list 0 python -m tests.evidence.ab_self_test results/published/ab-self-test
@@ -42,6 +42,8 @@ SUITE = {
     "cost": [{"batch": 8, "length": 32, "threads": 1}],
 }
 LABEL = "lora(rank=8)"
+MANY = 400
+"""Products of the calibration: enough that their share is known to a hundredth of itself."""
 
 EXTRA_WORK = """
 
@@ -66,8 +68,9 @@ LoRA.regularizer = _regularizer
 """What is added to the copy's ``lora.py``: small products in backward, after the loss and before the backbone."""
 
 BURN = """
-import random, time
-while True:
+import os, random, time
+parent = os.getppid()
+while os.getppid() == parent:
     end = time.perf_counter() + random.uniform(0.5, 1.5)
     while time.perf_counter() < end:
         pass
@@ -87,12 +90,11 @@ def competitor() -> Iterator[None]:
 
 
 def version(folder: Path, products: int) -> Tree:
-    """A copy of ``methods/`` whose LoRA does ``products`` small products more in backward; 0 for an exact copy."""
+    """A copy of ``methods/`` whose LoRA does ``products`` small products more in backward."""
     if not folder.exists():
         shutil.copytree(ROOT / "methods", folder / "methods", ignore=shutil.ignore_patterns("__pycache__"))
-        if products:
-            with (folder / "methods" / "lora.py").open("a") as source:
-                source.write(EXTRA_WORK.format(products=products))
+        with (folder / "methods" / "lora.py").open("a") as source:
+            source.write(EXTRA_WORK.format(products=products))
     return Tree(folder.name, folder)
 
 
@@ -104,24 +106,22 @@ class Trials:
         self._context = warm_context("bert", cells=False)
         self._probe, _ = ab.probe_of(parse_suite(json.loads(json.dumps(SUITE)), "self-test"), None, "cpu")
         self._base = version(folder / "base", 0)
-        self._slope = self._start = 0.0
+        self._share = 0.0
 
     def calibrate(self) -> dict[str, float]:
-        """What the extra work adds to backward, as a line over the number of products, measured as the trials are."""
-        few, many = 100, 600
-        low, high = (self._backward(version(self._folder / f"head-{n}", n), 15.0) for n in (few, many))
-        self._slope = (high.ratio - low.ratio) / (many - few)
-        self._start = low.ratio - 1 - few * self._slope
-        return {"backward_seconds": low.base_seconds, "share_per_product": self._slope, "share_at_none": self._start}
+        """What one product adds to backward, measured the way that the trials measure."""
+        backward = self._backward(version(self._folder / f"head-{MANY}", MANY), 20.0)
+        self._share = (backward.ratio - 1) / MANY
+        return {"backward_seconds": backward.base_seconds, "share_per_product": self._share}
 
     def run(self, effect: float) -> dict:
         """One trial: the share that its extra work adds by calibration, and what `ab` says of every phase."""
-        products = max(1, round((effect - self._start) / self._slope)) if effect else 0
+        products = round(effect / self._share)
         started = time.perf_counter()
         compared = self._compare(version(self._folder / f"head-{products}", products), SECONDS)
         return {
             "effect": effect,
-            "added": round(self._start + products * self._slope, 5) if products else 0.0,
+            "added": round(products * self._share, 5),
             "seconds": round(time.perf_counter() - started, 2),
             "load": round(os.getloadavg()[0], 2),
             "phases": {phase.phase: _plain(phase) for phase in compared.phases},
@@ -143,9 +143,7 @@ def _plain(phase: ab.Comparison) -> dict:
         "base_seconds": round(phase.base_seconds, 7),
         "ratio": round(phase.ratio, 5),
         "interval": [round(end, 5) for end in phase.interval],
-        "control_interval": [round(end, 5) for end in phase.control.interval],
-        "blocks": [round(value, 5) for value in phase.blocks],
-        "control_blocks": [round(value, 5) for value in phase.control_blocks],
+        "controls": [round(phase.control.ratio, 5), round(phase.head_control.ratio, 5)],
     }
 
 
