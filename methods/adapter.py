@@ -33,13 +33,17 @@ class HoulsbyConfig(MethodConfig):
 
 
 class HoulsbyAdapter(Method):
-    """``A(h) = h + W_up gelu(W_down h + b_down) + b_up`` (Houlsby et al., ICML 2019, arXiv:1902.00751).
+    """``A(h) = h + W_up gelu(W_down h + b_down) + b_up``, two in each layer.
 
-    One after attention and one after the FFN of each layer, on the sublayer's result after its dropout and before the
-    residual sum. Matrices start from a normal of 1e-3 truncated at two deviations, biases at zero: near the identity,
-    not at it. Trains ``2 L (2 d m + m + d)`` parameters (bert-base, m = 64: 2,379,264; 2,417,664 with its 25 norms).
-    Backward saves the adapters' inputs and bottlenecks and crosses every map above layer 0's attention. Does not
-    merge: a non-linearity stands between the two maps.
+    One after attention and one after the FFN, on the sublayer's result after its dropout and before the residual sum.
+    Matrices start from a normal of 1e-3 truncated at two deviations, biases at zero: near the identity, not at it.
+
+    Paper: Houlsby et al., ICML 2019, arXiv:1902.00751.
+    Trains: ``2 L (2 d m + m + d)`` parameters (bert-base, m = 64: 2,379,264; 2,417,664 with its 25 norms).
+    Backward: saves the adapters' inputs and bottlenecks and crosses every map above layer 0's attention.
+    Merging: none; a non-linearity stands between the two maps.
+    Use: where tasks are modules that plug into one untouched backbone and inference may take longer: two small maps in
+    sequence behind each sublayer.
     """
 
     Config = HoulsbyConfig
@@ -79,14 +83,17 @@ class PfeifferConfig(MethodConfig):
 
 
 class PfeifferAdapter(Method):
-    """``u = LN(h + a)``, ``y = LN(h + a + W_up relu(W_down u + b_down) + b_up)`` (AdapterFusion, arXiv:2005.00247).
+    """``u = LN(h + a)``, ``y = LN(h + a + W_up relu(W_down u + b_down) + b_up)``, one in each layer.
 
-    Pfeiffer et al., EACL 2021: h is the FFN's output, a its residual; LN is the layer's own norm, frozen and used
-    twice, as in AdapterHub's ``seq_bn``. Pre-LN families have no norm there: ``h + W_up relu(W_down h + b_down) +
-    b_up`` on the FFN's output. Matrices start from N(0, 0.02), biases at zero; with W_up at zero the output is the
-    backbone's. Trains ``L (2 d m + m + d)`` parameters (bert-base, m = 48: 894,528). Backward saves the adapters'
-    inputs and bottlenecks and crosses every map above layer 0's adapter. Does not merge: a non-linearity stands
-    between the two maps.
+    h is the FFN's output, a its residual; LN is the layer's own norm, frozen and used twice, as in AdapterHub's
+    ``seq_bn``. Pre-LN families have no norm there: ``h + W_up relu(W_down h + b_down) + b_up`` on the FFN's output.
+    Matrices start from N(0, 0.02), biases at zero; with W_up at zero the output is the backbone's.
+
+    Paper: Pfeiffer et al., AdapterFusion, EACL 2021, arXiv:2005.00247.
+    Trains: ``L (2 d m + m + d)`` parameters (bert-base, m = 48: 894,528).
+    Backward: saves the adapters' inputs and bottlenecks and crosses every map above layer 0's adapter.
+    Merging: none; a non-linearity stands between the two maps.
+    Use: as Houlsby's, with half the modules: at an equal bottleneck half the parameters and half the added depth.
     """
 
     Config = PfeifferConfig
@@ -128,12 +135,16 @@ class ParallelConfig(MethodConfig):
 
 
 class ParallelAdapter(Method):
-    """``y = FFN(x) + s (W_up relu(W_down x + b_down) + b_up)`` (He et al., ICLR 2022, arXiv:2110.04366).
+    """``y = FFN(x) + s (W_up relu(W_down x + b_down) + b_up)``, one in each layer.
 
     x is the FFN's input, behind the norm in pre-LN families; the sum stands before the residual. W_down starts
-    Kaiming-uniform (a = sqrt 5), all else at zero: the first forward is the backbone's. Trains ``L (2 d m + m + d)``
-    parameters (bert-base, m = 48: 894,528). Backward saves x and the bottlenecks and crosses every map above layer 0's
-    FFN. Does not merge into the backbone's own structure: it is an FFN that is m units wider.
+    Kaiming-uniform (a = sqrt 5), all else at zero: the first forward is the backbone's.
+
+    Paper: He et al., ICLR 2022, arXiv:2110.04366.
+    Trains: ``L (2 d m + m + d)`` parameters (bert-base, m = 48: 894,528).
+    Backward: saves x and the bottlenecks and crosses every map above layer 0's FFN.
+    Merging: none into the backbone's own structure: it is an FFN that is m units wider.
+    Use: where an adapter is wanted that need not wait for the FFN: it reads what the FFN reads.
     """
 
     Config = ParallelConfig

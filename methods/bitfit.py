@@ -21,12 +21,16 @@ class BitFitConfig(MethodConfig):
 
 
 class BitFit(Method):
-    """``y = W x + b`` with W frozen and b trained (Ben Zaken et al., ACL 2022, arXiv:2106.10199).
+    """``y = W x + b`` with W frozen and b trained.
 
-    Trains ``L (7 d + f) + d`` parameters (bert-base without its pooler: 102,144), of which ``query+ffn`` keeps
-    ``L (d + f)`` (46,080). A bias gradient is the upstream gradient summed over batch and tokens: no linear input is
-    saved, no weight gradient computed, but the input gradient crosses the whole backbone down to the embedding norm.
-    The trained module is already in the backbone's own structure, so merging returns it as it is.
+    Paper: Ben Zaken, Ravfogel, Goldberg, ACL 2022, arXiv:2106.10199.
+    Trains: ``L (7 d + f) + d`` parameters (bert-base without its pooler: 102,144), of which ``query+ffn`` keeps ``L (d
+    + f)`` (46,080).
+    Backward: a bias gradient is the upstream gradient summed over batch and tokens: no linear input is saved, no weight
+    gradient computed, but the input gradient crosses the whole backbone down to the embedding norm.
+    Merging: the trained module is already in the backbone's own structure and is returned as it is.
+    Use: where a task must be small and the architecture must stay as it is; not on a backbone without biases, such as
+    T5 or Llama, which it refuses.
     """
 
     Config = BitFitConfig

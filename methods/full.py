@@ -13,11 +13,14 @@ class FullConfig(MethodConfig):
 
 
 class FullFineTuning(Method):
-    """Every parameter trains: ``W <- W - lr * update(dL/dW)`` for all W (Devlin et al., NAACL 2019, arXiv:1810.04805).
+    """Every parameter trains: ``W <- W - lr * update(dL/dW)`` for all W.
 
-    Trains all P parameters (bert-base without its pooler: 108,891,648) and stores all of them per task. Backward
-    computes each weight gradient and, above the embeddings, each input gradient: about twice the forward's FLOPs.
-    The trained module is already in the backbone's own structure, so merging returns it as it is.
+    Paper: Devlin et al., NAACL 2019, arXiv:1810.04805.
+    Trains: all P parameters (bert-base without its pooler: 108,891,648), and stores all of them per task.
+    Backward: each weight gradient and, above the embeddings, each input gradient: about twice the forward's FLOPs.
+    Merging: the trained module is already in the backbone's own structure and is returned as it is.
+    Use: as the yardstick, and where three more numbers for each weight (its gradient and AdamW's two moments) fit into
+    memory and a whole model per task into storage.
     """
 
     Config = FullConfig
@@ -37,11 +40,13 @@ class HeadConfig(MethodConfig):
 
 
 class HeadOnly(Method):
-    """``logits = head(pool(backbone(x)))`` with a fixed backbone (linear probe; Devlin et al. 2019, section 5.3).
+    """``logits = head(pool(backbone(x)))`` with a fixed backbone, also called a linear probe.
 
-    Trains 0 backbone parameters (bert-base: 0) and stores none; the harness's head is counted apart. Nothing in the
-    backbone requires a gradient, so autograd records nothing there and backward ends at the head. Merging returns
-    the module itself, which is the untouched backbone.
+    Paper: Devlin et al., NAACL 2019, arXiv:1810.04805, section 5.3.
+    Trains: 0 backbone parameters (bert-base: 0) and stores none; the harness's head is counted apart.
+    Backward: ends at the head; nothing in the backbone requires a gradient, so autograd records nothing there.
+    Merging: returns the module itself, which is the untouched backbone.
+    Use: as the floor: what a method scores above it is what training more than the head has bought.
     """
 
     Config = HeadConfig

@@ -16,13 +16,17 @@ class IA3Config(MethodConfig):
 
 
 class IA3(Method):
-    """``k = l_k * W_k x``, ``v = l_v * W_v x``, ``FFN(x) = W_2 (l_ff * act(W_1 x))`` (T-Few, arXiv:2205.05638).
+    """``k = l_k * W_k x``, ``v = l_v * W_v x``, ``FFN(x) = W_2 (l_ff * act(W_1 x))``.
 
-    Liu et al., NeurIPS 2022. All vectors start at one, so the first forward is the backbone's; they take no weight
-    decay, which would pull them to zero. In a gated FFN ``l_ff`` scales the gated product. Trains ``L (d_k + d_v +
-    f)`` parameters, d_k and d_v being the widths of keys and values (bert-base: ``L (2 d + f)`` = 55,296). Backward
-    saves the scaled activations for the vectors' gradients and crosses every map above layer 0's keys. Merges: rows
-    of W_k, W_v and their biases, columns of W_2; dividing again would be inexact, so it is not unmerged.
+    All vectors start at one, so the first forward is the backbone's; they take no weight decay, which would pull them
+    to zero. In a gated FFN ``l_ff`` scales the gated product.
+
+    Paper: Liu et al. (T-Few), NeurIPS 2022, arXiv:2205.05638.
+    Trains: ``L (d_k + d_v + f)`` parameters, d_k and d_v being the widths of keys and values (bert-base: ``L (2 d +
+    f)`` = 55,296).
+    Backward: saves the scaled activations for the vectors' gradients and crosses every map above layer 0's keys.
+    Merging: rows of W_k, W_v and their biases, columns of W_2; dividing again would be inexact, so it is not unmerged.
+    Use: where a task must be small and inference must not cost more. Not to save activations: it keeps those it scales.
     """
 
     Config = IA3Config

@@ -41,13 +41,18 @@ class LoRAConfig(MethodConfig):
 
 
 class LoRA(Method):
-    """``y = x W^T + (alpha / r) dropout(x) A^T B^T``, A ``[r, in]``, B ``[out, r]`` (arXiv:2106.09685).
+    """``y = x W^T + (alpha / r) dropout(x) A^T B^T``, A ``[r, in]``, B ``[out, r]``.
 
-    Hu et al., ICLR 2022. A starts Kaiming-uniform (a = sqrt 5), B zero, as in the authors' code: the first forward is
-    the backbone's. Trains ``r (in + out)`` parameters a target, ``out`` being the slice where query, key and value
-    are one fused map; query and value of bert-base at r = 8: 294,912. Backward computes rank-r weight gradients only,
-    from x and ``x A^T``, but input gradients of every frozen map above the lowest target: about half of full, not
-    nothing. Merges: ``W + (alpha / r) B A`` is the backbone's own structure again, and unmerging subtracts it.
+    A starts Kaiming-uniform (a = sqrt 5), B zero, as in the authors' code: the first forward is the backbone's.
+
+    Paper: Hu et al., ICLR 2022, arXiv:2106.09685.
+    Trains: ``r (in + out)`` parameters a target, ``out`` being the slice where query, key and value are one fused map
+    (bert-base, query and value, r = 8: 294,912).
+    Backward: rank-r weight gradients only, from x and ``x A^T``, but input gradients of every frozen map above the
+    lowest target: about half of full, not nothing.
+    Merging: ``W + (alpha / r) B A`` is the backbone's own structure again, and unmerging subtracts it.
+    Use: where inference must not cost more than the backbone's; at an equal budget the choice of targets matters more
+    than the rank (the paper's tables 5 and 6).
     """
 
     Config = LoRAConfig

@@ -154,16 +154,21 @@ class Ladder(nn.Module):
 
 
 class LadderSideTuning(Method):
-    """s_0 = D_0 E(x);  s_i = Block_i(mu_i s_{i-1} + (1 - mu_i) D_i b_i);  y = U LN(s_L) [+ b_L].
+    """``s_0 = D_0 E(x)``; ``s_i = Block_i(mu_i s_{i-1} + (1 - mu_i) D_i b_i)``; ``y = U LN(s_L) [+ b_L]``.
 
     mu_i = sigmoid(alpha_i / T) is a learned gate, alpha_i = 0 at the start, and b_i the frozen backbone's state after
-    layer i, read without gradients: backward stays in the side network. Its blocks are the family's own at width
-    D = d / r and FFN width F = f / r, with the backbone's head count. Trains n (side block) + (n + 1)(d D + D) + n
-    + norm + (D d + d) for n kept layers, where BERT's side block has 4 (D^2 + D) + (D F + F) + (F D + D) + 4 D
-    (bert-base, n = 12, r = 8: 2,376,492). Gates exist for kept layers only. The backbone's dropout stays active in
-    training mode, as for every other method, so the taps are noisy there; after the norm there is none but the head's.
-    U starts at zero where b_L is added, so that training starts from the backbone; the paper leaves
-    it at its random start. It cannot be merged. Source: Sung, Cho, Bansal, NeurIPS 2022, arXiv:2206.06522, section 3.
+    layer i, read without gradients. The blocks are the family's own at width D = d / r and FFN width F = f / r, with
+    the backbone's head count. Gates exist for kept layers only. The backbone's dropout stays active in training mode,
+    as for every other method, so the taps are noisy there; after the norm there is none but the head's. U starts at
+    zero where b_L is added, so that training starts from the backbone; the paper leaves it at its random start.
+
+    Paper: Sung, Cho, Bansal, NeurIPS 2022, arXiv:2206.06522, section 3.
+    Trains: ``n (side block) + (n + 1)(d D + D) + n + norm + (D d + d)`` for n kept layers, where BERT's side block has
+    ``4 (D^2 + D) + (D F + F) + (F D + D) + 4 D`` (bert-base, n = 12, r = 8: 2,376,492).
+    Backward: stays in the side network; no FLOP of it is spent in the backbone.
+    Merging: none; the side network runs at inference too.
+    Use: where the memory of training decides: of the backbone only the states between layers are kept for backward. The
+    price is latency.
     """
 
     Config = LSTConfig

@@ -180,12 +180,16 @@ class PromptTuningConfig(MethodConfig):
 class PromptTuning(Method):
     """``X' = [P; E(x)]``: ``p`` learned vectors in front of the word embeddings, everything else frozen.
 
-    Trains and stores ``p d`` parameters (bert-base, p = 20: 15,360), ``d`` the width of the word embeddings. Backward
-    saves nothing for weight gradients, yet the input gradient crosses the whole backbone, on sequences longer by
-    ``p``. Cannot be merged: every layer runs on ``p + T`` positions at inference too. In ModernBERT's local layers
-    only tokens near the front see the prompt.
+    In ModernBERT's local layers only tokens near the front see the prompt. The paper is on T5 with its LM head; here
+    the shared head reads the states.
 
-    Lester, Al-Rfou, Constant, EMNLP 2021 (arXiv:2104.08691), there on T5 with its LM head; here under the shared head.
+    Paper: Lester, Al-Rfou, Constant, EMNLP 2021, arXiv:2104.08691.
+    Trains: ``p d`` parameters and stores as many (bert-base, p = 20: 15,360), ``d`` the width of the word embeddings.
+    Backward: saves nothing for weight gradients, yet the input gradient crosses the whole backbone, on sequences longer
+    by ``p``.
+    Merging: none; every layer runs on ``p + T`` positions at inference too.
+    Use: where a task must be as small as can be. Not to save memory or time: every layer works on the longer sequence,
+    and where rows are short beside the prompt it can take more memory than full fine-tuning.
     """
 
     Config = PromptTuningConfig
@@ -252,14 +256,18 @@ class PTuningConfig(MethodConfig):
 class PTuning(Method):
     """``X' = [P; E(x)]`` with ``P = W2 relu(W1 BiLSTM(E_P) + b1) + b2``, a prompt encoder that drops out at inference.
 
-    Trains ``p d`` + BiLSTM (two layers, ``h`` = d/2 a direction) + ``2 (d^2 + d)`` parameters: bert-base with p = 9
-    8,278,272, of which ``p d`` = 6,912 are stored, since ``P`` does not depend on the input and ``finalize`` computes
-    it once. ``encoder = "mlp"`` trains ``p d + 2 (d^2 + d)``. Backward is that of prompt tuning plus the encoder's,
-    which grows with neither batch nor length. Cannot be merged. The prompt takes ordinary positions 0 .. p-1.
+    The LAMA variant: prompt encoder only, backbone frozen (the few-shot code trains the backbone too). Two deviations:
+    the pseudo tokens stand in front of the sentence instead of inside a template, and the shared head reads the states
+    instead of the LM head at a mask. The prompt takes ordinary positions 0 .. p-1.
 
-    Liu et al. 2021, "GPT Understands, Too" (arXiv:2103.10385), the LAMA variant: prompt encoder only, backbone frozen
-    (the few-shot code trains the backbone too). Two deviations: the pseudo tokens stand in front of the sentence
-    instead of inside a template, and the shared head reads the states instead of the LM head at a mask.
+    Paper: Liu et al. 2021, "GPT Understands, Too", arXiv:2103.10385.
+    Trains: ``p d`` + BiLSTM (two layers, ``h`` = d/2 a direction) + ``2 (d^2 + d)`` parameters (bert-base, p = 9:
+    8,278,272; p = 20: 8,286,720), or ``p d + 2 (d^2 + d)`` with ``encoder = "mlp"``. Stores ``p d`` (p = 9: 6,912),
+    since ``P`` does not depend on the input and ``finalize`` computes it once.
+    Backward: that of prompt tuning plus the encoder's, which grows with neither batch nor length.
+    Merging: none, as prompt tuning.
+    Use: as prompt tuning, where its vectors should be learned together through an encoder; what is stored stays the
+    same.
     """
 
     Config = PTuningConfig
