@@ -27,6 +27,8 @@ from bench.suite import Suite
 
 BLOCKS = 20
 """Blocks of a comparison, the unit that intervals are made of."""
+MOST_REPEATS = 5
+"""Optimizer steps in one sample: more would take time from the rounds, of which there are many."""
 ARMS = ("base", "head", "head_again", "base_again")
 """Processes in the order of their start. One that starts later may run faster (measured: 2 % on a busy machine), so
 both versions have the same mean place."""
@@ -170,7 +172,7 @@ def _measure(arms: Mapping[str, Arm], label: str, probe: Probe, seconds: float) 
         except BenchError as error:
             return Compared(label, failed="head" if key.startswith("head") else "base", note=str(error))
     for arm in arms.values():  # repeated steps find warm caches: unequal numbers would compare unequal work
-        arm.told("repeat", min(made.repeats for made in built.values()))
+        arm.told("repeat", min(MOST_REPEATS, *(made.repeats for made in built.values())))
     samples = take_turns(arms, seconds)
     for arm in arms.values():
         arm.told("drop")
