@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.record import CostRecord, Record, Shape, Timing
 
 QUIET = (0.97, 1.03)
-"""The A/A control's interval must lie within these ratios, or times carry no conclusion."""
+"""The A/A control's interval within these ratios: a quiet machine. Beyond, verdicts on times allow for it."""
 PHASES = ("forward", "backward", "optimizer", "step")
 MODES = ("unmerged", "merged")
 BATCHES = ("batch_1", "batch_32")

@@ -115,7 +115,7 @@ def control(run: Run) -> str | None:
     if table["quiet"].all():
         return f"{figure}: quiet enough, inside {low} - {high}"
     noisy = ", ".join(dict.fromkeys(table.loc[~table["quiet"], "name"]))
-    return f"{figure}: NOT quiet, {noisy} beyond {low} - {high}; those times carry no conclusion"
+    return f"{figure}: NOT quiet, {noisy} beyond {low} - {high}; verdicts on times allow for it"
 
 
 def progress(run: Run) -> dict[str, str]:

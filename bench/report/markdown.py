@@ -30,7 +30,7 @@ HOW = (
     ("ratio interval", "ratio", "95 %: hull of the block bootstrap of the median and Student's t over block medians"),
     ("latency", "seconds", "inference of one batch, against the bare backbone with the same head, interleaved"),
     ("switch", "seconds", "median time to load another task's delta into the running model"),
-    ("A/A control", "ratio", "the baseline against itself in the same rounds; times count when it stays within 3 %"),
+    ("A/A control", "ratio", "the baseline against itself in the same rounds; beyond 3 % only wide margins hold"),
     ("score", "points of 100", "main metric of the task on rows that training never saw; ± is 95 % over seeds"),
     ("difference", "points of 100", "paired by task and seed, pairs that both have; 95 % Student t"),
     (
@@ -93,7 +93,8 @@ def _claims(run: Run) -> str:
         return ""
     how = (
         "Counted figures decide at once. Times and scores are tested at 5 % after Holm's correction over all of them: "
-        "`inconclusive` where the interval straddles the bound, `invalid` where the A/A control was not quiet."
+        "a time must stand with its interval widened by what the A/A control shows. `inconclusive` where it then "
+        "straddles the bound, `invalid` where the control was not quiet as well."
     )
     return "## Claims\n\n" + table(("verdict", "claim"), rows).replace("---:", "---") + "\n\n" + how
 
