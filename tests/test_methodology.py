@@ -1,0 +1,80 @@
+"""METHODOLOGY.md explains every figure of a report under its name; its numbers are those of the code and records."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import backbone, claims, compare, score
+from bench.claim_table import EXTRA_SECONDS, LOOKS
+from bench.cost import latency, memory, session, training
+from bench.report import html
+from bench.report.markdown import HOW
+from bench.scaling import HOLDS
+from bench.store import read_run
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "METHODOLOGY.md").read_text()
+HEADINGS = re.findall(r"^#+ (.+)$", TEXT, flags=re.MULTILINE)
+WORDS = {2: "twice", 3: "three", 5: "five", 8: "eight"}
+
+
+def section(heading):
+    """Text below a heading, up to the next one of any level."""
+    return re.split(rf"^#+ {re.escape(heading)}$", TEXT, flags=re.MULTILINE | re.IGNORECASE)[1].partition("\n#")[0]
+
+
+@pytest.mark.parametrize("figure", [name for name, _, _ in HOW])
+def test_every_figure_of_a_report_has_a_paragraph_under_its_name(figure):
+    assert figure.lower() in [heading.lower() for heading in HEADINGS]
+    assert len(section(figure).split()) >= 15
+
+
+def test_no_heading_stands_twice_and_those_that_reports_link_to_are_there():
+    assert len(HEADINGS) == len(set(HEADINGS))
+    assert {*html.SECTIONS.values(), "Scores"} <= {*HEADINGS}
+
+
+NUMBERS = {
+    "A/A control": "{} - {}".format(*compare.QUIET),
+    "Difference": f"Fewer than {WORDS[compare.MIN_SEEDS]} seeds",
+    "Switch": f"median of {WORDS[latency.SWITCHES]} loads",
+    "On the front": f"{compare.RESAMPLES:,} bootstrap draws",
+    "Times": f"shorter than {1000 * training.SHORT_SECONDS:.0f} ms",
+    "times": f"{training.MOST_REPEATS} times at most",
+    "Peak memory (counted)": f"rounded to {memory.ROUNDING} bytes",
+    "Grows as": f"more than {HOLDS:.1%}".replace("%", " %"),
+    "Latency": f"of {session.RECORDED_BATCHES[0]} and of {session.RECORDED_BATCHES[1]} rows",
+    "Claims and gates": f"{WORDS[LOOKS]} times as many at most, for {EXTRA_SECONDS:.0f} seconds at most",
+    "claims and gates": f"{WORDS[int(claims.WIDENING)]} the far end",
+    "Bias": f"pools of {WORDS[score.POOL]} batches",
+}
+"""Heading, in any case, and what its text must say for what the code does."""
+
+
+@pytest.mark.parametrize(("heading", "says"), list(NUMBERS.items()), ids=list(NUMBERS))
+def test_a_number_of_the_text_is_that_of_the_code(heading, says):
+    assert says in section(heading)
+
+
+def test_the_bias_section_names_the_shape_of_the_side_network_on_both_backbones():
+    _, minilm = backbone.SHAPES["minilm-l6"]
+    assert "six layers, 384 wide" in section("Bias")
+    assert (minilm["num_hidden_layers"], minilm["hidden_size"]) == (6, 384)
+    widths = [minilm["hidden_size"] // minilm["num_attention_heads"] // 8, 768 // 12 // 8]
+    assert "{} wide on MiniLM and {} on bert-base".format(*widths) in section("Bias")
+
+
+def test_the_ladder_s_times_in_the_bias_section_are_those_of_the_records():
+    def row(run):
+        return compare.cost_table(read_run(ROOT / "results/published" / run).records).loc["lst(reduction=8)"]
+
+    one, two = row("cost-minilm"), row("cost-minilm-two-threads")
+    times = f"two threads ({two.backward_ratio:.3f} of full's backward) than on one ({one.backward_ratio:.3f})"
+    assert times in section("Bias")
+    assert f"at {one.flops_backward_ratio:.3f} of the FLOPs" in section("Bias")
+
+
+@pytest.mark.parametrize("run", ["glue-small", "cost-minilm", "cost-minilm-two-threads", "cost-bert-base"])
+def test_some_control_of_every_published_run_leaves_its_band_as_the_bias_section_says(run):
+    assert not compare.controls(read_run(ROOT / "results/published" / run).records).quiet.all()
