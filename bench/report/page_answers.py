@@ -13,6 +13,7 @@ from bench.report.verdicts import Told
 from bench.store import Run
 
 MOST = 3
+NO_VERDICT = "no verdict: "
 HOW_OF = {
     "flops": "FLOPs", "trainable_parameters": "trained", "delta_bytes": "stored per task",
     "bytes": "saved activations", "peak_memory_bytes": "peak memory (counted)",
@@ -80,8 +81,13 @@ def _claimed(run: Run, told: list[Told], kind: str) -> Answer | None:
     if other is None:
         return first
     second = claimed(run, other)
-    tag = first.tag if second.tag == first.tag else f"{first.tag}; {second.tag.removeprefix('no verdict: ')}"
+    tag = first.tag if first.kind != "open" else NO_VERDICT + ", ".join(dict.fromkeys([*_whys(first), *_whys(second)]))
     return Answer(f"{first.text.removesuffix('.')}; {second.text}", first.kind, tag, first.how)
+
+
+def _whys(answer: Answer) -> list[str]:
+    """The reasons of a tag, apart at commas but for those inside an interval."""
+    return re.split(r", (?![^\[]*\])", answer.tag.removeprefix(NO_VERDICT))
 
 
 def _goes_with(first: Told, other: Told) -> bool:

@@ -30,6 +30,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     sortable: bool = True
     note: str = ""
+    """Below the table."""
     words: frozenset[int] = frozenset()
     """Columns of words, aligned to the left; the first always is."""
 
@@ -83,13 +84,12 @@ def main(run: Run) -> Table | None:
     head = (
         "method", "trained - head", "stored per task", f"backward FLOPs / {over}", f"backward time / {over}, 95 %",
         f"step time / {over}", facts.peak_name(source), "predicted peak", "latency / base, batch 1", "merged, batch 1",
-        mean, f"score - {over}, 95 %", "failed", "marks",
+        mean, f"score - {over}, 95 %", "failed",
     )  # fmt: skip
     rows = [_main_row(label, costs.loc[label], scores.loc[label], baseline) for label in labels]
-    made = _made("Costs and scores of each method", head, rows)
-    if made is None or made.head[-1] != "marks":
-        return made
-    return Table(made.caption, made.head, made.rows, words=frozenset({len(made.head) - 1}))
+    flags = {flag for found in scores["flags"] for flag in found}
+    signs = [f"{sign} {facts.FLAG_MEANING[flag]}." for flag, sign in facts.FLAG_MARKS.items() if flag in flags]
+    return _made("Costs and scores of each method", head, rows, " ".join(signs))
 
 
 def _main_row(label: str, cost: "pd.Series", score: "pd.Series", baseline: str) -> list[Cell]:
@@ -110,9 +110,15 @@ def _main_row(label: str, cost: "pd.Series", score: "pd.Series", baseline: str) 
         _figure(fmt.size, measured),
         _figure(fmt.size, cost["predicted_step_bytes"] if measured is None else None),
         _interval(cost, "unmerged_batch_1", 2), merged,
-        _figure(fmt.points, score["mean"]), difference, Cell(str(failed), failed) if failed else Cell(fmt.MISSING),
-        _word(", ".join(flag.replace("_", " ") for flag in score["flags"] if flag in facts.FLAG_MEANING)),
+        _marked(score), difference, Cell(str(failed), failed) if failed else Cell(fmt.MISSING),
     ]  # fmt: skip
+
+
+def _marked(score: "pd.Series") -> Cell:
+    """A mean score with the signs of its flags."""
+    signs = "".join(sign for flag, sign in facts.FLAG_MARKS.items() if flag in score["flags"])
+    mean = _figure(fmt.points, score["mean"])
+    return Cell(f"{mean.text} {signs}".rstrip(), mean.key)
 
 
 def _difference(row: "pd.Series", name: str, prefix: str) -> Cell:
