@@ -13,8 +13,9 @@ from rich.console import Console
 
 from bench.errors import BenchError
 from bench.record import SavedTensor
-from bench.report import canvas, markdown, plots, terminal
+from bench.report import markdown, plots, terminal
 from bench.report import format as fmt
+from bench.report.plot_tables import Tables
 from bench.store import Run
 from tests.records import LABELS, cost, failed, glue_small, score, suite
 
@@ -202,7 +203,7 @@ def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
 @pytest.mark.slow
 def test_a_second_drawing_has_the_same_bytes_also_of_a_broken_run(run):
     before = [path.read_bytes() for path in plots.draw(broken(run))]
-    assert len(before) == 12
+    assert len(before) == 22
     assert [path.read_bytes() for path in plots.draw(broken(run))] == before
 
 
@@ -218,11 +219,12 @@ def test_a_figure_that_no_longer_holds_is_removed(run):
     stale.touch()
     names = {path.name for path in plots.draw(replace(run, records=tuple(cost(label) for label in ("full", "ia3"))))}
     assert not stale.exists()
-    assert names == {f"{name}.{kind}" for name in ("step-time", "latency", "backward-depth") for kind in ("png", "svg")}
+    kept = ("backward-depth", "backward-anatomy", "memory", "step-time", "latency")
+    assert names == {f"{name}.{kind}" for name in kept for kind in ("png", "svg")}
 
 
 def test_a_method_looks_the_same_in_every_figure_and_like_no_other(run):
-    looks = canvas.run_looks(run)
+    looks = Tables(run).looks
     assert len({look.colour for look in looks.values()}) == 13
     assert looks["full"].colour == "#000000"
 

@@ -4,12 +4,19 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
+
+from bench.report.canvas import Floats
 
 _DIRECTIONS = 16
 _RADII = (9, 14, 20, 28, 38, 50, 64)
 """Distances tried from the point to the nearest edge of its text, in points."""
+_TOUCHED = 120
+"""Pixels that any overlap counts for beside its own: a thin line under text is as hard to read as a broad one."""
+_LEADER = (0.2, 0.35, 0.5, 0.65, 0.8)
+"""Parts of the way from point to text that must cross no other text."""
 _BESIDE = 14
 """Up to this distance the eye needs no line from text to point."""
 
@@ -24,12 +31,10 @@ class Box(NamedTuple):
 
 
 class _Place(NamedTuple):
-    cost: float
-    """Pixels covered, with penalties."""
     offset: tuple[float, float]
     """Centre of the text from the point, in pixels."""
     box: Box
-    radius: int
+    radius: float
     """Points."""
 
 
@@ -69,42 +74,36 @@ def _best(
     at: tuple[float, float], size: tuple[float, float], pixel: float, taken: list[Box], written: list[Box], inside: Box
 ) -> _Place:
     """The place that covers least, near ones first."""
-    found: list[_Place] = []
-    for radius in _RADII:
-        for step in range(_DIRECTIONS):
-            angle = 2 * math.pi * step / _DIRECTIONS
-            dx = math.cos(angle) * (radius * pixel + size[0] / 2)
-            dy = math.sin(angle) * (radius * pixel + size[1] / 2)
-            half = (size[0] / 2 + pixel, size[1] / 2 + pixel)
-            box = Box(at[0] + dx - half[0], at[1] + dy - half[1], at[0] + dx + half[0], at[1] + dy + half[1])
-            out = (
-                box.left < inside.left or box.right > inside.right or box.bottom < inside.bottom or box.top > inside.top
-            )
-            cost = 1e5 * out + 0.4 * radius + sum(_overlap(box, other) for other in taken)
-            if radius > _BESIDE:
-                cost += 30 * sum(_crosses(at, (dx, dy), other) for other in written)
-            found.append(_Place(cost, (dx, dy), box, radius))
-    return min(found, key=lambda place: place.cost)
+    radius = np.repeat(np.array(_RADII, dtype=float), _DIRECTIONS)
+    angle = np.tile(2 * np.pi * np.arange(_DIRECTIONS) / _DIRECTIONS, len(_RADII))
+    dx = np.cos(angle) * (radius * pixel + size[0] / 2)
+    dy = np.sin(angle) * (radius * pixel + size[1] / 2)
+    boxes = _around(at[0] + dx, at[1] + dy, size[0] / 2 + pixel, size[1] / 2 + pixel)
+    out = (boxes[:, :2] < inside[:2]).any(axis=1) | (boxes[:, 2:] > inside[2:]).any(axis=1)
+    covered = _overlap(boxes, taken)
+    cost = 1e5 * out + 0.4 * radius + (covered + _TOUCHED * (covered > 0)).sum(axis=1)
+    spots = [_overlap(_around(at[0] + part * dx, at[1] + part * dy, 3, 3), written) > 0 for part in _LEADER]
+    cost += 30 * np.any(spots, axis=0).sum(axis=1) * (radius > _BESIDE)
+    best = int(np.argmin(cost))
+    return _Place((float(dx[best]), float(dy[best])), Box(*map(float, boxes[best])), float(radius[best]))
+
+
+def _around(x: Floats, y: Floats, half_width: float, half_height: float) -> Floats:
+    """Boxes with these centres, one a row."""
+    return np.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=1)
+
+
+def _overlap(boxes: Floats, others: list[Box]) -> Floats:
+    """Shared pixels of each of ``boxes`` (rows) with each of ``others`` (columns)."""
+    mine, theirs = boxes[:, None, :], np.array(others, dtype=float).reshape(1, -1, 4)
+    shared = np.minimum(mine[..., 2:], theirs[..., 2:]) - np.maximum(mine[..., :2], theirs[..., :2])
+    return np.asarray(shared.clip(min=0).prod(axis=-1))
 
 
 def _spot(at: tuple[float, float], offset: tuple[float, float], part: float) -> Box:
     """A small box on the line to a text, so that later texts keep off it."""
     x, y = at[0] + part * offset[0], at[1] + part * offset[1]
     return Box(x - 3, y - 3, x + 3, y + 3)
-
-
-def _crosses(at: tuple[float, float], offset: tuple[float, float], box: Box) -> bool:
-    """Whether the line from a point to its text runs through a box."""
-    spots = (_spot(at, offset, part) for part in (0.2, 0.35, 0.5, 0.65, 0.8))
-    return any(_overlap(spot, box) > 0 for spot in spots)
-
-
-def _overlap(first: Box, second: Box) -> float:
-    """Shared pixels of two boxes."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    if width <= 0:
-        return 0.0
-    return width * max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
 
 
 def _leader(

@@ -49,8 +49,9 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
         BenchError: The folder cannot be written.
     """
     from bench.report.breakdown import memory_breakdown
-    from bench.report.canvas import looks, save, styled
+    from bench.report.canvas import save, styled
     from bench.report.depth import backward_by_depth
+    from bench.report.looks import looks
 
     counted = [row for row in rows if "flops" in row]
     names = [row["method"] for row in counted]

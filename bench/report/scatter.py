@@ -1,75 +1,124 @@
 """Draws score against a cost, with the Pareto front and a label at each point; computes neither."""
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bench import compare
 from bench.report import facts
 from bench.report import format as fmt
-from bench.report.canvas import MEANING, Floats, freeze, new_figure, run_looks, titled, where
+from bench.report.canvas import MEANING, Floats, Sheet, mark, new_figure
 from bench.report.labels import Box, place
+from bench.report.plot_tables import Tables
 from bench.stats import pareto_front
-from bench.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def _score_caption(run: Run) -> str:
-    return (
-        f"Score: mean of the main metric x 100 over {', '.join(map(fmt.plain, facts.tasks(run)))}; "
-        f"n = {fmt.plural(len(facts.seeds(run)), 'seed')}. {MEANING} over seeds (Student t), none below 2 seeds."
-    )
+class Cost(NamedTuple):
+    """What scores are held against."""
+
+    column: str
+    """Of `bench.compare.cost_table`."""
+    name: str
+    axis: str
+    """What stands below the axis, its unit with it."""
+    note: str
+    """What the caption says of it."""
+    tags: tuple[str, ...]
+    unit: float = 1.0
+    log: bool = False
+    letter: str = ""
+    """Unit beside the numbers of a logarithmic axis."""
 
 
-def score_against(run: Run, cost: str) -> "Figure | None":
-    """Draw the mean score of each method against ``cost``, a column of `bench.compare.cost_table`.
+COSTS = {
+    "score-parameters": Cost(
+        "trainable_method", "trainable parameters", "trainable parameters, head left out (log scale{zero})",
+        "Parameters: that need a gradient, head left out.", ("scored", "counted"), log=True,
+    ),
+    "score-memory": Cost(
+        "peak_step_bytes", "peak memory", "peak memory of one training step (MB)",
+        "Memory: largest allocation within one training step.", ("scored",), unit=1e6,
+    ),
+    "score-time": Cost(
+        "step_seconds", "time of a training step", "time of one training step (ms)",
+        "Time: median over the step's interleaved blocks.", ("scored", "timed"), unit=1e-3,
+    ),
+    "score-stored": Cost(
+        "delta_bytes", "bytes stored per task", "bytes stored per task, head left out (log scale{zero})",
+        "Stored: what inference needs beside the backbone and the head.", ("scored", "counted"), log=True, letter="B",
+    ),
+}  # fmt: skip
+"""By figure."""
+
+
+def score_against(tables: Tables, name: str) -> "Figure | None":
+    """Draw the mean score of each method against the cost of the figure ``name``.
 
     Returns:
-        None where no method has both figures.
+        None where no method has both.
     """
-    scores = compare.score_table(run.records, run.suite["baseline"], facts.labels(run))
-    costs = compare.cost_table(run.records, facts.labels(run))
-    value = compare.method_cost(run, facts.labels(run), cost)
+    cost = _as_measured(tables, COSTS[name])
+    value = tables.cost(cost.column)
+    scores = tables.scores
     table = pd.DataFrame(
-        {"cost": value, "mean": scores["mean"], "low": scores["mean_low"], "high": scores["mean_high"]}
-    )
-    table = table.dropna(subset=["cost", "mean"])
+        {"cost": value / cost.unit, "mean": scores["mean"], "low": scores["mean_low"], "high": scores["mean_high"]}
+    ).dropna(subset=["cost", "mean"])
     if table.empty:
         return None
-    memory = cost == "peak_step_bytes"
-    source = next((s for s in costs["peak_memory_source"] if isinstance(s, str)), None)
-    name = facts.peak_name(source) if memory else "trainable parameters"
-    extra = f" Memory: largest allocation within one training step, {where(run)}." if memory else " Head left out."
-    caption = f"{_score_caption(run)}{extra} Line: Pareto front of the means; no method is both cheaper and better."
-    figure, (axes,) = new_figure(titled(run, f"score against {name}", scores=True), caption, 5.4)
-    x = table["cost"].to_numpy() / (1e6 if memory else 1)
-    if memory:
-        axes.set_xlabel(f"{name} of one training step (MB)")
-        axes.set_xlim(0, x.max() * 1.12)
+    table = table.loc[[label for label in tables.labels if label in table.index]]
+    shape = "" if cost.log else None  # what is trained and stored does not depend on it
+    words = tables.words(f"Score against {cost.name}", _caption(tables, cost), *cost.tags, shape=shape)
+    figure, (axes,) = new_figure(words, Sheet(4.6, left=0.62))
+    x = table["cost"].to_numpy()
+    if cost.log:
+        x, zero = _log_with_zero(axes, x, cost.letter)
+        axes.set_xlabel(cost.axis.format(zero="; 0 left of the break" if zero else ""))
     else:
-        axes.set_xlabel("trainable parameters of the method, head left out (log scale; 0 left of the break)")
-        x = _log_with_zero(axes, x)
+        axes.set_xlabel(cost.axis)
+        axes.set_xlim(0, x.max() * 1.12)
+    axes.tick_params(axis="y", labelsize=8)
     axes.set_ylabel("mean score (points of 100)")
-    axes.margins(y=0.12)
+    _points(axes, tables, table, x)
+    return figure
+
+
+def _as_measured(tables: Tables, cost: Cost) -> Cost:
+    """Memory says whether a GPU measured it."""
+    if cost.column != "peak_step_bytes":
+        return cost
+    source = next((s for s in tables.costs["peak_memory_source"] if isinstance(s, str)), None)
+    name = facts.peak_name(source)
+    tag = "measured" if source == "cuda_allocated" else "counted"
+    return cost._replace(name=name, axis=f"{name} of one training step (MB)", tags=("scored", tag))
+
+
+def _caption(tables: Tables, cost: Cost) -> str:
+    return (
+        f"Score: mean of the main metric x 100 over {', '.join(map(fmt.plain, tables.tasks))}; "
+        f"n = {fmt.plural(tables.seeds, 'seed')}. {MEANING} over seeds (Student t), none below 2 seeds, cut at 100. "
+        f"{cost.note} Line: Pareto front of the means; a method on it has none that is both cheaper and better."
+    )
+
+
+def _points(axes: "Axes", tables: Tables, table: pd.DataFrame, x: Floats) -> None:
     front = pareto_front(np.column_stack([x, table["mean"]]))
     corners = sorted(zip(x[front], table["mean"][front], strict=True))
-    axes.step(*zip(*corners, strict=True), where="post", color="#bbbbbb", linewidth=1.4, zorder=1)
-    style = run_looks(run)
+    axes.step(*zip(*corners, strict=True), where="post", color="#c4c4c4", linewidth=1.6, zorder=1)
     for label, at, row in zip(table.index, x, table.itertuples(), strict=True):
-        look = style[label]
+        look = tables.looks[label]
         if not np.isnan(row.low):
-            axes.vlines(at, row.low, row.high, color=look.colour, alpha=0.4, linewidth=1.2, zorder=2)
-        axes.plot(at, row.mean, look.marker, color=look.colour, markersize=11 if look.marker == "*" else 7,
-                  markeredgecolor="white", markeredgewidth=0.6, zorder=4)  # fmt: skip
-    freeze(figure)
+            axes.vlines(at, row.low, row.high, color=look.colour, alpha=0.45, linewidth=1.2, zorder=2)
+        mark(axes, at, row.mean, look, 7.5)
+    axes.margins(y=0.08)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, min(top, 101))
     points = list(zip(x, table["mean"], strict=True))
-    place(axes, points, [style[label].text for label in table.index], _lines(axes, x, table, corners))
-    return figure
+    place(axes, points, [tables.looks[label].text for label in table.index], _lines(axes, x, table, corners))
 
 
 def _lines(axes: "Axes", x: Floats, table: pd.DataFrame, corners: list[tuple[float, float]]) -> list[Box]:
@@ -88,29 +137,35 @@ def _lines(axes: "Axes", x: Floats, table: pd.DataFrame, corners: list[tuple[flo
     return boxes
 
 
-def _log_with_zero(axes: "Axes", x: Floats) -> Floats:
+def _log_with_zero(axes: "Axes", x: Floats, letter: str) -> tuple[Floats, bool]:
     """Set a log axis; zeros move left of a visible break, where a tick says 0.
 
     Returns:
-        ``x`` with zeros replaced by the place that stands for them.
+        ``x`` with zeros replaced by the place that stands for them, and whether there are any.
     """
     positive = x[x > 0]
     if not positive.size:
         axes.set_xticks([0], ["0"])
-        return x
+        return x, False
     axes.set_xscale("log")
     low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()) + 0.15)
-    ticks = [10.0**power for power in np.arange(low, high + 1)]
-    names = [fmt.count(tick).replace(".0", "") for tick in ticks]
+    right = positive.max() * 10**0.45
+    ticks = [tick for power in np.arange(low, high + 1) if (tick := 10.0**power) <= right]
+    names = [_tick(tick, letter) for tick in ticks]
     axes.minorticks_off()
-    axes.set_xlim(10 ** (low - 0.15), 10**high)
-    if positive.size < x.size:
-        zero, gap = 10 ** (low - 1), 10 ** (low - 0.5)
-        ticks, names = [zero, *ticks], ["0", *names]
-        axes.set_xlim(10 ** (low - 1.6), 10**high)
+    axes.set_xlim(10 ** (low - 0.15), right)
+    zero = positive.size < x.size
+    if zero:
+        nothing, gap = 10 ** (low - 1), 10 ** (low - 0.5)
+        ticks, names = [nothing, *ticks], ["0", *names]
+        axes.set_xlim(10 ** (low - 1.6), right)
         axes.axvspan(10 ** (low - 0.55), 10 ** (low - 0.45), color="white", zorder=3)
         axes.plot(gap, 0, marker=[(-1, -2), (1, 2)], transform=axes.get_xaxis_transform(), color="#666666",
                   markersize=9, clip_on=False, zorder=7)  # fmt: skip
-        x = np.where(x > 0, x, zero)
+        x = np.where(x > 0, x, nothing)
     axes.set_xticks(ticks, names)
-    return x
+    return x, zero
+
+
+def _tick(value: float, letter: str) -> str:
+    return (fmt.size(value) if letter else fmt.count(value)).replace(".0", "")

@@ -1,0 +1,45 @@
+"""Gives each method one colour and one mark, by its place in the suite: the same in every figure of a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.report import format as fmt
+
+PALETTE = (
+    *("#0072B2", "#EE6677", "#009E73", "#CCBB44", "#332288", "#33BBEE"),
+    *("#AA3377", "#997700", "#CC79A7", "#666633", "#661100", "#663333"),
+)
+"""From the colour-blind safe sets of Okabe and Ito (2008, "Color Universal Design") and of Paul Tol (2021, "Colour
+Schemes", SRON/EPS/TN/09-002), those twelve that lie furthest apart also where a kind of cone is missing."""
+MARKERS = "osD^vPX<>pH"
+"""Their number and that of the colours have no common factor: 132 methods pass before a pair comes again."""
+BASELINE_COLOUR, BASELINE_MARKER = "#000000", "*"
+LONGEST = 30
+"""Characters of a method label in a figure; the tables carry it in full."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method appears in every figure."""
+
+    text: str
+    colour: str
+    marker: str
+
+
+Looks = Mapping[str, Look]
+
+
+def looks(labels: Sequence[str], baseline: str) -> dict[str, Look]:
+    """Colour, marker and text of each method by its place among ``labels``; the baseline is a black star."""
+    found: dict[str, Look] = {}
+    place = 0
+    for label in labels:
+        text = fmt.plain(label)
+        text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+        if label == baseline:
+            found[label] = Look(text, BASELINE_COLOUR, BASELINE_MARKER)
+        else:
+            found[label] = Look(text, PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
+            place += 1
+    return found
