@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from bench import compare
 from bench.errors import BenchError
 from bench.record import CostRecord, Record, ScoreRecord, Shape
-from bench.store import Run, strict_json
+from bench.store import Run
+from bench.strict_json import strict_json
 
 DECIDING = ("torch", "transformers")
 """Packages whose version, but for the last number, decides a count."""

@@ -1,12 +1,12 @@
 """Keeps records in a run folder: append and fsync, one writer, no record twice; it judges nothing."""
 
 import contextlib
-import json
+import gc
 import os
 import shlex
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 
 from bench.errors import BenchError
 from bench.record import SCHEMA, Record
+from bench.strict_json import strict_json
 from bench.sweep_table import Figure
 
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
-_LARGEST = 1e100
-"""Numbers beyond it are no figure, and arithmetic on them would overflow."""
 
 
 class _Sweep(BaseModel):
@@ -124,47 +123,26 @@ def read_records(path: Path) -> list[Record]:
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
     lines.pop()  # what follows the last line break was never finished
-    records, seen = [], set()
-    for number, line in enumerate(lines, start=1):
-        record = _parse(line, f"{path}:{number}")
-        if record.id in seen:
-            raise BenchError(f"{path}:{number}: record {record.id[:12]} stands twice; remove one of the lines")
-        seen.add(record.id)
-        records.append(record)
-    return records
+    records: dict[str, Record] = {}
+    with _no_collection():
+        for number, line in enumerate(lines, start=1):
+            record = _parse(line, f"{path}:{number}")
+            if record.id in records:
+                raise BenchError(f"{path}:{number}: record {record.id[:12]} stands twice; remove one of the lines")
+            records[record.id] = record
+    return list(records.values())
 
 
-def strict_json(text: bytes) -> Any:
-    """Parse JSON that holds no key twice, as a bad merge leaves it, no NaN and no number that overflows.
-
-    Raises:
-        ValueError: ``text`` is no such JSON.
-        RecursionError: It is nested too deeply.
-    """
-    return json.loads(
-        text, object_pairs_hook=_once, parse_constant=_refuse, parse_int=_number(int), parse_float=_number(float)
-    )
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
-    return values
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
-
-
-def _number(kind: type[int] | type[float]) -> Callable[[str], int | float]:
-    def parse(digits: str) -> int | float:
-        if len(digits) > 400 or abs(value := kind(digits)) > _LARGEST:
-            raise ValueError(f"{digits[:20]} is too large a number")
-        return value
-
-    return parse
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold the cyclic collector back: it would look again and again at records that are all kept, half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _parse(line: bytes, where: str) -> Record:

@@ -11,7 +11,7 @@ from methods import BUILTIN
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
-    ("errors", "revision"),
+    ("errors", "revision", "strict_json"),
     ("record", "method", "anatomy", "stats", "environment", "tokens", "resize", "identity", "downloads"),
     ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table"),
     ("suite", "train", "score", "store"),

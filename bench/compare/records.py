@@ -1,9 +1,11 @@
 """Picks the records that readers compare: the newest of each cell, by kind; lifts no figure out of them."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
+from bench.compare.once import Once
 from bench.record import CostRecord, CountRecord, Record, ScoreRecord
 
 
@@ -13,34 +15,63 @@ def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
     Returns:
         The records in their order, and how many older ones were left out.
     """
-    newest: dict[tuple[object, ...], Record] = {}
-    total = 0
-    for record in records:
-        total += 1
-        place: tuple[object, ...] = (record.task_name, record.seed) if isinstance(record, ScoreRecord) else ()
-        if isinstance(record, CostRecord):
-            place = (record.shape,)
-        elif isinstance(record, CountRecord):
-            place = (record.sweep, record.value)
-        place = (*place, record.method.label)
-        if place not in newest or record.ended >= newest[place].ended:
-            newest[place] = record
-    return list(newest.values()), total - len(newest)
+    found = _sorted(records)
+    return list(found.newest), found.older
 
 
 def cost_records(records: Iterable[Record]) -> list[CostRecord]:
     """The newest cost records, failures included."""
-    return [record for record in latest(records)[0] if isinstance(record, CostRecord)]
+    return list(_sorted(records).costs)
 
 
 def count_records(records: Iterable[Record]) -> list[CountRecord]:
     """The newest count records, failures included."""
-    return [record for record in latest(records)[0] if isinstance(record, CountRecord)]
+    return list(_sorted(records).counts)
 
 
 def score_records(records: Iterable[Record]) -> list[ScoreRecord]:
     """The newest score records, failures included."""
-    return [record for record in latest(records)[0] if isinstance(record, ScoreRecord)]
+    return list(_sorted(records).scores)
+
+
+class _Sorted(NamedTuple):
+    newest: tuple[Record, ...]
+    older: int
+    """How many were left out."""
+    costs: tuple[CostRecord, ...]
+    counts: tuple[CountRecord, ...]
+    scores: tuple[ScoreRecord, ...]
+
+
+_KNOWN: Once[tuple[Record, ...], _Sorted] = Once()
+
+
+def _sorted(records: Iterable[Record]) -> _Sorted:
+    """Sort ``records``; those of a run, a tuple, once for all tables."""
+    return _KNOWN.get(records, lambda: _sort(records)) if isinstance(records, tuple) else _sort(records)
+
+
+def _sort(records: Iterable[Record]) -> _Sorted:
+    newest: dict[tuple[object, ...], Record] = {}
+    total = 0
+    for record in records:
+        total += 1
+        if isinstance(record, ScoreRecord):
+            place: tuple[object, ...] = (record.method.label, record.task_name, record.seed)
+        elif isinstance(record, CostRecord):
+            place = (record.method.label, record.shape)
+        else:
+            place = (record.method.label, record.sweep, record.value, "point")
+        if place not in newest or record.ended >= newest[place].ended:
+            newest[place] = record
+    kept = tuple(newest.values())
+    return _Sorted(
+        kept,
+        total - len(kept),
+        tuple(record for record in kept if isinstance(record, CostRecord)),
+        tuple(record for record in kept if isinstance(record, CountRecord)),
+        tuple(record for record in kept if isinstance(record, ScoreRecord)),
+    )
 
 
 def in_order(labels: Iterable[str], order: Sequence[str]) -> list[str]:

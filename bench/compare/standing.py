@@ -8,6 +8,7 @@ import pandas as pd
 
 from bench.compare.costs import cost_table
 from bench.compare.items import Floats, is_mean_of_rows, row_points
+from bench.compare.once import Once
 from bench.compare.records import in_order, score_records
 from bench.compare.scores import cells, check_one_content, doubts
 from bench.record import ScoreRecord
@@ -60,6 +61,14 @@ def fronts(run: Run, order: Sequence[str], costs: Sequence[str]) -> Fronts:
     Raises:
         BenchError: Scores or costs cannot stand in one table, or a predictions file is damaged.
     """
+    return _KNOWN.get(run, lambda: _fronts(run, order, costs), key=(tuple(order), tuple(costs)))
+
+
+_KNOWN: Once[Run, Fronts] = Once()
+"""Every page of one report shows them; a run that is read again is another one."""
+
+
+def _fronts(run: Run, order: Sequence[str], costs: Sequence[str]) -> Fronts:
     records = [record for record in score_records(run.records) if record.status == "ok" and record.score is not None]
     check_one_content(records)
     scores = cells(records)

@@ -13,13 +13,13 @@ from bench.report.format import markdown as text
 
 
 def emit(content: bytes, path: Path | None) -> None:
-    """Print ``content``, or write a file whole or not at all and print its name.
+    """Print ``content``, a text, or write a file whole or not at all and print its name.
 
     Raises:
         BenchError: The file cannot be written.
     """
     if path is None:
-        typer.echo(content, nl=False)
+        typer.echo(content.decode(), nl=False)
         return
     partial = path.with_name(f"{path.name}.partial")
     try:
