@@ -26,8 +26,8 @@ from bench.method import Method
 from bench.predict import parse_memory, predictions
 from bench.record import Flops
 from bench.report import prediction
-from bench.report.looks import looks
 from bench.report.depth import backward_by_depth
+from bench.report.looks import looks
 from methods import BUILTIN
 
 SETTING = Setting(batch=4, length=32, device="cuda")

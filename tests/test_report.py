@@ -4,7 +4,6 @@ import io
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import pytest
@@ -13,9 +12,8 @@ from rich.console import Console
 
 from bench.errors import BenchError
 from bench.record import SavedTensor
-from bench.report import markdown, plots, terminal
 from bench.report import format as fmt
-from bench.report.plot_tables import Tables
+from bench.report import markdown, plots, terminal
 from bench.store import Run
 from tests.records import LABELS, cost, failed, glue_small, score, suite
 
@@ -148,14 +146,19 @@ def test_the_line_about_the_data_is_taken_as_the_planner_wrote_it(run):
     assert f"data    {line}\n" in text
 
 
-@pytest.fixture
-def hostile(tmp_path):
+def hostile_run(folder):
+    """A run whose names and reasons try to be markup."""
     labels = ["full", HOSTILE]
-    run = glue_small(tmp_path, labels=["full"])
+    run = glue_small(folder, labels=["full"])
     extra = [cost(HOSTILE, warnings=[HOSTILE]), *(score(HOSTILE, "sst2", seed) for seed in range(3))]
     extra.append(failed(score(HOSTILE, "mrpc", 0), "crashed", HOSTILE))
     asked = suite(methods=labels, question=HOSTILE, name="x", data={"kind": "synthetic", "reason": HOSTILE})
     return replace(run, suite=asked, records=(*run.records, *extra))
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    return hostile_run(tmp_path)
 
 
 def test_hostile_text_stays_text(hostile):
@@ -179,54 +182,6 @@ def test_the_report_says_where_every_figure_comes_from(run):
         "6, 24", "(plots/score-memory.png)", "(plots/backward-depth.svg)", "peak memory (counted)", "A/A control",
     ):  # fmt: skip
         assert wanted in report, wanted
-
-
-def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
-    paths = plots.draw(run)
-    kept = {path.stem for path in paths}
-    drawn = [plot.name for plot in plots.PLOTS if plot.name in kept]
-    assert [path.name for path in paths] == [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
-    before = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in plots.draw(run)] == before
-    texts = {
-        path.stem: "".join(ElementTree.parse(path).getroot().itertext()) for path in paths if path.suffix == ".svg"
-    }
-    for name in ("score-parameters", "score-memory", "score-task"):
-        assert "SYNTHETIC data" in texts[name] and "n = 3 seeds" in texts[name] and "points of 100" in texts[name]
-    assert "peak memory (counted) of one training step (MB)" in texts["score-memory"]
-    assert "(ms)" in texts["step-time"] and "n = 6 blocks" in texts["step-time"]
-    assert "within 3 % of the base" in texts["latency"]
-    for text in texts.values():
-        assert all(label in text for label in LABELS)
-
-
-@pytest.mark.slow
-def test_a_second_drawing_has_the_same_bytes_also_of_a_broken_run(run):
-    before = [path.read_bytes() for path in plots.draw(broken(run))]
-    assert len(before) == 22
-    assert [path.read_bytes() for path in plots.draw(broken(run))] == before
-
-
-def test_figures_stand_hostile_labels(hostile):
-    for path in plots.draw(hostile):
-        if path.suffix == ".svg":
-            assert b"<script" not in path.read_bytes()
-
-
-def test_a_figure_that_no_longer_holds_is_removed(run):
-    stale = run.folder / "plots" / "score-task.png"
-    stale.parent.mkdir()
-    stale.touch()
-    names = {path.name for path in plots.draw(replace(run, records=tuple(cost(label) for label in ("full", "ia3"))))}
-    assert not stale.exists()
-    kept = ("backward-depth", "backward-anatomy", "memory", "step-time", "latency")
-    assert names == {f"{name}.{kind}" for name in kept for kind in ("png", "svg")}
-
-
-def test_a_method_looks_the_same_in_every_figure_and_like_no_other(run):
-    looks = Tables(run).looks
-    assert len({look.colour for look in looks.values()}) == 13
-    assert looks["full"].colour == "#000000"
 
 
 @pytest.mark.parametrize(
@@ -337,23 +292,3 @@ def test_a_run_that_only_counted_shows_counts_and_asks_nothing_of_times_or_score
     assert "latency b=1" not in text
     assert "LoRA halves backward" in text
     assert "LoRA keeps the score" not in text
-
-
-def test_each_panel_of_latency_names_its_own_number_of_blocks(run):
-    def longer(record):
-        """``record`` with three times the blocks at batch 1, as a claim may ask for."""
-        found = record.latency_seconds
-        modes = {
-            mode: latency.model_copy(
-                update={"batch_1": latency.batch_1.model_copy(update={"samples": latency.batch_1.samples * 3})}
-            )
-            for mode, latency in found
-            if latency is not None
-        }
-        return record.model_copy(update={"latency_seconds": found.model_copy(update=modes)})
-
-    records = [longer(r) if r.kind == "cost" else r for r in run.records]
-    plots.draw(replace(run, records=tuple(records)))
-    text = "".join(ElementTree.parse(run.folder / "plots" / "latency.svg").getroot().itertext())
-    assert "batch 1, n = 18 blocks" in text
-    assert "batch 32, n = 6 blocks" in text
