@@ -19,7 +19,7 @@ def line(run: Run) -> str | None:
     """The front of score against peak memory in one line, cheapest first; None without scores or without memory."""
     if not facts.score_records(run) or compare.method_cost(run, facts.labels(run), MEMORY).isna().all():
         return None
-    found = compare.fronts(run, facts.labels(run), [MEMORY])
+    found = compare.fronts(run, facts.labels(run), [PARAMETERS, MEMORY])  # as the report's table: drawn once for both
     if not found.seeds:
         return f"not enough seeds to say who is on it: {compare.FEWEST_SEEDS} of every task are needed"
     rows = found.table.dropna(subset=[f"{MEMORY}_front"]).sort_values(MEMORY, kind="stable")
