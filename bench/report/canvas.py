@@ -134,7 +134,8 @@ def room_for(looks: Looks, names: Sequence[str], extra: Sequence[str] = ()) -> f
 def key(figure: "Figure", handles: Sequence[Any], sheet: Sheet, columns: int = 0, *, subtitle: bool = True) -> None:
     """Write the key between title and panels, from the panels' left edge, or the sheet's where it has several rows."""
     head = _TITLE + _SUBTITLE * subtitle - 0.03
-    left = sheet.left if sheet.keys == 1 else 0.1
+    wide = sum(text_width(str(handle.get_label()), 8) + 0.45 for handle in handles)
+    left = max(0.1, min(sheet.left, WIDTH - 0.1 - wide)) if sheet.keys == 1 else 0.1
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(left / WIDTH, 1 - head / figure.get_figheight()),
         ncols=columns or len(handles), columnspacing=1.3, handlelength=1.5, handletextpad=0.5, borderaxespad=0,
@@ -179,8 +180,10 @@ def mark(axes: "Axes", x: float, y: float, look: Look, size: float = 6.5, **opti
 
 def in_key(looks: Looks, names: Sequence[str]) -> int:
     """How many methods stand in one row of a key of curves."""
-    widest = max(text_width(looks[name].text, 8) for name in names)
-    return max(1, min(len(names), int((WIDTH - 0.2) / (widest + 0.48))))
+    widths = [text_width(looks[name].text, 8) + 0.45 for name in names]
+    if sum(widths) < WIDTH - 0.2:
+        return len(names)
+    return max(1, min(len(names), int((WIDTH - 0.2) / max(widths))))
 
 
 def line_handles(looks: Looks, names: Sequence[str]) -> list[Any]:

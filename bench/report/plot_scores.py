@@ -34,7 +34,7 @@ SMOOTH = 10
 """The running mean spans one part in so many of the steps."""
 NAMED = 2
 """Panels up to which each names its own curves."""
-FEWEST, MOST, POINTS = 20, 400, 4000
+FEWEST, MOST, POINTS = 10, 400, 1000
 """Points of a curve that are drawn at least and at most, and of all curves: more would only make the file large."""
 
 
@@ -148,8 +148,9 @@ def _lines(axes: "Axes", tables: Tables, curves: dict[str, Floats], points: int)
     for label, losses in curves.items():
         look = tables.looks[label]
         steps = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), points)).astype(int))
-        axes.plot(steps + 1, losses[steps], color=look.colour, linewidth=1.3, zorder=3 + (label == tables.baseline))
-        mark(axes, len(losses), losses[-1], look, 6, clip_on=False, zorder=5)
+        axes.plot(steps + 1, losses[steps], color=look.colour, linewidth=1.3, zorder=3 + (label == tables.baseline),
+                  marker=look.marker, markersize=6, markevery=[len(steps) - 1], markeredgecolor="white",
+                  markeredgewidth=0.5, clip_on=False)  # fmt: skip
     axes.set_xlim(1, last)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
