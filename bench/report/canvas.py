@@ -173,9 +173,13 @@ def rows(axes: "Axes", looks: Looks, names: Sequence[str], extra: Sequence[str] 
 
 def mark(axes: "Axes", x: float, y: float, look: Look, size: float = 6.5, **options: Any) -> None:
     """Draw the mark of a method."""
-    scale = {"*": 1.5, "D": 0.85, "s": 0.92, "P": 1.1, "X": 1.1}.get(look.marker, 1.0)
     chosen: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5, "zorder": 4} | options
-    axes.plot(x, y, look.marker, color=look.colour, markersize=size * scale, **chosen)
+    axes.plot(x, y, look.marker, color=look.colour, markersize=mark_size(look, size), **chosen)
+
+
+def mark_size(look: Look, size: float) -> float:
+    """Points that make the marks look equally large."""
+    return size * {"*": 1.5, "D": 0.85, "s": 0.92, "P": 1.1, "X": 1.1}.get(look.marker, 1.0)
 
 
 def in_key(looks: Looks, names: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from bench.report.canvas import (
     key,
     line_handles,
     mark,
+    mark_size,
     new_figure,
     room_for,
     rows,
@@ -148,9 +149,11 @@ def _lines(axes: "Axes", tables: Tables, curves: dict[str, Floats], points: int)
     for label, losses in curves.items():
         look = tables.looks[label]
         steps = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), points)).astype(int))
-        axes.plot(steps + 1, losses[steps], color=look.colour, linewidth=1.3, zorder=3 + (label == tables.baseline),
-                  marker=look.marker, markersize=6, markevery=[len(steps) - 1], markeredgecolor="white",
-                  markeredgewidth=0.5, clip_on=False)  # fmt: skip
+        axes.plot(
+            steps + 1, losses[steps], color=look.colour, linewidth=1.3, zorder=3 + (label == tables.baseline),
+            marker=look.marker, markersize=mark_size(look, 6), markevery=[len(steps) - 1],
+            markeredgecolor="white", markeredgewidth=0.5, clip_on=False,
+        )  # fmt: skip
     axes.set_xlim(1, last)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
