@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench.report import html as page
-from bench.store import read_run
+from bench.store import Run, read_run
+from tests.records import glue_small
+from tests.test_html import write_folder
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results/published"
 RUNS = ("glue-small", "cost-minilm", "scaling")
@@ -24,7 +26,14 @@ def pages(tmp_path_factory):
     for name in RUNS:
         drawn = sorted((PUBLISHED / name / "plots").glob("*.svg"))
         (folder / f"{name}.html").write_text(page.render(read_run(PUBLISHED / name), drawn))
-    yield {name: (folder / f"{name}.html").as_uri() for name in RUNS}
+    run = glue_small(folder, labels=["full", "lora(rank=8)"])
+    long = "<b>" + "W" * 300
+    records = (r.model_dump_json(by_alias=True).replace("lora(rank=8)", long) for r in run.records)
+    told = {"name": long, "question": long, "methods": ["full", long]}
+    write_folder(folder / "long", Run(folder, run.suite | told, ()))
+    (folder / "long/records.jsonl").write_text("".join(f"{line}\n" for line in records))
+    (folder / "long.html").write_text(page.render(read_run(folder / "long"), []))
+    yield {name: (folder / f"{name}.html").as_uri() for name in (*RUNS, "long")}
     shutil.rmtree(folder)
 
 
@@ -87,7 +96,7 @@ def test_the_first_screen_of_a_desk_holds_question_answers_and_heat_map(opened):
     assert browser.execute_script(script, ".lead svg")[0] < 900
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, "long"])
 @pytest.mark.parametrize("width", [390, 768])
 def test_a_phone_scrolls_no_page_sideways(opened, name, width):
     browser = opened(name, width, 844)
@@ -179,6 +188,8 @@ def test_the_theme_follows_the_system_until_it_is_chosen_and_then_stays(opened):
     assert background(browser) == light
     prefers(browser, "light")
     browser.find_element("id", "theme").click()
+    assert background(browser) == dark
+    browser.refresh()
     assert background(browser) == dark
     assert browser.execute_script("return getComputedStyle(document.querySelector('.card')).backgroundColor") == (
         "rgb(255, 255, 255)"
