@@ -225,6 +225,8 @@ def test_print_shows_every_section_and_all_picks_without_controls(opened):
     shown = "return [...document.querySelectorAll(arguments[0])].map(e => getComputedStyle(e).display)"
     assert set(browser.execute_script(shown, "nav, #theme, .filter, .choose")) == {"none"}
     assert "none" not in browser.execute_script(shown, "section, .pick, figure, table")
+    size(browser, 690, 1000)  # A4 between its margins
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 690
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     printed = browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
     assert len(printed) > 50_000
