@@ -25,8 +25,8 @@ from bench.selection import Selection, label, select
 from bench.stats import LEVEL, Interval, holm, mean_interval, one_sided_p, pseudo_median
 from bench.suite import Suite
 
-BLOCKS = 20
-"""Blocks of a comparison, the unit that intervals are made of."""
+BLOCKS = 10
+"""Blocks of a comparison, the unit that intervals are made of: few enough that each shrugs off its own outliers."""
 MOST_REPEATS = 5
 """Optimizer steps in one sample: more would take time from the rounds, of which there are many."""
 ARMS = ("base", "head", "head_again", "base_again")
@@ -55,6 +55,8 @@ class Comparison:
     """The base's second process against its first: how far identical code appears apart."""
     head_control: Control
     """The same of the head."""
+    apart: float
+    """Log ratio by which one process of the same code differs, beyond what the luck of blocks explains."""
     blocks: tuple[float, ...]
     """Log ratio of each block: the pseudo-median of its rounds."""
     seconds: dict[str, tuple[tuple[float, ...], ...]]
@@ -204,10 +206,19 @@ def comparison(label: str, phase: str, clock: str, samples: Mapping[str, Samples
     pairs = [("head", "base"), ("head", "base_again"), ("head_again", "base"), ("head_again", "base_again")]
     blocks = _log_ratios(seconds, pairs)
     ratio, interval = _ratio(blocks)
-    controls = [_ratio(_log_ratios(seconds, [(f"{key}_again", key)])) for key in ("base", "head")]
-    first, second = (Control(ratio=same, interval=band) for same, band in controls)
+    controls = [_log_ratios(seconds, [(f"{key}_again", key)]) for key in ("base", "head")]
+    first, second = (Control(ratio=same, interval=band) for same, band in map(_ratio, controls))
     typical = float(np.median(np.concatenate([*seconds["base"], *seconds["base_again"]])))
-    return Comparison(label, phase, clock, typical, ratio, interval, first, second, tuple(blocks), seconds)
+    return Comparison(
+        label, phase, clock, typical, ratio, interval, first, second, _apart(controls), tuple(blocks), seconds
+    )
+
+
+def _apart(controls: Sequence[Sequence[float]]) -> float:
+    """Deviation of one process: that of the controls, each a difference of two, less what their blocks scatter."""
+    seen = np.mean([np.mean(blocks) ** 2 for blocks in controls])
+    luck = np.mean([np.var(blocks, ddof=1) / len(blocks) for blocks in controls])
+    return float(np.sqrt(max(0.0, seen - luck) / 2))
 
 
 def _log_ratios(seconds: Mapping[str, Sequence[Sequence[float]]], pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -245,12 +256,9 @@ def judged(found: Sequence[Compared], margin: float) -> Iterator[Compared]:
 def _p(phase: Comparison, bound: float, above: bool) -> float:
     """P-value of the ratio lying above (below) ``bound`` by more than processes of identical code differ.
 
-    The ratio is of two processes by two, so it deviates by as much as one process does; both controls, each a
-    difference of two, estimate that.
+    The ratio is of two processes by two, so it deviates by as much as one process does.
     """
-    controls = (math.log(phase.control.ratio), math.log(phase.head_control.ratio))
-    apart = math.hypot(*controls) / 2
-    return one_sided_p(phase.blocks, bound + (apart if above else -apart), above=above)
+    return one_sided_p(phase.blocks, bound + (phase.apart if above else -phase.apart), above=above)
 
 
 def verdict(found: Sequence[Compared]) -> Literal["slower", "not slower", "inconclusive"]:

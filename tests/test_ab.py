@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.ab import ARMS, Compared, Comparison, compare, comparison, judged, probe_of, take_turns, verdict
+from bench.ab import ARMS, BLOCKS, Compared, Comparison, compare, comparison, judged, probe_of, take_turns, verdict
 from bench.cost.training import PHASES
 from bench.errors import BenchError
 from bench.executors.local import warm_context
@@ -88,7 +88,7 @@ def test_a_slower_backward_is_found_and_nothing_but_the_changed_method_is_timed(
     phases = {phase["phase"]: phase for phase in lora["phases"]}
     assert phases["backward"]["verdict"] == phases["step"]["verdict"] == "slower"
     assert phases["backward"]["ratio"] > 2
-    assert len(phases["backward"]["blocks"]) == len(phases["backward"]["seconds"]["head"]) == 20
+    assert len(phases["backward"]["blocks"]) == len(phases["backward"]["seconds"]["head"]) == BLOCKS
 
 
 def test_the_same_revision_differs_in_nothing_and_is_not_timed(repository):
@@ -159,11 +159,11 @@ def test_a_revision_without_methods_is_refused(tmp_path, monkeypatch):
         unpack("HEAD", tmp_path / "x")
 
 
-def phase(shift, *, deviation=0.005, control=0.0, seed=0, name="backward"):
-    """A comparison whose blocks lie around ``shift`` and whose processes of one version lie ``control`` apart."""
-    blocks = tuple(np.random.default_rng(seed).normal(shift, deviation, 20))
-    same = Control(ratio=float(np.exp(control)), interval=(1, 1))
-    return Comparison("lora", name, "cpu", 0.01, float(np.exp(shift)), (1, 1), same, same, blocks, {})
+def phase(shift, *, deviation=0.005, apart=0.0, seed=0, name="backward"):
+    """A comparison whose blocks lie around ``shift`` and whose processes of one version lie ``apart``."""
+    blocks = tuple(np.random.default_rng(seed).normal(shift, deviation, BLOCKS))
+    same = Control(ratio=1.0, interval=(1, 1))
+    return Comparison("lora", name, "cpu", 0.01, float(np.exp(shift)), (1, 1), same, same, apart, blocks, {})
 
 
 def judge(*phases, margin=0.02):
@@ -178,8 +178,8 @@ def test_verdicts_follow_from_where_the_whole_interval_lies():
 
 
 def test_what_the_control_shows_of_identical_code_is_no_slow_down():
-    assert judge(phase(0.04, control=0.0)) == ["slower"]
-    assert judge(phase(0.04, control=0.06)) == ["inconclusive"]
+    assert judge(phase(0.04)) == ["slower"]
+    assert judge(phase(0.04, apart=0.03)) == ["inconclusive"]
 
 
 def test_many_comparisons_share_one_level():
@@ -198,6 +198,33 @@ def test_a_head_that_fails_outweighs_what_is_not_known():
     assert verdict(found) == "slower"
     assert answers(found, 0.02) == ["slower: b fails in the head"]
     assert verdict(found[:1]) == "inconclusive"
+
+
+def timed(offsets, monkeypatch, deviation):
+    """A comparison of processes that take ``exp(offset)`` s, give or take ``deviation``."""
+    draw = np.random.default_rng(1)
+
+    class Process:
+        def __init__(self, offset):
+            self.offset = offset
+
+        def turn(self):
+            return {
+                name: (seconds, seconds) for name in PHASES for seconds in [np.exp(draw.normal(self.offset, deviation))]
+            }
+
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)
+    arms = {key: Process(offset) for key, offset in zip(ARMS, offsets, strict=True)}
+    return comparison("lora", "backward", "cpu", take_turns(arms, 400.0))
+
+
+def test_processes_of_one_version_are_apart_by_what_luck_does_not_explain(monkeypatch):
+    assert timed((0, 0, 0, 0), monkeypatch, 0.05).apart < 0.003
+    assert timed((0, 0, 0.04, 0.04), monkeypatch, 0.05).apart == pytest.approx(0.04 / 2**0.5, rel=0.2)
+
+
+def test_a_drift_over_the_order_of_start_favours_no_side(monkeypatch):
+    assert timed((0, 0.02, 0.04, 0.06), monkeypatch, 0.01).ratio == pytest.approx(1, abs=0.002)
 
 
 def test_skewed_noise_favours_no_side(monkeypatch):
