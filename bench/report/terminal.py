@@ -40,9 +40,9 @@ def render(run: Run, console: Console, *, top: int | None = None) -> None:
         say(console, f"front   {front}", width, hanging=8)
     _verdict(run, console, width)
     _failures(run, console, width)
-    written = [path for name in ("report.html", "report.md") if (path := run.folder / name).exists()]
+    written = (run.folder / "report.md").exists()  # report.html comes with it; published runs leave it to be made
     missing = f"not written yet: python -m bench report {_near(run.folder)}"
-    say(console, f"report  {_near(written[0]) if written else missing}")
+    say(console, f"report  {_near(run.folder / 'report.html') if written else missing}")
 
 
 def _near(path: Path) -> str:
