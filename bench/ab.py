@@ -11,6 +11,7 @@ from multiprocessing.context import ForkServerContext
 from typing import Literal
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 from bench import registry
 from bench.cost.timing import Samples
@@ -22,13 +23,15 @@ from bench.plan import make_plan
 from bench.record import Control
 from bench.revision import Tree
 from bench.selection import Selection, label, select
-from bench.stats import LEVEL, Interval, holm, mean_interval, one_sided_p, pseudo_median
+from bench.stats import LEVEL, Interval, holm, pooled_median
 from bench.suite import Suite
 
-BLOCKS = 10
-"""Blocks of a comparison, the unit that intervals are made of: few enough that each shrugs off its own outliers."""
+BLOCKS = 20
+"""Blocks of a comparison, the unit that intervals are made of."""
 MOST_REPEATS = 5
 """Optimizer steps in one sample: more would take time from the rounds, of which there are many."""
+TINY = 1e-9
+"""Least standard error of a log ratio: clocks know no better."""
 ARMS = ("base", "head", "head_again", "base_again")
 """Processes in the order of their start. One that starts later may run faster (measured: 2 % on a busy machine), so
 both versions have the same mean place."""
@@ -48,17 +51,17 @@ class Comparison:
     base_seconds: float
     """Median over both processes of the base."""
     ratio: float
-    """Head by base, over both processes of each; exp of the mean over blocks."""
+    """Head by base: exp of the median log ratio over all rounds and pairs of processes."""
     interval: Interval
-    """95 %, Student's t over blocks."""
+    """95 %, by bootstrap over blocks."""
+    error: float
+    """Standard error of the log ratio."""
     control: Control
     """The base's second process against its first: how far identical code appears apart."""
     head_control: Control
     """The same of the head."""
     apart: float
     """Log ratio by which one process of the same code differs, beyond what the luck of blocks explains."""
-    blocks: tuple[float, ...]
-    """Log ratio of each block: the pseudo-median of its rounds."""
     seconds: dict[str, tuple[tuple[float, ...], ...]]
     """Raw samples by process, ``[block][round]``."""
     verdict: Verdict = "inconclusive"
@@ -204,61 +207,62 @@ def comparison(label: str, phase: str, clock: str, samples: Mapping[str, Samples
     seconds = {key: tuple(map(tuple, getattr(samples[key], clock)[phase])) for key in ARMS}
     # Pairs of one process each, not of means: the noise is skewed, and a mean of two is less so.
     pairs = [("head", "base"), ("head", "base_again"), ("head_again", "base"), ("head_again", "base_again")]
-    blocks = _log_ratios(seconds, pairs)
-    ratio, interval = _ratio(blocks)
-    controls = [_log_ratios(seconds, [(f"{key}_again", key)]) for key in ("base", "head")]
-    first, second = (Control(ratio=same, interval=band) for same, band in map(_ratio, controls))
+    found = _log_ratio(seconds, pairs)
+    controls = [_log_ratio(seconds, [(f"{key}_again", key)]) for key in ("base", "head")]
+    first, second = (Control(ratio=math.exp(same[0]), interval=_interval(*same)) for same in controls)
     typical = float(np.median(np.concatenate([*seconds["base"], *seconds["base_again"]])))
     return Comparison(
-        label, phase, clock, typical, ratio, interval, first, second, _apart(controls), tuple(blocks), seconds
+        label, phase, clock, typical, math.exp(found[0]), _interval(*found), found[1], first, second, _apart(controls),
+        seconds,
+    )  # fmt: skip
+
+
+def _log_ratio(
+    seconds: Mapping[str, Sequence[Sequence[float]]], pairs: Sequence[tuple[str, str]]
+) -> tuple[float, float]:
+    """Median over all rounds and ``pairs``, and its standard error."""
+    logs = {key: [np.log(block) for block in blocks] for key, blocks in seconds.items()}
+    return pooled_median(
+        [np.concatenate([logs[ours][block] - logs[theirs][block] for ours, theirs in pairs]) for block in range(BLOCKS)]
     )
 
 
-def _apart(controls: Sequence[Sequence[float]]) -> float:
+def _interval(center: float, error: float) -> Interval:
+    half = float(stdtrit(BLOCKS - 1, 0.975)) * error
+    return math.exp(center - half), math.exp(center + half)
+
+
+def _apart(controls: Sequence[tuple[float, float]]) -> float:
     """Deviation of one process: that of the controls, each a difference of two, less what their blocks scatter."""
-    seen = np.mean([np.mean(blocks) ** 2 for blocks in controls])
-    luck = np.mean([np.var(blocks, ddof=1) / len(blocks) for blocks in controls])
-    return float(np.sqrt(max(0.0, seen - luck) / 2))
-
-
-def _log_ratios(seconds: Mapping[str, Sequence[Sequence[float]]], pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """Of each block, over all rounds and ``pairs``."""
-    logs = {key: [np.log(block) for block in blocks] for key, blocks in seconds.items()}
-    return [
-        pseudo_median(np.concatenate([logs[ours][block] - logs[theirs][block] for ours, theirs in pairs]))
-        for block in range(BLOCKS)
-    ]
-
-
-def _ratio(logs: Sequence[float]) -> tuple[float, Interval]:
-    mean, interval = mean_interval(logs)
-    assert interval is not None
-    return math.exp(mean), (math.exp(interval[0]), math.exp(interval[1]))
+    seen, luck = (float(np.mean(np.square(column))) for column in zip(*controls, strict=True))
+    return math.sqrt(max(0.0, seen - luck) / 2)
 
 
 def judged(found: Sequence[Compared], margin: float) -> Iterator[Compared]:
     """``found`` with verdicts, which share the level among all phases of all methods (Holm)."""
     everything = [phase for compared in found for phase in compared.phases]
-    limit = math.log1p(margin)
-    limits: dict[Verdict, tuple[float, bool]] = {
-        "slower": (limit, True), "faster": (-limit, False), "not slower": (limit, False)
-    }  # fmt: skip
-    shown = {name: holm([_p(phase, *asked) for phase in everything]) for name, asked in limits.items()}
+    asked: dict[Verdict, tuple[int, bool]] = {"slower": (1, True), "faster": (-1, True), "not slower": (1, False)}
+    shown = {
+        name: holm([_p(phase, margin, sign, beyond=beyond) for phase in everything])
+        for name, (sign, beyond) in asked.items()
+    }
     verdicts: Iterator[Verdict] = (
-        next((name for name in limits if shown[name][index] < LEVEL), "inconclusive")
-        for index in range(len(everything))
+        next((name for name in asked if shown[name][index] < LEVEL), "inconclusive") for index in range(len(everything))
     )
     for compared in found:
         phases = tuple(dataclasses.replace(phase, verdict=next(verdicts)) for phase in compared.phases)
         yield dataclasses.replace(compared, phases=phases)
 
 
-def _p(phase: Comparison, bound: float, above: bool) -> float:
-    """P-value of the ratio lying above (below) ``bound`` by more than processes of identical code differ.
+def _p(phase: Comparison, margin: float, sign: int, *, beyond: bool) -> float:
+    """P-value of a slow-down (``sign`` 1) or a gain (-1) above (``beyond``) or below what is too small to matter.
 
-    The ratio is of two processes by two, so it deviates by as much as one process does.
+    The ratio is of two processes by two, so it deviates by as much as processes of the same code do, one from another.
+    A slow-down must be larger than that as well as the margin; none must leave it room below the margin.
     """
-    return one_sided_p(phase.blocks, bound + (phase.apart if above else -phase.apart), above=above)
+    bound = max(math.log1p(margin), phase.apart) if beyond else math.log1p(margin) - phase.apart
+    shift = sign * math.log(phase.ratio) - bound
+    return float(stdtr(BLOCKS - 1, (-shift if beyond else shift) / max(phase.error, TINY)))
 
 
 def verdict(found: Sequence[Compared]) -> Literal["slower", "not slower", "inconclusive"]:

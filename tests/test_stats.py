@@ -19,7 +19,7 @@ from bench.stats import (
     outside_p,
     paired_difference,
     pareto_front,
-    pseudo_median,
+    pooled_median,
     within_p,
 )
 
@@ -201,7 +201,14 @@ def test_a_method_is_on_the_front_as_often_as_its_luck_allows():
     assert shares[2] == 0.0
 
 
-def test_the_pseudo_median_is_the_median_of_walsh_averages_and_shrugs_off_an_outlier():
-    assert pseudo_median([1.0, 2.0, 4.0]) == np.median([1.0, 1.5, 2.0, 2.5, 3.0, 4.0])
-    assert pseudo_median([*range(20), 1e9]) < 12
-    assert pseudo_median([3.0]) == 3.0
+def test_the_pooled_median_shrugs_off_a_bad_block_and_knows_how_far_blocks_scatter():
+    rng = np.random.default_rng(0)
+    quiet = list(rng.normal(0.05, 0.1, size=(20, 15)))
+    value, error = pooled_median(quiet)
+    assert value == np.median(quiet)
+    assert error == pytest.approx(1.2533 * 0.1 / 300**0.5, rel=0.4)  # that of a median of 300 normal values
+    assert abs(pooled_median([*quiet[:19], np.full(15, 9.0)])[0] - value) < 2 * error
+    moody = [block + mood for block, mood in zip(quiet, rng.normal(0, 0.2, 20), strict=True)]
+    assert pooled_median(moody)[1] > 3 * error
+    with pytest.raises(BenchError, match="at least 2"):
+        pooled_median([[1.0]])

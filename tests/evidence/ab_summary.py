@@ -11,9 +11,10 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import stdtrit
 from scipy.stats import binomtest
 
-from bench.stats import mean_interval, pseudo_median
+from bench.stats import pooled_median
 from tests.evidence.ab_self_test import SECONDS
 
 matplotlib.use("agg")
@@ -63,13 +64,10 @@ def coverage(trials: list[dict], blocks: int) -> Rate:
 def _covers(seconds: dict[str, list[int]], blocks: int) -> bool:
     logs = {key: np.array_split(np.log(values), blocks) for key, values in seconds.items()}
     pairs = [(head, base) for head in ("head", "head_again") for base in ("base", "base_again")]
-    found = [
-        pseudo_median(np.concatenate([logs[head][block] - logs[base][block] for head, base in pairs]))
-        for block in range(blocks)
-    ]
-    interval = mean_interval(found)[1]
-    assert interval is not None
-    return interval[0] <= 0 <= interval[1]
+    center, error = pooled_median(
+        [np.concatenate([logs[head][block] - logs[base][block] for head, base in pairs]) for block in range(blocks)]
+    )
+    return abs(center) <= float(stdtrit(blocks - 1, 0.975)) * error
 
 
 def summary(trials: list[dict]) -> str:
