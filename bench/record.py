@@ -65,10 +65,48 @@ class TaskUsed(_Frozen):
     test_rows: int
     overlap: int
     """Test texts that occur verbatim among the training texts."""
+    overlap_ngrams: int | None = None
+    """Test rows that share a run of 8 words, lower case, with a training text; None in records from before."""
     floor: float
     """Score of a bag-of-words classifier trained on the same rows (main metric)."""
     notes: tuple[str, ...] = ()
     """Such as ``near pretraining objective``."""
+
+
+class CurvePoint(_Frozen):
+    """What training had reached, and spent, after some of its steps.
+
+    The FLOPs of a step are a polynomial in its batch, a * B + b * B*T + c * B*T*T with T the padded length, so the
+    three sums give the FLOPs so far from a count at three lengths.
+    """
+
+    step: int
+    """Optimizer steps so far."""
+    seconds: float
+    """Training seconds so far, evaluations left out."""
+    score: float
+    """Main metric on the test split; nothing is chosen by it."""
+    loss: float
+    """Mean training loss since the last point."""
+    rows: int
+    """Sum of B over all batches so far."""
+    tokens: int
+    """Sum of B * T."""
+    token_squares: int
+    """Sum of B * T * T."""
+
+
+class Tuning(_Frozen):
+    """The search that gave a method its learning rates; every method of a fair table was given the same."""
+
+    trials: int
+    """Combinations of rates that were tried."""
+    seeds: int
+    """Seeds of each."""
+    steps: int
+    """Optimizer steps of each."""
+    selection_rows: int
+    """Rows, cut from train, that chose."""
 
 
 class Timing(_Frozen):
@@ -249,6 +287,12 @@ class ScoreRecord(_Common):
     delta_bytes: int | None = None
     losses: tuple[float, ...] = ()
     """Training loss of each step."""
+    curve: tuple[CurvePoint, ...] = ()
+    """Scores on the way, where the recipe asks for ``curve_points``."""
+    best_step: int | None = None
+    """Step whose state was scored, chosen on the selection rows; None: the last one, nothing was chosen."""
+    tuning: Tuning | None = None
+    """None: the rates were not searched for."""
     train_seconds: float | None = None
     prepare_seconds: float | None = None
     predictions_sha256: str | None = None

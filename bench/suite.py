@@ -54,6 +54,16 @@ class RecipeValues(_Table):
     dense_head: bool | None = None
     """Whether the head has a dense + tanh layer (RoBERTa's classification head)."""
     head_dropout: float | None = Field(default=None, ge=0, lt=1)
+    gradient_accumulation: int | None = Field(default=None, ge=1)
+    """Parts that the rows of a step are computed in, one after the other; 1 where left out."""
+    dtype: Literal["float32", "bfloat16_autocast"] | None = None
+    """``bfloat16_autocast``: frozen matrices bfloat16, what trains float32, forward under autocast."""
+    selection_rows: int | None = Field(default=None, ge=1)
+    """Rows cut from train by content hash, never trained on; none where left out."""
+    best_epoch: bool | None = None
+    """Score the state that was best on the selection rows instead of the last one."""
+    curve_points: int | None = Field(default=None, ge=0)
+    """Equal shares of the steps after each of which the test score is read; nothing is chosen by it."""
 
 
 DEFAULTS: dict[str, Any] = {
@@ -75,6 +85,15 @@ class RecipeTable(RecipeValues):
     def _one_length(self) -> "RecipeTable":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _selectable(self) -> "RecipeTable":
+        for name, values in (("", self), *self.task.items()):
+            best = self.best_epoch if values.best_epoch is None else values.best_epoch
+            rows = self.selection_rows if values.selection_rows is None else values.selection_rows
+            if best and rows is None:
+                raise ValueError(f"best_epoch{f' of task {name}' if name else ''} needs selection_rows to choose by")
         return self
 
 
