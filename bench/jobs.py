@@ -10,7 +10,7 @@ from bench.backbone import BackboneSpec
 from bench.claim_table import EXTRA_SECONDS, TimedBound
 from bench.environment import versions
 from bench.identity import sha256_of, source_hash
-from bench.record import SCHEMA, Attention, Dtype, Optimizer, TaskUsed
+from bench.record import SCHEMA, Attention, Dtype, Optimizer, TaskUsed, Tuning
 from bench.tasks.sources import Source
 
 
@@ -49,11 +49,16 @@ class Cell(_Job):
     seed: int
     device: str
     """``cpu`` or ``cuda``."""
+    tuning: Tuning | None = None
+    """The search that gave the rates; None: they were not searched for."""
+    trial: bool = False
+    """One of a search for rates: scored on the selection rows of its recipe, the test split is never opened."""
 
     @property
     def name(self) -> str:
-        """For people: method, task and seed."""
-        return f"{self.method.label} · {self.task.name} · seed {self.seed}"
+        """For people: method, task and seed, of a trial also its rates."""
+        rates = f" · lr {self.recipe['learning_rate']:g}, head {self.recipe['head_learning_rate']:g}"
+        return f"{self.method.label} · {self.task.name} · seed {self.seed}{rates if self.trial else ''}"
 
 
 class Probe(_Job):

@@ -50,9 +50,10 @@ def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], N
 
 def _check_tasks(suite: Suite, where: str) -> None:
     """Every task that the suite names exists, also where only a recipe or a rate names it."""
-    rates = [table.learning_rate for table in suite.method if isinstance(table.learning_rate, dict)]
+    rates = [rate for table in suite.method for rate in (table.learning_rate, table.head_learning_rate)]
+    named = (key for rate in rates if isinstance(rate, dict) for key in rate if key != "default")
     overrides = suite.recipe.task if suite.recipe else {}
-    for name in (*suite.tasks, *overrides, *(key for rate in rates for key in rate if key != "default")):
+    for name in (*suite.tasks, *overrides, *named):
         task_spec(name, where)
 
 
@@ -103,6 +104,7 @@ def _cells(
                 draft = Cell(
                     id="", suite=suite.name, backbone=spec, method=method, source=source, task=used[name],
                     recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
+                    tuning=tables[method.label].tuning,
                 )  # fmt: skip
                 yield draft.model_copy(update={"id": identity(draft)})
 
@@ -136,14 +138,7 @@ def _recipe(suite: Suite, method: MethodTable, task: str, train_rows: int) -> di
     values = _values(suite, task)
     if epochs := values.pop("epochs", None):
         values["steps"] = epochs * math.ceil(train_rows / values["batch_size"])
-    rate = method.learning_rate
-    if isinstance(rate, dict):
-        rate = rate.get(task, rate.get("default"))
-    if rate is not None:
-        values["learning_rate"] = rate
-    if method.head_learning_rate is not None:
-        values["head_learning_rate"] = method.head_learning_rate
-    return dict(sorted(values.items()))
+    return dict(sorted((values | method.rates(task)).items()))
 
 
 def _resolved(
@@ -157,7 +152,7 @@ def _resolved(
         "methods": [method.label for method in methods], "tasks": list(suite.tasks), "seeds": list(suite.seeds),
         "method": {
             m.label: {"name": m.name, "config": m.config}
-            | tables[m.label].model_dump(include={"learning_rate", "head_learning_rate"}, exclude_none=True)
+            | tables[m.label].model_dump(include={"learning_rate", "head_learning_rate", "tuning"}, exclude_none=True)
             for m in methods
         },
     }  # fmt: skip

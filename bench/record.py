@@ -271,17 +271,17 @@ class _Common(_Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
-class ScoreRecord(_Common):
-    """What one cell (backbone, task, method, recipe, seed) scored."""
+class Scored(_Common):
+    """What training once (backbone, task, method, recipe, seed) came to."""
 
-    kind: Literal["score"] = "score"
+    kind: Literal["score", "trial"]
     task: TaskUsed | None
     task_name: str
     """Stands also where the data could not be read."""
     recipe: dict[str, Any]
     seed: int
     score: float | None = None
-    """The task's main metric on the test split."""
+    """The task's main metric on the test split, of a trial on the rows cut from train."""
     metrics: dict[str, float] = {}
     trainable_parameters: Trainable | None = None
     delta_bytes: int | None = None
@@ -299,10 +299,16 @@ class ScoreRecord(_Common):
     """Hash of the per-example predictions in the parquet sidecar ``predictions/<id>.parquet``."""
 
     @model_validator(mode="after")
-    def _scored(self) -> "ScoreRecord":
+    def _scored(self) -> "Scored":
         if self.status == "ok" and self.score is None:
             raise ValueError("status is ok but there is no score")
         return self
+
+
+class ScoreRecord(Scored):
+    """What one cell scored on the test split."""
+
+    kind: Literal["score"] = "score"
 
 
 class CostRecord(_Common):

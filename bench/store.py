@@ -17,8 +17,9 @@ from bench.errors import BenchError
 from bench.record import SCHEMA, Record
 from bench.strict_json import strict_json
 from bench.sweep_table import Figure
+from bench.trial import Stored, TrialRecord
 
-_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+_RECORD: TypeAdapter[Stored] = TypeAdapter(Stored)
 
 
 class _Sweep(BaseModel):
@@ -90,7 +91,24 @@ def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        BenchError: It is no run folder, or a file in it is damaged; the sentence names file and line.
+        BenchError: It is no run folder, it holds a search for rates, or a file in it is damaged; the sentence names
+            file and line.
+    """
+    suite = read_suite(folder)
+    records = read_records(folder / "records.jsonl")
+    kept = tuple(record for record in records if not isinstance(record, TrialRecord))
+    if "tuning" in suite or len(kept) < len(records):
+        raise BenchError(
+            f"{folder}: holds a search for learning rates, whose trials are no scores; its tables are in tuning.md"
+        )
+    return Run(folder, suite, kept)
+
+
+def read_suite(folder: Path) -> dict[str, Any]:
+    """Read the resolved suite of a run folder.
+
+    Raises:
+        BenchError: It is no run folder, or the file is damaged.
     """
     path = folder / "suite.toml"
     try:
@@ -107,10 +125,10 @@ def read_run(folder: Path) -> Run:
         place = ".".join(str(part) for part in first["loc"])
         wrong = "is missing" if first["type"] == "missing" else f"= {str(first['input'])[:80]} is damaged"
         raise BenchError(f"{path}: {place} {wrong}; this is not the resolved suite of a run") from error
-    return Run(folder, suite, tuple(read_records(folder / "records.jsonl")))
+    return suite
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Stored]:
     """Read records; a torn last line, as a killed run leaves it, is passed over.
 
     Raises:
@@ -123,7 +141,7 @@ def read_records(path: Path) -> list[Record]:
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
     lines.pop()  # what follows the last line break was never finished
-    records: dict[str, Record] = {}
+    records: dict[str, Stored] = {}
     with _no_collection():
         for number, line in enumerate(lines, start=1):
             record = _parse(line, f"{path}:{number}")
@@ -145,7 +163,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(line: bytes, where: str) -> Record:
+def _parse(line: bytes, where: str) -> Stored:
     try:
         values = strict_json(line)
         schema = values.get("schema") if isinstance(values, dict) else None
@@ -163,7 +181,7 @@ def _parse(line: bytes, where: str) -> Record:
 class Store:
     """The one writer of a run folder."""
 
-    def __init__(self, folder: Path, records: Sequence[Record]) -> None:
+    def __init__(self, folder: Path, records: Sequence[Stored]) -> None:
         self.folder = folder
         self.records = list(records)
         self._done = {record.id for record in records}
@@ -171,7 +189,7 @@ class Store:
     def __contains__(self, identity: str) -> bool:
         return identity in self._done
 
-    def append(self, record: Record, predictions: Mapping[str, Sequence[Any]] | None = None) -> None:
+    def append(self, record: Stored, predictions: Mapping[str, Sequence[Any]] | None = None) -> None:
         """Write ``record`` durably, its per-example predictions first.
 
         Raises:

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench import registry
 from bench.claim_table import EXTRA_SECONDS, Bounds, ClaimTable, check_claims
 from bench.errors import BenchError, unknown
-from bench.record import Attention, Dtype, Optimizer
+from bench.record import Attention, Dtype, Optimizer, Tuning
 from bench.sweep_table import CrossoverTable, SweepTable, check_sweeps
+from bench.tuning_table import TuningTable, check_tuning
 
 FOLDER = Path(__file__).parent.parent / "suites"
 
@@ -104,14 +105,29 @@ class MethodTable(_Table):
     config: dict[str, Any] = {}
     learning_rate: float | dict[str, float] | None = None
     """One rate, or rates by task with ``default``."""
-    head_learning_rate: float | None = Field(default=None, gt=0)
+    head_learning_rate: float | dict[str, float] | None = None
+    """Of the task head; the recipe's where left out."""
+    tuning: Tuning | None = None
+    """The search that gave these rates on the suite's tasks, as ``tune`` writes it; None: nobody searched for them."""
 
     @model_validator(mode="after")
     def _positive_rates(self) -> "MethodTable":
-        rates = self.learning_rate.values() if isinstance(self.learning_rate, dict) else (self.learning_rate,)
-        if any(rate is not None and not 0 < rate < float("inf") for rate in rates):
-            raise ValueError("learning_rate takes numbers above 0")
+        for field in ("learning_rate", "head_learning_rate"):
+            given = getattr(self, field)
+            rates = given.values() if isinstance(given, dict) else (given,)
+            if any(rate is not None and not 0 < rate < float("inf") for rate in rates):
+                raise ValueError(f"{field} takes numbers above 0")
         return self
+
+    def rates(self, task: str) -> dict[str, float]:
+        """``learning_rate`` and ``head_learning_rate`` on ``task``, those that the method sets itself."""
+        found = {}
+        for field in ("learning_rate", "head_learning_rate"):
+            given = getattr(self, field)
+            rate = given.get(task, given.get("default")) if isinstance(given, dict) else given
+            if rate is not None:
+                found[field] = rate
+        return found
 
 
 class CostTable(_Table):
@@ -162,6 +178,8 @@ class Suite(_Table):
     data: str = "auto"
     """``auto``, ``hub``, ``synthetic`` or a folder."""
     recipe: RecipeTable | None = None
+    tuning: TuningTable | None = None
+    """The search for learning rates that ``tune`` does."""
     cost: tuple[CostTable, ...] = ()
     sweep: tuple[SweepTable, ...] = ()
     crossover: tuple[CrossoverTable, ...] = ()
@@ -175,6 +193,7 @@ class Suite(_Table):
         if not self.tasks and not self.cost and not self.sweep:
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
         check_sweeps(self.sweep, self.crossover)
+        check_tuning(self.tuning, self.seeds, self.tasks)
         check_claims(self.claim, [registry.spell(method.name, method.config) for method in self.method], self.tasks)
         for what in ("tasks", "seeds"):
             values = getattr(self, what)
@@ -190,17 +209,27 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def suite_path(name_or_path: str) -> Path:
+    """The file of a suite that is given by its name or its path.
+
+    Raises:
+        BenchError: It is no path of a .toml file, and no suite has this name.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return path
+    if name_or_path not in suite_names():
+        raise unknown("suite", name_or_path, suite_names())
+    return FOLDER / f"{name_or_path}.toml"
+
+
 def load_suite(name_or_path: str) -> Suite:
     """Read a suite by name or from a file.
 
     Raises:
         BenchError: No such suite, or its file breaks the format; the sentence names file and field.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        if name_or_path not in suite_names():
-            raise unknown("suite", name_or_path, suite_names())
-        path = FOLDER / f"{name_or_path}.toml"
+    path = suite_path(name_or_path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -248,6 +277,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
         "cost": CostTable, "task": RecipeValues, "sweep": SweepTable, "crossover": CrossoverTable,
         "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
+        "tuning": Tuning if "method" in location else TuningTable,
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)

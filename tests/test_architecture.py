@@ -12,17 +12,19 @@ from methods import BUILTIN
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
     ("errors", "revision", "strict_json"),
-    ("record", "method", "anatomy", "stats", "environment", "tokens", "resize", "identity", "downloads"),
-    ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table"),
+    ("record", "method", "anatomy", "stats", "resampling", "environment", "tokens", "resize", "identity", "downloads"),
+    ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table", "tuning_table", "trial"),
     ("suite", "train", "score", "store"),
     ("jobs", "plan", "plan_sweeps", "selection"),
     ("cell", "cost"),
     ("probe", "counts"),
     ("executors",),
     ("runner", "ab", "compare", "claims", "reference", "gate", "scaling", "predict", "listing"),
+    ("tune", "choice", "tuned_suite"),
     ("report", "picks"),
     ("display", "options"),
-    ("cli_ci",),
+    ("carry",),
+    ("cli_ci", "cli_tune"),
     ("cli",),
     ("__main__",),
 )

@@ -12,16 +12,16 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from bench import counts, probe
 from bench.cell import failure, now, run_cell
 from bench.jobs import Cell, Probe, Sweep
-from bench.record import CostRecord, CountRecord, Record, ScoreRecord
+from bench.trial import Stored
 
 Job = Cell | Probe | Sweep
-_KINDS: dict[str, tuple[type[Job], type[ScoreRecord | CostRecord | CountRecord]]] = {
-    "cell": (Cell, ScoreRecord), "probe": (Probe, CostRecord), "sweep": (Sweep, CountRecord),
-}  # fmt: skip
-"""Kind of job -> what it is, and the record that it gives."""
+_KINDS: dict[str, type[Job]] = {"cell": Cell, "probe": Probe, "sweep": Sweep}
+_RECORD: TypeAdapter[Stored] = TypeAdapter(Stored)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Result:
     """A record that a job handed back, with the cell's predictions where it has them."""
 
     job: Job
-    record: Record
+    record: Stored
     predictions: dict[str, list[Any]] | None = None
 
 
@@ -50,7 +50,7 @@ class _Worker:
     """Held open as long as this process lives: a worker whose lifeline breaks ends itself."""
     started: str = field(default_factory=now)
     deadline: float = 0.0
-    received: list[Record] = field(default_factory=list)
+    received: list[Stored] = field(default_factory=list)
 
 
 def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
@@ -100,7 +100,7 @@ def run_jobs(
 def _start(context: ForkServerContext, job: Job, threads: int) -> _Worker:
     messages, theirs = context.Pipe(duplex=False)
     their_lifeline, lifeline = context.Pipe(duplex=False)
-    kind = next(kind for kind, (cls, _) in _KINDS.items() if isinstance(job, cls))
+    kind = next(kind for kind, cls in _KINDS.items() if isinstance(job, cls))
     process = context.Process(target=_work, args=(kind, job.model_dump_json(), threads, theirs, their_lifeline))
     process.start()
     theirs.close()
@@ -145,7 +145,7 @@ def _drain(worker: _Worker) -> Iterator[Progress | Result]:
             if kind == "progress":
                 yield Progress(worker.job, text)
                 continue
-            record = _KINDS[kind][1].model_validate_json(text)
+            record = _RECORD.validate_json(text)
             worker.received.append(record)
             yield Result(worker.job, record, predictions)
     except (EOFError, OSError):
@@ -175,7 +175,7 @@ def _close(worker: _Worker, status: str, reason: str) -> Iterator[Progress | Res
             yield Result(worker.job, failure(worker.job, status, reason, worker.started))
         return
     done = {record.id for record in worker.received}
-    owed: Sequence[Record] = (
+    owed: Sequence[Stored] = (
         counts.failures(worker.job, status, reason, worker.started)
         if isinstance(worker.job, Sweep)
         else probe.failures(worker.job, status, reason, worker.started)
