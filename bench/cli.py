@@ -1,12 +1,12 @@
 """The command line: verbs, paths and filters; everything heavy is imported inside the command that needs it."""
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from bench.carry import MEASURE, carry_out, planned, quiet_libraries, selected, warm_up
 from bench.cli_ci import ci
 from bench.options import (
     Attention,
@@ -30,11 +30,6 @@ from bench.options import (
     split_specs,
 )
 
-if TYPE_CHECKING:
-    from bench.jobs import Plan
-    from bench.selection import Selection
-    from bench.suite import Suite
-
 app = typer.Typer(
     name="peft-ledger",
     help="What does each way of fine-tuning a transformer cost, and what does it buy?",
@@ -43,40 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-MEASURE, READ = "Measure", "Read"
-
-
-def _selected(name: str, selection: "Selection") -> "Suite":
-    _quiet_libraries()
-    from bench.selection import select
-    from bench.suite import load_suite
-
-    return select(load_suite(name), selection)
-
-
-def _warm_up(suite: "Suite") -> Any:
-    from bench.runner import warm_up
-
-    return warm_up(suite)
-
-
-def _plan(suite: "Suite", say: Any = lambda line: None) -> "Plan":
-    import torch
-
-    from bench.plan import make_plan
-    from bench.predict import check_fit
-
-    plan = make_plan(suite, f"suite {suite.name}", "cuda" if torch.cuda.is_available() else "cpu", say)
-    check_fit(plan)
-    return plan
-
-
-def _quiet_libraries() -> None:
-    """Set before the libraries are imported, also for the workers: no advice, no progress bars, no thread warnings."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+READ = "Read"
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -97,31 +59,13 @@ def run(
     from bench.display import Display
 
     display = Display(quiet=as_json)
-    selected = _selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts))
-    context = _warm_up(selected)
-    plan = _plan(selected, display.note)
+    narrowed = selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts))
+    context = warm_up(narrowed)
+    plan = planned(narrowed, display.note)
     folder = out or Path("results/runs") / plan.name
-    failed = _execute(plan, folder, fresh, workers, context, display)
+    records = carry_out(plan, folder, fresh, workers, context, display)
     _report(folder, display.console, as_json)
-    raise typer.Exit(1 if failed else 0)
-
-
-def _execute(plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: Any, display: Any) -> int:
-    """Carry out what the folder still lacks; returns the number of records whose status is not ok."""
-    from bench.runner import execute, remaining
-    from bench.store import open_store
-
-    with open_store(folder, plan.suite, fresh=fresh) as store:
-        todo = remaining(plan, store)
-        if not todo:
-            display.note("nothing to do; --fresh repeats")
-        else:
-            display.begin(plan, todo, folder)
-            with display:
-                for event in execute(todo, store, context, workers=workers):
-                    display.show(event)
-        wanted = plan.job_ids()
-        return sum(record.status != "ok" for record in store.records if record.id in wanted)
+    raise typer.Exit(1 if any(record.status != "ok" for record in records) else 0)
 
 
 def _report(folder: Path, console: Any, as_json: bool) -> None:
@@ -159,7 +103,7 @@ def ab(
     Measures the suite's first cost shape, and the methods whose source differs unless --methods names some.
     Exit codes: 0 not slower, 1 slower, 2 usage, 3 inconclusive.
     """
-    _quiet_libraries()
+    quiet_libraries()
     import tempfile
 
     from bench.revision import unpack
@@ -168,7 +112,7 @@ def ab(
     with tempfile.TemporaryDirectory() as folder:
         old, new = unpack(base, Path(folder) / "base"), unpack(head, Path(folder) / "head")
         loaded = load_suite(suite)
-        context = _warm_up(loaded.model_copy(update={"tasks": ()}))
+        context = warm_up(loaded.model_copy(update={"tasks": ()}))
         import torch
 
         from bench.ab import compare, probe_of, verdict
@@ -214,7 +158,7 @@ def predict(
 
     Of the eager form: for torch.compile there is no count.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from bench.errors import BenchError
     from bench.predict import parse_memory, predictions
 
@@ -323,7 +267,7 @@ def show_plan(
     as_json: JsonOption = False,
 ) -> None:
     """Print what a run would do, in order, and run nothing."""
-    plan = _plan(_selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))
+    plan = planned(selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))
     if as_json:
         print(plan.model_dump_json(indent=2))
         return

@@ -63,7 +63,9 @@ class Display:
         standing = len(plan.job_ids()) - todo.counts - costs - len(todo.cells)
         resumed = f", {standing} records stand" if standing else ""
         asked = [f"{todo.counts} counts to make"] if todo.counts else []
-        if costs or todo.cells or not todo.counts:
+        if todo.cells and all(cell.trial for cell in todo.cells):
+            asked.append(f"{len(todo.cells)} trials to run")
+        elif costs or todo.cells or not todo.counts:
             asked.append(f"{costs} costs and {len(todo.cells)} scores to measure")
         self.note(f"{plan.suite['name']}: {', '.join(asked)}{resumed} -> {folder}")
 
@@ -115,7 +117,8 @@ class Display:
             return "measured"
         if record.kind == "count":
             return f"counted at {record.vary} {record.value}"
-        return f"{record.task_name} seed {record.seed}: {record.score:.3f}"
+        rates = f" lr {record.recipe['learning_rate']:g}" if record.kind == "trial" else ""
+        return f"{record.task_name} seed {record.seed}{rates}: {record.score:.3f}"
 
     def _plain(self, kind: str, line: str, finished: bool, failed: bool) -> None:
         done, total = self._counts[kind]

@@ -49,6 +49,8 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes["backbone"] = suite.backbone.model_copy(
             update={"name": selection.backbone, "weights": weights, "revision": None}
         )
+    if selection.backbone is not None or {*(selection.tasks or ())} - {*suite.tasks}:
+        changes["method"] = _not_searched(changes.get("method", suite.method))
     if selection.counts:
         if not suite.cost and not suite.sweep:
             raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to count; leave --counts out")
@@ -90,6 +92,11 @@ def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, 
     if suite.baseline in by_label and suite.baseline not in {label(m) for m in chosen}:
         chosen.insert(0, by_label[suite.baseline])  # every ratio needs its baseline
     return tuple(chosen)
+
+
+def _not_searched(methods: tuple[MethodTable, ...]) -> tuple[MethodTable, ...]:
+    """Methods on a backbone or a task that their search for rates did not see."""
+    return tuple(method.model_copy(update={"tuning": None}) for method in methods)
 
 
 def _narrow_sweeps(suite: Suite, kept: dict[str, MethodTable]) -> dict[str, Any]:
