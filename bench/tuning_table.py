@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench.errors import BenchError
+
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EXAMPLE = (
     "tuning = { learning_rates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], head_learning_rates = [1e-3, 1e-2], "
@@ -41,6 +43,17 @@ class TuningTable(BaseModel):
     def grid(self) -> tuple[tuple[float, float], ...]:
         """Every (learning rate, head learning rate), smaller rates first: the trials of one method on one task."""
         return tuple(itertools.product(self.learning_rates, self.head_learning_rates))
+
+
+def required(table: TuningTable | None, where: str) -> TuningTable:
+    """The grid of a search.
+
+    Raises:
+        BenchError: There is none; the sentence shows one to add to ``where``, the file of the suite.
+    """
+    if table is None:
+        raise BenchError(f"{where} has no [tuning] table and no grid is assumed; add one at its top: {EXAMPLE}")
+    return table
 
 
 def check_tuning(table: TuningTable | None, seeds: tuple[int, ...], tasks: tuple[str, ...]) -> None:

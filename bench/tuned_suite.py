@@ -1,0 +1,100 @@
+"""Writes a suite's own text again with the rates that a search chose; every other line of it stays, comments too."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import registry
+from bench.choice import RATES, Outcome
+from bench.errors import BenchError
+from bench.suite import parse_suite
+from bench.tuning_table import TuningTable
+
+if TYPE_CHECKING:
+    from tomlkit.items import Table
+
+Rate = float | dict[str, float]
+"""One, or one by task."""
+
+
+def write_tuned(suite_file: Path, outcomes: Sequence[Outcome], table: TuningTable, out: Path) -> list[str]:
+    """Write ``out``: the text of ``suite_file`` with the chosen rates.
+
+    Returns:
+        Labels of the methods whose rates it holds now, in the order of the suite.
+
+    Raises:
+        BenchError: A file cannot be read or written.
+    """
+    try:
+        text, changed = tuned(suite_file.read_text(encoding="utf-8"), outcomes, table)
+        parse_suite({"name": suite_file.stem} | tomllib.loads(text), str(out))
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"{error.filename}: {error.strerror}; the chosen rates could not be written") from error
+    return changed
+
+
+def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[str, list[str]]:
+    """``text``, a suite, with the rates of every method that the search chose for.
+
+    A method gets one rate where its choices agree, else rates by task. Its ``tuning`` stands where the search chose for
+    every task of the suite; else what stood there goes, since it no longer tells where all rates come from.
+
+    Returns:
+        The text, and the labels of the methods whose rates it holds now.
+    """
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    tasks = [str(task) for task in document.get("tasks", ())]
+    changed = []
+    for method in document.get("method", ()):
+        plain: dict[str, Any] = method.unwrap()
+        label = registry.spell(plain["name"], plain.get("config", {}))
+        chosen = {outcome.task: outcome for outcome in outcomes if outcome.method == label and outcome.best}
+        if not chosen:
+            continue
+        whole = set(tasks) <= set(chosen)
+        for field in RATES:
+            by_task = {task: getattr(outcome.best, field) for task, outcome in chosen.items()}
+            _set(method, field, _rate(plain.get(field), by_task, whole))
+        if whole:
+            steps = max(outcome.steps for outcome in chosen.values())
+            _set(method, "tuning", {"trials": len(table.grid), "seeds": len(table.seeds), "steps": steps,
+                                    "selection_rows": table.selection_rows})  # fmt: skip
+        else:
+            method.pop("tuning", None)
+        changed.append(label)
+    return tomlkit.dumps(document), changed
+
+
+def _rate(
+    standing: float | dict[str, float] | None, by_task: dict[str, float], whole: bool
+) -> float | dict[str, float]:
+    """One rate for all tasks, or rates by task where they differ or where some of those that stand must stay."""
+    if whole and not isinstance(standing, dict) and len(set(by_task.values())) == 1:
+        return next(iter(by_task.values()))
+    kept = standing if isinstance(standing, dict) else {} if standing is None else {"default": standing}
+    return kept | by_task
+
+
+def _set(method: "Table", key: str, value: Any) -> None:
+    """Set a key; a new one goes before the comments and empty lines at the end, which speak of what follows."""
+    import tomlkit
+    from tomlkit.items import InlineTable
+
+    if isinstance(value, dict):
+        inline = tomlkit.inline_table()
+        inline.update(value)
+        value = inline
+    if key in method or isinstance(method, InlineTable):
+        method[key] = value
+        return
+    body = method.value.body
+    after = []
+    while body and body[-1][0] is None:
+        after.append(body.pop())
+    method.append(key, value)
+    body.extend(reversed(after))
