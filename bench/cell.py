@@ -12,9 +12,11 @@ from typing import Any
 from bench import backbone, record, registry
 from bench.errors import BenchError
 from bench.jobs import Cell
+from bench.trial import TrialRecord
 
 Progress = Callable[[str], None]
 Predictions = dict[str, list[Any]]
+Trained = record.ScoreRecord | TrialRecord
 
 
 def now() -> str:
@@ -22,7 +24,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[record.ScoreRecord, Predictions | None]:
+def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Trained, Predictions | None]:
     """Run ``cell``; whatever goes wrong inside becomes a record with its status and reason.
 
     Args:
@@ -30,7 +32,7 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[record
         progress: Called with short lines such as ``step 20/60 loss 0.61``.
 
     Returns:
-        The record, and the per-example predictions where the cell came to its end.
+        The record, and the per-example predictions where the cell came to its end; a trial keeps none.
     """
     from bench.train import NonFiniteLoss
 
@@ -47,13 +49,18 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[record
         return failure(cell, status, reason, started, traceback.format_exc()), None
     identity = _identity(cell)
     identity["flags"] += figures.pop("flags")
-    return record.ScoreRecord(status="ok", ended=now(), started=started, **identity, **figures), predictions
+    scored = _kind(cell)(status="ok", ended=now(), started=started, **identity, **figures)
+    return scored, None if cell.trial else predictions
 
 
-def failure(cell: Cell, status: str, reason: str, started: str, trace: str | None = None) -> record.ScoreRecord:
+def _kind(cell: Cell) -> type[Trained]:
+    return TrialRecord if cell.trial else record.ScoreRecord
+
+
+def failure(cell: Cell, status: str, reason: str, started: str, trace: str | None = None) -> Trained:
     """Record of a cell that came to no score; it needs no torch, so that the parent can write it for a dead worker."""
     identity = _identity(cell)
-    return record.ScoreRecord.model_validate(
+    return _kind(cell).model_validate(
         {**identity, "status": status, "reason": reason, "traceback": trace, "started": started, "ended": now()}
     )
 
@@ -74,7 +81,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
         "id": cell.id, "suite": cell.suite, "backbone": backbone.describe(cell.backbone),
         "method": method_used(cell.method.label, cell.method.name, cell.method.config),
         "environment": environment(), "task": cell.task, "task_name": cell.task.name, "recipe": cell.recipe,
-        "seed": cell.seed, "flags": flags,
+        "seed": cell.seed, "flags": flags, "tuning": cell.tuning,
     }  # fmt: skip
 
 
@@ -90,12 +97,16 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
     from bench.score import Encoded, evaluate, predictions_sha256
     from bench.tasks.metrics import compute
     from bench.tasks.sources import load_task
+    from bench.tasks.trials import load_trial
     from bench.tokens import load_tokenizer
     from bench.train import Recipe, train
 
     device = cell.device
     recipe = cell.recipe
-    data = load_task(cell.task.name, cell.source, recipe.get("train_rows"), recipe.get("test_rows"))
+    if cell.trial:
+        data = load_trial(cell.task.name, cell.source, recipe.get("train_rows"), recipe["selection_rows"])
+    else:
+        data = load_task(cell.task.name, cell.source, recipe.get("train_rows"), recipe.get("test_rows"))
     if data.content_sha256 != cell.task.content_sha256:
         raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
     method, config = registry.make(cell.method.name, cell.method.config)
@@ -125,7 +136,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
         "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
         "delta_bytes": sum(t.numel() * t.element_size() for t in method.delta(model.body).values()),
         "train_seconds": train_seconds, "prepare_seconds": prepare_seconds,
-        "predictions_sha256": predictions_sha256(predictions),
+        "predictions_sha256": None if cell.trial else predictions_sha256(predictions),
     }  # fmt: skip
     constant = _constant_score(data.spec, predictions["label"], compute)
     return figures | {"flags": tuple(_flags(losses, score, constant))}, predictions

@@ -18,9 +18,12 @@ from bench.selection import label
 from bench.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite
 from bench.tasks.glue import task as task_spec
 from bench.tasks.sources import Source, TaskData, bag_of_words_floor, load_task, resolve_source
+from bench.tasks.trials import load_trial
 
 
-def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], None] = lambda line: None) -> Plan:
+def make_plan(
+    suite: Suite, where: str, device: str, progress: Callable[[str], None] = lambda line: None, *, trials: bool = False
+) -> Plan:
     """Resolve data, weights and configurations of ``suite`` once and list what is to be done.
 
     Args:
@@ -28,6 +31,7 @@ def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], N
         where: Its file, for error messages.
         device: ``cpu`` or ``cuda``; decides the batch of cost shapes.
         progress: Called with one line a stage.
+        trials: Make every cell a trial of a search for rates, which opens no test split.
 
     Raises:
         BenchError: Anything that the suite names does not exist or does not fit.
@@ -43,7 +47,7 @@ def make_plan(suite: Suite, where: str, device: str, progress: Callable[[str], N
         _check_tasks(suite, where)
         source = resolve_source(suite.data, suite.tasks)
         progress(source.reason)
-        cells = tuple(_cells(suite, spec, methods, source, device))
+        cells = tuple(_cells(suite, spec, methods, source, device, trials))
     resolved = _resolved(suite, spec, methods, source, probes) | resolved_sweeps(suite, sweeps)
     return Plan(suite=resolved, probes=probes, cells=cells, sweeps=sweeps)
 
@@ -92,11 +96,11 @@ def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], co
 
 
 def _cells(
-    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], source: Source, device: str
+    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], source: Source, device: str, trials: bool
 ) -> Iterable[Cell]:
     assert suite.recipe is not None
     tables = {label(table): table for table in suite.method}
-    used = {name: _task_used(suite, spec, name, source) for name in suite.tasks}
+    used = {name: _task_used(suite, spec, name, source, trials) for name in suite.tasks}
     for seed in suite.seeds:
         for name in suite.tasks:
             for method in methods:
@@ -104,15 +108,19 @@ def _cells(
                 draft = Cell(
                     id="", suite=suite.name, backbone=spec, method=method, source=source, task=used[name],
                     recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
-                    tuning=tables[method.label].tuning,
+                    tuning=tables[method.label].tuning, trial=trials,
                 )  # fmt: skip
                 yield draft.model_copy(update={"id": identity(draft)})
 
 
-def _task_used(suite: Suite, spec: BackboneSpec, name: str, source: Source) -> TaskUsed:
+def _task_used(suite: Suite, spec: BackboneSpec, name: str, source: Source, trials: bool) -> TaskUsed:
     assert suite.recipe is not None
     values = _values(suite, name)
-    data: TaskData = load_task(name, source, values.get("train_rows"), values.get("test_rows"))
+    data: TaskData = (
+        load_trial(name, source, values.get("train_rows"), values["selection_rows"])
+        if trials
+        else load_task(name, source, values.get("train_rows"), values.get("test_rows"))
+    )
     return TaskUsed(
         name=name, version=data.spec.version, source=source.kind, content_sha256=data.content_sha256,
         train_rows=len(data.train.labels), test_rows=len(data.test.labels), overlap=data.overlap,

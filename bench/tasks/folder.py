@@ -40,13 +40,26 @@ def read_folder(root: Path, spec: TaskSpec) -> tuple[Rows, Rows]:
     Raises:
         BenchError: A file is missing, doubled, empty, not UTF-8, or a row of it does not fit the task.
     """
+    test_stems = dict.fromkeys((spec.tsv_test, spec.test_split, "dev", "validation"))
+    return read_train(root, spec), _read_split(_present(root, spec), spec, tuple(test_stems))
+
+
+def read_train(root: Path, spec: TaskSpec) -> Rows:
+    """Read the training split alone; the test split is not opened.
+
+    Raises:
+        BenchError: As ``read_folder``.
+    """
+    return _read_split(_present(root, spec), spec, ("train",))
+
+
+def _present(root: Path, spec: TaskSpec) -> Path:
     folder = task_folder(root, spec)
     if folder is None:
         raise BenchError(
             f"{root}: no folder {spec.folder} or {spec.name}; found: {', '.join(tasks_in(root)) or 'no task'}"
         )
-    test_stems = dict.fromkeys((spec.tsv_test, spec.test_split, "dev", "validation"))
-    return _read_split(folder, spec, ("train",)), _read_split(folder, spec, tuple(test_stems))
+    return folder
 
 
 def _files(folder: Path, stems: tuple[str, ...]) -> list[Path]:

@@ -73,9 +73,18 @@ def read_hub(spec: TaskSpec) -> tuple[Rows, Rows]:
     Raises:
         BenchError: It is neither cached nor to be had.
     """
+    return read_train(spec), _rows(spec, spec.test_split)
+
+
+def read_train(spec: TaskSpec) -> Rows:
+    """Load the training split alone; the file of the test split is not opened.
+
+    Raises:
+        BenchError: It is neither cached nor to be had.
+    """
     if not cached([spec]):
         _prepare(spec)
-    return _rows(spec, spec.train_split), _rows(spec, spec.test_split)
+    return _rows(spec, spec.train_split)
 
 
 def _prepare(spec: TaskSpec) -> None:
