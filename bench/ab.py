@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -53,9 +53,9 @@ class Comparison:
     ratio: float
     """Head by base: exp of the median log ratio over all rounds and pairs of processes."""
     interval: Interval
-    """95 %, by bootstrap over blocks."""
+    """95 %: Student's t over blocks, its error widened by ``apart``."""
     error: float
-    """Standard error of the log ratio."""
+    """Standard error of the log ratio, by bootstrap over blocks."""
     control: Control
     """The base's second process against its first: how far identical code appears apart."""
     head_control: Control
@@ -205,16 +205,37 @@ def take_turns(arms: Mapping[str, Arm], seconds: float) -> dict[str, Samples]:
 def comparison(label: str, phase: str, clock: str, samples: Mapping[str, Samples]) -> Comparison:
     """Reduce the samples of all processes to what they say of one phase."""
     seconds = {key: tuple(map(tuple, getattr(samples[key], clock)[phase])) for key in ARMS}
-    # Pairs of one process each, not of means: the noise is skewed, and a mean of two is less so.
-    pairs = [("head", "base"), ("head", "base_again"), ("head_again", "base"), ("head_again", "base_again")]
-    found = _log_ratio(seconds, pairs)
-    controls = [_log_ratio(seconds, [(f"{key}_again", key)]) for key in ("base", "head")]
-    first, second = (Control(ratio=math.exp(same[0]), interval=_interval(*same)) for same in controls)
+    ratio = reduced(seconds)
     typical = float(np.median(np.concatenate([*seconds["base"], *seconds["base_again"]])))
     return Comparison(
-        label, phase, clock, typical, math.exp(found[0]), _interval(*found), found[1], first, second, _apart(controls),
-        seconds,
+        label, phase, clock, typical, math.exp(ratio.center), ratio.interval, ratio.error, *ratio.controls,
+        ratio.apart, seconds,
     )  # fmt: skip
+
+
+class Reduced(NamedTuple):
+    """What the samples of one phase say."""
+
+    center: float
+    """Log ratio of head by base."""
+    error: float
+    apart: float
+    interval: Interval
+    """Of the ratio."""
+    controls: tuple[Control, Control]
+    """Of the base and of the head."""
+
+
+def reduced(seconds: Mapping[str, Sequence[Sequence[float]]]) -> Reduced:
+    """Ratio, interval and controls of ``seconds``, by process ``[block][round]``."""
+    # Pairs of one process each, not of means: the noise is skewed, and a mean of two is less so.
+    pairs = [("head", "base"), ("head", "base_again"), ("head_again", "base"), ("head_again", "base_again")]
+    center, error = _log_ratio(seconds, pairs)
+    controls = [_log_ratio(seconds, [(f"{key}_again", key)]) for key in ("base", "head")]
+    apart, blocks = _apart(controls), len(seconds["base"])
+    first, second = (Control(ratio=math.exp(same[0]), interval=_interval(*same, blocks)) for same in controls)
+    # Two processes by two deviate as one does from another: blocks, which all of them share, do not tell of it.
+    return Reduced(center, error, apart, _interval(center, math.hypot(error, apart), blocks), (first, second))
 
 
 def _log_ratio(
@@ -222,13 +243,14 @@ def _log_ratio(
 ) -> tuple[float, float]:
     """Median over all rounds and ``pairs``, and its standard error."""
     logs = {key: [np.log(block) for block in blocks] for key, blocks in seconds.items()}
+    numbers = range(len(logs["base"]))
     return pooled_median(
-        [np.concatenate([logs[ours][block] - logs[theirs][block] for ours, theirs in pairs]) for block in range(BLOCKS)]
+        [np.concatenate([logs[ours][block] - logs[theirs][block] for ours, theirs in pairs]) for block in numbers]
     )
 
 
-def _interval(center: float, error: float) -> Interval:
-    half = float(stdtrit(BLOCKS - 1, 0.975)) * error
+def _interval(center: float, error: float, blocks: int) -> Interval:
+    half = float(stdtrit(blocks - 1, 0.975)) * error
     return math.exp(center - half), math.exp(center + half)
 
 
