@@ -20,7 +20,7 @@ matplotlib.use("agg")
 PHASES = ("forward", "backward", "optimizer", "step")
 LONGEST = 10
 """Seconds that a trial should take at most."""
-BLOCK_COUNTS = (4, 10, BLOCKS)
+BLOCK_COUNTS = (10, BLOCKS)
 
 
 class Rate(NamedTuple):
