@@ -61,6 +61,9 @@ difference = {{ min = -1.0 }}
 """
 
 
+FOUND = "tuning = { trials = 4, seeds = 2, steps = 3, selection_rows = 16 }"
+
+
 def written(tmp_path, *, data="synthetic", largest="1e-2", old="", new=""):
     path = tmp_path / "mine.toml"
     path.write_text(SUITE.format(data=data, largest=largest).replace(old, new))
@@ -102,8 +105,7 @@ def test_the_rates_that_a_suite_has_decide_nothing_in_its_search(tmp_path):
     first = searched(written(tmp_path))
     other = searched(written(tmp_path, old="2e-4", new="9e-2\nhead_learning_rate = 1e-1"))
     assert other == first
-    tuned = "sst2 = 5e-3 }\ntuning = { trials = 4, seeds = 2, steps = 3, selection_rows = 16 }"
-    assert searched(written(tmp_path, old="sst2 = 5e-3 }", new=tuned)).name == first.name
+    assert searched(written(tmp_path, old="sst2 = 5e-3 }", new=f"sst2 = 5e-3 }}\n{FOUND}")).name == first.name
 
 
 def test_steps_and_selection_rows_of_the_table_hold_for_every_task(tmp_path):
@@ -173,16 +175,21 @@ def test_a_trial_is_scored_on_rows_that_it_did_not_train_on(tmp_path):
         ("[1e-3, 1e-2]\nhead", "[0.0, 1e-3]\nhead", r"mine.toml: tuning.learning_rates\[0\]: .*greater than 0"),
         ("[1e-3, 1e-2]\nhead", "[]\nhead", r"mine.toml: tuning.learning_rates: .*at least 1"),
         ("selection_rows = 16\n", "", r"mine.toml: tuning.selection_rows is missing"),
-        ("selection_rows = 16\n", "selection_row = 16\n", r"tuning: unknown key 'selection_row'.*'selection_rows'"),
+        ("[tuning]", "[tuning]\nselection_row = 16", r"tuning: unknown key 'selection_row'.*'selection_rows'"),
         ("2e-4", "2e-4\nhead_learning_rate = -1.0", r"method\[0\]: head_learning_rate takes numbers above 0"),
-        ("2e-4", "2e-4\ntuning = { trails = 4 }", r"method\[0\].tuning: unknown key 'trails'.*'trials'"),
-        ("2e-4", "2e-4\nhead_learning_rate = { sst3 = 1.0 }", r"unknown task 'sst3'"),
-        ("selection_rows = 16\n", "selection_rows = 48\n", r"48"),
+        ("2e-4", f"2e-4\n{FOUND[:-1]}, trails = 4 }}", r"method\[0\].tuning: unknown key 'trails'.*'trials'"),
+        ("selection_rows = 16\n", "selection_rows = 48\n", r"48 selection rows leave nothing of 48 training rows"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(tmp_path, old, new, sentence):
     with pytest.raises(BenchError, match=sentence):
         searched(written(tmp_path, old=old, new=new))
+
+
+def test_a_head_rate_of_a_task_that_is_none_is_named(tmp_path):
+    path = written(tmp_path, old="2e-4", new="2e-4\nhead_learning_rate = { sst3 = 1.0 }")
+    with pytest.raises(BenchError, match="unknown task 'sst3'"):
+        make_plan(load_suite(str(path)), str(path), "cpu")
 
 
 def test_a_suite_without_a_grid_is_refused_with_one_that_it_may_have(tmp_path):
@@ -194,20 +201,21 @@ def test_a_suite_without_a_grid_is_refused_with_one_that_it_may_have(tmp_path):
         searched(path)
     shown = run_tune(path, tmp_path / "run", code=2).stderr
     assert EXAMPLE in shown
-    path.write_text(EXAMPLE + "\n" + path.read_text())
-    assert searched(path).cells
+    path.write_text(EXAMPLE + "\n" + path.read_text().replace("train_rows = 48", "train_rows = 300"))
+    assert len(searched(path).cells) == 6 * 2 * 2
 
 
 def test_a_search_needs_tasks():
-    values = {"question": "q", "backbone": {"name": "tiny", "weights": "random"}, "method": [{"name": "full"}],
-              "cost": [{"batch": 1, "length": 8}], **tomllib.loads(EXAMPLE)}  # fmt: skip
+    values = {
+        "name": "mine", "question": "q", "backbone": {"name": "tiny", "weights": "random"},
+        "method": [{"name": "full"}], "cost": [{"batch": 1, "length": 8}], **tomllib.loads(EXAMPLE),
+    }  # fmt: skip
     with pytest.raises(BenchError, match="needs tasks"):
         parse_suite(values, "mine.toml")
 
 
 def test_rates_count_as_searched_for_only_where_the_search_looked(tmp_path):
-    tuned = "2e-4\ntuning = { trials = 4, seeds = 2, steps = 3, selection_rows = 16 }"
-    suite = load_suite(str(written(tmp_path, old="2e-4", new=tuned)))
+    suite = load_suite(str(written(tmp_path, old="2e-4", new=f"2e-4\n{FOUND}")))
 
     def told(selection):
         return {cell.method.label: cell.tuning for cell in make_plan(select(suite, selection), "s", "cpu").cells}
@@ -220,8 +228,7 @@ def test_rates_count_as_searched_for_only_where_the_search_looked(tmp_path):
 
 
 def test_a_score_carries_the_search_behind_its_rates(tmp_path):
-    tuned = "2e-4\ntuning = { trials = 4, seeds = 2, steps = 3, selection_rows = 16 }"
-    cell = make_plan(load_suite(str(written(tmp_path, old="2e-4", new=tuned))), "s", "cpu").cells[0]
+    cell = make_plan(load_suite(str(written(tmp_path, old="2e-4", new=f"2e-4\n{FOUND}"))), "s", "cpu").cells[0]
     record, _ = run_cell(cell)
     assert record.kind == "score"
     assert record.tuning.model_dump() == {"trials": 4, "seeds": 2, "steps": 3, "selection_rows": 16}

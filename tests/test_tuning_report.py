@@ -36,8 +36,9 @@ def test_the_screen_says_what_was_chosen_at_how_many_trials_and_what_to_do(made)
     text = printed(made)
     assert "4 rates x 2 head rates, 1 seed" in text
     assert "sst2 · SYNTHETIC data · 8 trials of 60 steps for each method · 256 selection rows of train" in text
-    assert "full 0.0001 0.001 90.0 45.4 6 2 best at the smallest learning rate: widen the grid" in text
-    assert "lora(rank=8) 0.001 0.001 90.0 45.4 6 2" in text
+    assert "full 0.0001 0.001 90.0 49.1 6 2 lora(rank=8) 0.001 0.001 90.0 49.1 6 2" in text
+    assert "full: best at the smallest learning rate: widen the grid" in text
+    assert "lora(rank=8): best" not in text
     assert "it is no result" in text
 
 
@@ -85,7 +86,8 @@ def test_the_figure_is_drawn_twice_with_the_same_bytes_and_removed_where_nothing
 )
 def test_a_row_without_a_choice_says_why(tmp_path, score, sentence):
     lost = search(tmp_path, lambda label, *place: score if label == "full" else 0.7)
-    assert f"full - - - - 0 {'6' if score == 'nan' else '0'} {sentence}" in printed(lost)
+    assert f"full - - - - 0 {'6' if score == 'nan' else '0'} " in printed(lost)
+    assert f"full: {sentence}" in printed(lost)
     assert sentence in tuning.write(lost, outcomes(lost), []).read_text()
 
 

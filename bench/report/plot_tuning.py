@@ -29,6 +29,8 @@ def draw(search: Search, found: Sequence[Outcome]) -> list[Path]:
 
 
 def _figure(search: Search, found: Sequence[Outcome]) -> "Figure | None":
+    from matplotlib.ticker import MaxNLocator
+
     drawn = [outcome for outcome in found if outcome.curve]
     tasks = [task for task in search.suite["tasks"] if any(outcome.task == task for outcome in drawn)]
     if not tasks:
@@ -51,9 +53,9 @@ def _figure(search: Search, found: Sequence[Outcome]) -> "Figure | None":
             )  # fmt: skip
         axes.set_title(fmt.plain(task), color=INK)
         axes.set_xlabel("trials")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels[::across]:
-        axes.set_ylabel("expected best selection score (points of 100)")
+        axes.set_ylabel("best score to expect (points)")
     key(figure, line_handles(look, shown), sheet, in_key(look, shown))
     return figure
 

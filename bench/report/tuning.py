@@ -41,10 +41,13 @@ def render(search: Search, found: Sequence[Outcome], console: Console) -> None:
             Column(("selection score", "expected", "of 1 trial"), [_score(row, 0) for row in rows]),
             Column(("trials", "", "scored"), [str(len(row.points) - row.diverged) for row in rows]),
             Column(("trials", "", "diverged"), [str(row.diverged) for row in rows]),
-            Column((" ", "", "to do"), [remark(row) for row in rows], left=True),
         ]
         for line in table([row.method for row in rows], columns, width):
             say(console, line)
+        for said in dict.fromkeys(filter(None, map(remark, rows))):
+            names = ", ".join(fmt.plain(row.method) for row in rows if remark(row) == said)
+            say(console, f"  {names}: {said}", width, style="yellow", hanging=4)
+        say(console, "")
     say(console, f"  {HOW}", width, style="dim")
 
 
