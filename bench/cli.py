@@ -8,6 +8,7 @@ import typer
 
 from bench.carry import MEASURE, carry_out, planned, quiet_libraries, selected, warm_up
 from bench.cli_ci import ci
+from bench.cli_tune import search
 from bench.options import (
     Attention,
     BackboneOption,
@@ -297,4 +298,5 @@ def list_names(
         print(f"{name:<{width}}  {text}")
 
 
+app.add_typer(search)
 app.add_typer(ci)
