@@ -14,6 +14,7 @@ PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "nump
 """Packages whose version can change a built-in method's result; a plug-in's own version stands with the method."""
 
 
+@functools.cache  # a plan asks once for each cell, and reading metadata takes 2 ms
 def _version(name: str) -> str | None:
     try:
         return version(name)
