@@ -86,9 +86,7 @@ def _set(method: "Table", key: str, value: Any) -> None:
     from tomlkit.items import InlineTable
 
     if isinstance(value, dict):
-        inline = tomlkit.inline_table()
-        inline.update(value)
-        value = inline
+        value = tomlkit.value("{ " + ", ".join(f"{name} = {number!r}" for name, number in value.items()) + " }")
     if key in method or isinstance(method, InlineTable):
         method[key] = value
         return
