@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.compare.once import Once
 from bench.compare.records import cost_records, in_order
 from bench.errors import BenchError
 from bench.record import CostRecord, Record, Shape, Timing
@@ -129,6 +130,16 @@ def cost_table(records: Iterable[Record], order: Sequence[str] = (), shape: Shap
     Raises:
         BenchError: The costs come from more than one environment.
     """
+    if isinstance(records, tuple):  # those of a run, whose every page and figure reads this table
+        key = (tuple(order), shape)
+        return _KNOWN.get(records, lambda: _cost_table(records, order, shape), key).copy()
+    return _cost_table(records, order, shape)
+
+
+_KNOWN: Once[tuple[Record, ...], pd.DataFrame] = Once(kept=8)
+
+
+def _cost_table(records: Iterable[Record], order: Sequence[str], shape: Shape | None) -> pd.DataFrame:
     costs = cost_records(records)
     shape = shape or next(iter(cost_shapes(costs)), None)
     costs = [record for record in costs if record.shape == shape]
