@@ -1,0 +1,59 @@
+"""Ten thousand records are reported in ten seconds and compared in five, within a gibibyte."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tomli_w
+
+from tests.records import LABELS, cost, glue_small, score
+
+TASKS = ("sst2", "mrpc", "cola", "rte", "stsb", "qqp", "qnli", "mnli", "wnli")
+SEEDS = 85
+CROWDED = 1.5
+"""CPU seconds on a machine whose neighbours crowd its caches, by those on a quiet one."""
+
+
+@pytest.fixture(scope="module")
+def large_runs(tmp_path_factory):
+    """Two run folders of the same cells."""
+    folder = tmp_path_factory.mktemp("large")
+    suite = glue_small(folder, costs=False).suite | {"tasks": list(TASKS), "seeds": list(range(SEEDS))}
+    records = [cost(label, shape={"batch": batch}).model_dump(mode="json", by_alias=True)
+               for label in LABELS for batch in (8, 16, 24, 32)]  # fmt: skip
+    losses = [0.7 - 0.005 * step for step in range(60)]
+    for label in LABELS:
+        for task in TASKS:
+            first = score(label, task, 0, losses=losses).model_dump(mode="json", by_alias=True)
+            for seed in range(SEEDS):
+                value = first["score"] + 0.001 * ((3 * seed + len(label)) % 7)
+                records.append(first | {"seed": seed, "id": f"{label}-{task}-{seed}", "score": value})
+    assert len(records) > 9_990
+    for name in ("first", "second"):
+        (folder / name).mkdir()
+        (folder / name / "suite.toml").write_text(tomli_w.dumps(suite))
+        (folder / name / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return [folder / "first", folder / "second"]
+
+
+def spent(*arguments):
+    """CPU seconds and the largest memory in bytes of a command."""
+    running = subprocess.Popen([sys.executable, "-m", "bench", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(running.pid, 0)
+    running.returncode = os.waitstatus_to_exitcode(status)
+    assert running.returncode == 0
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+
+
+def test_a_report_of_ten_thousand_records_takes_ten_seconds_and_a_gibibyte(large_runs):
+    seconds, memory = spent("report", large_runs[0])
+    assert seconds < 10 * CROWDED
+    assert memory < 2**30
+    assert (large_runs[0] / "report.html").stat().st_size < 3_000_000
+
+
+def test_two_runs_of_ten_thousand_records_are_compared_in_five_seconds(large_runs):
+    seconds, _ = spent("compare", *large_runs)
+    assert seconds < 5 * CROWDED
