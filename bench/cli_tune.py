@@ -25,7 +25,7 @@ def tune(
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at once; one a core if left out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search for learning rates: the grid of the suite's [tuning] table, the same for every method.
+    """Search for learning rates over the grid of the suite's table `tuning`, the same for every method.
 
     Chooses on rows cut from train, never on the test split; the same command resumes. Writes tuning.md and tuned.toml,
     the suite with the chosen rates. Exit codes: 0 all trials scored or diverged, 1 some failed otherwise, 2 usage.
