@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_1samp
+from scipy.stats import binomtest, kendalltau, ttest_1samp
 
 from bench.errors import BenchError
 from bench.stats import (
     average_ranks,
     block_bootstrap_ratio,
     detectable_effect,
-    front_probability,
     holm,
+    mcnemar_p,
     mean_interval,
     non_inferiority_p,
     one_sided_p,
@@ -20,6 +20,8 @@ from bench.stats import (
     paired_difference,
     pareto_front,
     pooled_median,
+    rank_agreement,
+    twice_the_median,
     within_p,
 )
 
@@ -192,13 +194,35 @@ def test_ranks_are_averaged_over_what_all_methods_have():
     assert average_ranks({"a": {1: 0.0}, "b": {2: 0.0}}) == average_ranks({}) == {}
 
 
-def test_a_method_is_on_the_front_as_often_as_its_luck_allows():
+def test_mcnemar_is_the_exact_test_of_a_fair_coin():
+    for one, other in [(0, 0), (3, 3), (1, 9), (0, 5), (40, 22)]:
+        exact = binomtest(one, one + other).pvalue if one + other else 1.0
+        assert mcnemar_p(one, other) == mcnemar_p(other, one) == pytest.approx(exact)
+
+
+def test_mcnemar_finds_a_difference_that_is_none_at_most_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    best, same, worse = (rng.normal(mean, 0.05, (5, 40)) for mean in (0.9, 0.9, 0.5))
-    shares = front_probability([2.0, 1.0, 3.0], [np.stack([best, same, worse])] * 2, resamples=200)
-    assert shares[1] == 1.0  # the cheapest
-    assert 0.05 < shares[0] < 0.95  # dearer and no better but by luck
-    assert shares[2] == 0.0
+    found = [mcnemar_p(int(one), 60 - int(one)) for one in rng.binomial(60, 0.5, 2000)]
+    assert 0.02 < np.mean(np.array(found) < 0.05) <= 0.05  # exact: of whole numbers, so never above its level
+
+
+def test_twice_the_median_is_valid_also_where_all_tests_are_one():
+    uniform = np.random.default_rng(0).uniform(size=4000)
+    assert np.mean([twice_the_median([p] * 5) < 0.05 for p in uniform]) == pytest.approx(0.025, abs=0.01)
+    assert twice_the_median([0.01, 0.9, 0.02]) == 0.04
+    assert twice_the_median([0.7, 0.9]) == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=9))
+def test_agreement_of_two_orders_is_kendall_s_tau_with_the_pairs_that_swap(pairs):
+    first, other = zip(*pairs, strict=True)
+    found = rank_agreement(first, other)
+    with np.errstate(all="ignore"):
+        wanted = kendalltau(first, other).statistic
+    assert found.tau == pytest.approx(wanted, nan_ok=True)
+    both = [(i, j) for i in range(len(pairs)) for j in range(i)]
+    assert found.swapped == sum((first[i] - first[j]) * (other[i] - other[j]) < 0 for i, j in both)
+    assert found.pairs == len(both)
 
 
 def test_the_pooled_median_shrugs_off_a_bad_block_and_knows_how_far_blocks_scatter():
