@@ -2,11 +2,12 @@
 
 import contextlib
 import datetime
+import functools
 import itertools
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from bench import backbone, record, registry
@@ -92,54 +93,95 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Predictions]:
-    import torch
-
+    from bench.guards import constant_score, flags
     from bench.score import Encoded, evaluate, predictions_sha256
     from bench.tasks.metrics import compute
-    from bench.tasks.sources import load_task
-    from bench.tasks.trials import load_trial
     from bench.tokens import load_tokenizer
-    from bench.train import Recipe, train
 
-    device = cell.device
     recipe = cell.recipe
-    if cell.trial:
-        data = load_trial(cell.task.name, cell.source, recipe.get("train_rows"), recipe["selection_rows"])
-    else:
-        data = load_task(cell.task.name, cell.source, recipe.get("train_rows"), recipe.get("test_rows"))
-    if data.content_sha256 != cell.task.content_sha256:
-        raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
+    data = _data(cell)
     method, config = registry.make(cell.method.name, cell.method.config)
-    bare: Any = backbone.load(cell.backbone, device=device, seed=cell.seed)
+    bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed)
     length = checked_length(method.reserved_positions(config), recipe["max_length"], bare)
-    tokenizer = load_tokenizer(cell.backbone.folder, bare.config.vocab_size)
-    regression = data.spec.regression
-    rows = Encoded(data.train, tokenizer, length, regression=regression, device=device)
-    model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(device)
+    encoded = functools.partial(
+        Encoded, tokenizer=load_tokenizer(cell.backbone.folder, bare.config.vocab_size), max_length=length,
+        regression=data.spec.regression, device=cell.device,
+    )  # fmt: skip
+    rows, test = encoded(data.train), encoded(data.test)
+    model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
     prepare_seconds = _prepare(cell, method, model, rows)
     counts = record.Trainable(method=_trainable(model.body), head=_trainable(model.head))
-    torch.manual_seed(_stream(cell.seed, "dropout"))
-    started = time.perf_counter()
-    fields = {field: recipe[field] for field in Recipe.__dataclass_fields__}
-    losses = train(
-        model, method, model.body, rows.shuffled(recipe["batch_size"], cell.seed), Recipe(**fields),
-        lambda step, loss: progress(f"step {step}/{recipe['steps']} loss {loss:.3f}"),
-    )  # fmt: skip
-    train_seconds = time.perf_counter() - started
+
+    def predicted(which: Any) -> tuple[Predictions, dict[str, float]]:
+        found = evaluate(model, data.spec, which, dtype=recipe.get("dtype", "float32"))
+        return found, compute(data.spec, found["prediction"], found["label"])
+
+    def reading(which: Any) -> Callable[[], float]:
+        return lambda: predicted(which)[1][data.spec.main_metric]
+
+    selection = reading(encoded(data.selection)) if data.selection else None
+    losses, way = _fit(cell, model, method, rows, reading(test), selection, progress)
     model.body = method.finalize(model.body)
-    predictions = evaluate(
-        model, data.spec, Encoded(data.test, tokenizer, length, regression=regression, device=device)
-    )
-    metrics = compute(data.spec, predictions["prediction"], predictions["label"])
+    predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
-    figures = {
+    doubts = flags(
+        losses, score, constant=constant_score(data.spec, predictions["label"]), bag_of_words=cell.task.floor,
+        best_step=way.best_step,
+    )  # fmt: skip
+    return {
         "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
         "delta_bytes": sum(t.numel() * t.element_size() for t in method.delta(model.body).values()),
-        "train_seconds": train_seconds, "prepare_seconds": prepare_seconds,
+        "curve": tuple(way.curve), "best_step": way.best_step, "train_seconds": way.spent,
+        "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions),
-    }  # fmt: skip
-    constant = _constant_score(data.spec, predictions["label"], compute)
-    return figures | {"flags": tuple(_flags(losses, score, constant))}, predictions
+    }, predictions  # fmt: skip
+
+
+def _data(cell: Cell) -> Any:
+    """The rows of the cell, if they are still those that it was planned with."""
+    from bench.tasks.sources import load_task
+    from bench.tasks.trials import load_trial
+
+    train, test, selection = (cell.recipe.get(f"{split}_rows") for split in ("train", "test", "selection"))
+    if cell.trial:
+        data = load_trial(cell.task.name, cell.source, train, cell.recipe["selection_rows"])
+    else:
+        data = load_task(cell.task.name, cell.source, train, test, selection)
+    if data.content_sha256 != cell.task.content_sha256:
+        raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
+    return data
+
+
+def _fit(
+    cell: Cell, model: Any, method: Any, rows: Any, test: Callable[[], float], selection: Callable[[], float] | None,
+    progress: Progress,
+) -> tuple[list[float], Any]:  # fmt: skip
+    """Train, with readings on the way; leaves the chosen state in ``model``."""
+    import torch
+
+    from bench.milestones import Milestones, Reading, Work, epoch_ends, equal_shares
+    from bench.train import Recipe, to_autocast, train
+
+    recipe = Recipe(**{field: cell.recipe[field] for field in Recipe.__dataclass_fields__ if field in cell.recipe})
+    curve, choice = Reading(), Reading()
+    if points := cell.recipe.get("curve_points"):
+        curve = Reading(equal_shares(recipe.steps, points), test)
+    if cell.recipe.get("best_epoch"):
+        assert selection is not None, "a recipe with best_epoch has selection_rows"
+        choice = Reading(epoch_ends(recipe.steps, max(1, len(rows) // recipe.batch_size)), selection)
+    if recipe.dtype == "bfloat16_autocast":
+        to_autocast(model)
+    torch.manual_seed(_stream(cell.seed, "dropout"))
+    work = Work()
+    way = Milestones(model, work, curve, choice)
+
+    def done(step: int, loss: float) -> None:
+        way.after(step, loss)
+        progress(f"step {step}/{recipe.steps} loss {loss:.3f}")
+
+    losses = train(model, method, model.body, work.over(rows.shuffled(recipe.batch_size, cell.seed)), recipe, done)
+    way.end()
+    return losses, way
 
 
 def _stream(seed: int, purpose: str) -> int:
@@ -188,34 +230,6 @@ def _prepare(cell: Cell, method: Any, model: Any, rows: Any) -> float:
     started = time.perf_counter()
     method.prepare(model.body, model.loss, itertools.islice(rows.shuffled(1, cell.seed, "prepare"), len(rows)))
     return time.perf_counter() - started
-
-
-def _constant_score(spec: Any, labels: list[Any], compute: Any) -> float:
-    """Main metric of the best constant prediction."""
-    if spec.regression:
-        return 0.0
-    scores = [compute(spec, [label] * len(labels), labels)[spec.main_metric] for label in sorted(set(labels))]
-    return float(max(scores))
-
-
-def _flags(losses: list[float], score: float, constant: float) -> Iterator[str]:
-    """``did_not_learn``: no better than a constant; ``still_improving``: the loss still falls in the last quarter."""
-    if score <= constant:
-        yield "did_not_learn"
-    quarter = len(losses) // 4
-    if quarter >= 5:
-        before, last = losses[-2 * quarter : -quarter], losses[-quarter:]
-        fall, noise = _difference(before, last)
-        if fall > 2 * noise:  # two standard errors: chance alone gives that in 1 of 40 runs
-            yield "still_improving"
-
-
-def _difference(before: list[float], last: list[float]) -> tuple[float, float]:
-    import statistics
-
-    fall = statistics.fmean(before) - statistics.fmean(last)
-    noise = ((statistics.variance(before) + statistics.variance(last)) / len(last)) ** 0.5
-    return fall, noise
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from bench.record import TaskUsed
 from bench.selection import label
 from bench.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite
 from bench.tasks.glue import task as task_spec
+from bench.tasks.rows import content_sha256
 from bench.tasks.sources import Source, TaskData, bag_of_words_floor, load_task, resolve_source
 from bench.tasks.trials import load_trial
 
@@ -100,32 +101,38 @@ def _cells(
 ) -> Iterable[Cell]:
     assert suite.recipe is not None
     tables = {label(table): table for table in suite.method}
-    used = {name: _task_used(suite, spec, name, source, trials) for name in suite.tasks}
+    found = {name: _task_used(suite, spec, name, source, trials) for name in suite.tasks}
     for seed in suite.seeds:
         for name in suite.tasks:
             for method in methods:
-                recipe = _recipe(suite, tables[method.label], name, used[name].train_rows)
+                used, chosen_by = found[name]
+                recipe = _recipe(suite, tables[method.label], name, used.train_rows) | chosen_by
                 draft = Cell(
-                    id="", suite=suite.name, backbone=spec, method=method, source=source, task=used[name],
+                    id="", suite=suite.name, backbone=spec, method=method, source=source, task=used,
                     recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
                     tuning=tables[method.label].tuning, trial=trials,
                 )  # fmt: skip
                 yield draft.model_copy(update={"id": identity(draft)})
 
 
-def _task_used(suite: Suite, spec: BackboneSpec, name: str, source: Source, trials: bool) -> TaskUsed:
+def _task_used(
+    suite: Suite, spec: BackboneSpec, name: str, source: Source, trials: bool
+) -> tuple[TaskUsed, dict[str, str]]:
+    """What a record says of the task, and the hash of the selection rows for the recipe, where there are any."""
     assert suite.recipe is not None
     values = _values(suite, name)
     data: TaskData = (
         load_trial(name, source, values.get("train_rows"), values["selection_rows"])
         if trials
-        else load_task(name, source, values.get("train_rows"), values.get("test_rows"))
+        else load_task(name, source, *(values.get(f"{split}_rows") for split in ("train", "test", "selection")))
     )
-    return TaskUsed(
+    used = TaskUsed(
         name=name, version=data.spec.version, source=source.kind, content_sha256=data.content_sha256,
         train_rows=len(data.train.labels), test_rows=len(data.test.labels), overlap=data.overlap,
-        floor=bag_of_words_floor(data), notes=(*data.spec.notes, *backbone.task_notes(spec.name, name)),
+        overlap_ngrams=data.overlap_ngrams, floor=bag_of_words_floor(data),
+        notes=(*data.spec.notes, *backbone.task_notes(spec.name, name)),
     )  # fmt: skip
+    return used, {"selection_sha256": content_sha256([data.selection])} if data.selection else {}
 
 
 def _values(suite: Suite, task: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from bench.head import TaskModel, generator
 from bench.tasks.glue import TaskSpec
 from bench.tasks.sources import Rows
 from bench.tokens import Tokenizer
-from bench.train import NonFiniteLoss
+from bench.train import NonFiniteLoss, autocast
 
 POOL = 8
 """Batches in a pool that is sorted by length; see ``Encoded.shuffled``."""
@@ -75,8 +75,17 @@ class Encoded:
             yield indices, self.batch(indices)
 
 
-def evaluate(model: TaskModel, spec: TaskSpec, rows: Encoded, batch_size: int = 64) -> dict[str, list[Any]]:
-    """Predict every row in eval mode.
+def evaluate(
+    model: TaskModel, spec: TaskSpec, rows: Encoded, batch_size: int = 64, *, dtype: str = "float32"
+) -> dict[str, list[Any]]:
+    """Predict every row in eval mode, which the model is left in.
+
+    Args:
+        model: Adapted backbone with its head.
+        spec: The task.
+        rows: What to predict.
+        batch_size: Rows at a time; changes no prediction beyond rounding.
+        dtype: As the recipe has it.
 
     Returns:
         Columns of the predictions sidecar: ``row``, ``label``, ``prediction`` and, for classes, ``probability`` of
@@ -84,12 +93,16 @@ def evaluate(model: TaskModel, spec: TaskSpec, rows: Encoded, batch_size: int = 
 
     Raises:
         NonFiniteLoss: A prediction is NaN or infinite: the last step went astray, after its loss was taken.
+
+    Not in ``inference_mode``: what a module caches there could take part in no later training step.
     """
     model.eval()
     columns: dict[int, tuple[float, float, float]] = {}
-    with torch.inference_mode():
+    with torch.no_grad():
         for indices, batch in rows.by_length(batch_size):
-            logits = model(batch).float().cpu()
+            with autocast(batch["labels"].device, dtype):
+                logits = model(batch)
+            logits = logits.float().cpu()
             if not torch.isfinite(logits).all():
                 raise NonFiniteLoss("the trained model predicts NaN or infinity; a lower learning rate may help")
             labels = batch["labels"].cpu()

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,10 @@ class Recipe:
     """AdamW decay of matrices; vectors, norms and biases take none."""
     gradient_clip: float
     """Largest global gradient norm; 0 switches clipping off."""
+    gradient_accumulation: int = 1
+    """Parts that the rows of a step are computed in, one after the other: less memory, the same gradient."""
+    dtype: Literal["float32", "bfloat16_autocast"] = "float32"
+    """See ``bench.record.Dtype``."""
 
 
 def make_optimizer(
@@ -100,6 +104,18 @@ def linear_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.o
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def to_autocast(model: nn.Module) -> None:
+    """Store ``model`` as ``bfloat16_autocast`` asks, in place: frozen matrices bfloat16, all else float32."""
+    for parameter in model.parameters():
+        whole = parameter.requires_grad or parameter.ndim < 2
+        parameter.data = parameter.data.to(torch.float32 if whole else torch.bfloat16)
+
+
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """Context of a forward pass: bfloat16 products where ``dtype`` is ``bfloat16_autocast``, else nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16_autocast")
+
+
 def train(
     model: TaskModel,
     method: Method,
@@ -116,7 +132,8 @@ def train(
         body: The adapted backbone.
         batches: At least ``recipe.steps`` batches on the model's device.
         recipe: Rates, steps and clipping.
-        on_step: Called with the step (from 1) and its loss, one step late, so that no step waits for the report.
+        on_step: Called with the step (from 1) and its loss once the step is done; it may evaluate the model, and
+            leaves it in training mode.
 
     Returns:
         The loss of each step.
@@ -132,9 +149,7 @@ def train(
     model.train()
     losses: list[float] = []
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
-        loss = model.loss(batch)
-        extra = method.regularizer(body)
-        (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
+        loss = _backward(model, method, body, batch, recipe)
         if recipe.gradient_clip:
             nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
         optimizer.step()
@@ -148,3 +163,24 @@ def train(
     if len(losses) < recipe.steps:
         raise RuntimeError(f"the data gave {len(losses)} batches, the recipe asks for {recipe.steps} steps")
     return losses
+
+
+def _backward(model: TaskModel, method: Method, body: nn.Module, batch: dict[str, Tensor], recipe: Recipe) -> Tensor:
+    """Add to ``.grad`` the gradient of the mean loss over all rows and of the regularizer, once; returns that mean."""
+    rows = len(batch["labels"])
+    mean = torch.zeros((), device=batch["labels"].device)
+    for number, part in enumerate(_parts(batch, recipe.gradient_accumulation)):
+        with autocast(mean.device, recipe.dtype):
+            loss = model.loss(part) * (len(part["labels"]) / rows)  # parts may differ by a row
+            extra = method.regularizer(body) if number == 0 else None
+        (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
+        mean += loss.detach()
+    return mean
+
+
+def _parts(batch: dict[str, Tensor], number: int) -> Iterator[dict[str, Tensor]]:
+    """``batch`` in ``number`` parts of nearly as many rows each; fewer where it has fewer rows."""
+    number = min(number, len(batch["labels"]))
+    columns = {name: tensor.tensor_split(number) for name, tensor in batch.items()}
+    for index in range(number):
+        yield {name: column[index] for name, column in columns.items()}

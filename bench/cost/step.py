@@ -12,7 +12,7 @@ from bench.cost.setting import Setting
 from bench.errors import BenchError
 from bench.head import TaskModel, generator
 from bench.method import Batch, Method
-from bench.train import check_groups, head_groups
+from bench.train import check_groups, head_groups, to_autocast
 
 
 @dataclasses.dataclass
@@ -66,9 +66,7 @@ def adapt(
     model = TaskModel(body, head).train()
     set_dropout(model, setting.dropout)
     if setting.autocast:
-        for parameter in model.parameters():
-            whole = parameter.requires_grad or parameter.ndim < 2
-            parameter.data = parameter.data.to(torch.float32 if whole else torch.bfloat16)
+        to_autocast(model)
     return origin, model
 
 

@@ -2,8 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from bench.errors import BenchError
+
+RUN = 8
+"""Words in a row that two texts must share to count as overlapping."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,45 @@ def content_sha256(splits: Iterable[Rows]) -> str:
     return digest.hexdigest()
 
 
+def cut_selection(rows: Rows, count: int, name: str) -> tuple[Rows, Rows]:
+    """Part the drawn ``rows`` of task ``name`` into those to train on and the first ``count``, which choose.
+
+    Rows come in the order of their hashes, so the cut depends on content alone. A row that shares its texts with one
+    that chooses is in neither part.
+
+    Raises:
+        BenchError: Nothing is left to train on.
+    """
+    chosen = Rows(rows.texts[:count], rows.labels[:count])
+    seen = set(chosen.texts)
+    left = [(texts, label) for texts, label in zip(rows.texts, rows.labels, strict=True) if texts not in seen]
+    if len(chosen) < count or not left:
+        raise BenchError(
+            f"{name}: {count} selection rows leave nothing of {len(rows)} training rows; lower selection_rows or raise "
+            "train_rows"
+        )
+    return Rows(tuple(texts for texts, _ in left), tuple(label for _, label in left)), chosen
+
+
 def overlap(train: Rows, test: Rows) -> int:
     """Count test rows whose texts occur verbatim among the training texts."""
     seen = set(train.texts)
     return sum(texts in seen for texts in test.texts)
+
+
+def overlap_ngrams(train: Rows, test: Rows) -> int:
+    """Count test rows of which any text shares a run of ``RUN`` words with any training text.
+
+    Words are compared in lower case without punctuation. A text of fewer words counts where it is, whole, the whole
+    of a training text: inside longer ones, short phrases turn up by chance.
+    """
+    of_rows = [{run for text in texts for run in _runs(text)} for texts in test.texts]
+    wanted = set().union(*of_rows)  # runs of test, the smaller side, are held; those of train stream by
+    seen = {run for texts in train.texts for text in texts for run in _runs(text) if run in wanted}
+    return sum(not seen.isdisjoint(runs) for runs in of_rows)
+
+
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    for start in range(max(1, len(words) - RUN + 1) if words else 0):
+        yield tuple(words[start : start + RUN])

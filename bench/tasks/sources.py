@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from bench.errors import BenchError
 from bench.tasks import folder, hub, synthetic
 from bench.tasks.floor import bag_of_words_floor
 from bench.tasks.glue import HUB_ID, TaskSpec, task
-from bench.tasks.rows import Rows, content_sha256, overlap, subset
+from bench.tasks.rows import Rows, content_sha256, cut_selection, overlap, overlap_ngrams, subset
 
 __all__ = ["Rows", "Source", "TaskData", "bag_of_words_floor", "load_task", "resolve_source"]
 
@@ -38,9 +39,19 @@ class TaskData:
     train: Rows
     test: Rows
     content_sha256: str
-    """Hash of the rows used, train and test; independent of the order in files."""
-    overlap: int
-    """Test rows whose texts occur verbatim among the training rows used."""
+    """Hash of the rows used, train, selection where there is one, and test; independent of the order in files."""
+    selection: Rows | None = None
+    """Rows cut from train that choose between states or rates; None: nothing is chosen."""
+
+    @cached_property
+    def overlap(self) -> int:
+        """Test rows whose texts occur verbatim among the training rows used."""
+        return overlap(self.train, self.test)
+
+    @cached_property
+    def overlap_ngrams(self) -> int:
+        """Test rows that share a run of 8 words with a training row used; some seconds for the largest tasks."""
+        return overlap_ngrams(self.train, self.test)
 
 
 def resolve_source(data: str, tasks: Sequence[str]) -> Source:
@@ -89,17 +100,20 @@ def _folder(data: str, names: tuple[str, ...]) -> Source:
     return Source("folder", str(root), f"GLUE ({', '.join(names)}) from {root}")
 
 
-def load_task(name: str, source: Source, train_rows: int | None, test_rows: int | None) -> TaskData:
+def load_task(
+    name: str, source: Source, train_rows: int | None, test_rows: int | None, selection_rows: int | None = None
+) -> TaskData:
     """Load the rows of task ``name``; subsets are drawn by content, so the order in files does not matter.
 
     Args:
         name: Name of the task.
         source: What ``resolve_source`` gave.
-        train_rows: Rows to train on, None for all.
+        train_rows: Rows drawn from train, the selection included; None for all.
         test_rows: Rows to score on, None for all.
+        selection_rows: Rows cut from those drawn from train, None for no cut.
 
     Raises:
-        BenchError: The task is unknown, or its rows cannot be read.
+        BenchError: The task is unknown, its rows cannot be read, or the cut leaves nothing to train on.
     """
     spec = task(name)
     if source.kind == "folder":
@@ -110,4 +124,7 @@ def load_task(name: str, source: Source, train_rows: int | None, test_rows: int 
     else:
         train, test = synthetic.rows(name, "train"), synthetic.rows(name, "test")
     train, test = subset(train, train_rows), subset(test, test_rows)
-    return TaskData(spec, source.kind, train, test, content_sha256((train, test)), overlap(train, test))
+    if selection_rows is None:
+        return TaskData(spec, source.kind, train, test, content_sha256((train, test)))
+    train, selection = cut_selection(train, selection_rows, name)
+    return TaskData(spec, source.kind, train, test, content_sha256((train, selection, test)), selection)

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from bench.errors import BenchError
 from bench.tasks import folder, hub, synthetic
 from bench.tasks.glue import TaskSpec, task
-from bench.tasks.rows import Rows, content_sha256, overlap, subset
+from bench.tasks.rows import Rows, content_sha256, cut_selection, subset
 from bench.tasks.sources import Source, TaskData
 
 
@@ -22,8 +21,8 @@ def load_trial(name: str, source: Source, train_rows: int | None, selection_rows
         BenchError: The task is unknown, its rows cannot be read, or they are too few.
     """
     spec = task(name)
-    train, selection = _cut(subset(_train(spec, source), train_rows), selection_rows, name)
-    return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), overlap(train, selection))
+    train, selection = cut_selection(subset(_train(spec, source), train_rows), selection_rows, name)
+    return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), selection)
 
 
 def _train(spec: TaskSpec, source: Source) -> Rows:
@@ -31,16 +30,3 @@ def _train(spec: TaskSpec, source: Source) -> Rows:
         assert source.path is not None, "a folder source has a path"
         return folder.read_train(Path(source.path), spec)
     return hub.read_train(spec) if source.kind == "hub" else synthetic.rows(spec.name, "train")
-
-
-def _cut(rows: Rows, count: int, name: str) -> tuple[Rows, Rows]:
-    """Rows left to train on, and the first ``count``; what shares its texts with one of those is trained on by none."""
-    chosen = Rows(rows.texts[:count], rows.labels[:count])
-    seen = set(chosen.texts)
-    left = [(texts, label) for texts, label in zip(rows.texts, rows.labels, strict=True) if texts not in seen]
-    if len(chosen) < count or not left:
-        raise BenchError(
-            f"{name}: {count} selection rows leave nothing of {len(rows)} training rows; lower selection_rows or raise "
-            "train_rows"
-        )
-    return Rows(tuple(texts for texts, _ in left), tuple(label for _, label in left)), chosen
