@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.record import CostRecord, ScoreRecord
+from bench.record import CostRecord, CountRecord, ScoreRecord
 from bench.stats import block_bootstrap_ratio
 from bench.store import Run
 
@@ -145,6 +145,31 @@ def score(label: str, task: str, seed: int, *, source: str = "synthetic", conten
         "flags": (["synthetic"] if source == "synthetic" else []) + (["still_improving"] if "prefix" in label else []),
     } | changes  # fmt: skip
     return ScoreRecord.model_validate(values)
+
+
+def curve(*scores: float, steps: int = 60, seconds: float = 6.0, batch: int = 16, length: int = 24) -> list[dict]:
+    """Readings at equal shares of the steps, ``scores`` in points; every batch is ``batch x length``."""
+    points = []
+    for at, value in enumerate(scores, start=1):
+        done = steps * at // len(scores)
+        rows = done * batch
+        points.append({"step": done, "seconds": seconds * at / len(scores), "score": value / 100, "loss": 0.7 / at,
+                       "rows": rows, "tokens": rows * length, "token_squares": rows * length**2})  # fmt: skip
+    return points
+
+
+def count(label: str, batch: int, length: int, value: int, *, vary: str = "length", **changes) -> CountRecord:
+    """What a training step of ``batch x length`` takes: ``value`` FLOPs, a third of them forward."""
+    forward = value // 3
+    whole = {"forward": forward, "backward": value - forward}
+    shape = {"batch": batch, "length": length, "dtype": "float32", "device": "cpu", "attention": "sdpa",
+             "optimizer": "adamw_fused", "dropout": 0.0, "threads": 2}  # fmt: skip
+    values = common(label) | {
+        "id": f"count-{label}-{vary}-{batch}-{length}", "kind": "count", "sweep": vary, "vary": vary,
+        "value": length if vary == "length" else batch, "shape": shape,
+        "flops": whole | {"backbone": whole, "method": {}, "head": {}, "by_layer": {}},
+    }  # fmt: skip
+    return CountRecord.model_validate(values | changes)
 
 
 def failed(

@@ -1,9 +1,12 @@
 """Lifts records into tables that people and checks read; measures nothing, formats nothing, decides no verdict."""
 
 from bench.compare.costs import BATCHES, MERGE_TYPES, MODES, PHASES, QUIET, controls, cost_shapes, cost_table
+from bench.compare.curves import NEAR, SPENT, Reached, curve_table, reached
+from bench.compare.over_rows import PairedRows, paired_rows
 from bench.compare.records import cost_records, count_records, failures, latest, score_records
-from bench.compare.scores import MIN_SEEDS, cells, floors, per_task, score_table
+from bench.compare.scores import MIN_SEEDS, cells, floors, per_task, score_table, training_doubts_of
 from bench.compare.standing import FEWEST_SEEDS, RESAMPLES, Fronts, fronts, method_cost
+from bench.compare.work import training_flops
 
 __all__ = [
     "BATCHES",
@@ -11,22 +14,31 @@ __all__ = [
     "MERGE_TYPES",
     "MIN_SEEDS",
     "MODES",
+    "NEAR",
     "PHASES",
     "QUIET",
     "RESAMPLES",
+    "SPENT",
     "Fronts",
+    "PairedRows",
+    "Reached",
     "cells",
     "controls",
     "cost_records",
     "cost_shapes",
     "cost_table",
     "count_records",
+    "curve_table",
     "failures",
     "floors",
     "fronts",
     "latest",
     "method_cost",
+    "paired_rows",
     "per_task",
+    "reached",
     "score_records",
     "score_table",
+    "training_doubts_of",
+    "training_flops",
 ]

@@ -1,14 +1,17 @@
-"""Lifts a run into one wide table for other programs: a row per method and shape, point of a sweep, or task."""
+"""Lifts a run into one wide table for other programs: a row per method and shape, point of a sweep, task or reading."""
 
 from typing import Any
 
 import pandas as pd
 
 from bench.compare.costs import LEAVES, cost_shapes, cost_table
+from bench.compare.curves import curve_table, reached
+from bench.compare.over_rows import paired_rows
 from bench.compare.records import count_records, score_records
-from bench.compare.scores import per_task
+from bench.compare.scores import per_task, score_table
+from bench.compare.standing import fronts
 from bench.errors import BenchError
-from bench.record import Shape
+from bench.record import Shape, Tuning
 from bench.store import Run
 
 SECONDS = {"p95": "p95_seconds", "low": "ratio_low", "high": "ratio_high"}
@@ -20,9 +23,9 @@ def figure_table(run: Run) -> pd.DataFrame:
     """All figures of ``run`` in SI base units, scores in points of 100; the unit stands in the column's name.
 
     Returns:
-        One row per method and shape (``kind`` cost), point of a sweep (count) or task (score). ``suite kind method
-        status``, the shape, ``sweep vary value``, ``task``, then the figures. A figure that a row lacks is missing,
-        never 0; a column that no row fills is left out.
+        One row per method and shape (``kind`` cost), point of a sweep (count), task (score, reach), reading on the way
+        (curve) or alone (standing). ``suite kind method status``, the shape, ``sweep vary value``, ``task``, then the
+        figures. A figure that a row lacks is missing, never 0; a column that no row fills is left out.
 
     Raises:
         BenchError: The run holds no record, or its records cannot stand in one table.
@@ -31,7 +34,7 @@ def figure_table(run: Run) -> pd.DataFrame:
         raise BenchError(f"{run.folder}: holds no record; finish the run first: {run.command}")
     order = run.suite["methods"]
     parts = [_costs(run, shape, order) for shape in cost_shapes(run.records)]
-    parts += [_counts(run), _scores(run, order)]
+    parts += [_counts(run), _scores(run, order), _standing(run, order), _curves(run, order), _reach(run, order)]
     found = [part.dropna(axis="columns", how="all") for part in parts if not part.empty]
     table = pd.concat(found, ignore_index=True)
     table.insert(0, "suite", run.suite["name"])
@@ -83,13 +86,56 @@ def _scores(run: Run, order: list[str]) -> pd.DataFrame:
     single = per_task(run.records, run.suite["baseline"], order)
     if single.empty:
         return pd.DataFrame()
+    by_row = paired_rows(run, order).table[["rows", "low", "high", "only_baseline", "only_method", "p"]]
+    by_row.columns = pd.Index(OVER_ROWS)
     points = ("mean", "low", "high", "difference", "difference_low", "difference_high")
     names = {name: f"score_{name}_points" for name in points} | {"n": "seeds", "floor": "bag_of_words_points"}
-    table = single.rename(columns=names).reset_index()
+    table = single.rename(columns=names).join(by_row).reset_index()
     table["flags"] = table["flags"].map(" ".join)
     failed: dict[tuple[str, str], int] = {}
+    searched: dict[str, dict[str, int]] = {}
     for record in score_records(run.records):
         if record.status != "ok":
             failed[record.method.label, record.task_name] = failed.get((record.method.label, record.task_name), 0) + 1
+        elif record.tuning is not None:
+            searched[record.method.label] = record.tuning.model_dump()
     table["failed_cells"] = [failed.get(key, 0) for key in zip(table["method"], table["task"], strict=True)]
-    return table.assign(kind="score", status="ok")
+    for field in Tuning.model_fields:
+        table[f"search_{field}"] = [searched.get(label, {}).get(field) for label in table["method"]]
+    return table.assign(kind="score", status="ok").astype({f"search_{field}": float for field in Tuning.model_fields})
+
+
+OVER_ROWS = (
+    *("test_rows", "difference_over_rows_low_points", "difference_over_rows_high_points"),
+    *("only_baseline_right_rows", "only_method_right_rows", "mcnemar_p"),
+)
+
+
+def _standing(run: Run, order: list[str]) -> pd.DataFrame:
+    """Each method among all: mean score, rank, chance to be the best, and why it carries no verdict."""
+    found = fronts(run, order, [])
+    if not found.seeds:
+        return pd.DataFrame()
+    table = found.table[found.table["compared"]].drop(columns=["compared", "why"])
+    whole = score_table(run.records, run.suite["baseline"], order)
+    table = table.rename(columns={"best": "best_probability", "rank": "average_rank"})
+    table = table.join(whole[["mean", "mean_low", "mean_high"]].add_prefix("score_").add_suffix("_points"))
+    table["no_verdict_because"] = whole["why"].map("; ".join)
+    return table.rename_axis("method").reset_index().assign(kind="standing", status="ok")
+
+
+def _curves(run: Run, order: list[str]) -> pd.DataFrame:
+    names = {"n": "seeds", "step": "training_steps", "seconds": "training_seconds", "flops": "training_flops",
+             "loss": "training_loss", "score": "score_mean_points", "low": "score_low_points",
+             "high": "score_high_points"}  # fmt: skip
+    table = curve_table(run.records, order).reset_index().rename(columns=names)
+    return table.assign(kind="curve", status="ok")
+
+
+def _reach(run: Run, order: list[str]) -> pd.DataFrame:
+    names = {"target": "target_points", "reached": "reached_seeds", "step": "training_steps",
+             "seconds": "training_seconds", "flops": "training_flops", "peak_bytes": "peak_step_bytes",
+             "why": "no_verdict_because"}  # fmt: skip
+    table = reached(run, order).table.reset_index().rename(columns=names)
+    table["no_verdict_because"] = table["no_verdict_because"].map("; ".join)
+    return table.assign(kind="reach", status="ok")

@@ -12,16 +12,16 @@ import pandas as pd
 from bench.compare.once import Once
 from bench.compare.records import in_order, score_records
 from bench.errors import BenchError
-from bench.record import Record, ScoreRecord
+from bench.record import Record, Scored, ScoreRecord
 from bench.stats import Interval, mean_interval, paired_difference
 
 MIN_SEEDS = 5
 """Fewer seeds carry no verdict about scores."""
 
 
-def check_one_content(records: Sequence[ScoreRecord]) -> None:
+def check_one_content(records: Sequence[Scored]) -> None:
     """Refuse to compare scores that were taken on different rows of the same task."""
-    seen: dict[str, ScoreRecord] = {}
+    seen: dict[str, Scored] = {}
     for record in records:
         first = seen.setdefault(record.task_name, record)
         if record.task is None or first.task is None or record.task.content_sha256 == first.task.content_sha256:
@@ -61,11 +61,22 @@ def doubts(records: Sequence[ScoreRecord], pairs: Iterable[tuple[str, int]]) -> 
         found.append("synthetic data")
     if any("random_weights" in r.flags or (r.backbone and r.backbone.weights == "random") for r in records):
         found.append("random weights")
-    return found + _training_doubts(_flags(records))
+    return found + training_doubts(records)
 
 
-def _training_doubts(flags: Sequence[str]) -> list[str]:
+def training_doubts(records: Iterable[ScoreRecord]) -> list[str]:
+    """What the training of these records leaves to doubt: ``did not learn``, ``still improving``."""
+    flags = _flags(records)
     return [name.replace("_", " ") for name in ("did_not_learn", "still_improving") if name in flags]
+
+
+def training_doubts_of(records: Iterable[Record]) -> dict[str, list[str]]:
+    """As `training_doubts`, of the newest ok scores of each method that has any."""
+    grouped: dict[str, list[ScoreRecord]] = defaultdict(list)
+    for record in score_records(records):
+        if record.status == "ok":
+            grouped[record.method.label].append(record)
+    return {label: found for label, mine in grouped.items() if (found := training_doubts(mine))}
 
 
 def _flags(records: Iterable[ScoreRecord]) -> tuple[str, ...]:
@@ -127,8 +138,8 @@ def _score_row(
     row["n_pairs"], row["dropped"] = (pair.n_pairs, pair.dropped) if pair else (0, 0)
     row["flags"] = _flags(done)
     why = doubts(done, mine.keys() & theirs.keys())
-    other = () if label == baseline else _flags(r for r in grouped.get(baseline, []) if r.status == "ok")
-    why += [f"{baseline} {doubt}" for doubt in _training_doubts(other)]
+    other = [] if label == baseline else [r for r in grouped.get(baseline, []) if r.status == "ok"]
+    why += [f"{baseline} {doubt}" for doubt in training_doubts(other)]
     row["why"] = tuple(why)
     row["verdict"] = bool(pair and pair.interval) and not why
     counted = next((record for record in done if record.trainable_parameters), None)

@@ -124,7 +124,9 @@ def _recipes(ours: Sequence[Record], theirs: Sequence[Record]) -> list[Differenc
         distinct: dict[str, dict[str, dict[str, Any]]] = {}
         for record in records:
             if isinstance(record, ScoreRecord):
-                distinct.setdefault(record.method.label, {})[str(record.recipe)] = record.recipe
+                search = {"search": record.tuning.model_dump()} if record.tuning else {}
+                recipe = record.recipe | search
+                distinct.setdefault(record.method.label, {})[str(recipe)] = recipe
         return {label: _values(recipes.values()) for label, recipes in distinct.items()}
 
     return _by_method("recipe", values(ours), values(theirs))

@@ -1,4 +1,4 @@
-"""Asks how sure each method's place is among all: on the Pareto front of cost and score, and by average rank."""
+"""Asks how sure each method's place is: on the front of cost and score, the best by score, by average rank."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from bench.compare.once import Once
 from bench.compare.records import in_order, score_records
 from bench.compare.scores import cells, check_one_content, doubts
 from bench.record import ScoreRecord
-from bench.stats import front_probability, mean_interval
+from bench.resampling import best_probability, drawn_means, front_probability
+from bench.stats import mean_interval
 from bench.store import Run
 
 FEWEST_SEEDS = 3
@@ -28,8 +29,9 @@ class Fronts(NamedTuple):
 
     table: pd.DataFrame
     """One row per label: ``compared``; for each cost asked for the ``<cost>`` itself and ``<cost>_front``, the
-    probability of being on the front of score against it; ``rank rank_low rank_high`` (95 %, over task and seed) and
-    ``why`` it carries no verdict. NaN where a method is not compared or its cost is not known."""
+    probability of being on the front of score against it; ``best``, the probability of having the highest mean score;
+    ``rank rank_low rank_high`` (95 %, over task and seed) and ``why`` it carries no verdict. NaN where a method is not
+    compared or its cost is not known."""
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     """That every compared method finished on every task; empty where nothing can be compared."""
@@ -81,9 +83,11 @@ def _fronts(run: Run, order: Sequence[str], costs: Sequence[str]) -> Fronts:
     ]
     labels = in_order(scores, order)
     table = pd.DataFrame({"compared": [label in compared for label in labels]}, index=pd.Index(labels, name="method"))
+    drawn = drawn_means(arrays, resamples=RESAMPLES) if compared else np.empty((0, 0))
     for cost in costs:
         table[cost] = method_cost(run, labels, cost)
-        table[f"{cost}_front"] = _on_front(table[cost], compared, arrays)
+        table[f"{cost}_front"] = _on_front(table[cost], compared, drawn)
+    table["best"] = pd.Series(best_probability(drawn) if compared else [], index=compared, dtype=float)
     table = table.join(_ranks(scores, tasks, compared, seeds))
     table["why"] = [_why(label, label in compared, records, tasks, seeds) for label in labels]
     return Fronts(table, tasks, seeds, whole)
@@ -119,14 +123,12 @@ def _scores(scores: Cells, task: str, labels: Sequence[str], seeds: Sequence[int
     return np.array([[[scores[label][task, seed]] for seed in seeds] for label in labels])
 
 
-def _on_front(costs: "pd.Series[float]", compared: Sequence[str], arrays: Sequence[Floats]) -> "pd.Series[float]":
+def _on_front(costs: "pd.Series[float]", compared: Sequence[str], drawn: Floats) -> "pd.Series[float]":
     known = [position for position, label in enumerate(compared) if np.isfinite(costs[label])]
     labels = [compared[position] for position in known]
     if not known:
         return pd.Series(dtype=float)
-    scores = [array[known] for array in arrays]
-    exact = costs[labels].to_numpy()
-    return pd.Series(front_probability(exact, scores, resamples=RESAMPLES), index=labels)
+    return pd.Series(front_probability(costs[labels].to_numpy(), drawn[:, known]), index=labels)
 
 
 def _ranks(scores: Cells, tasks: Sequence[str], compared: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
