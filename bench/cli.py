@@ -25,6 +25,7 @@ from bench.options import (
     SeedsOption,
     SuiteOption,
     TasksOption,
+    TuningOption,
     Weights,
     check_output,
     selection_of,
@@ -69,23 +70,28 @@ def run(
     raise typer.Exit(1 if any(record.status != "ok" for record in records) else 0)
 
 
-def _report(folder: Path, console: Any, as_json: bool) -> None:
-    from bench.report import html, markdown, plots, terminal
+def _report(folder: Path, console: Any, as_json: bool, tuning: Path | None = None) -> None:
+    from bench.compare.tuned import change_in
+    from bench.report import facts, html, markdown, plots, terminal
     from bench.store import read_run
 
     done = read_run(folder)
-    drawn = plots.draw(done)
-    markdown.write(done)
-    page = html.write(done, drawn)
+    change = change_in(tuning, done, facts.labels(done)) if tuning is not None else None
+    drawn = plots.draw(done, change)
+    markdown.write(done, change)
+    page = html.write(done, drawn, change)
     if as_json:
         failed = [r.id for r in done.records if r.status != "ok"]
         summary = {
             "folder": str(folder), "suite": done.suite["name"], "records": len(done.records), "failed": failed,
             "plots": [str(path) for path in drawn], "report": str(folder / "report.md"), "page": str(page),
         }  # fmt: skip
+        if change is not None:
+            summary["tuning"] = {"kendall_tau": change.tau if change.tau == change.tau else None,
+                                 "pairs_swapped": change.swapped, "pairs": change.pairs}  # fmt: skip
         print(json.dumps(summary, indent=2))
     else:
-        terminal.render(done, console)
+        terminal.render(done, console, change=change)
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -201,17 +207,21 @@ def report(
         Literal["tables", "markdown", "csv", "parquet", "pytest-benchmark"],
         typer.Option("--format", help="Or every figure, a row per method and shape or task; or the times as JSON."),
     ] = "tables",
+    tuning: TuningOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the tables of a run again and rewrite report.md and plots/; nothing is measured."""
+    """Print the tables of a run again and rewrite report.html, report.md and plots/; nothing is measured."""
     check_output(form, out, as_json, shown="tables")
+    from bench.errors import BenchError
     from bench.store import read_run
 
+    if tuning is not None and form != "tables":
+        raise BenchError(f"--tuning is for the tables of a report; leave it out or --format {form}")
     if form == "tables":
         from bench.display import wide_console
 
-        _report(folder, wide_console(), as_json)
+        _report(folder, wide_console(), as_json, tuning)
     elif form == "pytest-benchmark":
         from bench.report.benchmarks import export
         from bench.report.export import emit

@@ -28,6 +28,10 @@ SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separat
 BackboneOption = Annotated[str | None, typer.Option(help="Another backbone: a named shape (random weights) or hub id.")]
 CountsOption = Annotated[bool, typer.Option("--counts", help="Count costs alone: nothing is timed or scored.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]
+TuningOption = Annotated[
+    Path | None,
+    typer.Option("--tuning", metavar="DIR", help="A search, or a run at default rates: also rank by those rates."),
+]
 InconclusiveOption = Annotated[
     Literal["ok", "fail"] | None, typer.Option(help="Exit code 0 or 1, and not 3, where no verdict is possible.")
 ]

@@ -14,7 +14,7 @@ LEVELS = (
     ("errors", "revision", "strict_json"),
     ("record", "method", "anatomy", "stats", "resampling", "environment", "tokens", "resize", "identity", "downloads"),
     ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table", "tuning_table", "trial"),
-    ("suite", "train", "score", "store"),
+    ("suite", "train", "score", "store", "guards", "milestones"),
     ("jobs", "plan", "plan_sweeps", "selection"),
     ("cell", "cost"),
     ("probe", "counts"),

@@ -310,7 +310,7 @@ def test_exports_hold_every_change_and_read_back(folders, tmp_path):
 
 def test_a_run_exports_one_row_per_method_and_shape_or_task_with_units_in_the_names(tmp_path):
     table = figure_table(glue_small(tmp_path))
-    assert table.groupby("kind").size().to_dict() == {"cost": 13, "score": 26}
+    assert table.groupby("kind").size().to_dict() == {"cost": 13, "score": 26, "standing": 13}
     lora = table[table["method"] == "lora(rank=8)"]
     cost_row, score_row = lora[lora["kind"] == "cost"].iloc[0], lora[lora["task"] == "mrpc"].iloc[0]
     assert cost_row["trainable_method_parameters"] == 73_728
@@ -318,7 +318,7 @@ def test_a_run_exports_one_row_per_method_and_shape_or_task_with_units_in_the_na
     assert (cost_row["batch"], cost_row["length"]) == (32, 64)
     assert score_row["seeds"] == 3 and 70 < score_row["score_mean_points"] < 80
     assert math.isnan(score_row["step_seconds"])
-    plain = {"ratio", "low", "high", "blocks", "samples", "interval"}
+    plain = {"ratio", "low", "high", "blocks", "samples", "interval", "rank", "probability"}
     units = {"bytes", "seconds", "parameters", "points", "gradient", "forward", "backward", "backbone"} | plain
     figures = [name for name in table.columns if table[name].dtype.kind == "f" and name not in ("dropout", "seeds")]
     assert all(

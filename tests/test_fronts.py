@@ -68,6 +68,7 @@ def test_equal_methods_share_front_and_rank(tmp_path):
     )
     table = compare.fronts(run, run.suite["methods"], [MEMORY]).table
     assert list(table[f"{MEMORY}_front"]) == [1.0, 1.0, 0.0]
+    assert list(table["best"]) == [0.5, 0.5, 0.0]
     assert list(table["rank"]) == [1.5, 1.5, 3.0]
 
 
@@ -76,6 +77,8 @@ def test_the_probability_is_that_of_the_seeds_drawn(tmp_path):
     run = made(tmp_path, {"full": [[81, 81, 80]], "ia3": [[80, 80, 80]]}, {"full": 200, "ia3": 100})
     assert on_front(run)["full"] == pytest.approx(26 / 27, abs=0.02)
     assert on_front(run)["ia3"] == 1.0
+    best = compare.fronts(run, run.suite["methods"], [MEMORY]).table["best"]
+    assert best["full"] == pytest.approx(26 / 27 + 0.5 / 27, abs=0.02)  # a tie of two is half a place for each
     assert on_front(run, PARAMETERS)["full"] == on_front(run)["full"]
 
 
@@ -118,7 +121,7 @@ def test_a_method_with_too_few_seeds_is_left_out_and_said_so_and_hinders_no_othe
     assert found.table.loc["ia3", "why"] == ("not enough seeds",)
     text = section(replace(run, records=records))
     assert "1 method of 3 not compared: too few seeds finished." in text
-    assert re.search(r"^\| ia3 \| 13,824 \| - \| .+ \| - \| - \| not enough seeds \|$", text, re.M)
+    assert re.search(r"^\| ia3 \| 13,824 \| - \| .+ \| - \| - \| - \| not enough seeds \|$", text, re.M)
 
 
 def test_flagged_scores_count_and_carry_their_doubt_as_in_the_table_of_scores(tmp_path):
@@ -142,7 +145,9 @@ def test_a_method_without_the_cost_has_a_rank_and_no_place_on_that_front(tmp_pat
 def test_without_costs_there_is_a_front_of_parameters_alone_and_without_scores_none(tmp_path):
     scored = glue_small(tmp_path, costs=False)
     assert "front   " not in shown(scored)
-    assert "| method | trained - head | on the front | average rank, 95 % | no verdict because |" in section(scored)
+    assert "| method | trained - head | on the front | the best | average rank, 95 % | no verdict because |" in section(
+        scored
+    )
     probed = glue_small(tmp_path, scores=False)
     assert "front   " not in shown(probed)
     assert section(probed) is None

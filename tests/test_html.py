@@ -14,6 +14,7 @@ import tomli_w
 
 from bench.claims import judge
 from bench.picks import picks
+from bench.record import Tuning
 from bench.report import html as page
 from bench.report import page_answers, page_doubts, page_figures, plots, verdicts
 from bench.report.markdown import HOW
@@ -272,6 +273,8 @@ def test_every_doubt_has_a_remedy(tmp_path):
     noisy = [cost(label, noise=0.02, environment=dirty) for label in ("full", "lora(rank=8)")]
     random = score("lora(rank=8)", "sst2", 0).model_copy(update={"flags": ("did_not_learn",)})
     random = random.model_copy(update={"backbone": random.backbone.model_copy(update={"weights": "random"})})
+    searched = Tuning(trials=4, seeds=1, steps=60, selection_rows=256)
+    random = random.model_copy(update={"tuning": searched})
     seen = random.task.model_copy(update={"overlap": 3, "notes": ("near the pretraining objective",)})
     records = (*noisy, run.records[0], run.records[-1], random.model_copy(update={"task": seen}))
     twice = replace(run, records=(*records, random.model_copy(update={"id": "again", "seed": 1, "task_name": "mrpc"})))

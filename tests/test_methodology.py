@@ -7,6 +7,7 @@ import pytest
 
 from bench import backbone, claims, compare, score
 from bench.claim_table import EXTRA_SECONDS, LOOKS
+from bench.compare.work import LENGTHS
 from bench.cost import latency, memory, session, training
 from bench.report import html
 from bench.report.markdown import HOW
@@ -40,6 +41,10 @@ NUMBERS = {
     "Difference": f"Fewer than {WORDS[compare.MIN_SEEDS]} seeds",
     "Switch": f"median of {WORDS[latency.SWITCHES]} loads",
     "On the front": f"{compare.RESAMPLES:,} bootstrap draws",
+    "Over test rows": f"{compare.RESAMPLES:,} draws of test rows",
+    "Cost to reach": f"{compare.NEAR:.0%} of the baseline's mean".replace("%", " %"),
+    "Training FLOPs": f"at {WORDS[LENGTHS]} lengths",
+    "Rank at searched rates": f"from {WORDS[compare.FEWEST_SEEDS]} seeds on",
     "Times": f"shorter than {1000 * training.SHORT_SECONDS:.0f} ms",
     "times": f"{training.MOST_REPEATS} times at most",
     "Peak memory (counted)": f"rounded to {memory.ROUNDING} bytes",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench import compare
-from bench.record import Record, ScoreRecord, Shape
+from bench.record import Record, ScoreRecord, Shape, TaskUsed, Tuning
 from bench.report.format import count, plain, plural, points, ratio_interval
 from bench.store import Run
 
@@ -12,7 +12,7 @@ FLAG_MARKS = {"still_improving": "*", "did_not_learn": "!"}
 """Marks beside a score in the terminal's table."""
 FLAG_MEANING = {
     "still_improving": "still improving: the loss still fell in the last quarter; more steps would change this score",
-    "did_not_learn": "did not learn: no better than a constant answer",
+    "did_not_learn": "did not learn: no better than a constant answer, or below counting words",
 }
 
 
@@ -163,6 +163,64 @@ def no_verdict(run: Run) -> str | None:
     if "seed" not in " ".join(shared) and not on:
         return None
     return f"{few}{' on ' + ' and '.join(on) if on else ''} carry no verdict"
+
+
+def searches(run: Run) -> dict[Tuning | None, list[str]]:
+    """Methods by the search that gave their learning rates; None: nothing was searched. Empty without scores."""
+    found: dict[Tuning | None, dict[str, None]] = {}
+    for record in score_records(run):
+        found.setdefault(record.tuning, {})[record.method.label] = None
+    return {search: list(names) for search, names in found.items()}
+
+
+def rates(run: Run) -> str | None:
+    """How the learning rates were found: ``12 trials each ...``, ``not searched for``; None without scores."""
+    found = searches(run)
+    if not found:
+        return None
+    if len(found) == 1:
+        (search,) = found
+        return _search(search, "each ") if search else "not searched for, as the suite has them"
+    parts = [f"{_search(search)} for {', '.join(map(plain, names))}" for search, names in found.items() if search]
+    parts += [f"not searched for {', '.join(map(plain, found[None]))}"] if None in found else []
+    return f"UNEQUAL SEARCH: {'; '.join(parts)}"
+
+
+def unequal_search(run: Run) -> bool:
+    """Whether methods of one run were given different searches for their learning rates: an unfair comparison."""
+    return len(searches(run)) > 1
+
+
+def _search(search: Tuning, each: str = "") -> str:
+    parts = (plural(search.seeds, "seed"), plural(search.steps, "step"), plural(search.selection_rows, "selection row"))
+    return f"{plural(search.trials, 'trial')} {each}({', '.join(parts)})"
+
+
+def contamination(run: Run) -> list[str]:
+    """What may have been seen before it was asked: test rows in training data, pretraining near a task."""
+    done = [record for record in score_records(run) if record.status == "ok"]
+    found = []
+    for task in {record.task_name: record.task for record in done}.values():
+        if task is not None:
+            found += [f"{plain(task.name)}: {plain(line)}" for line in (*shared_texts(task), *task.notes)]
+    notes = dict.fromkeys(note for record in done if record.backbone for note in record.backbone.notes)
+    return found + [f"backbone: {plain(note)}" for note in notes]
+
+
+def shared_texts(task: TaskUsed) -> list[str]:
+    """What test rows share with training, a phrase each; empty where they share nothing that was counted."""
+    rows = f"{task.overlap:,} of {task.test_rows:,} test texts"
+    found = [f"{rows} also found in training"] if task.overlap else []
+    if task.overlap_ngrams:
+        rows = f"{task.overlap_ngrams:,} of {task.test_rows:,} test rows"
+        found.append(f"{rows} share 8 words in a row with a training text")
+    return found
+
+
+def shared_rows(task: TaskUsed) -> str:
+    """How many test rows training had seen, for the line about the data: ``0 found in training, 12 share 8 words``."""
+    near = "8-word overlap not counted" if task.overlap_ngrams is None else f"{task.overlap_ngrams:,} share 8 words"
+    return f"{task.overlap:,} found in training, {near}"
 
 
 def floor(run: Run) -> str | None:

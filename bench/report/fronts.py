@@ -1,4 +1,4 @@
-"""Writes how likely each method is on the front of score and cost, and its average rank; computes neither."""
+"""Writes how likely each method is on the front of score and cost and the best, and its rank; computes none of it."""
 
 from collections.abc import Sequence
 
@@ -29,6 +29,19 @@ def line(run: Run) -> str | None:
         for label, row in likely.iterrows()
     ]
     return f"score against {_memory(run)}, with probability: {', '.join(names)}"
+
+
+def best(run: Run) -> str | None:
+    """Who has the highest mean score in one line, likeliest first; None without scores or with too few seeds."""
+    if not facts.score_records(run):
+        return None
+    found = compare.fronts(run, facts.labels(run), [PARAMETERS, MEMORY])
+    if not found.seeds:
+        return None
+    likely = found.table["best"] >= min(SHOWN, found.table["best"].max())
+    rows = found.table[likely].sort_values("best", ascending=False, kind="stable")
+    names = [f"{fmt.plain(label)} {probability(row['best'])}{_marks(row['why'])}" for label, row in rows.iterrows()]
+    return f"highest mean score, with probability: {', '.join(names)}"
 
 
 def _marks(why: Sequence[str]) -> str:
@@ -67,14 +80,16 @@ def table(run: Run) -> tuple[list[str], list[str], list[list[str]]]:
     if not found.seeds:
         return [f"Not enough seeds: {compare.FEWEST_SEEDS} that a method finished on every task are needed."], [], []
     sentences = [
-        "Probability that no other method is cheaper and as good, or as cheap and better; equals share their place.",
+        "On the front: probability that no other method is cheaper and as good, or as cheap and better; equals share "
+        "their place. The best: probability of the highest mean score.",
         how(found),
     ]
     if (left := len(found.table) - int(found.table["compared"].sum())) > 0:
         sentences.append(f"{fmt.plural(left, 'method')} of {len(found.table)} not compared: too few seeds finished.")
     names = {PARAMETERS: ("trained - head", "on the front"), MEMORY: (_memory(run), "on the front")}
     costs = [cost for cost in names if found.table[cost].notna().any()]
-    head = ["method", *(name for cost in costs for name in names[cost]), "average rank, 95 %", "no verdict because"]
+    last = ("the best", "average rank, 95 %", "no verdict because")
+    head = ["method", *(name for cost in costs for name in names[cost]), *last]
     return sentences, head, [_row(label, row, costs) for label, row in found.table.iterrows()]
 
 
@@ -84,4 +99,4 @@ def _row(label: object, row: "pd.Series", costs: Sequence[str]) -> list[str]:
     for cost in costs:
         cells += [shown[cost](row[cost]), probability(row[f"{cost}_front"])]
     rank = f"{row['rank']:.1f} [{row['rank_low']:.1f}, {row['rank_high']:.1f}]" if row["compared"] else fmt.MISSING
-    return [*cells, rank, "; ".join(row["why"]) or fmt.MISSING]
+    return [*cells, probability(row["best"]), rank, "; ".join(row["why"]) or fmt.MISSING]

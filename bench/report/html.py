@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from bench import compare
+from bench.compare.tuned import RateChange
 from bench.errors import BenchError
 from bench.picks import Pick, picks
-from bench.report import facts, page_answers, page_doubts, page_figures, page_origin, page_tables, scaling, verdicts
+from bench.report import (
+    facts,
+    page_answers,
+    page_doubts,
+    page_figures,
+    page_origin,
+    page_scores,
+    page_tables,
+    scaling,
+    verdicts,
+)
 from bench.report import format as fmt
-from bench.report.markdown import HOW
+from bench.report.how import HOW
 from bench.store import Run
 
 NAME = "report.html"
@@ -22,24 +33,25 @@ SECTIONS = {
     "saved activations": "Memory", "peak memory (counted)": "Memory", "peak GPU memory": "Memory",
     "predicted peak": "Counts and predictions", "grows as": "Counts and predictions",
     "exponent": "Counts and predictions", "times": "Times", "ratio interval": "Times", "latency": "Times",
-    "switch": "Times", "A/A control": "Times",
+    "switch": "Times", "A/A control": "Times", "training FLOPs": "Scores",
 }  # fmt: skip
 """Figure -> heading of METHODOLOGY.md that explains it; other figures are scores."""
 LEAD = 2
 """Figures on the first screen."""
 
 
-def write(run: Run, drawn: Iterable[Path]) -> Path:
+def write(run: Run, drawn: Iterable[Path], change: RateChange | None = None) -> Path:
     """Write ``report.html`` into the run's folder.
 
     Args:
         run: Finished or not.
         drawn: Figures of this run, from `bench.report.plots.draw`.
+        change: What a search for learning rates changed, where the reader gave one.
 
     Raises:
         BenchError: The folder cannot be written, or the records cannot be compared.
     """
-    page = render(run, drawn)
+    page = render(run, drawn, change)
     path = run.folder / NAME
     try:
         path.write_text(page, encoding="utf-8")
@@ -48,7 +60,7 @@ def write(run: Run, drawn: Iterable[Path]) -> Path:
     return path
 
 
-def render(run: Run, drawn: Iterable[Path]) -> str:
+def render(run: Run, drawn: Iterable[Path], change: RateChange | None = None) -> str:
     """The page; every text from records is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -64,7 +76,7 @@ def render(run: Run, drawn: Iterable[Path]) -> str:
     style, script = (source(environment, name)[0] for name in ("page.css", "page.js"))
     shown = page_figures.figures(drawn)
     return environment.get_template("page.html").render(
-        _content(run),
+        _content(run, change),
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -74,11 +86,10 @@ def render(run: Run, drawn: Iterable[Path]) -> str:
     )
 
 
-def _content(run: Run) -> dict[str, Any]:
+def _content(run: Run, change: RateChange | None) -> dict[str, Any]:
     """Everything that the page says, as plain text and figures."""
     told, chosen = verdicts.tell(run), picks(run)
     shapes = compare.cost_shapes(run.records)
-    sentences, standing = page_tables.standing(run)
     return {
         "name": run.suite["name"],
         "question": run.suite.get("question") or "No question was asked.",
@@ -94,8 +105,8 @@ def _content(run: Run) -> dict[str, Any]:
         "main": page_tables.main(run),
         "shapes": [(facts.shape_line(shape), _of_shape(run, shape)) for shape in shapes],
         "scores": page_tables.scores(run),
-        "standing_sentences": sentences,
-        "standing": standing,
+        "scores_said": page_scores.said(run),
+        "more_scores": page_scores.sections(run, change),
         "growth": page_tables.growth(run),
         "crossings": scaling.sentences(run),
         "failures": page_tables.failures(run),

@@ -1,62 +1,42 @@
 """Writes report.md: what was asked, on what, every table, what failed and what must be doubted; draws no figure."""
 
 import itertools
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from bench import compare
+from bench.compare.tuned import RateChange
 from bench.errors import BenchError
 from bench.picks import picks
 from bench.record import Shape
-from bench.report import facts, fronts, scaling, verdicts
+from bench.report import facts, markdown_scores, scaling, verdicts
 from bench.report import format as fmt
 from bench.report.format import markdown as text
+from bench.report.how import HOW
+from bench.report.markdown_table import table
 from bench.report.plots import PLOTS
 from bench.store import Run
 
-HOW = (
-    ("trained", "parameters", "unique tensors that need a gradient; the task head is counted apart"),
-    ("stored per task", "bytes", "what inference needs beside the backbone and the head"),
-    ("FLOPs", "floating point operations", "matrix products and attention of one step, counted; exact on any machine"),
-    ("saved activations", "bytes", "tensors that autograd keeps for backward, by storage, parameters left out; exact"),
-    ("predicted peak", "bytes", "largest sum of live tensors in the second step of the model on tensors without data"),
-    ("peak memory (counted)", "bytes", "largest sum of live tensors in the second training step; exact"),
-    ("peak GPU memory", "bytes", "`max_memory_allocated` of each phase of a training step"),
-    ("grows as", "polynomial", "least squares in x, the swept quantity; ≈: it misses a counted point by over 0.1 %"),
-    ("exponent", "power", "d log(figure) / d log(x) of that polynomial at the largest x"),
-    ("times", "seconds", "median over interleaved blocks; ratios are paired with the baseline round by round"),
-    ("ratio interval", "ratio", "95 %: hull of the block bootstrap of the median and Student's t over block medians"),
-    ("latency", "seconds", "inference of one batch, against the bare backbone with the same head, interleaved"),
-    ("switch", "seconds", "median time to load another task's delta into the running model"),
-    ("A/A control", "ratio", "the baseline against itself in the same rounds; beyond 3 % only wide margins hold"),
-    ("score", "points of 100", "main metric of the task on rows that training never saw; ± is 95 % over seeds"),
-    ("difference", "points of 100", "paired by task and seed, pairs that both have; 95 % Student t"),
-    (
-        "on the front",
-        "probability",
-        "share of bootstrap draws: no method is cheaper and as good, or as cheap and better",
-    ),
-    ("average rank", "1 the best", "by score in each (task, seed) that all compared methods have; 95 % Student t"),
-    ("bag of words", "points of 100", "logistic regression on word counts, same rows: what needs no language model"),
-)
-"""Figure, unit, how it is measured."""
 REMEDY = {
     "still_improving": "train longer (`steps` in the suite) before comparing these scores",
     "did_not_learn": "tune the learning rate or train longer; the score says nothing about the method",
 }
 
 
-def write(run: Run) -> Path:
+def write(run: Run, change: RateChange | None = None) -> Path:
     """Write ``report.md`` into the run's folder; figures that stand in ``plots/`` are shown.
+
+    Args:
+        run: Finished or not.
+        change: What a search for learning rates changed, where the reader gave one.
 
     Raises:
         BenchError: The folder cannot be written, or the records cannot be compared.
     """
     parts = [
         _head(run), _claims(run), _picks(run), _warnings(run), _provenance(run), _costs(run), _scaling(run),
-        _scores(run), _fronts(run), _failures(run), _figures(run), _how(),
+        *markdown_scores.sections(run, change), _failures(run), _figures(run), _how(),
     ]  # fmt: skip
     path = run.folder / "report.md"
     try:
@@ -66,18 +46,13 @@ def write(run: Run) -> Path:
     return path
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table; cells must be escaped already, the first column is text, the others are figures."""
-    align = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, align, *rows))
-
-
 def _head(run: Run) -> str:
     lines = [f"# {text(run.suite['name'])}", f"**{text(run.suite.get('question', 'No question was asked.'))}**"]
     lines.append(text(facts.header(run)))
     lines += [f"- {name}: {text(line)}" for name, line in facts.progress(run).items()]
     for name, line in (
         ("data", facts.data(run)),
+        ("learning rates", facts.rates(run)),
         ("noise", facts.control(run)),
         ("without a language model", facts.floor(run)),
     ):
@@ -128,13 +103,10 @@ def _doubts_about_scores(run: Run) -> list[str]:
         labels = dict.fromkeys(text(record.method.label) for record in records if flag in record.flags)
         if labels:
             found.append(f"{flag.replace('_', ' ').capitalize()}: {', '.join(labels)}; {remedy}.")
-    for record in {record.task_name: record for record in records}.values():
-        if record.task and record.task.overlap:
-            texts = fmt.plural(record.task.overlap, "test text")
-            found.append(f"{text(record.task_name)}: {texts} also found in training; read that score with care.")
-        found += [f"{text(record.task_name)}: {text(note)}." for note in (record.task.notes if record.task else ())]
-    notes = dict.fromkeys(note for record in run.records if record.backbone for note in record.backbone.notes)
-    return found + [f"Backbone: {text(note)}." for note in notes]
+    if facts.unequal_search(run):
+        rates = text(facts.rates(run) or "")
+        found.append(f"{rates}: give every method the same search (`bench tune`) before comparing these scores.")
+    return found + [f"{text(line)}; read such scores with care." for line in facts.contamination(run)]
 
 
 def _doubts_about_costs(run: Run) -> list[str]:
@@ -166,9 +138,10 @@ def _provenance(run: Run) -> str:
         if record.task:
             task = record.task
             sizes = f"{task.train_rows:,} training and {task.test_rows:,} test rows"
-            rows.append(
-                (f"data of {text(task.name)}", text(f"{task.source}, {sizes}, content {task.content_sha256[:12]}"))
-            )
+            seen = f"{facts.shared_rows(task)}, content {task.content_sha256[:12]}"
+            rows.append((f"data of {text(task.name)}", text(f"{task.source}, {sizes}, {seen}")))
+    if (rates := facts.rates(run)) is not None:
+        rows.append(("learning rates", text(rates)))
     if facts.seeds(run):
         rows.append(("seeds", ", ".join(map(str, facts.seeds(run)))))
     recipe = run.suite.get("recipe") or {}
@@ -279,46 +252,6 @@ def _scaling(run: Run) -> str:
             table([text(name) for name in t.head], [[text(cell) for cell in row] for row in t.rows]) for t in group
         ]
     return "\n\n".join(parts)
-
-
-def _scores(run: Run) -> str:
-    if not facts.score_records(run):
-        return ""
-    baseline, order = run.suite["baseline"], facts.labels(run)
-    scores = compare.score_table(run.records, baseline, order)
-    mark = " (SYNTHETIC data)" if facts.is_synthetic(run) else ""
-    over = f"- {text(baseline)}, 95 %"
-    head = ("method", "mean score", "cells ok", "failed", over, "pairs", "left out", "no verdict because")
-    whole = [
-        (text(label), fmt.points_interval(r["mean"], r["mean_low"], r["mean_high"]), str(r["n"]), str(r["failed"]),
-         "baseline" if label == baseline else fmt.difference(r["difference"], r["low"], r["high"]),
-         fmt.MISSING if label == baseline else str(r["n_pairs"]), str(r["dropped"]),
-         text("; ".join(r["why"])) if r["n"] and label != baseline else fmt.MISSING)
-        for label, r in scores.iterrows()
-    ]  # fmt: skip
-    return f"## Scores{mark}\n\n{table(head, whole)}\n\n{_per_task(run, mark)}"
-
-
-def _per_task(run: Run, mark: str) -> str:
-    baseline = run.suite["baseline"]
-    single = compare.per_task(run.records, baseline, facts.labels(run))
-    head = ("method", "task", "score ± 95 %", "n seeds", f"- {text(baseline)}, 95 %", "bag of words", "flags")
-    rows = [
-        (text(label), text(task), fmt.points_interval(r["mean"], r["low"], r["high"]), f"{r['n']:.0f}",
-         fmt.difference(r["difference"], r["difference_low"], r["difference_high"]), fmt.points(r["floor"]),
-         text(", ".join(r["flags"])) or fmt.MISSING)
-        for (label, task), r in single.iterrows()
-    ]  # fmt: skip
-    return f"### Per task{mark}\n\n{table(head, rows)}"
-
-
-def _fronts(run: Run) -> str:
-    sentences, head, rows = fronts.table(run)
-    if not sentences:
-        return ""
-    mark = " (SYNTHETIC data)" if facts.is_synthetic(run) else ""
-    parts = [f"## Who is on the front{mark}", " ".join(map(text, sentences))]
-    return "\n\n".join([*parts, table(head, [[text(cell) for cell in row] for row in rows])] if rows else parts)
 
 
 def _failures(run: Run) -> str:

@@ -18,6 +18,7 @@ REMEDIES = {
     "random weights": "Fetch the pretrained weights; costs are honest without them, scores conclude nothing.",
     "still improving": "Train longer (steps in the suite) before comparing these scores.",
     "did not learn": "Tune the learning rate or train longer; such a score says nothing about the method.",
+    "unequal search": "Give every method the same search for its rates (bench tune), or none, before comparing scores.",
     "overlap": "Read this task's score with care: part of its test texts was seen in training.",
     "task note": "Keep it in mind when reading this task's score.",
     "backbone note": "Keep it in mind when reading scores of related tasks.",
@@ -88,9 +89,10 @@ def _of_scores(run: Run) -> Iterator[Doubt]:
         labels = dict.fromkeys(record.method.label for record in records if flag in record.flags)
         if labels:
             yield Doubt(flag.replace("_", " "), f"{facts.FLAG_MEANING[flag].capitalize()}: {', '.join(labels)}")
+    if facts.unequal_search(run):
+        yield Doubt("unequal search", f"Learning rates: {facts.rates(run)}")
     for record in {record.task_name: record for record in records}.values():
-        if record.task and record.task.overlap:
-            found = fmt.plural(record.task.overlap, "test text")
-            yield Doubt("overlap", f"{record.task_name}: {found} also found in training")
+        for line in facts.shared_texts(record.task) if record.task else ():
+            yield Doubt("overlap", f"{record.task_name}: {line}")
         for note in record.task.notes if record.task else ():
             yield Doubt("task note", f"{record.task_name}: {note}")

@@ -23,6 +23,8 @@ def line(run: Run) -> list[str]:
     parts.append(_commit(run.records[0], SHORT_COMMIT))
     if (data := facts.data(run)) is not None:
         parts.append(f"data: {data}")
+    if (rates := facts.rates(run)) is not None:
+        parts.append(f"learning rates: {rates}")
     if facts.seeds(run):
         parts.append(f"seeds {', '.join(map(str, facts.seeds(run)))}")
     return [fmt.plain(part) for part in parts if part]
@@ -51,7 +53,10 @@ def rows(run: Run) -> list[tuple[str, str]]:
     for scored in {record.task_name: record for record in facts.score_records(run)}.values():
         if task := scored.task:
             sizes = f"{task.train_rows:,} training and {task.test_rows:,} test rows"
-            found.append((f"data of {task.name}", f"{task.source}, {sizes}, content {task.content_sha256[:12]}"))
+            seen = f"{facts.shared_rows(task)}, content {task.content_sha256[:12]}"
+            found.append((f"data of {task.name}", f"{task.source}, {sizes}, {seen}"))
+    if (rates := facts.rates(run)) is not None:
+        found.append(("learning rates", rates))
     if facts.seeds(run):
         found.append(("seeds", ", ".join(map(str, facts.seeds(run)))))
     if run.records:

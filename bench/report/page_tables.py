@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench import compare
 from bench.record import Shape
-from bench.report import facts, fronts, scaling
+from bench.report import facts, scaling
 from bench.report import format as fmt
 from bench.store import Run
 
@@ -244,16 +244,6 @@ def scores(run: Run) -> list[Table]:
         Table(f"Scores over all tasks{mark}", head, tuple(whole), words=frozenset({7})),
         Table(f"Scores by task{mark}", names, tuple(single), words=frozenset({1, 6})),
     ]
-
-
-def standing(run: Run) -> tuple[list[str], Table | None]:
-    """Sentences and table of who is on the front of score and cost, and of average ranks."""
-    sentences, head, rows = fronts.table(run)
-    if not rows:
-        return sentences, None
-    body = tuple(tuple(Cell(fmt.plain(text)) for text in row) for row in rows)
-    words = frozenset({len(head) - 1})
-    return sentences, Table("On the front, with probability, and average rank", tuple(head), body, False, words=words)
 
 
 def growth(run: Run) -> list[Table]:

@@ -10,7 +10,6 @@ from bench.report.canvas import (
     INK,
     MEANING,
     ROW,
-    WIDTH,
     Floats,
     Sheet,
     in_key,
@@ -23,18 +22,15 @@ from bench.report.canvas import (
     room_for,
     rows,
 )
+from bench.report.curve_sheet import ACROSS, NAMED, below_key, beside_curves, name_ends
 from bench.report.plot_tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACROSS = 3
-"""Panels side by side."""
 SMOOTH = 10
 """The running mean spans one part in so many of the steps."""
-NAMED = 2
-"""Panels up to which each names its own curves."""
 FEWEST, MOST, POINTS = 10, 400, 1000
 """Points of a curve that are drawn at least and at most, and of all curves: more would only make the file large."""
 
@@ -75,25 +71,26 @@ def score_task(tables: Tables) -> "Figure | None":
 
 
 def training_loss(tables: Tables) -> "Figure | None":
-    """The loss of each method over the steps, mean over seeds; the records hold no score before the last step."""
+    """The loss of each method over the steps, mean over seeds."""
     curves = _curves(tables)
     if not curves:
         return None
+    once = not any(record.curve for record in tables.score_records)
     caption = (
         f"Training loss of each step, mean over n = {fmt.plural(tables.seeds, 'seed')} (fewer where cells failed) and "
         f"over the {SMOOTH} % of the steps before it; no interval. It is the loss of the rows that were trained on, "
-        "not a score: scores are taken once, after the last step."
+        f"not a score{': scores are taken once, after the last step' if once else ''}."
     )
     shown = [label for label in tables.labels if any(label in found for found in curves.values())]
     points = int(np.clip(POINTS / sum(map(len, curves.values())), FEWEST, MOST))
     beside = len(curves) <= NAMED
-    sheet = _beside(tables, shown, len(curves)) if beside else _below_key(tables, shown, len(curves))
-    title = "Training loss over the steps (no curve of scores was recorded)"
+    sheet = beside_curves(tables, shown, len(curves)) if beside else below_key(tables, shown, len(curves))
+    title = f"Training loss over the steps{' (no curve of scores was recorded)' if once else ''}"
     figure, panels = new_figure(tables.words(title, caption, "scored"), sheet)
     for axes, (task, found) in zip(panels, curves.items(), strict=True):
         _lines(axes, tables, found, points)
         if beside:
-            _name_ends(axes, tables, found)
+            name_ends(axes, tables, {label: losses[-1] for label, losses in found.items()})
         axes.set_title(fmt.plain(task), color=INK)
         axes.set_xlabel("step")
     for axes in panels[:: len(sheet.widths)]:
@@ -101,19 +98,6 @@ def training_loss(tables: Tables) -> "Figure | None":
     if not beside:
         key(figure, line_handles(tables.looks, shown), sheet, in_key(tables.looks, shown))
     return figure
-
-
-def _beside(tables: Tables, shown: list[str], panels: int) -> Sheet:
-    """Few panels, with room for names right of each."""
-    room = max(room_for(tables.looks, shown) - 0.1, 1.0)
-    height = max(3.2, 0.2 * len(shown))
-    return Sheet(height, left=0.6, right=room, widths=(1.0,) * panels, above=0.3, gap=room + 0.4)
-
-
-def _below_key(tables: Tables, shown: list[str], panels: int) -> Sheet:
-    """Many panels, with one key above all."""
-    deep = -(-len(shown) // in_key(tables.looks, shown))
-    return Sheet(2.0, left=0.6, widths=(1.0,) * ACROSS, panels=panels, above=0.3, gap=0.45, keys=deep)
 
 
 def _curves(tables: Tables) -> dict[str, dict[str, Floats]]:
@@ -157,38 +141,3 @@ def _lines(axes: "Axes", tables: Tables, curves: dict[str, Floats], points: int)
     axes.set_xlim(1, last)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-
-
-def _name_ends(axes: "Axes", tables: Tables, curves: dict[str, Floats]) -> None:
-    """Write each method's name right of its curve's end, moved apart where ends are close."""
-    from matplotlib.collections import LineCollection
-
-    bottom, top = axes.get_ylim()
-    inches = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
-    order = sorted(curves, key=lambda label: curves[label][-1])
-    wanted = [(curves[label][-1] - bottom) / (top - bottom) for label in order]
-    places = _apart(wanted, 0.155 / inches)
-    inch = 1 / (WIDTH * axes.get_position().width)
-    leaders = [((1 + 0.06 * inch, at), (1 + 0.19 * inch, place)) for at, place in zip(wanted, places, strict=True)]
-    axes.add_collection(
-        LineCollection(leaders, colors="#bbbbbb", linewidths=0.6, transform=axes.transAxes, clip_on=False)
-    )
-    for label, place in zip(order, places, strict=True):
-        text = tables.looks[label].text
-        axes.text(1 + 0.22 * inch, place, text, transform=axes.transAxes, va="center", fontsize=8, color=INK)
-
-
-def _apart(wanted: list[float], least: float) -> list[float]:
-    """Rising places near the rising ``wanted`` ones, each at least ``least`` above the one before.
-
-    Crowded ones form a block around the mean of where they would stand (pool adjacent violators).
-    """
-    blocks: list[tuple[float, int]] = []  # (mean of place - rank within the run of blocks, count)
-    for rank, place in enumerate(wanted):
-        start, count = place - rank * least, 1
-        while blocks and blocks[-1][0] > start:
-            before, many = blocks.pop()
-            start, count = (start * count + before * many) / (count + many), count + many
-        blocks.append((start, count))
-    flat = [start for start, count in blocks for _ in range(count)]
-    return [start + rank * least for rank, start in enumerate(flat)]

@@ -73,6 +73,21 @@ class Tables:
         return compare.per_task(self._scores, self.baseline, self.labels)
 
     @cached_property
+    def curves(self) -> pd.DataFrame:
+        """As `bench.compare.curve_table` gives it."""
+        return compare.curve_table(self.run.records, self.labels)
+
+    @cached_property
+    def reached(self) -> compare.Reached:
+        """As `bench.compare.reached` gives it."""
+        return compare.reached(self.run, self.labels)
+
+    @cached_property
+    def peak_source(self) -> str | None:
+        """What measured peak memory."""
+        return next((s for s in self.costs["peak_memory_source"] if isinstance(s, str)), None)
+
+    @cached_property
     def tasks(self) -> list[str]:
         """Tasks of the suite, then those that only records know."""
         return list(dict.fromkeys([*facts.tasks(self.run), *(record.task_name for record in self.score_records)]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.compare.tuned import RateChange
 from bench.report.canvas import save, styled
 from bench.report.plot_tables import Tables
 from bench.store import Run
@@ -45,13 +46,30 @@ PLOTS = (
     Plot("score-stored", "Score against bytes stored", "Mean score against the bytes stored per task."),
     Plot("score-task", "Score per task", "Score of each method on each task."),
     Plot("training-loss", "Training loss", "Training loss of each method over the steps."),
+    Plot("score-steps", "Score over the steps", "Score of each method over the optimizer steps."),
+    Plot("score-seconds", "Score over training time", "Score of each method over its training time."),
+    Plot("score-flops", "Score over training FLOPs", "Score of each method over the FLOPs of its training."),
+    Plot(
+        "cost-to-reach",
+        "Cost to reach the baseline's score",
+        "Steps, time, FLOPs and memory of each method until its score comes near the baseline's.",
+    ),
+    Plot(
+        "tuning-ranking",
+        "Ranking at default and searched rates",
+        "Place of each method among all at default and at searched learning rates.",
+    ),
     Plot("scaling", "Growth", "Peak memory of each method as length, batch, depth or width grows."),
 )
 """Every figure, in reading order; a run has those that its records allow."""
 
 
-def draw(run: Run) -> list[Path]:
+def draw(run: Run, change: RateChange | None = None) -> list[Path]:
     """Write every figure that the records allow into ``run.folder/"plots"``.
+
+    Args:
+        run: Finished or not.
+        change: What a search for learning rates changed, where the reader gave one.
 
     Returns:
         Paths of the PNG and SVG files, in reading order; a figure without records is left out, and removed where an
@@ -60,17 +78,19 @@ def draw(run: Run) -> list[Path]:
     Raises:
         BenchError: The folder cannot be written.
     """
-    folder, tables, makers = run.folder / "plots", Tables(run), _makers()
+    folder, tables, makers = run.folder / "plots", Tables(run), _makers(change)
     with styled():
         return [path for plot in PLOTS for path in save(makers[plot.name](tables), folder, plot.name)]
 
 
-def _makers() -> dict[str, Callable[[Tables], "Figure | None"]]:
+def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure | None"]]:
     from functools import partial
 
     from bench.report.growth import peak_growth
+    from bench.report.plot_curves import SPENT, cost_to_reach, score_on_the_way
     from bench.report.plot_scores import score_task, training_loss
     from bench.report.plot_times import latency, step_time
+    from bench.report.plot_tuned import rank_slope
     from bench.report.scatter import COSTS, score_against
 
     return {
@@ -82,6 +102,9 @@ def _makers() -> dict[str, Callable[[Tables], "Figure | None"]]:
         **{name: partial(score_against, name=name) for name in COSTS},
         "score-task": score_task,
         "training-loss": training_loss,
+        **{name: partial(score_on_the_way, name=name) for name in SPENT},
+        "cost-to-reach": cost_to_reach,
+        "tuning-ranking": lambda tables: None if change is None else rank_slope(tables, change),
         "scaling": peak_growth,
     }
 

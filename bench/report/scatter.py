@@ -91,9 +91,8 @@ def _as_measured(tables: Tables, cost: Cost) -> Cost:
     """Memory says whether a GPU measured it."""
     if cost.column != "peak_step_bytes":
         return cost
-    source = next((s for s in tables.costs["peak_memory_source"] if isinstance(s, str)), None)
-    name = facts.peak_name(source)
-    tag = "measured" if source == "cuda_allocated" else "counted"
+    name = facts.peak_name(tables.peak_source)
+    tag = "measured" if tables.peak_source == "cuda_allocated" else "counted"
     return cost._replace(name=name, axis=f"{name} of one training step (MB)", tags=("scored", tag))
 
 

@@ -7,7 +7,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bench import compare
-from bench.report import facts, fronts, scaling, verdicts
+from bench.compare.tuned import RateChange
+from bench.report import facts, fronts, scaling, tuned, verdicts
 from bench.report import format as fmt
 from bench.report.columns import Column, say, table, width_of
 from bench.store import Run
@@ -15,13 +16,14 @@ from bench.store import Run
 SHOWN_FAILURES = 12
 
 
-def render(run: Run, console: Console, *, top: int | None = None) -> None:
+def render(run: Run, console: Console, *, top: int | None = None, change: RateChange | None = None) -> None:
     """Print what a run says so far.
 
     Args:
         run: The run, finished or not.
         console: Where to print; without a terminal the text is 118 wide and bare of colours.
         top: Number of methods to show, in the order of the suite; None: all.
+        change: What a search for learning rates changed, where the reader gave one.
     """
     width = width_of(console)
     say(console, facts.header(run), width, style="bold")
@@ -35,9 +37,14 @@ def render(run: Run, console: Console, *, top: int | None = None) -> None:
         for note in _notes(run, shown, hidden):
             say(console, f"  {note}", width, style="dim", hanging=4)
     scaling.render(run, console, width)
-    if (front := fronts.line(run)) is not None:
+    standing = {"front": fronts.line(run), "best": fronts.best(run)}
+    if change is not None:
+        standing["tuned"] = f"{tuned.TITLE}: {tuned.summary(change)}"
+    if any(standing.values()):
         say(console, "")
-        say(console, f"front   {front}", width, hanging=8)
+    for name, sentence in standing.items():
+        if sentence is not None:
+            say(console, f"{name:<8}{sentence}", width, hanging=8)
     _verdict(run, console, width)
     _failures(run, console, width)
     written = (run.folder / "report.md").exists()  # report.html comes with it; published runs leave it to be made
@@ -53,6 +60,8 @@ def _near(path: Path) -> str:
 def _preamble(run: Run, console: Console, width: int) -> None:
     if (data := facts.data(run)) is not None:
         say(console, f"data    {data}", width, style="yellow" if facts.is_synthetic(run) else "", hanging=8)
+    if (rates := facts.rates(run)) is not None:
+        say(console, f"rates   {rates}", width, style="yellow" if facts.unequal_search(run) else "", hanging=8)
     for name, line in facts.progress(run).items():
         say(console, f"{name:<8}{line}", width, style="red" if "FAILED" in line else "", hanging=8)
     if (control := facts.control(run)) is not None:
@@ -138,7 +147,7 @@ def _notes(run: Run, shown: list[str], hidden: int) -> list[str]:
         notes.append("- not measured, or the method cannot do it; counted: exact on any machine; timed: this machine")
     if (floor := facts.floor(run)) is not None:
         notes.append(floor)
-    return notes
+    return notes + facts.contamination(run)
 
 
 def _verdict(run: Run, console: Console, width: int) -> None:
