@@ -163,7 +163,7 @@ def test_the_reports_say_who_came_there_and_where_flops_come_from(tmp_path):
     run = run_of(tmp_path, READINGS, extra=extra)
     text, page = markdown.write(run).read_text(), html.render(run, [])
     assert "## Cost to reach 99 % of full's score" in text
-    flops = f"{60 * work(16, 24) / 1e6:.0f} M"
+    flops = f"{60 * work(16, 24) / 1e6:.1f} M"
     assert f"| ia3 | sst2 | 79.2 | 2 of 3 seeds | 60 | 6.0 s | {flops} | 300 MB | 3 seeds |" in text
     assert "| head | sst2 | 79.2 | 0 of 3 seeds | - | - | - | - | 3 seeds |" in text
     assert "1 a method or more, agree to the last FLOP. Not counted: head." in text

@@ -138,7 +138,7 @@ def test_both_reports_show_rows_and_say_what_is_held_fixed(tmp_path):
     run = run_of(tmp_path, {"full": [right(40, 0, 1)] * 3, "ia3": [right(40, *range(2, 12))] * 3}, right(40))
     text, page = markdown.write(run).read_text(), html.render(run, [])
     assert "### Over test rows" in text
-    assert "| ia3 | sst2 | 40 | 3 | -20.0 [" in text
+    assert "| ia3 | sst2 | 40 | 3 | -20.0 \\[" in text
     assert "| 10.0 | 2.0 | 0.077 | 3 seeds |" in text
     for shown in (text, page):
         assert "other seeds may move it further" in shown

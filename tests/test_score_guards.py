@@ -71,7 +71,7 @@ def test_what_test_rows_share_with_training_stands_with_the_scores(run):
         assert "sst2: 3 of 500 test texts also found in training" in text
         assert "mrpc: 41 of 500 test rows share 8 words in a row with a training text" in text
         assert "sst2: near the pretraining objective" in text
-        assert "backbone: trained on SNLI, MultiNLI, QQP" in text
+        assert "ackbone: trained on SNLI, MultiNLI and QQP" in text
     for text in found[1:]:
         assert "3 found in training, 41 share 8 words" in text
 
