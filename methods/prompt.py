@@ -1,5 +1,6 @@
 """Learned vectors in front of the input embeddings (prompt tuning, P-tuning); keys and values are in ``prefix.py``."""
 
+import contextlib
 import copy
 import dataclasses
 from typing import Any, Literal
@@ -95,9 +96,16 @@ class PromptEncoder(nn.Module):
         with torch.enable_grad():
             states = self.embedding
             if self.lstm is not None:
-                states = self.lstm(states[None])[0][0]
+                with _without_autocast(states.device):
+                    states = self.lstm(states[None])[0][0]
             prompt = self.outer(torch.relu(self.inner(states)))
         return prompt if torch.is_grad_enabled() else prompt.detach()
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Not every processor's LSTM kernel computes in bfloat16, which autocast would ask of it."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else contextlib.nullcontext()
 
 
 class Prompted(nn.Module):
