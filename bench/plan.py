@@ -1,6 +1,5 @@
 """Turns a suite into an ordered plan of sweeps, probes and cells, pure data with an identity each; runs nothing."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -172,7 +171,7 @@ def _resolved(
         },
     }  # fmt: skip
     if source is not None and suite.recipe is not None:
-        resolved["data"] = {k: v for k, v in dataclasses.asdict(source).items() if v is not None}
+        resolved["data"] = {"kind": source.kind, "reason": source.reason}  # where files lie decides nothing
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
     shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
     shape |= {"extra_seconds", "latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile", "timed"}

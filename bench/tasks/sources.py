@@ -97,7 +97,7 @@ def _folder(data: str, names: tuple[str, ...]) -> Source:
         ready = [name for name in names if name in present] or present
         remedy = f"use --tasks {','.join(ready)}" if ready else "name the folder that holds SST-2, MRPC, ..."
         raise BenchError(f"--data {data}: the folder lacks {', '.join(missing)}; {remedy}")
-    return Source("folder", str(root), f"GLUE ({', '.join(names)}) from {root}")
+    return Source("folder", str(root), f"GLUE ({', '.join(names)}) from {data}")
 
 
 def load_task(
