@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -83,6 +83,8 @@ def _spell(hint: Any) -> str:
 
 
 Batch = dict[str, Tensor]
+LARGEST_SIZE = 1 << 20
+"""Where the search for a size ends."""
 
 
 class Method(abc.ABC):
@@ -99,6 +101,9 @@ class Method(abc.ABC):
     """Whether the backbone's output is unchanged before the first step."""
     zero_gradient: ClassVar[tuple[str, ...]] = ()
     """Name endings of trainable parameters whose gradient is zero by theory, such as a key bias under softmax."""
+    size: ClassVar[str | None] = None
+    """Whole-number field of ``Config`` that decides how much trains, such as a rank: what a budget chooses. None: the
+    method has no size to choose."""
 
     @abc.abstractmethod
     def apply(self, backbone: nn.Module, config: Any) -> nn.Module:
@@ -159,6 +164,13 @@ class Method(abc.ABC):
     def reserved_positions(self, config: Any) -> int:
         """Positions that a prompt or prefix takes from the backbone's maximum length."""
         return 0
+
+    def sizes(self, backbone: nn.Module, config: Any) -> Sequence[int]:
+        """Values of the field ``size`` to choose from on the bare ``backbone``, from what trains least to most.
+
+        A value that the configuration or ``apply`` refuses ends them; refusals in between have no place here.
+        """
+        return range(1, LARGEST_SIZE + 1)
 
 
 def copy_delta(parameters: Mapping[str, Tensor], expected: Iterable[str], delta: Mapping[str, Tensor]) -> None:

@@ -47,6 +47,7 @@ class HoulsbyAdapter(Method):
     """
 
     Config = HoulsbyConfig
+    size = "bottleneck"
     identity_at_init = False
 
     def apply(self, backbone: nn.Module, config: HoulsbyConfig) -> nn.Module:
@@ -97,6 +98,7 @@ class PfeifferAdapter(Method):
     """
 
     Config = PfeifferConfig
+    size = "bottleneck"
     identity_at_init = False
 
     def apply(self, backbone: nn.Module, config: PfeifferConfig) -> nn.Module:
@@ -148,6 +150,7 @@ class ParallelAdapter(Method):
     """
 
     Config = ParallelConfig
+    size = "bottleneck"
 
     def apply(self, backbone: nn.Module, config: ParallelConfig) -> nn.Module:
         """Put one adapter beside the FFN of each layer.

@@ -56,6 +56,7 @@ class LoRA(Method):
     """
 
     Config = LoRAConfig
+    size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch.

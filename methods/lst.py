@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -172,6 +172,7 @@ class LadderSideTuning(Method):
     """
 
     Config = LSTConfig
+    size = "reduction"
     identity_at_init = True  # with add_backbone_output, the default; without it y is the side state alone
     # softmax over keys is invariant to the shift q^T b_k; not under rotary positions (qwen2), whose names end alike
     zero_gradient = ("attention.self.key.bias", "attention.k_lin.bias", "self_attn.k_proj.bias")
@@ -185,6 +186,10 @@ class LadderSideTuning(Method):
         parts = anatomy(backbone)
         _check_reduction(backbone, parts, config.reduction)
         return Ladder(backbone, parts, config)
+
+    def sizes(self, backbone: nn.Module, config: LSTConfig) -> Sequence[int]:
+        """Reductions that leave whole heads, falling: the side network grows."""
+        return _reductions(backbone, anatomy(backbone))[::-1]
 
     def prepare(self, module: nn.Module, loss: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> None:
         """With ``init = "pruned"`` copy the backbone's most important weights into the side blocks (section 3.2)."""
@@ -204,17 +209,18 @@ def _kept_layers(parts: Anatomy, config: LSTConfig) -> tuple[int, ...]:
 
 def _check_reduction(backbone: nn.Module, parts: Anatomy, reduction: int) -> None:
     """Refuse a reduction that leaves no whole head (rotary: no even head, its angles come in pairs)."""
-    width, pair = _head_width(backbone.config), 2 if parts.family in _ROTARY else 1
-
-    def fits(r: int) -> bool:
-        return width % (r * pair) == 0 and parts.hidden % r == 0 and parts.ffn >= r
-
-    if not fits(reduction):
-        allowed = ", ".join(str(r) for r in range(1, width + 1) if fits(r))
+    allowed = _reductions(backbone, parts)
+    if reduction not in allowed:
         raise BenchError(
-            f"reduction = {reduction} does not divide the {width}-wide attention heads of family {parts.family!r}"
-            f"{' into even widths' if pair == 2 else ''}; use one of {allowed}"
+            f"reduction = {reduction} does not divide the {_head_width(backbone.config)}-wide attention heads of "
+            f"family {parts.family!r}{' into even widths' if parts.family in _ROTARY else ''}; use one of "
+            f"{', '.join(map(str, allowed))}"
         )
+
+
+def _reductions(backbone: nn.Module, parts: Anatomy) -> list[int]:
+    width, pair = _head_width(backbone.config), 2 if parts.family in _ROTARY else 1
+    return [r for r in range(1, width + 1) if width % (r * pair) == 0 and parts.hidden % r == 0 and parts.ffn >= r]
 
 
 def _head_width(config: Any) -> int:

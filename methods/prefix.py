@@ -242,6 +242,7 @@ class PrefixTuning(Method):
     """
 
     Config = PrefixConfig
+    size = "length"
     identity_at_init = False
     _start_std = 1.0
     """Standard deviation of the keys and values at the start."""

@@ -201,6 +201,7 @@ class PromptTuning(Method):
     """
 
     Config = PromptTuningConfig
+    size = "length"
     identity_at_init = False
 
     def apply(self, backbone: nn.Module, config: PromptTuningConfig) -> nn.Module:
@@ -279,6 +280,7 @@ class PTuning(Method):
     """
 
     Config = PTuningConfig
+    size = "length"
     identity_at_init = False
 
     def apply(self, backbone: nn.Module, config: PTuningConfig) -> nn.Module:
