@@ -82,6 +82,8 @@ class Compared:
 def probe_of(suite: Suite, methods: Sequence[str] | None, device: str) -> tuple[Probe, list[str] | None]:
     """The first cost shape of ``suite``, its methods as the suite spells them: each version has its own defaults.
 
+    No budget of the suite chooses sizes here: those of two versions could differ.
+
     Args:
         suite: A checked suite.
         methods: Specs from the command line, or None for the suite's methods.
@@ -95,7 +97,9 @@ def probe_of(suite: Suite, methods: Sequence[str] | None, device: str) -> tuple[
     """
     if not suite.cost:
         raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to time; name one that has")
-    narrowed = suite.model_copy(update={"tasks": (), "seeds": (), "sweep": (), "crossover": (), "claim": ()})
+    narrowed = suite.model_copy(
+        update={"tasks": (), "seeds": (), "sweep": (), "crossover": (), "claim": (), "match": None}
+    )
     if methods is not None:
         narrowed = select(narrowed, Selection(methods=tuple(methods)))
     if foreign := [table.name for table in narrowed.method if "/" in table.name]:

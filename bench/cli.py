@@ -278,11 +278,15 @@ def show_plan(
     as_json: JsonOption = False,
 ) -> None:
     """Print what a run would do, in order, and run nothing."""
+    from bench.match_table import match_lines
+
     plan = planned(selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))
     if as_json:
         print(plan.model_dump_json(indent=2))
         return
     print(plan.name)
+    for line in match_lines(plan.suite):
+        print(f"match  {line}")
     for sweep in plan.sweeps:
         print(f"sweep  {sweep.id[:12]}  {sweep.name} · {len(sweep.methods)} methods at {len(sweep.values)} values")
     for probe in plan.probes:

@@ -51,19 +51,20 @@ def _report(folder: Path, suite_file: Path, console: "Console", as_json: bool) -
     from bench.choice import outcomes, read_search
     from bench.report import plot_tuning
     from bench.report import tuning as report
-    from bench.tuned_suite import write_tuned
+    from bench.tuned_suite import as_spelled, write_tuned
 
     made = read_search(folder)
     found = outcomes(made)
     drawn = plot_tuning.draw(made, found)
     page = report.write(made, found, drawn)
     tuned = folder / "tuned.toml"
-    changed = write_tuned(suite_file, found, made.table, tuned)
+    in_file = as_spelled(found, made.suite)
+    changed = write_tuned(suite_file, in_file, made.table, tuned)
     if as_json:
         typer.echo(report.as_json(made, found, tuned, drawn))
         return
     report.render(made, found, console)
-    for label in dict.fromkeys(row.method for row in found if row.method not in changed):
+    for label in dict.fromkeys(row.method for row in in_file if row.method not in changed):
         console.print(f"rates   {label}: none chosen, or not in the suite's file; left as they are", markup=False)
     console.print(f"suite   {tuned}", soft_wrap=True, markup=False)
     console.print(f"report  {page}", soft_wrap=True, markup=False)

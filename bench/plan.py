@@ -11,6 +11,7 @@ from bench.claim_table import timed_bounds
 from bench.errors import BenchError, unknown
 from bench.identity import method_sources
 from bench.jobs import Cell, MethodSpec, Plan, Probe, identity
+from bench.match import matched
 from bench.plan_sweeps import check_crossovers, plan_sweeps, resolved_sweeps
 from bench.record import TaskUsed
 from bench.selection import label
@@ -36,9 +37,11 @@ def make_plan(
     Raises:
         BenchError: Anything that the suite names does not exist or does not fit.
     """
-    methods = _methods(suite, where)
+    _methods(suite, where)  # what is misspelled stops here, before anything is loaded
     spec = backbone.resolve(suite.backbone.name, suite.backbone.weights, suite.backbone.revision)
-    probes = tuple(_probe(suite, spec, methods, cost, device) for cost in suite.cost)
+    suite, sizes = matched(suite, spec, device, where)
+    methods = _methods(suite, where)
+    probes = tuple(_probe(suite, spec, methods, cost, device) for cost in suite.cost if not trials)
     sweeps = plan_sweeps(suite, spec, methods, where)
     check_crossovers(suite, sweeps, where)
     cells: tuple[Cell, ...] = ()
@@ -49,6 +52,10 @@ def make_plan(
         progress(source.reason)
         cells = tuple(_cells(suite, spec, methods, source, device, trials))
     resolved = _resolved(suite, spec, methods, source, probes) | resolved_sweeps(suite, sweeps)
+    if suite.match is not None:
+        resolved["match"] = suite.match.model_dump(exclude_none=True)
+        for name, outcome in sizes.items():
+            resolved["method"][name]["match"] = outcome
     return Plan(suite=resolved, probes=probes, cells=cells, sweeps=sweeps)
 
 

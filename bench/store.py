@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from bench.errors import BenchError
+from bench.match_table import MatchTable
 from bench.record import SCHEMA, Record
 from bench.strict_json import strict_json
 from bench.sweep_table import Figure
@@ -53,6 +54,7 @@ class _Asked(BaseModel):
     baseline: str
     backbone: dict[str, Any]
     question: str = ""
+    match: MatchTable | None = None
     tasks: list[str] = []
     seeds: list[int] = []
     data: dict[str, Any] | str = ""

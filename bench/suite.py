@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench import registry
 from bench.claim_table import EXTRA_SECONDS, Bounds, ClaimTable, check_claims
 from bench.errors import BenchError, unknown
+from bench.match_table import MatchTable, check_match
 from bench.record import Attention, Dtype, Optimizer, Tuning
 from bench.sweep_table import CrossoverTable, SweepTable, check_sweeps
 from bench.tuning_table import TuningTable, check_tuning
@@ -173,6 +174,8 @@ class Suite(_Table):
     baseline: str = "full"
     """Label of the method that the others are compared with."""
     method: tuple[MethodTable, ...] = Field(min_length=1)
+    match: MatchTable | None = None
+    """The budget that sizes are chosen for; one that a method's ``config`` gives stays."""
     tasks: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     data: str = "auto"
@@ -192,6 +195,7 @@ class Suite(_Table):
             raise ValueError("a suite with tasks needs seeds and a [recipe]")
         if not self.tasks and not self.cost and not self.sweep:
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
+        check_match(self.match, len(self.cost))
         check_sweeps(self.sweep, self.crossover)
         check_tuning(self.tuning, self.seeds, self.tasks)
         check_claims(self.claim, [registry.spell(method.name, method.config) for method in self.method], self.tasks)
@@ -277,7 +281,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
         "cost": CostTable, "task": RecipeValues, "sweep": SweepTable, "crossover": CrossoverTable,
         "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
-        "tuning": Tuning if "method" in location else TuningTable,
+        "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable,
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)

@@ -32,7 +32,7 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
 
 
 def _bare(suite: Suite, table: TuningTable) -> Suite:
-    """The suite with nothing to do but the trials, at no rates yet."""
+    """The suite with nothing to do but the trials, at no rates yet; a budget of memory still needs its cost shape."""
     assert suite.recipe is not None, "a suite with a [tuning] table has tasks, one with tasks has a recipe"
     decided: dict[str, Any] = dict.fromkeys(("learning_rate", "head_learning_rate", "test_rows", "curve_points"))
     if table.steps is not None:
@@ -44,7 +44,7 @@ def _bare(suite: Suite, table: TuningTable) -> Suite:
     bare = {"learning_rate": None, "head_learning_rate": None, "tuning": None}
     return suite.model_copy(
         update={
-            "seeds": table.seeds, "cost": (), "sweep": (), "crossover": (), "claim": (),
+            "seeds": table.seeds, "sweep": (), "crossover": (), "claim": (),
             "method": tuple(method.model_copy(update=bare) for method in suite.method),
             "recipe": suite.recipe.model_copy(update=decided | cut | {"task": by_task}),
         }

@@ -1,7 +1,8 @@
 """Writes a suite's own text again with the rates that a search chose; every other line of it stays, comments too."""
 
+import dataclasses
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 Rate = float | dict[str, float]
 """One, or one by task."""
+
+
+def as_spelled(outcomes: Sequence[Outcome], suite: Mapping[str, Any]) -> list[Outcome]:
+    """``outcomes`` under the labels of the suite's file, where a budget of ``suite``, resolved, has chosen sizes."""
+    matches = {label: table.get("match", {}) for label, table in suite.get("method", {}).items()}
+    spelled = {label: str(match.get("spelled", label)) for label, match in matches.items()}
+    return [dataclasses.replace(one, method=spelled.get(one.method, one.method)) for one in outcomes]
 
 
 def write_tuned(suite_file: Path, outcomes: Sequence[Outcome], table: TuningTable, out: Path) -> list[str]:

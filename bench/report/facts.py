@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench import compare
+from bench.match_table import MatchTable
 from bench.record import Record, ScoreRecord, Shape, TaskUsed, Tuning
 from bench.report.format import count, plain, plural, points, ratio_interval
 from bench.store import Run
@@ -74,11 +75,17 @@ def this_machine(run: Run) -> str:
 
 
 def header(run: Run) -> str:
-    """One line: suite, methods, backbone, tasks x seeds, machine."""
-    parts = [plain(run.suite["name"]), plural(len(labels(run)), "method"), backbone(run)]
+    """One line: suite, methods, their budget, backbone, tasks x seeds, machine."""
+    parts = [plain(run.suite["name"]), plural(len(labels(run)), "method"), *matched(run), backbone(run)]
     if tasks(run):
         parts.append(f"{plural(len(tasks(run)), 'task')} x {plural(len(seeds(run)), 'seed')}")
     return " · ".join([*parts, f"this machine: {this_machine(run)}"])
+
+
+def matched(run: Run) -> list[str]:
+    """``matched at 300,000 trainable parameters``; nothing where no budget chose the methods' sizes."""
+    asked = run.suite.get("match")
+    return [f"matched at {MatchTable.model_validate(asked)}"] if asked else []
 
 
 def seeds(run: Run) -> list[int]:

@@ -1,0 +1,69 @@
+"""What a suite says of the budget that its methods are compared at, and the words for it; it chooses no size."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class MatchTable(BaseModel):
+    """One budget for every method that has a size: the harness chooses ranks, widths and lengths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    trainable_parameters: int | None = Field(default=None, ge=1)
+    """Of the method at most, the head left out."""
+    peak_memory_bytes: int | None = Field(default=None, ge=1)
+    """Of one training step at most, as predicted on the suite's first cost shape."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "MatchTable":
+        if (self.trainable_parameters is None) == (self.peak_memory_bytes is None):
+            raise ValueError("match takes exactly one of trainable_parameters and peak_memory_bytes")
+        return self
+
+    @property
+    def budget(self) -> int:
+        """The most that a method may reach."""
+        found = self.trainable_parameters or self.peak_memory_bytes
+        assert found is not None, "a match has exactly one budget"
+        return found
+
+    @property
+    def figure(self) -> str:
+        """What the budget is counted in, for people."""
+        return "bytes of peak memory" if self.trainable_parameters is None else "trainable parameters"
+
+    def __str__(self) -> str:
+        return f"{self.budget:,} {self.figure}"
+
+
+def check_match(match: MatchTable | None, shapes: int) -> None:
+    """A budget of memory needs a shape to predict it on.
+
+    Args:
+        match: The suite's budget, where it has one.
+        shapes: How many cost shapes it has.
+
+    Raises:
+        ValueError: It has none; a sentence for the suite's reader.
+    """
+    if match is not None and match.peak_memory_bytes is not None and not shapes:
+        raise ValueError("match.peak_memory_bytes is predicted on the first [[cost]] shape; give one")
+
+
+def match_lines(suite: Mapping[str, Any]) -> Iterator[str]:
+    """What became of each method of a resolved suite under its budget; nothing where it has none.
+
+    ``lora(rank=8) · 73,728 of 75,000 trainable parameters, 98.3 %``, or ``full · not matched: ...``.
+    """
+    if "match" not in suite:
+        return
+    match = MatchTable.model_validate(suite["match"])
+    for label in suite["methods"]:
+        found = suite["method"][label]["match"]
+        if "not_matched" in found:
+            yield f"{label} · not matched: {found['not_matched']}"
+        else:
+            reached: int = found["reached"]
+            yield f"{label} · {reached:,} of {match}, {100 * reached / match.budget:.1f} %"
