@@ -12,6 +12,8 @@ BUILTIN: dict[str, str] = {
     "prompt_tuning": "methods.prompt:PromptTuning",
     "p_tuning": "methods.prompt:PTuning",
     "lora": "methods.lora:LoRA",
+    "adalora": "methods.adalora:AdaLoRA",
+    "vera": "methods.vera:VeRA",
     "ia3": "methods.ia3:IA3",
     "lst": "methods.lst:LadderSideTuning",
 }

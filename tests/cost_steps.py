@@ -27,6 +27,8 @@ SIZES: dict[str, dict[str, object]] = {
     "prompt_tuning": {"length": 3},
     "p_tuning": {"length": 3},
     "lora": {"rank": 2},
+    "adalora": {"initial_rank": 3, "target_rank": 2},
+    "vera": {"rank": 5},
     "lst": {"reduction": 4},
 }
 """Values that differ from a method's defaults, sized for backbones 32 wide."""

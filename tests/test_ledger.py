@@ -98,6 +98,8 @@ REACH: dict[str, tuple[float, float]] = {
     "prompt_tuning": (LONGER * LAYER, LONGER * LAYER),
     "p_tuning": (LONGER * LAYER, LONGER * LAYER),
     "lora": (LAYER - QUERY_KEY_VALUE, LAYER),
+    "adalora": (LAYER - QUERY_KEY_VALUE, LAYER),
+    "vera": (LAYER - QUERY_KEY_VALUE, LAYER),
     "ia3": (LAYER - QUERY_KEY_VALUE, LAYER),
     "lst": (0, 0),
 }

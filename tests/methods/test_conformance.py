@@ -26,6 +26,8 @@ CONFIGS = {
     "prompt_tuning": {"length": 3},
     "p_tuning": {"length": 3},
     "lora": {"rank": 2},
+    "adalora": {"initial_rank": 3, "target_rank": 2},
+    "vera": {"rank": 5},
     "lst": {"reduction": 4},
 }
 """Values that differ from a method's defaults, sized for backbones 32 wide."""
@@ -35,10 +37,12 @@ REFUSED = {
 }
 """(method, family) -> words of the refusal; every other pair works."""
 
-MERGES = {"full", "head", "bitfit", "lora", "ia3"}
-UNMERGES = {"lora"}
+MERGES = {"full", "head", "bitfit", "lora", "adalora", "vera", "ia3"}
+UNMERGES = {"lora", "adalora", "vera"}
 WRONG_TARGETS = {
     "lora": {"targets": ["querry"]},
+    "adalora": {"targets": ["querry"]},
+    "vera": {"targets": ["querry"]},
     "lst": {"layers": [7]},
     "bitfit": {"biases": "keys"},
 }

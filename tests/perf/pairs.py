@@ -69,6 +69,11 @@ PAIRS = {
         "lora", {"rank": 8, "targets": LINEAR}, "LoraConfig",
         {"r": 8, "lora_alpha": 16, "target_modules": ["query", "key", "value", "dense"]},
     ),
+    "adalora": Pair(
+        "adalora", {"initial_rank": 12, "target_rank": 8}, "AdaLoraConfig",
+        {"init_r": 12, "target_r": 8, "lora_alpha": 16, "target_modules": ["query", "value"], "total_step": 100},
+    ),
+    "vera": Pair("vera", {"rank": 256}, "VeraConfig", {"r": 256, "target_modules": ["query", "value"]}),
     "ia3": Pair(
         "ia3", {}, "IA3Config",
         {"target_modules": rf"(.*\.(key|value))|({_FFN_OUT})", "feedforward_modules": _FFN_OUT},

@@ -1,0 +1,299 @@
+"""AdaLoRA: low-rank updates with ranks dealt out by importance (Zhang et al., ICLR 2023); plain LoRA is not here."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.anatomy import Projection, anatomy
+from bench.errors import BenchError
+from bench.method import Method, MethodConfig, at_least, clone
+from methods.linear import oriented, set_module
+
+SCALE = "adalora_scale"
+"""Attribute of a merged backbone that keeps alpha / initial_rank, which the stored tensors alone do not tell."""
+START = 0.02
+"""Standard deviation of P and Q before training, as in the authors' code."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaLoRAConfig(MethodConfig):
+    """Size, strength and place of the updates, and how their ranks shrink."""
+
+    initial_rank: int = 12
+    """Triplets of each target before pruning, at most the smaller side of each target."""
+    target_rank: int = 8
+    """Triplets of a target after pruning, on average over the targets."""
+    alpha: float = 16
+    """Numerator of the scale alpha / initial_rank, which pruning does not change."""
+    dropout: float = 0
+    """Probability with which an element of the update's input is dropped in training; 0 <= dropout < 1."""
+    targets: tuple[str, ...] = ("query", "value")
+    """Roles of the adapted linear maps; the paper adapts all: query, key, value, output, ffn_in, ffn_gate, ffn_out."""
+    orthogonality: float = 0.5
+    """Weight of the regularizer that keeps P and Q orthogonal; the paper tunes it from 0.1 to 0.5."""
+    beta1: float = 0.85
+    """Decay of the smoothed sensitivity; 0 < beta1 < 1."""
+    beta2: float = 0.85
+    """Decay of the smoothed uncertainty; 0 < beta2 < 1."""
+    initial_share: float = 0.1
+    """Share of the steps before the first pruning (the paper's t_i / T)."""
+    final_share: float = 0.3
+    """Share of the steps after the last pruning (the paper's t_f / T)."""
+    interval: int = 1
+    """Steps from one pruning to the next."""
+
+    def __post_init__(self) -> None:
+        at_least(self, initial_rank=1, target_rank=1, dropout=0, orthogonality=0, initial_share=0, final_share=0)
+        at_least(self, interval=1)
+        if self.target_rank > self.initial_rank:
+            raise ValueError(
+                f"target_rank = {self.target_rank} exceeds initial_rank = {self.initial_rank}; ranks only shrink"
+            )
+        if self.dropout >= 1:
+            raise ValueError(f"dropout = {self.dropout} drops everything; it takes less than 1")
+        if self.alpha <= 0:
+            raise ValueError(f"alpha = {self.alpha} leaves nothing to train; it takes more than 0")
+        for name in ("beta1", "beta2"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} smooths nothing; it takes more than 0, less than 1")
+        if self.initial_share + self.final_share >= 1:
+            raise ValueError(
+                f"initial_share + final_share = {self.initial_share + self.final_share} leaves no step to prune in; "
+                "together they take less than 1"
+            )
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets = {list(self.targets)} names a role twice; name each once")
+
+    def phases(self, total: int) -> tuple[int, int]:
+        """Last step of the initial phase, and the step of the last pruning, of ``total`` steps counted from 1."""
+        return int(self.initial_share * total), total - int(self.final_share * total)
+
+    def budget(self, step: int, total: int, targets: int) -> int:
+        """Triplets that stay after ``step``, over all ``targets``: from the initial to the target rank, cubically."""
+        initial, last = self.phases(total)
+        left = 1 - (step - initial) / (last - initial)
+        spare = (self.initial_rank - self.target_rank) * targets
+        return self.target_rank * targets + int(spare * min(1.0, max(0.0, left)) ** 3)
+
+    def prunes(self, step: int, total: int) -> bool:
+        """Whether the triplets are ranked after ``step``; after the last ranking its choice stands."""
+        initial, last = self.phases(total)
+        return step == last or (initial < step < last and step % self.interval == 0)
+
+
+class AdaLoRA(Method):
+    """``y = x W^T + (alpha / r) dropout(x) Q^T diag(L) P^T``, P ``[out, r]``, L ``[r]``, Q ``[r, in]``.
+
+    A triplet is one column of P, its entry of L and its row of Q. Its importance is ``s(L_i) + mean_j s(P_ji) + mean_j
+    s(Q_ij)``, s being smoothed ``|w dw|`` times its smoothed deviation. The least important triplets of all targets get
+    ``L_i = 0`` until the budget holds; before the last pruning they keep training and can come back. P and Q start
+    N(0, 0.02), L zero. As in ``peft``, w is the weight after the optimizer's step and dw the gradient before it, the
+    regularizer is the mean of ``|P^T P - I|_F`` and ``|Q Q^T - I|_F`` over all P and Q (the paper sums squares), and r
+    in the scale is the initial rank for good.
+
+    Paper: Zhang et al., ICLR 2023, arXiv:2303.10512.
+    Trains: ``r (in + out + 1)`` parameters a target at the initial rank r (bert-base, query and value, r = 12:
+    442,656). All are stored, pruned ones with ``L_i = 0``: a delta's shapes do not depend on what training found.
+    Backward: as LoRA's, and the regularizer's; after each step a pass over all weights and gradients, which keeps two
+    tensors of each weight's size until the last pruning.
+    Merging: ``W + (alpha / r) P diag(L) Q`` is the backbone's own structure again, and unmerging subtracts it.
+    Use: where many kinds of maps are adapted at one budget, so that there is something to deal out.
+    """
+
+    Config = AdaLoRAConfig
+
+    def apply(self, backbone: nn.Module, config: AdaLoRAConfig) -> nn.Module:
+        """Wrap each target with its triplets.
+
+        Raises:
+            BenchError: A target matches nothing, or the initial rank exceeds a side of one.
+        """
+        at: dict[str, list[Projection]] = {}
+        for _, projection in anatomy(backbone).projections(config.targets):
+            at.setdefault(projection.path, []).append(projection)
+        for path, projections in at.items():
+            set_module(backbone, path, Adaptive(backbone.get_submodule(path), projections, config))
+        return backbone
+
+    def regularizer(self, module: nn.Module) -> Tensor | None:
+        """``orthogonality`` times the mean distance of all P and Q from orthogonality, in at least float32."""
+        triplets = list(_triplets(module))
+        weight = triplets[0].settings.orthogonality
+        if not weight:
+            return None
+        by_width: dict[int, list[Tensor]] = {}
+        for matrix in [m for t in triplets for m in (t.P.t(), t.Q)]:
+            by_width.setdefault(matrix.shape[1], []).append(matrix)
+        distances = []
+        with torch.autocast(triplets[0].L.device.type, enabled=False):
+            for matrices in by_width.values():
+                rows = torch.stack(matrices)
+                rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+                gram = rows @ rows.mT
+                identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+                distances.append(torch.linalg.matrix_norm(gram - identity))
+        return weight * torch.cat(distances).mean()
+
+    @torch.no_grad()
+    def after_step(self, module: nn.Module, step: int, total: int) -> None:
+        """Note the importance of every weight, and prune where the schedule says so."""
+        triplets = list(_triplets(module))
+        settings = triplets[0].settings
+        _, last = settings.phases(total)
+        if step > last:
+            torch._foreach_mul_([t.L for t in triplets], [t.kept for t in triplets if t.kept is not None])
+            return
+        # at the last pruning the importance stands, as in peft; a run of a single step has none before it
+        if step < last or not triplets[0].sensitivity:
+            _note(triplets, settings)
+        if settings.prunes(step, total):
+            _prune(triplets, settings.budget(step, total, len(triplets)))
+        if step == last:
+            for t in triplets:
+                t.sensitivity, t.uncertainty = [], []
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """Fold each update into its weight, in at least float32, then cast to the weight's type."""
+        merged = clone(module)
+        for path, layer in [(path, m) for path, m in merged.named_modules() if isinstance(m, Adaptive)]:
+            for role, t in layer.triplets.items():
+                _fold(layer.base, layer.rows[role], t.P, t.L, t.Q, layer.scale)
+            set_module(merged, path, layer.base)
+            setattr(merged, SCALE, layer.scale)
+        return merged
+
+    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
+        """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
+
+        Raises:
+            BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
+        """
+        scale = getattr(merged, SCALE, None)
+        if scale is None:
+            raise BenchError("unmerge takes a module that merge returned; this one does not carry AdaLoRA's scale")
+        plain = clone(merged)
+        delattr(plain, SCALE)
+        parts = anatomy(plain)
+        targets = {f"{p.path}.triplets.{p.role}": p for _, p in parts.projections(parts.roles())}
+        for name in delta:
+            stem, _, matrix = name.rpartition(".")
+            if stem not in targets or any(f"{stem}.{other}" not in delta for other in "PLQ"):
+                raise BenchError(f"delta has {name!r}, which is no AdaLoRA update of this backbone")
+            if matrix == "P":
+                base = plain.get_submodule(targets[stem].path)
+                rows = targets[stem].rows(oriented(base).shape[0])
+                _fold(base, rows, delta[f"{stem}.P"], delta[f"{stem}.L"], delta[f"{stem}.Q"], -scale)
+        return plain
+
+
+class Triplets(nn.Module):
+    """P, L and Q of one target, and what training notes of them."""
+
+    def __init__(self, weight: Tensor, width: int, settings: AdaLoRAConfig) -> None:
+        super().__init__()
+        self.settings = settings
+        self.Q = nn.Parameter(weight.new_empty(settings.initial_rank, weight.shape[1]))
+        self.P = nn.Parameter(weight.new_empty(width, settings.initial_rank))
+        self.L = nn.Parameter(weight.new_zeros(settings.initial_rank))
+        nn.init.normal_(self.Q, std=START)
+        nn.init.normal_(self.P, std=START)
+        # of P, L and Q in this order; no buffers: they end with the last pruning and no inference needs them
+        self.sensitivity: list[Tensor] = []
+        self.uncertainty: list[Tensor] = []
+        self.kept: Tensor | None = None
+
+    def importance(self) -> Tensor:
+        """Importance of each triplet ``[r]``."""
+        p, value, q = [s * u for s, u in zip(self.sensitivity, self.uncertainty, strict=True)]
+        return value + p.mean(dim=0) + q.mean(dim=1)
+
+
+class Adaptive(nn.Module):
+    """A frozen linear map with triplets for each of its adapted slices."""
+
+    def __init__(self, base: nn.Module, projections: list[Projection], config: AdaLoRAConfig) -> None:
+        super().__init__()
+        weight = oriented(base)
+        out_features, in_features = weight.shape
+        self.base = base
+        self.scale = config.alpha / config.initial_rank
+        self.dropout = config.dropout
+        self.parts = projections[0].parts
+        self.roles = {projection.part: projection.role for projection in projections}
+        self.rows = {projection.role: projection.rows(out_features) for projection in projections}
+        self.triplets = nn.ModuleDict()
+        width = out_features // self.parts
+        most = min(in_features, width)
+        for projection in projections:
+            if config.initial_rank > most:
+                raise BenchError(
+                    f"adalora: initial_rank = {config.initial_rank} exceeds the {width} x {in_features} map "
+                    f"{projection.path!r} ({projection.role}); it takes at most {most}"
+                )
+            self.triplets[projection.role] = Triplets(weight, width, config)
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, whose type T5 asks for before it calls the map."""
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x [..., in]`` to ``[..., out]``."""
+        y = self.base(x)
+        wide = y.reshape(-1, y.shape[-1])
+        flat = F.dropout(x, self.dropout, self.training).reshape(-1, x.shape[-1])
+        # L scales the rows of Q, r x in, rather than the states, [B T, r], which autograd would keep once more
+        inner = [t.Q * t.L[:, None] for t in self.triplets.values()]
+        if self.parts == 1:
+            return self._add(wide, flat @ inner[0].t(), self.roles[0]).view(y.shape)
+        # the slices read x once, through their matrices stacked
+        narrow = flat @ torch.cat(inner).t()
+        slices = list(wide.chunk(self.parts, dim=-1))
+        for (part, role), own in zip(self.roles.items(), narrow.chunk(len(inner), dim=-1), strict=True):
+            slices[part] = self._add(slices[part], own, role)
+        return torch.cat(slices, dim=-1).view(y.shape)
+
+    def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
+        # product, scale and sum in one kernel, as in LoRA
+        return torch.addmm(y, narrow, self.triplets[role].P.t(), alpha=self.scale)
+
+
+def _triplets(module: nn.Module) -> Iterator[Triplets]:
+    yield from [part for part in module.modules() if isinstance(part, Triplets)]
+
+
+def _note(triplets: list[Triplets], settings: AdaLoRAConfig) -> None:
+    """Update the smoothed ``|w dw|`` of every weight and its smoothed deviation (the paper's equations 9 and 10)."""
+    parameters = [p for t in triplets for p in (t.P, t.L, t.Q)]
+    for t in triplets:
+        if not t.sensitivity:
+            t.sensitivity = [torch.zeros_like(p) for p in (t.P, t.L, t.Q)]
+            t.uncertainty = [torch.zeros_like(p) for p in (t.P, t.L, t.Q)]
+    smooth = [s for t in triplets for s in t.sensitivity]
+    deviation = [u for t in triplets for u in t.uncertainty]
+    # many small tensors: one call over all of them, not one each
+    now = torch._foreach_abs(torch._foreach_mul(parameters, [p.grad for p in parameters]))
+    torch._foreach_lerp_(smooth, now, 1 - settings.beta1)
+    apart = torch._foreach_abs(torch._foreach_sub(now, smooth))
+    torch._foreach_lerp_(deviation, apart, 1 - settings.beta2)
+
+
+def _prune(triplets: list[Triplets], budget: int) -> None:
+    """Zero L of all but the ``budget`` most important triplets."""
+    importance = torch.cat([t.importance() for t in triplets])
+    kept = torch.zeros_like(importance).index_fill_(0, importance.topk(budget).indices, 1)
+    masks = kept.split([len(t.L) for t in triplets])
+    torch._foreach_mul_([t.L for t in triplets], list(masks))
+    for t, mask in zip(triplets, masks, strict=True):
+        t.kept = mask
+
+
+@torch.no_grad()
+def _fold(base: nn.Module, rows: slice, p: Tensor, values: Tensor, q: Tensor, scale: float) -> None:
+    """Add ``scale * p @ diag(values) @ q`` to the output rows ``rows`` of ``base``, in place."""
+    weight = oriented(base)[rows]
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    weight.copy_(weight.to(wide) + scale * ((p.to(wide) * values.to(wide)) @ q.to(wide)))

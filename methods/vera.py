@@ -1,0 +1,187 @@
+"""VeRA: learned scales around frozen random matrices that layers share (Kopiczko et al., ICLR 2024); no learned map."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.anatomy import Projection, anatomy
+from bench.errors import BenchError
+from bench.method import Method, MethodConfig, at_least, clone
+from methods.linear import oriented, set_module
+
+SEED = "vera_projection_seed"
+"""Attribute of a merged backbone that keeps the seed of A and B, which the stored tensors alone do not tell."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VeRAConfig(MethodConfig):
+    """Size, start and place of the update."""
+
+    rank: int = 256
+    """Inner width r of the update; it may exceed the sides of the targets, since it costs few parameters."""
+    d_initial: float = 0.1
+    """Value of every element of d before training."""
+    dropout: float = 0
+    """Probability with which an element of the update's input is dropped in training; 0 <= dropout < 1."""
+    targets: tuple[str, ...] = ("query", "value")
+    """Roles of the adapted linear maps: query, key, value, output, ffn_in, ffn_gate, ffn_out."""
+    projection_seed: int = 0
+    """Seed of the frozen A and B, which are drawn again from it and never stored."""
+
+    def __post_init__(self) -> None:
+        at_least(self, rank=1, dropout=0, projection_seed=0)
+        if self.dropout >= 1:
+            raise ValueError(f"dropout = {self.dropout} drops everything; it takes less than 1")
+        if self.d_initial == 0:
+            raise ValueError("d_initial = 0 trains nothing, since b starts at zero too; it takes another number")
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets = {list(self.targets)} names a role twice; name each once")
+
+
+class VeRA(Method):
+    """``y = x W^T + ((dropout(x) A^T) * d) B^T * b``, A ``[r, in]`` and B ``[out, r]`` frozen, d ``[r]``, b ``[out]``.
+
+    One pair A, B serves all targets of one shape, drawn Kaiming-uniform from ``projection_seed`` on the CPU, so that
+    every machine draws the same. d starts at 0.1, b at zero: the first forward is the backbone's. Neither takes weight
+    decay.
+
+    Paper: Kopiczko, Blankevoort, Asano, ICLR 2024, arXiv:2310.11454.
+    Trains: ``r + out`` parameters a target (bert-base, query and value, r = 256: 24,576), which is all that is stored.
+    The frozen pair of each shape, ``r (in + out)``, takes memory once.
+    Backward: input gradients of every frozen map above the lowest target and of B and A, no gradient of a matrix; keeps
+    ``x A^T`` and, for b, the update before its scale ``[B T, out]``, which LoRA does not keep.
+    Merging: ``W + diag(b) B diag(d) A`` is the backbone's own structure again, and unmerging subtracts it.
+    Use: where many tasks must be stored small; its rank of hundreds costs more time than LoRA's.
+    """
+
+    Config = VeRAConfig
+
+    def apply(self, backbone: nn.Module, config: VeRAConfig) -> nn.Module:
+        """Wrap each target with its scales and the pair of its shape.
+
+        Raises:
+            BenchError: A target matches nothing.
+        """
+        at: dict[str, list[Projection]] = {}
+        for _, projection in anatomy(backbone).projections(config.targets):
+            at.setdefault(projection.path, []).append(projection)
+        pairs: dict[tuple[int, int], Pair] = {}
+        for path, projections in at.items():
+            base = backbone.get_submodule(path)
+            shape = _shape(oriented(base), projections[0])
+            if shape not in pairs:
+                pairs[shape] = Pair(*draw(shape, config.rank, config.projection_seed, oriented(base)))
+            set_module(backbone, path, Scaled(base, projections, pairs[shape], config))
+        return backbone
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """Fold each update into its weight, in at least float32, then cast to the weight's type."""
+        merged = clone(module)
+        for path, layer in [(path, m) for path, m in merged.named_modules() if isinstance(m, Scaled)]:
+            for role, rows in layer.rows.items():
+                _fold(layer.base, rows, layer.pair.A, layer.d[role], layer.pair.B, layer.b[role])
+            set_module(merged, path, layer.base)
+            setattr(merged, SEED, layer.seed)
+        return merged
+
+    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
+        """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
+
+        Raises:
+            BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
+        """
+        seed = getattr(merged, SEED, None)
+        if seed is None:
+            raise BenchError("unmerge takes a module that merge returned; this one does not carry VeRA's seed")
+        plain = clone(merged)
+        delattr(plain, SEED)
+        parts = anatomy(plain)
+        projections = {(p.path, p.role): p for _, p in parts.projections(parts.roles())}
+        for name in delta:
+            path, vector, role = name.rsplit(".", 2)
+            if (path, role) not in projections or any(f"{path}.{other}.{role}" not in delta for other in "db"):
+                raise BenchError(f"delta has {name!r}, which is no VeRA update of this backbone")
+            if vector == "d":
+                base, projection = plain.get_submodule(path), projections[path, role]
+                weight = oriented(base)
+                a, b = draw(_shape(weight, projection), len(delta[name]), seed, weight)
+                _fold(base, projection.rows(weight.shape[0]), a, delta[name], b, -delta[f"{path}.b.{role}"])
+        return plain
+
+
+class Pair(nn.Module):
+    """The frozen A and B of one shape; a module that layers share, so that copies and moves keep it one."""
+
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        super().__init__()
+        # parameters, not buffers: what stores or casts frozen matrices then treats these alike
+        self.A = nn.Parameter(a, requires_grad=False)
+        self.B = nn.Parameter(b, requires_grad=False)
+
+
+class Scaled(nn.Module):
+    """A frozen linear map with scales around its shape's pair for each of its adapted slices."""
+
+    def __init__(self, base: nn.Module, projections: list[Projection], pair: Pair, config: VeRAConfig) -> None:
+        super().__init__()
+        weight = oriented(base)
+        self.base = base
+        self.pair = pair
+        self.dropout = config.dropout
+        self.seed = config.projection_seed
+        self.parts = projections[0].parts
+        self.roles = {projection.part: projection.role for projection in projections}
+        self.rows = {projection.role: projection.rows(weight.shape[0]) for projection in projections}
+        width, _ = _shape(weight, projections[0])
+        self.b, self.d = nn.ParameterDict(), nn.ParameterDict()
+        for role in self.rows:
+            self.d[role] = nn.Parameter(weight.new_full((config.rank,), config.d_initial))
+            self.b[role] = nn.Parameter(weight.new_zeros(width))
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, whose type T5 asks for before it calls the map."""
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x [..., in]`` to ``[..., out]``."""
+        y = self.base(x)
+        narrow = F.linear(F.dropout(x, self.dropout, self.training), self.pair.A)
+        if self.parts == 1:
+            return self._add(y, narrow, self.roles[0])
+        slices = list(y.chunk(self.parts, dim=-1))
+        for part, role in self.roles.items():
+            slices[part] = self._add(slices[part], narrow, role)
+        return torch.cat(slices, dim=-1)
+
+    def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
+        # scales in the type of the states: under autocast a float32 vector would widen all of [B, T, out]
+        update = F.linear(narrow * self.d[role].to(narrow.dtype), self.pair.B)
+        return torch.addcmul(y, update, self.b[role].to(update.dtype))
+
+
+def draw(shape: tuple[int, int], rank: int, seed: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A ``[rank, in]`` and B ``[out, rank]`` for ``shape`` = (out, in), of the type and on the device of ``like``."""
+    out_features, in_features = shape
+    if like.is_meta:
+        return like.new_empty(rank, in_features), like.new_empty(out_features, rank)
+    stream = torch.Generator().manual_seed(seed)
+    a = nn.init.kaiming_uniform_(torch.empty(rank, in_features, device="cpu"), generator=stream)
+    b = nn.init.kaiming_uniform_(torch.empty(out_features, rank, device="cpu"), generator=stream)
+    return a.to(like.device, like.dtype), b.to(like.device, like.dtype)
+
+
+def _shape(weight: Tensor, projection: Projection) -> tuple[int, int]:
+    return weight.shape[0] // projection.parts, weight.shape[1]
+
+
+@torch.no_grad()
+def _fold(base: nn.Module, rows: slice, a: Tensor, d: Tensor, b_matrix: Tensor, b: Tensor) -> None:
+    """Add ``diag(b) b_matrix diag(d) a`` to the output rows ``rows`` of ``base``, in place."""
+    weight = oriented(base)[rows]
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    update = (b_matrix.to(wide) * d.to(wide)) @ a.to(wide)
+    weight.copy_(weight.to(wide) + b.to(wide)[:, None] * update)
