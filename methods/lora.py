@@ -1,43 +1,17 @@
-"""LoRA: low-rank additive updates of linear maps (Hu et al., ICLR 2022); its relatives are not here."""
+"""LoRA (Hu et al., ICLR 2022), rsLoRA and LoRA+, which change its scale and its rates; other relatives are not here."""
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.anatomy import Projection, anatomy
-from bench.errors import BenchError
-from bench.method import Method, MethodConfig, at_least, clone
-from methods.linear import oriented, set_module
+from bench.method import Method
+from methods.low_rank import LoRAConfig, attach, low_rank, merge, unmerge
 
-SCALE = "lora_scale"
-"""Attribute of a merged backbone that keeps alpha / rank, which the stored tensors alone do not tell."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoRAConfig(MethodConfig):
-    """Size, strength and place of the low-rank update."""
-
-    rank: int = 8
-    """Inner width r of the update, at most the smaller side of each target."""
-    alpha: float = 16
-    """Numerator of the scale alpha / rank."""
-    dropout: float = 0
-    """Probability with which an element of the update's input is dropped in training; 0 <= dropout < 1."""
-    targets: tuple[str, ...] = ("query", "value")
-    """Roles of the adapted linear maps: query, key, value, output, ffn_in, ffn_gate, ffn_out."""
-
-    def __post_init__(self) -> None:
-        at_least(self, rank=1, dropout=0)
-        if self.dropout >= 1:
-            raise ValueError(f"dropout = {self.dropout} drops everything; it takes less than 1")
-        if self.alpha <= 0:
-            raise ValueError(f"alpha = {self.alpha} leaves nothing to train; it takes more than 0")
-        if len(set(self.targets)) < len(self.targets):
-            raise ValueError(f"targets = {list(self.targets)} names a role twice; name each once")
+RATIO = "lora_plus_ratio"
+"""Attribute of a backbone under LoRA+ that keeps the ratio of its rates for the optimizer."""
 
 
 class LoRA(Method):
@@ -64,22 +38,11 @@ class LoRA(Method):
         Raises:
             BenchError: A target matches nothing, or the rank exceeds a side of one.
         """
-        at: dict[str, list[Projection]] = {}
-        for _, projection in anatomy(backbone).projections(config.targets):
-            at.setdefault(projection.path, []).append(projection)
-        for path, projections in at.items():
-            set_module(backbone, path, LowRank(backbone.get_submodule(path), projections, config))
-        return backbone
+        return attach(backbone, config, config.alpha / config.rank, "lora")
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""
-        merged = clone(module)
-        for path, layer in _low_rank(merged):
-            for role, rows in layer.rows.items():
-                _fold(layer.base, rows, layer.A[role], layer.B[role], layer.scale)
-            set_module(merged, path, layer.base)
-            setattr(merged, SCALE, layer.scale)
-        return merged
+        return merge(module)
 
     def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
         """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
@@ -87,81 +50,92 @@ class LoRA(Method):
         Raises:
             BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
         """
-        scale = getattr(merged, SCALE, None)
-        if scale is None:
-            raise BenchError("unmerge takes a module that merge returned; this one does not carry LoRA's scale")
-        plain = clone(merged)
-        delattr(plain, SCALE)
-        parts = anatomy(plain)
-        projections = {(p.path, p.role): p for _, p in parts.projections(parts.roles())}
-        for name in delta:
-            path, matrix, role = name.rsplit(".", 2)
-            if (path, role) not in projections or f"{path}.B.{role}" not in delta:
-                raise BenchError(f"delta has {name!r}, which is no LoRA update of this backbone")
-            if matrix == "A":
-                base = plain.get_submodule(path)
-                rows = projections[path, role].rows(oriented(base).shape[0])
-                _fold(base, rows, delta[name], delta[f"{path}.B.{role}"], -scale)
-        return plain
+        return unmerge(merged, delta)
 
 
-class LowRank(nn.Module):
-    """A frozen linear map with one low-rank branch for each of its adapted slices."""
+class RsLoRA(Method):
+    """``y = x W^T + (alpha / sqrt r) dropout(x) A^T B^T``: LoRA with a scale that keeps the update's size as r grows.
 
-    def __init__(self, base: nn.Module, projections: list[Projection], config: LoRAConfig) -> None:
-        super().__init__()
-        weight = oriented(base)
-        out_features, in_features = weight.shape
-        self.base = base
-        self.scale = config.alpha / config.rank
-        self.dropout = config.dropout
-        self.parts = projections[0].parts
-        self.roles = {projection.part: projection.role for projection in projections}
-        self.rows = {projection.role: projection.rows(out_features) for projection in projections}
-        self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
-        for projection in projections:
-            width = out_features // projection.parts
-            if config.rank > min(in_features, width):
-                raise BenchError(
-                    f"lora: rank = {config.rank} exceeds the {width} x {in_features} map {projection.path!r} "
-                    f"({projection.role}); it takes at most {min(in_features, width)}"
-                )
-            self.A[projection.role] = nn.Parameter(weight.new_empty(config.rank, in_features))
-            self.B[projection.role] = nn.Parameter(weight.new_zeros(width, config.rank))
-            nn.init.kaiming_uniform_(self.A[projection.role], a=math.sqrt(5))
+    Paper: Kalajdzievski, 2023, arXiv:2312.03732.
+    Trains: ``r (in + out)`` parameters a target, as LoRA (bert-base, query and value, r = 8: 294,912).
+    Backward: as LoRA.
+    Merging: as LoRA, with its own scale.
+    Use: at ranks of 32 and more; at r = 8 it is LoRA with alpha times sqrt 8, so compare the two at rates of their own.
+    """
 
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, whose type T5 asks for before it calls the map."""
-        return self.base.weight
+    Config = LoRAConfig
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x [..., in]`` to ``[..., out]``."""
-        y = self.base(x)
-        wide = y.reshape(-1, y.shape[-1])
-        flat = F.dropout(x, self.dropout, self.training).reshape(-1, x.shape[-1])
-        if self.parts == 1:
-            role = self.roles[0]
-            return self._add(wide, flat @ self.A[role].t(), role).view(y.shape)
-        # the slices read x once, through their matrices A stacked
-        narrow = flat @ torch.cat([self.A[role] for role in self.roles.values()]).t()
-        slices = list(wide.chunk(self.parts, dim=-1))
-        for (part, role), inner in zip(self.roles.items(), narrow.chunk(len(self.roles), dim=-1), strict=True):
-            slices[part] = self._add(slices[part], inner, role)
-        return torch.cat(slices, dim=-1).view(y.shape)
+    def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
+        """Wrap each target with its low-rank branch.
 
-    def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
-        # product, scale and sum in one kernel: a separate scale and sum would each pass over [B T, out] again
-        return torch.addmm(y, narrow, self.B[role].t(), alpha=self.scale)
+        Raises:
+            BenchError: A target matches nothing, or the rank exceeds a side of one.
+        """
+        return attach(backbone, config, config.alpha / math.sqrt(config.rank), "rslora")
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """Fold each update into its weight, in at least float32, then cast to the weight's type."""
+        return merge(module)
+
+    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
+        """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
+
+        Raises:
+            BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
+        """
+        return unmerge(merged, delta)
 
 
-def _low_rank(module: nn.Module) -> Iterator[tuple[str, LowRank]]:
-    yield from [(path, layer) for path, layer in module.named_modules() if isinstance(layer, LowRank)]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRAPlusConfig(LoRAConfig):
+    """LoRA's fields and the ratio of the two rates."""
+
+    ratio: float = 16
+    """Learning rate of B over that of A; the method's own rate is A's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ratio <= 0:
+            raise ValueError(f"ratio = {self.ratio} would stop B; it takes more than 0")
 
 
-@torch.no_grad()
-def _fold(base: nn.Module, rows: slice, a: Tensor, b: Tensor, scale: float) -> None:
-    """Add ``scale * b @ a`` to the output rows ``rows`` of ``base``, in place."""
-    weight = oriented(base)[rows]
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    weight.copy_(weight.to(wide) + scale * (b.to(wide) @ a.to(wide)))
+class LoRAPlus(Method):
+    """``y = x W^T + (alpha / r) dropout(x) A^T B^T`` as LoRA, with ``lr_B = ratio lr_A``.
+
+    Paper: Hayou, Ghosh, Yu, ICML 2024, arXiv:2402.12354.
+    Trains: ``r (in + out)`` parameters a target, as LoRA (bert-base, query and value, r = 8: 294,912).
+    Backward: as LoRA; the optimizer alone differs.
+    Merging: as LoRA.
+    Use: on wide backbones; search the rate anew, since it is A's and lies below LoRA's where the ratio is large.
+    """
+
+    Config = LoRAPlusConfig
+
+    def apply(self, backbone: nn.Module, config: LoRAPlusConfig) -> nn.Module:
+        """Wrap each target with its low-rank branch.
+
+        Raises:
+            BenchError: A target matches nothing, or the rank exceeds a side of one.
+        """
+        setattr(backbone, RATIO, config.ratio)
+        return attach(backbone, config, config.alpha / config.rank, "lora_plus")
+
+    def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """One group of all A at ``lr``, one of all B at ``ratio * lr``; both are matrices and decay alike."""
+        layers = [layer for _, layer in low_rank(module)]
+        return [
+            {"params": [a for layer in layers for a in layer.A.values()], "lr": lr},
+            {"params": [b for layer in layers for b in layer.B.values()], "lr": lr * getattr(module, RATIO)},
+        ]
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """Fold each update into its weight, in at least float32, then cast to the weight's type."""
+        return merge(module)
+
+    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
+        """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
+
+        Raises:
+            BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
+        """
+        return unmerge(merged, delta)
