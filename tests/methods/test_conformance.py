@@ -26,6 +26,11 @@ CONFIGS = {
     "prompt_tuning": {"length": 3},
     "p_tuning": {"length": 3},
     "lora": {"rank": 2},
+    "rslora": {"rank": 2},
+    "lora_plus": {"rank": 2, "ratio": 4},
+    "lora_fa": {"rank": 2},
+    "dora": {"rank": 2},
+    "pissa": {"rank": 2, "niter": 4},
     "adalora": {"initial_rank": 3, "target_rank": 2},
     "vera": {"rank": 5},
     "lst": {"reduction": 4},
@@ -37,12 +42,11 @@ REFUSED = {
 }
 """(method, family) -> words of the refusal; every other pair works."""
 
-MERGES = {"full", "head", "bitfit", "lora", "adalora", "vera", "ia3"}
-UNMERGES = {"lora", "adalora", "vera"}
+LOW_RANK = ("lora", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "adalora", "vera")
+MERGES = {"full", "head", "bitfit", *LOW_RANK, "ia3"}
+UNMERGES = {*LOW_RANK} - {"dora"}
 WRONG_TARGETS = {
-    "lora": {"targets": ["querry"]},
-    "adalora": {"targets": ["querry"]},
-    "vera": {"targets": ["querry"]},
+    **{name: {"targets": ["querry"]} for name in LOW_RANK},
     "lst": {"layers": [7]},
     "bitfit": {"biases": "keys"},
 }

@@ -1,0 +1,109 @@
+"""DoRA: LoRA on the direction of a weight, and a learned length a row (Liu et al., ICML 2024); it builds no weight."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.anatomy import Projection
+from bench.method import Method, clone
+from methods.linear import oriented, set_module
+from methods.low_rank import LoRAConfig, LowRank, places
+
+
+class DoRA(Method):
+    """``y = (m / |V|) (x W^T + s x A^T B^T) + b``, ``V = W + s B A``, ``s = alpha / r``, |V| the norm of each row.
+
+    m starts as the norms of W and B as zero, so the first forward is the backbone's; |V| follows the training but takes
+    no gradient (section 4.3). Under dropout, as in peft, W x keeps its input and the change to it sees the dropped one:
+    ``y = x W^T + b + (m / |V|) (x' W^T + s x' A^T B^T) - x' W^T``.
+
+    Paper: Liu et al., ICML 2024, arXiv:2402.09353.
+    Trains: ``r (in + out) + out`` parameters a target (bert-base, query and value, r = 8: 313,344).
+    Backward: as LoRA, and saves each target's output for the gradient of m.
+    Merging: ``(m / |V|) V``. Subtracting cannot undo it, since the norms of before are not in the delta.
+    Use: at half of LoRA's rank; each step pays for the norms, which are found from W A^T without building V.
+    """
+
+    Config = LoRAConfig
+
+    def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
+        """Wrap each target with its low-rank branch and the lengths of its rows.
+
+        Raises:
+            BenchError: A target matches nothing, or the rank exceeds a side of one.
+        """
+        for path, projections in places(backbone, config.targets).items():
+            set_module(backbone, path, Decomposed(backbone.get_submodule(path), projections, config))
+        return backbone
+
+    def merge(self, module: nn.Module) -> nn.Module:
+        """Fold update and lengths into each weight, in at least float32, then cast to the weight's type."""
+        merged = clone(module)
+        for path, layer in list(merged.named_modules()):
+            if isinstance(layer, Decomposed):
+                layer.fold()
+                set_module(merged, path, layer.branch.base)
+        return merged
+
+
+class Decomposed(nn.Module):
+    """A frozen linear map, its low-rank branches, and the length of each adapted output row."""
+
+    def __init__(self, base: nn.Module, projections: list[Projection], config: LoRAConfig) -> None:
+        super().__init__()
+        self.branch = LowRank(base, projections, config, config.alpha / config.rank, "dora")
+        self.m = nn.ParameterDict()
+        self.squares = nn.Module()
+        """|W|^2 of each adapted row, which no step changes."""
+        weight = oriented(base)
+        for role, rows in self.branch.rows.items():
+            self.squares.register_buffer(role, weight[rows].float().square().sum(dim=1), persistent=False)
+            self.m[role] = nn.Parameter(self.squares.get_buffer(role).sqrt().to(weight.dtype))
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight, whose type T5 asks for before it calls the map."""
+        return self.branch.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x [..., in]`` to ``[..., out]``."""
+        weight, bias = oriented(self.branch.base), self.branch.base.bias
+        factor = self._factor()
+        if self.training and self.branch.dropout:
+            dropped = F.dropout(x, self.branch.dropout)
+            plain = F.linear(dropped, weight)
+            return self.branch.base(x) + torch.addcmul(-plain, self.branch.add(plain, dropped), factor)
+        y = self.branch.add(F.linear(x, weight), x)
+        return y * factor if bias is None else torch.addcmul(bias, y, factor)
+
+    def _factor(self) -> Tensor:
+        """``m / |V|`` of every output ``[out]``; one where a slice is not adapted."""
+        if self.branch.parts == 1:
+            role = self.branch.roles[0]
+            return self.m[role] / self._norm(role)
+        roles, width = self.branch.roles, self.weight.numel() // self.branch.A[next(iter(self.m))].shape[1]
+        one = self.weight.new_ones(width // self.branch.parts)
+        slices = [self.m[roles[p]] / self._norm(roles[p]) if p in roles else one for p in range(self.branch.parts)]
+        return torch.cat(slices)
+
+    @torch.no_grad()
+    def _norm(self, role: str) -> Tensor:
+        """|V| ``[out]`` by ``|W|^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>``, row by row."""
+        weight = oriented(self.branch.base)[self.branch.rows[role]]
+        a, b = self.branch.A[role].to(weight.dtype), self.branch.B[role].float()
+        scale = self.branch.scale
+        cross = (weight @ a.t()).float()
+        own = b @ (a @ a.t()).float()
+        squares = self.squares.get_buffer(role) + ((2 * scale * cross + scale**2 * own) * b).sum(dim=1)
+        # a row of zeros has no direction: its length stays zero and its factor too, rather than 0 / 0
+        return squares.clamp_min(torch.finfo(torch.float32).tiny).sqrt().to(self.m[role].dtype)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put ``(m / |V|) V`` in the place of the adapted rows of the frozen weight, in place."""
+        for role, rows in self.branch.rows.items():
+            weight = oriented(self.branch.base)[rows]
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            v = weight.to(wide) + self.branch.scale * (self.branch.B[role].to(wide) @ self.branch.A[role].to(wide))
+            norm = v.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            weight.copy_(self.m[role].to(wide)[:, None] / norm * v)
