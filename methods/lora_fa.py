@@ -37,9 +37,10 @@ class LoRAFA(Method):
         Raises:
             BenchError: A target matches nothing, or the rank exceeds a side of one.
         """
+        seed = torch.randint(2**62, ())
         attach(backbone, config, config.alpha / config.rank, "lora_fa")
         weight = next(layer.weight for _, layer in low_rank(backbone))
-        backbone.register_buffer(SEED, torch.randint(2**62, (), device=weight.device))
+        backbone.register_buffer(SEED, seed.to(weight.device))
         _draw(backbone)
         return backbone
 

@@ -62,13 +62,17 @@ _TOKENS = {**_PROMPT_SHAPE, "num_layers": LAYERS, "num_attention_heads": HEADS, 
 _LSTM = {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": WIDTH // 2, "encoder_num_layers": 2}
 _FFN_OUT = r".*layer\.\d+\.output\.dense"
 _CACHED = {"length": PROMPT, "position_shift": True}  # peft's cache moves the tokens by p positions
+_LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}
 
 PAIRS = {
-    "lora": Pair("lora", {"rank": 8}, "LoraConfig", {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]}),
+    "lora": Pair("lora", {"rank": 8}, "LoraConfig", _LORA),
     "lora_all_linear": Pair(
         "lora", {"rank": 8, "targets": LINEAR}, "LoraConfig",
         {"r": 8, "lora_alpha": 16, "target_modules": ["query", "key", "value", "dense"]},
     ),
+    "rslora": Pair("rslora", {}, "LoraConfig", _LORA | {"use_rslora": True}),
+    "dora": Pair("dora", {}, "LoraConfig", _LORA | {"use_dora": True}),
+    "pissa": Pair("pissa", {"niter": 0}, "LoraConfig", _LORA | {"init_lora_weights": "pissa"}),
     "adalora": Pair(
         "adalora", {"initial_rank": 12, "target_rank": 8}, "AdaLoraConfig",
         {"init_r": 12, "target_r": 8, "lora_alpha": 16, "target_modules": ["query", "value"], "total_step": 100},
