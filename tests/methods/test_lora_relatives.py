@@ -115,12 +115,12 @@ def test_lora_fa_saves_the_narrow_input_alone():
 
 
 def test_lora_fa_draws_by_seed_and_name():
-    torch.manual_seed(1)
-    first = adapt("lora_fa", "gpt2", targets=["query", "value"])[1].h[0].attn.c_attn
-    torch.manual_seed(1)
-    alone = adapt("lora_fa", "gpt2", targets=["value"])[1].h[0].attn.c_attn
-    torch.manual_seed(2)
-    other = adapt("lora_fa", "gpt2", targets=["value"])[1].h[0].attn.c_attn
+    def drawn(seed, targets):
+        backbone = tiny("gpt2")  # seeds too
+        torch.manual_seed(seed)
+        return adapt("lora_fa", backbone, targets=targets)[1].h[0].attn.c_attn
+
+    first, alone, other = drawn(1, ["query", "value"]), drawn(1, ["value"]), drawn(2, ["value"])
     assert first.A["value"].equal(alone.A["value"]) and not first.A["value"].equal(first.A["query"])
     assert not other.A["value"].equal(alone.A["value"])
     assert alone.A["value"].abs().max() <= 32**-0.5 and not alone.A["value"].requires_grad
