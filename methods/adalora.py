@@ -1,7 +1,7 @@
 """AdaLoRA: low-rank updates with ranks dealt out by importance (Zhang et al., ICLR 2023); plain LoRA is not here."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.anatomy import Projection, anatomy
 from bench.errors import BenchError
-from bench.method import Method, MethodConfig, at_least, clone
+from bench.method import LARGEST_SIZE, Method, MethodConfig, at_least, clone
 from methods.linear import oriented, set_module
 
 SCALE = "adalora_scale"
@@ -104,6 +104,7 @@ class AdaLoRA(Method):
     """
 
     Config = AdaLoRAConfig
+    size = "initial_rank"
 
     def apply(self, backbone: nn.Module, config: AdaLoRAConfig) -> nn.Module:
         """Wrap each target with its triplets.
@@ -154,6 +155,10 @@ class AdaLoRA(Method):
         if step == last:
             for t in triplets:
                 t.sensitivity, t.uncertainty = [], []
+
+    def sizes(self, backbone: nn.Module, config: AdaLoRAConfig) -> Sequence[int]:
+        """Initial ranks from the target rank on: ranks only shrink."""
+        return range(config.target_rank, LARGEST_SIZE + 1)
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""

@@ -25,6 +25,7 @@ class DoRA(Method):
     """
 
     Config = LoRAConfig
+    size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch and the lengths of its rows.

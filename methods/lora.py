@@ -64,6 +64,7 @@ class RsLoRA(Method):
     """
 
     Config = LoRAConfig
+    size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch.
@@ -110,6 +111,7 @@ class LoRAPlus(Method):
     """
 
     Config = LoRAPlusConfig
+    size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAPlusConfig) -> nn.Module:
         """Wrap each target with its low-rank branch.

@@ -30,6 +30,7 @@ class LoRAFA(Method):
     """
 
     Config = LoRAConfig
+    size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch and draw a seed for all A.

@@ -42,6 +42,7 @@ class PiSSA(Method):
     """
 
     Config = PiSSAConfig
+    size = "rank"
 
     def apply(self, backbone: nn.Module, config: PiSSAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch and move the principal part of its weight there.

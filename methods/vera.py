@@ -58,6 +58,7 @@ class VeRA(Method):
     """
 
     Config = VeRAConfig
+    size = "rank"
 
     def apply(self, backbone: nn.Module, config: VeRAConfig) -> nn.Module:
         """Wrap each target with its scales and the pair of its shape.
