@@ -97,9 +97,9 @@ REACH: dict[str, tuple[float, float]] = {
     "p_tuning_v2": (LAYER - QUERY_KEY_VALUE, LAYER),
     "prompt_tuning": (LONGER * LAYER, LONGER * LAYER),
     "p_tuning": (LONGER * LAYER, LONGER * LAYER),
-    "lora": (LAYER - QUERY_KEY_VALUE, LAYER),
-    "adalora": (LAYER - QUERY_KEY_VALUE, LAYER),
-    "vera": (LAYER - QUERY_KEY_VALUE, LAYER),
+    **dict.fromkeys(
+        ("lora", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "adalora", "vera"), (LAYER - QUERY_KEY_VALUE, LAYER)
+    ),
     "ia3": (LAYER - QUERY_KEY_VALUE, LAYER),
     "lst": (0, 0),
 }
