@@ -87,11 +87,11 @@ class Decomposed(nn.Module):
         slices = [self.m[roles[p]] / self._norm(roles[p]) if p in roles else one for p in range(self.branch.parts)]
         return torch.cat(slices)
 
-    @torch.no_grad()
     def _norm(self, role: str) -> Tensor:
         """|V| ``[out]`` by ``|W|^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>``, row by row."""
         weight = oriented(self.branch.base)[self.branch.rows[role]]
-        a, b = self.branch.A[role].to(weight.dtype), self.branch.B[role].float()
+        # detached, not under no_grad: under checkpointing products without gradients would pass for those of backward
+        a, b = self.branch.A[role].detach().to(weight.dtype), self.branch.B[role].detach().float()
         scale = self.branch.scale
         cross = (weight @ a.t()).float()
         own = b @ (a @ a.t()).float()
