@@ -21,4 +21,5 @@ BUILTIN: dict[str, str] = {
     "vera": "methods.vera:VeRA",
     "ia3": "methods.ia3:IA3",
     "lst": "methods.lst:LadderSideTuning",
+    "peft": "methods.peft:Peft",
 }

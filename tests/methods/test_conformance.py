@@ -34,6 +34,7 @@ CONFIGS = {
     "adalora": {"initial_rank": 3, "target_rank": 2},
     "vera": {"rank": 5},
     "lst": {"reduction": 4},
+    "peft": {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"},
 }
 """Values that differ from a method's defaults, sized for backbones 32 wide."""
 
@@ -43,7 +44,7 @@ REFUSED = {
 """(method, family) -> words of the refusal; every other pair works."""
 
 LOW_RANK = ("lora", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "adalora", "vera")
-MERGES = {"full", "head", "bitfit", *LOW_RANK, "ia3"}
+MERGES = {"full", "head", "bitfit", *LOW_RANK, "ia3", "peft"}
 UNMERGES = {*LOW_RANK} - {"dora"}
 WRONG_TARGETS = {
     **{name: {"targets": ["querry"]} for name in LOW_RANK},

@@ -1,0 +1,262 @@
+"""Runs any configuration of the ``peft`` library under this harness; it implements no method of its own."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BenchError
+from bench.method import Method, clone, copy_delta
+from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
+
+ADAPTER = "default"
+"""peft's name of the one adapter."""
+PROMPT = f"peft.prompt_encoder.{ADAPTER}.embedding.weight"
+"""What a prompt is once its encoder is gone."""
+MENDED = (
+    "fan_in_fan_out is set to",
+    "Note that `r` is not used in AdaLora",
+    "`is_gradient_checkpointing` is deprecated",
+    "Failed to load the CUDA extension",
+    "Unsupported layer type '<class",
+    "Setting boft_n_butterfly_factor to 1",
+    "Detected that the base layer has no bias term",
+)
+"""Beginnings of warnings on what peft mends itself (the form that fits a layer, BOFT without its compiled kernel), on
+norms, which are the layers that LN_TUNING is for, on merges, which are tried, and on what it asks of transformers."""
+REFUSALS = (ValueError, TypeError, KeyError, AttributeError, IndexError)
+"""What peft raises where a configuration does not fit a backbone."""
+
+
+class Bridged(nn.Module):
+    """peft's model under the bare backbone's call contract: states of the caller's tokens alone."""
+
+    def __init__(self, model: nn.Module, config: PeftConfig, structure: Any) -> None:
+        super().__init__()
+        self.peft: Any = model
+        self.options = config
+        self.structure = structure
+        self.config = model.config
+        self.prompted = bool(model.peft_config[ADAPTER].is_prompt_learning)
+        self.numbers_tasks = any(hasattr(config, field) for field in ("n_tasks", "num_tasks"))
+        if self.prompted and self.numbers_tasks:
+            model.prompt_encoder[ADAPTER].register_forward_pre_hook(_first_task)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """Map tokens ``[B, T]`` to an output whose ``last_hidden_state`` is ``[B, T, d]``."""
+        if self.prompted:
+            kwargs.pop("token_type_ids", None)  # peft has no place for them beside a prompt
+        if self.numbers_tasks:
+            kwargs["task_ids"] = input_ids.new_zeros(len(input_ids))
+        output = self.peft(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        length = input_ids.shape[1]
+        if output.last_hidden_state.shape[1] > length:
+            output.last_hidden_state = output.last_hidden_state[:, -length:]
+            if layers := output.get("hidden_states"):
+                output.hidden_states = tuple(states[:, -length:] for states in layers)
+        return output
+
+
+def _first_task(encoder: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Task 0 for every row: a cell trains one task."""
+    indices, task_ids = (*args, None)[:2]
+    return (indices, indices.new_zeros(len(indices)) if task_ids is None else task_ids)
+
+
+class Peft(Method):
+    """Whatever ``peft_type`` says: the library's own layers on this project's backbones, head, recipe and ledger.
+
+    A prompt's positions are stripped from the output. An orthogonality weight and losses that a tuner offers are added
+    to the task's; budgets are reallocated after each step, AdaLoRA's over the recipe's steps unless ``total_step`` is
+    given. Left out is what needs a head of peft's own (SHADOW's auxiliary loss, CPT's weighted one).
+
+    Paper: that of the ``peft_type``; LoRA, for one, is arXiv:2106.09685.
+    Trains: exactly what peft sets to ``requires_grad``.
+    Backward: that of the ``peft_type``.
+    Merging: by peft, where what comes out has the backbone's own modules and shapes; else none.
+    Use: for the methods that have no file here, and to hold peft's form of a method against this project's.
+    """
+
+    Config = PeftConfig
+    identity_at_init = False  # the configuration decides: zeros in LoRA, a random prompt elsewhere
+
+    def apply(self, backbone: nn.Module, config: PeftConfig) -> Bridged:
+        """Let peft adapt ``backbone`` in place.
+
+        Raises:
+            BenchError: peft refuses the configuration on this backbone.
+            NotImplementedError: The backbone has no weights, and this type starts from their values.
+        """
+        return _build(backbone, config)
+
+    def regularizer(self, module: Bridged) -> Tensor | None:
+        """Sum of the losses that the tuner adds to the task's, or None."""
+        tuner = module.peft.base_model
+        # peft offers them under these names for training loops of one's own
+        names = [name for name in dir(type(tuner)) if name.startswith("_get_") and name.endswith("_loss")]
+        found = [getattr(tuner, name)() for name in names]
+        if weight := getattr(module.options, "orth_reg_weight", 0):
+            found.append(weight * _orthogonality(module))
+        losses = [loss for loss in found if isinstance(loss, Tensor)]
+        return torch.stack(losses).sum() if losses else None
+
+    def after_step(self, module: Bridged, step: int, total: int) -> None:
+        """Reallocate the budget of a tuner that has one.
+
+        Raises:
+            BenchError: ``total`` steps are too few for the schedule.
+        """
+        tuner = module.peft.base_model
+        if not hasattr(type(tuner), "update_and_allocate"):
+            return
+        if fills_total(module.options) and step > 0:  # step 0 is a probe's, which repeats one step
+            if total < shortest(module.options):
+                raise BenchError(
+                    f"tinit and tfinal take {shortest(module.options) - 1} steps, the recipe has {total}; lower them"
+                )
+            tuner.peft_config[ADAPTER].total_step = total
+        tuner.update_and_allocate(step)
+
+    def merge(self, module: Bridged) -> nn.Module | None:
+        """Fold the update into the weights by peft; None where peft cannot, or gives another structure."""
+        tuner = clone(module).peft.base_model
+        if not hasattr(type(tuner), "merge_and_unload"):
+            return None
+        try:
+            merged: nn.Module = tuner.merge_and_unload(progressbar=False)
+        except (NotImplementedError, *REFUSALS):
+            return None
+        return merged if _structure(merged) == module.structure else None
+
+    def delta(self, module: Bridged) -> dict[str, Tensor]:
+        """What peft would save, by the names that the tensors have in ``module``; a prompt without its encoder.
+
+        AdaLoRA's masked ranks are stored as zeros: peft drops them and loads into a module of another shape.
+        """
+        if module.prompted:
+            return _prompt(module)
+        names = {id(tensor): name for name, tensor in _held(module).items()}
+        stored = _saved(module)
+        return {names.get(id(tensor), key): tensor.detach().clone() for key, tensor in stored.items()}
+
+    def load_delta(self, backbone: nn.Module, config: PeftConfig, delta: Mapping[str, Tensor]) -> nn.Module:
+        """Put ``delta`` onto a fresh, frozen backbone.
+
+        Raises:
+            BenchError: The keys or shapes of ``delta`` are not exactly those that this configuration stores.
+        """
+        module = _build(backbone, config)
+        if module.prompted and _reparametrised(module):
+            module = _build(backbone, config, deployed=True)
+        own = self.delta(module)
+        copy_delta(own, own.keys(), delta)
+        held = _held(module)
+        with torch.no_grad():
+            for name in own.keys() & held.keys():
+                held[name].copy_(own[name])
+        if rest := {name: tensor for name, tensor in own.items() if name not in held}:
+            library().set_peft_model_state_dict(module.peft, rest, adapter_name=ADAPTER)
+        return module
+
+    def reserved_positions(self, config: PeftConfig) -> int:
+        """Positions that a prompt or prefix takes from the tokens."""
+        return int(getattr(to_library(config), "num_virtual_tokens", None) or 0)
+
+
+def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -> Bridged:
+    structure = _structure(backbone)
+    checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in backbone.modules())
+    weightless = next(backbone.parameters()).is_meta
+    if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
+        torch.sparse.check_sparse_tensor_invariants.disable()  # the default, said aloud: torch warns of it unsaid
+    try:
+        with torch.device("meta") if weightless else contextlib.nullcontext(), _quiet():
+            options = to_library(config, deployed=deployed)
+            # in the backbone's type, as every method here: what trains in float32 is for the recipe to say
+            model = library().get_peft_model(backbone, options, ADAPTER, autocast_adapter_dtype=False)
+    except REFUSALS as error:
+        raise BenchError(f"peft: {config.peft_type} does not fit this backbone: {first_line(error)}") from error
+    except (NotImplementedError, RuntimeError) as error:
+        if not weightless and isinstance(error, NotImplementedError):
+            raise BenchError(f"peft: {config.peft_type} does not fit this backbone: {first_line(error)}") from error
+        if not weightless:
+            raise
+        raise NotImplementedError(
+            f"peft {config.peft_type} starts from the values of the weights, which a backbone without them lacks "
+            f"({first_line(error)})"
+        ) from error
+    if not deployed and not any(p.requires_grad for p in model.parameters()):
+        raise BenchError(f"peft: {config.peft_type} finds nothing to train here; name other target_modules")
+    if checkpointed:
+        backbone.disable_input_require_grads()  # type: ignore[operator]
+    return Bridged(model, config, structure)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for beginning in MENDED:
+            warnings.filterwarnings("ignore", message=beginning)
+        yield
+
+
+def _structure(module: nn.Module) -> tuple[Any, ...]:
+    """Names and classes of all modules, names and sizes of all tensors."""
+    return (
+        [(name, type(part)) for name, part in module.named_modules()],
+        [(name, tensor.shape) for name, tensor in (*module.named_parameters(), *module.named_buffers())],
+    )
+
+
+def _held(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _saved(module: Bridged) -> dict[str, Tensor]:
+    """What peft saves; the tensors themselves wherever it saves them as they are."""
+    options = module.peft.peft_config[ADAPTER]
+    state = module.peft.state_dict(keep_vars=True)
+    masked = hasattr(type(module.peft.base_model), "resize_state_dict_by_rank_pattern")
+    with _without(options, "rank_pattern") if masked else contextlib.nullcontext():
+        found: dict[str, Tensor] = library().get_peft_model_state_dict(
+            module.peft, state, adapter_name=ADAPTER, save_embedding_layers=False
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _without(holder: Any, field: str) -> Iterator[None]:
+    value = getattr(holder, field)
+    setattr(holder, field, None)
+    try:
+        yield
+    finally:
+        setattr(holder, field, value)
+
+
+def _prompt(module: Bridged) -> dict[str, Tensor]:
+    """Prompt and task tensors; computed once where an encoder makes them."""
+    if _reparametrised(module):
+        return {PROMPT: module.peft.get_prompt_embedding_to_save(ADAPTER)}
+    encoder = f"peft.prompt_encoder.{ADAPTER}."
+    return {name: t.detach().clone() for name, t in _held(module).items() if name.startswith(encoder)}
+
+
+def _reparametrised(module: Bridged) -> bool:
+    """Whether the prompt comes out of a network that inference does not need."""
+    encoder = module.peft.prompt_encoder[ADAPTER]
+    kept = sum(tensor.numel() for tensor in _saved(module).values())
+    return sum(tensor.numel() for tensor in _held(encoder).values()) > kept
+
+
+def _orthogonality(module: Bridged) -> Tensor:
+    """Mean over the factors of ``||P P^T - I||``, as AdaLoRA adds it to a loss of the model's own."""
+    parts = []
+    for name, p in module.peft.base_model.model.named_parameters():
+        if f"lora_A.{ADAPTER}" in name or f"lora_B.{ADAPTER}" in name:
+            product = p @ p.T if "lora_A" in name else p.T @ p
+            parts.append(torch.linalg.matrix_norm(product - torch.eye(*product.shape, out=torch.empty_like(product))))
+    return torch.stack(parts).mean()
