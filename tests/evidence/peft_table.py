@@ -14,8 +14,10 @@ HEAD = """# peft under this harness
 
 `peft(peft_type="OFT", ...)`, or `peft(adapter_config="adapter_config.json")`, runs whatever peft {version} has. Each
 type was built with a suited configuration on a tiny backbone of each family. *works*: three steps train everything
-that peft marks, the output stays aligned with the tokens, and the delta reloads exactly on a fresh backbone.
-*merges*: peft folds it into the backbone's own structure, with the same output. Else: the reason of the refusal.
+that peft marks, the output stays aligned with the tokens, and the delta reloads exactly on a fresh backbone (CPT, which
+projects its weights anew in every forward, to rounding).
+*merges*: peft folds it into the backbone's own structure, with the same output. *unused*: tensors that
+peft marks and no gradient reaches. Else: the reason of the refusal.
 
 Left out of a type that works: SHADOW's auxiliary loss and CPT's loss weights need a head of peft's own; beside a
 prompt, token types are those of a single text.

@@ -77,9 +77,11 @@ def outcome(kind: str, family: str) -> str:
     with torch.no_grad():
         delta, expected = method.delta(module), states(module)
         torch.manual_seed(99)
-        assert torch.equal(states(method.load_delta(tiny(family), config, delta).eval()), expected)
+        reloaded = states(method.load_delta(tiny(family), config, delta).eval())
+        near = 1e-6 if kind == "CPT" else 0.0  # CPT projects its weights anew in every forward, to rounding
+        torch.testing.assert_close(reloaded, expected, atol=near, rtol=0)
         merged = method.merge(module)
-        assert torch.equal(states(module), expected)
+        torch.testing.assert_close(states(module), expected, atol=near, rtol=0)
         if merged is not None:
             torch.testing.assert_close(states(merged.eval()), expected, atol=5e-4, rtol=1e-3)
     return "works" + (", merges" if merged is not None else "") + (f"; {silent} tensors unused" if silent else "")

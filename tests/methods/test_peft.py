@@ -1,12 +1,14 @@
 """The bridge to peft: what it checks, strips, adds and stores, and which of peft's types run through it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench.errors import BenchError
 from bench.registry import make, resolved
+from tests.evidence import peft_table
 from tests.methods.adapted import adapt, randomise, states, trained
 from tests.methods.peft_types import outcome
 
@@ -76,3 +78,10 @@ def test_adalora_takes_the_recipes_steps_and_adds_its_orthogonality():
 @pytest.mark.parametrize("kind", ["LORA", "IA3", "OFT", "ADALORA", "PREFIX_TUNING", "P_TUNING", "LN_TUNING"])
 def test_a_type_does_on_bert_what_the_page_says(kind):
     assert outcome(kind, "bert").startswith("works")
+
+
+@pytest.mark.slow
+def test_the_page_is_what_every_type_does():
+    """All of peft's types on three families; minutes."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "peft.md"
+    assert page.read_text() == peft_table.text()
