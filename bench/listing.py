@@ -14,13 +14,10 @@ def listing(what: str) -> list[tuple[str, str]]:
 
 def _methods() -> list[tuple[str, str]]:
     from bench.registry import method_names
-    from methods import BUILTIN
+    from methods import BRIDGES, BUILTIN
 
-    rows = []
-    for name in method_names():
-        text = _class_summary(BUILTIN[name]) if name in BUILTIN else "third-party method"
-        rows.append((name, text))
-    return rows
+    places = BUILTIN | BRIDGES
+    return [(name, _class_summary(places[name]) if name in places else "third-party method") for name in method_names()]
 
 
 def _class_summary(target: str) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
-from methods import BUILTIN
+from methods import BRIDGES, BUILTIN
 
 if TYPE_CHECKING:
     from bench.method import Method, MethodConfig
@@ -26,8 +26,8 @@ def _plugins() -> dict[str, EntryPoint]:
 
 
 def method_names() -> list[str]:
-    """Every known method name: built-ins in the mission's order, then ``package/name`` of third parties."""
-    return [*BUILTIN, *sorted(_plugins())]
+    """Every known name: built-ins in the mission's order, bridges, then ``package/name`` of third parties."""
+    return [*BUILTIN, *BRIDGES, *sorted(_plugins())]
 
 
 def load_method(name: str, where: str = "") -> type["Method"]:
@@ -37,8 +37,8 @@ def load_method(name: str, where: str = "") -> type["Method"]:
         BenchError: The name is unknown, or the plug-in that provides it cannot be imported.
     """
     plugins = _plugins()
-    if name in BUILTIN:
-        module, _, attribute = BUILTIN[name].partition(":")
+    if place := BUILTIN.get(name) or BRIDGES.get(name):
+        module, _, attribute = place.partition(":")
         return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
     if name not in plugins:
         raise unknown("method", name, method_names(), where)

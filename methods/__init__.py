@@ -21,5 +21,7 @@ BUILTIN: dict[str, str] = {
     "vera": "methods.vera:VeRA",
     "ia3": "methods.ia3:IA3",
     "lst": "methods.lst:LadderSideTuning",
-    "peft": "methods.peft:Peft",
 }
+"""Each runs without a configuration."""
+BRIDGES: dict[str, str] = {"peft": "methods.peft:Peft"}
+"""Other libraries' methods, each of which a configuration has to name."""

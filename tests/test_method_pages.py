@@ -38,7 +38,7 @@ def test_every_method_states_paper_parameters_backward_merging_and_use(name):
 
 @pytest.mark.parametrize("name", BUILTIN)
 def test_the_count_that_a_docstring_states_for_bert_base_is_the_counted_one(name):
-    counted = method_pages.quoted()["cost-bert-base"][name].trainable_parameters.method
+    counted = method_pages.quoted()["counts-bert-base"][name].trainable_parameters.method
     assert f"{counted:,}" in re.findall(r"\d[\d,]*\d|\d", method_pages.described(load_method(name)).labelled["Trains"])
 
 

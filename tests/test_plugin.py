@@ -68,9 +68,9 @@ def seen(site) -> dict:
 
 
 def test_listed_behind_the_built_in_methods(seen):
-    from methods import BUILTIN
+    from methods import BRIDGES, BUILTIN
 
-    assert seen["names"] == [*BUILTIN, "peft-ledger-scale-plugin/broken", "peft-ledger-scale-plugin/scale"]
+    assert seen["names"] == [*BUILTIN, *BRIDGES, "peft-ledger-scale-plugin/broken", "peft-ledger-scale-plugin/scale"]
 
 
 def test_absent_where_the_package_is_not_installed():

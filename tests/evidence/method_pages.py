@@ -1,4 +1,4 @@
-"""Write a page for each built-in method from its docstring, its configuration and committed cost records.
+"""Write a page for each method of this project from its docstring, its configuration and committed cost records.
 
 python -m tests.evidence.method_pages docs/methods
 """
@@ -19,8 +19,8 @@ from bench.store import read_run
 from methods import BUILTIN
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNS = ("cost-bert-base", "glue-small")
-"""Published runs whose first shape the pages quote, the one with the models of the papers first."""
+RUNS = ("counts-bert-base", "glue-small")
+"""Published runs whose first shape the pages quote, the one with every method first."""
 SECTIONS = {
     "Trains": "What trains",
     "Backward": "What backward does",
@@ -107,6 +107,8 @@ def cost(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
     """The counted figures of a method, beside what they are of full fine-tuning's."""
     head, columns = ["counted"], []
     for by_name in runs.values():
+        if name not in by_name:
+            continue
         mine, full = by_name[name], figures(by_name["full"])
         assert mine.backbone is not None
         where = f"{mine.backbone.name.rpartition('/')[2]}, {mine.shape.batch} x {mine.shape.length}"
@@ -120,7 +122,8 @@ def cost(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
 
 def structure(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
     """One sentence on what the probe found of merging."""
-    merged = {r.merged_equals_base.all if r.merged_equals_base else None for r in (run[name] for run in runs.values())}
+    records = [run[name] for run in runs.values() if name in run]
+    merged = {r.merged_equals_base.all if r.merged_equals_base else None for r in records}
     (found,) = merged
     if found is None:
         return "The probe has nothing to compare: the method gives no merged module."
@@ -137,7 +140,7 @@ def page(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
         parts += [f"## {heading}", _sentence(text.labelled[label])]
         if label == "Merging":
             parts.append(structure(name, runs))
-    sources = ", ".join(f"[{run}](../../results/published/{run}/report.md)" for run in runs)
+    sources = ", ".join(f"[{run}](../../results/published/{run}/report.md)" for run in runs if name in runs[run])
     shape = next(iter(runs[RUNS[0]].values())).shape
     parts += ["## Counted cost", cost(name, runs), f"Exact on any machine. {_form(shape)}; from {sources}."]
     rows = [[f"`{field}`", f"`{kind}`".replace("|", "\\|"), f"`{default}`", meaning]
@@ -168,6 +171,7 @@ def index(runs: dict[str, dict[str, CostRecord]]) -> str:
             "# Methods",
             "Equation, parameters, what backward does, when to use it, counted cost and options of each method.",
             table(head, rows, 2),
+            "Every other method of the `peft` library: [peft](../peft.md).",
             f"Counted on {where} tokens ({source}); exact on any machine.",
             "These pages are generated from the methods' docstrings and configurations and from committed records, and "
             "a test holds that they are up to date. To write them again:",

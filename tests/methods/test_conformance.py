@@ -1,4 +1,4 @@
-"""What every method owes the harness, one table over all built-in methods and all tiny backbone families."""
+"""What every method owes the harness, one table over all methods and all tiny backbone families."""
 
 import copy
 import dataclasses
@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.head import TaskModel, make_head
 from bench.registry import load_method, make, resolved
 from bench.train import check_groups, head_groups, make_optimizer
-from methods import BUILTIN
+from methods import BRIDGES, BUILTIN
 from tests.methods.adapted import randomise, shape_of
 from tests.methods.families import FAMILIES, batch, tiny
 
@@ -51,7 +51,8 @@ WRONG_TARGETS = {
     "lst": {"layers": [7]},
     "bitfit": {"biases": "keys"},
 }
-PAIRS = [(method, family) for method in BUILTIN for family in FAMILIES if (method, family) not in REFUSED]
+METHODS = [*BUILTIN, *BRIDGES]
+PAIRS = [(method, family) for method in METHODS for family in FAMILIES if (method, family) not in REFUSED]
 STEPS = 3
 
 
@@ -123,7 +124,7 @@ def trained(request) -> Run:
     return cached(*request.param)
 
 
-@pytest.mark.parametrize("method", BUILTIN)
+@pytest.mark.parametrize("method", METHODS)
 def test_config_survives_a_round_trip(method):
     """Through the plain values that a record keeps."""
     cls = load_method(method)
@@ -131,7 +132,7 @@ def test_config_survives_a_round_trip(method):
     assert cls.Config.parse(resolved(config)) == config
 
 
-@pytest.mark.parametrize("method", BUILTIN)
+@pytest.mark.parametrize("method", METHODS)
 def test_unknown_key_is_refused_with_the_known_ones(method):
     with pytest.raises(BenchError, match=f"suite.toml: {method}: unknown key 'rnak'"):
         make(method, {"rnak": 4}, "suite.toml")
@@ -227,7 +228,7 @@ def test_no_vector_decays(trained):
     assert all(p.ndim > 1 for group in groups if group.get("weight_decay") != 0 for p in group["params"])
 
 
-@pytest.mark.parametrize("method", BUILTIN)
+@pytest.mark.parametrize("method", METHODS)
 def test_half_precision_backbone_keeps_its_type_through_step_and_merge(method):
     backbone = tiny("bert").to(torch.bfloat16)
     instance, _, module = adapted(method, backbone)
