@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from bench import compare
-from bench.method import Method
+from bench.method import Method, MethodConfig
 from bench.record import CostRecord, Shape
 from bench.registry import load_method
 from bench.report import format as fmt
@@ -54,8 +54,10 @@ def described(cls: type[Method]) -> Described:
 
 
 def options(config: type) -> list[tuple[str, str, str, str]]:
-    """Name, type, default and docstring of each field of a configuration, as its source has them."""
-    rows = []
+    """Name, type, default and docstring of each field of a configuration, those of its bases first."""
+    if config is MethodConfig:
+        return []
+    rows = [row for base in config.__bases__ for row in options(base)]
     tree = ast.parse(inspect.getsource(config))
     body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
     for field, after in zip(body, [*body[1:], None], strict=True):
@@ -79,8 +81,8 @@ def quoted() -> dict[str, dict[str, CostRecord]]:
 
 def figures(record: CostRecord) -> dict[str, tuple[float, str]]:
     """Counted figures of a record: name on the page -> number and how it is written."""
-    assert record.flops and record.bytes and record.trainable_parameters and record.peak_memory_bytes
-    flops, held, peak = record.flops, record.bytes, record.peak_memory_bytes
+    assert record.flops and record.bytes and record.trainable_parameters and record.predicted_peak_memory_bytes
+    flops, held, peak = record.flops, record.bytes, record.predicted_peak_memory_bytes
     numbers = {
         "trained, head left out": (record.trainable_parameters.method, fmt.exact),
         "stored per task": (record.delta_bytes or 0, fmt.size),
