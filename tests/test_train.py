@@ -1,13 +1,15 @@
 """One loop for every method: schedule, groups, clipping and the hooks, in the stated order."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
+from bench.cost.step import set_dropout
 from bench.head import TaskModel, make_head
 from bench.registry import make
-from bench.train import NonFiniteLoss, Recipe, check_groups, linear_schedule, train
+from bench.train import NonFiniteLoss, Recipe, check_groups, linear_schedule, to_autocast, train
 from tests.methods.families import batch, tiny
 
 RECIPE = Recipe(
@@ -95,3 +97,30 @@ def test_too_few_batches_are_an_error():
     method, model = model_of()
     with pytest.raises(RuntimeError, match="gave 2 batches"):
         train(model, method, model.body, itertools.islice(batches(), 2), RECIPE)
+
+
+def without_dropout(name="lora"):
+    method, model = model_of(name)
+    set_dropout(model, 0.0)
+    return method, model
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(parts):
+    runs = []
+    for number in (1, parts):
+        method, model = without_dropout()
+        runs.append(
+            train(model, method, model.body, batches(), dataclasses.replace(RECIPE, gradient_accumulation=number))
+        )
+    assert runs[1] == pytest.approx(runs[0], rel=1e-4)
+
+
+def test_autocast_stores_frozen_matrices_alone_in_bfloat16_and_learns():
+    method, model = without_dropout()
+    to_autocast(model)
+    kinds = {(p.requires_grad, p.ndim > 1): p.dtype for p in model.parameters()}
+    assert kinds[False, True] == torch.bfloat16
+    assert {dtype for kind, dtype in kinds.items() if kind != (False, True)} == {torch.float32}
+    losses = train(model, method, model.body, batches(), dataclasses.replace(RECIPE, dtype="bfloat16_autocast"))
+    assert losses[-1] < losses[0]

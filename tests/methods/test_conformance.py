@@ -14,7 +14,7 @@ from bench.head import TaskModel, make_head
 from bench.registry import load_method, make, resolved
 from bench.train import check_groups, head_groups, make_optimizer
 from methods import BRIDGES, BUILTIN
-from tests.methods.adapted import randomise, shape_of
+from tests.methods.adapted import ONE_OF_EACH, randomise, shape_of
 from tests.methods.families import FAMILIES, batch, tiny
 
 CONFIGS = {
@@ -52,7 +52,21 @@ WRONG_TARGETS = {
     "bitfit": {"biases": "keys"},
 }
 METHODS = [*BUILTIN, *BRIDGES]
-PAIRS = [(method, family) for method in METHODS for family in FAMILIES if (method, family) not in REFUSED]
+RELATIVES = {*LOW_RANK} - {"lora"} | {*BRIDGES}
+"""Methods in the same places as ``lora``, which is tried on every family by default."""
+
+
+def again(method: str, family: str) -> bool:
+    """Whether ``lora`` has shown by default that the places of ``family`` are found."""
+    return method in RELATIVES and family not in ONE_OF_EACH
+
+
+PAIRS = [
+    pytest.param((method, family), marks=[pytest.mark.slow] if again(method, family) else [])
+    for method in METHODS
+    for family in FAMILIES
+    if (method, family) not in REFUSED
+]
 STEPS = 3
 
 
