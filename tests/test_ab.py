@@ -43,14 +43,15 @@ def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     shutil.copytree(ROOT / "methods", folder / "methods", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "suite.toml").write_text(SUITE)
-    lora, table = folder / "methods" / "lora.py", folder / "methods" / "__init__.py"
+    lora, branches, table = (folder / "methods" / f"{name}.py" for name in ("lora", "low_rank", "__init__"))
     git(folder, "init", "-q", "-b", "plain")
     git(folder, "add", ".")
     git(folder, *COMMIT, "Plain")
     plain, names = lora.read_text(), table.read_text()
+    bent = branches.read_text().replace("self.base(x)", "self.bass(x)")
     for branch, path, text in (
         ("slow", lora, plain + EXTRA_WORK.format(products=2000)),
-        ("broken", lora, plain.replace("y = self.base(x)", "y = self.bass(x)")),
+        ("broken", branches, bent),
         ("older", table, "".join(line for line in names.splitlines(keepends=True) if "ia3" not in line)),
     ):
         git(folder, "checkout", "-q", "-b", branch, "plain")
@@ -128,8 +129,8 @@ def test_a_method_that_the_base_does_not_have_is_not_compared(context, repositor
 
 def test_a_head_that_computes_something_else_is_said(context, repository, monkeypatch):
     git(repository, "checkout", "-q", "-b", "other", "plain")
-    lora = repository / "methods" / "lora.py"
-    lora.write_text(lora.read_text().replace("alpha=self.scale", "alpha=2 * self.scale"))
+    branches = repository / "methods" / "low_rank.py"
+    branches.write_text(branches.read_text().replace("alpha=self.scale", "alpha=2 * self.scale"))
     git(repository, *COMMIT, "other")
     git(repository, "checkout", "-q", "plain")
     (lora,) = found(context, repository, "plain", "other", monkeypatch=monkeypatch)

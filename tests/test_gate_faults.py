@@ -28,7 +28,8 @@ from methods.adapter import PfeifferAdapter
 from methods.bitfit import BitFit
 from methods.full import HeadOnly
 from methods.ia3 import IA3
-from methods.lora import LoRA, LoRAConfig, LowRank
+from methods.lora import LoRA
+from methods.low_rank import LoRAConfig, LowRank
 from methods.lst import LadderSideTuning
 from methods.prefix import PrefixTuning
 

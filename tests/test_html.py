@@ -124,7 +124,7 @@ def test_the_first_screen_answers_with_how_far_each_sentence_holds():
     assert (exact.kind, exact.tag) == ("exact", "exact, any machine")
     assert "0.027 x" in exact.text and "0.503 x" in exact.text
     assert (timed.kind, timed.tag) == ("bound", "this machine: CPU, 2 cores, no GPU")
-    assert "0.120 x [0.085, 0.142]" in timed.text and "paid: step time 0.43 x" in timed.text
+    assert "0.120 x [0.096, 0.144]" in timed.text and "paid: step time 0.47 x" in timed.text
     assert scored.kind == "open"
     assert scored.tag == "no verdict: 3 seeds, synthetic data, still improving, full still improving"
     document = rendered(run)

@@ -44,6 +44,8 @@ NONE, MANY = 20, 220
 """Products where nothing is added, for the first few find cold caches, and of the calibration."""
 
 EXTRA_WORK = """
+import torch
+
 
 class _ExtraWork(torch.autograd.Function):
     @staticmethod
