@@ -1,4 +1,4 @@
-"""Ten thousand records are reported in ten seconds and compared in five, within a gibibyte."""
+"""Ten thousand records are reported in little more time than a hundred, within a gibibyte, and compared in seconds."""
 
 import json
 import os
@@ -12,8 +12,10 @@ from tests.records import LABELS, cost, glue_small, score
 
 TASKS = ("sst2", "mrpc", "cola", "rte", "stsb", "qqp", "qnli", "mnli", "wnli")
 SEEDS = 85
-CROWDED = 2
-"""CPU seconds on a slow machine, or one whose neighbours crowd its caches, by those on a fast and quiet one."""
+CROWDED = 1.5
+"""CPU seconds on a machine whose neighbours crowd its caches, by those on a quiet one."""
+GROWTH = 2
+"""CPU seconds of a report on ten thousand records by those of one on a hundred, which draws the same figures."""
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +23,9 @@ def large_runs(tmp_path_factory):
     """Two run folders of the same cells."""
     folder = tmp_path_factory.mktemp("large")
     suite = glue_small(folder, costs=False).suite | {"tasks": list(TASKS), "seeds": list(range(SEEDS))}
-    records = [cost(label, shape={"batch": batch}).model_dump(mode="json", by_alias=True)
+    costs = [cost(label, shape={"batch": batch}).model_dump(mode="json", by_alias=True)
                for label in LABELS for batch in (8, 16, 24, 32)]  # fmt: skip
-    losses = [0.7 - 0.005 * step for step in range(60)]
+    records, losses = list(costs), [0.7 - 0.005 * step for step in range(60)]
     for label in LABELS:
         for task in TASKS:
             first = score(label, task, 0, losses=losses).model_dump(mode="json", by_alias=True)
@@ -31,11 +33,12 @@ def large_runs(tmp_path_factory):
                 value = first["score"] + 0.001 * ((3 * seed + len(label)) % 7)
                 records.append(first | {"seed": seed, "id": f"{label}-{task}-{seed}", "score": value})
     assert len(records) > 9_990
-    for name in ("first", "second"):
+    few = [*costs, *(record for record in records if record.get("seed") == 0)]
+    for name, held in (("first", records), ("second", records), ("few", few)):
         (folder / name).mkdir()
         (folder / name / "suite.toml").write_text(tomli_w.dumps(suite))
-        (folder / name / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return [folder / "first", folder / "second"]
+        (folder / name / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in held))
+    return [folder / "first", folder / "second", folder / "few"]
 
 
 def spent(*arguments):
@@ -47,13 +50,13 @@ def spent(*arguments):
     return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
 
 
-def test_a_report_of_ten_thousand_records_takes_ten_seconds_and_a_gibibyte(large_runs):
-    seconds, memory = spent("report", large_runs[0])
-    assert seconds < 10 * CROWDED
+def test_a_report_of_ten_thousand_records_takes_little_more_than_one_of_a_hundred_and_a_gibibyte(large_runs):
+    (seconds, memory), (few, _) = spent("report", large_runs[0]), spent("report", large_runs[2])
+    assert seconds < GROWTH * few
     assert memory < 2**30
     assert (large_runs[0] / "report.html").stat().st_size < 3_000_000
 
 
 def test_two_runs_of_ten_thousand_records_are_compared_in_five_seconds(large_runs):
-    seconds, _ = spent("compare", *large_runs)
+    seconds, _ = spent("compare", *large_runs[:2])
     assert seconds < 5 * CROWDED
