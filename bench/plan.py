@@ -11,7 +11,6 @@ from bench.claim_table import timed_bounds
 from bench.errors import BenchError, unknown
 from bench.identity import method_sources
 from bench.jobs import Cell, MethodSpec, Plan, Probe, identity
-from bench.match import matched
 from bench.plan_sweeps import check_crossovers, plan_sweeps, resolved_sweeps
 from bench.record import TaskUsed
 from bench.selection import label
@@ -39,7 +38,11 @@ def make_plan(
     """
     _methods(suite, where)  # what is misspelled stops here, before anything is loaded
     spec = backbone.resolve(suite.backbone.name, suite.backbone.weights, suite.backbone.revision)
-    suite, sizes = matched(suite, spec, device, where)
+    sizes: dict[str, Any] = {}
+    if suite.match is not None:
+        from bench.match import matched  # what counts imports torch's compiler, a second that other suites need not wait
+
+        suite, sizes = matched(suite, spec, device, where)
     methods = _methods(suite, where)
     probes = tuple(_probe(suite, spec, methods, cost, device) for cost in suite.cost if not trials)
     sweeps = plan_sweeps(suite, spec, methods, where)

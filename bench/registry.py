@@ -36,10 +36,10 @@ def load_method(name: str, where: str = "") -> type["Method"]:
     Raises:
         BenchError: The name is unknown, or the plug-in that provides it cannot be imported.
     """
-    plugins = _plugins()
     if place := BUILTIN.get(name) or BRIDGES.get(name):
         module, _, attribute = place.partition(":")
         return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    plugins = _plugins()
     if name not in plugins:
         raise unknown("method", name, method_names(), where)
     try:

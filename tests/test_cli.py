@@ -8,6 +8,7 @@ import pytest
 
 from bench.options import split_specs
 from methods import BUILTIN
+from tests import command
 
 
 def bench(*arguments, code=0, block=()):
@@ -69,14 +70,18 @@ def test_list_needs_no_torch(what):
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence):
-    message = bench(*arguments, code=2).stderr
+    message = command.bench(*arguments, code=2).stderr
     assert sentence in " ".join(message.split())
     assert "Traceback" not in message
     assert len(message.strip().splitlines()) == 1
 
 
+def test_a_mistake_ends_the_process_itself_with_its_sentence():
+    assert bench("run", "--suite", "smok", code=2).stderr.startswith("error: unknown suite 'smok'")
+
+
 def test_plan_lists_cells_in_order_and_runs_nothing(tmp_path):
-    plan = json.loads(bench("plan", "--suite", "smoke", "--methods", "lora(rank=4, alpha=8)", "--json").stdout)
+    plan = json.loads(command.bench("plan", "--suite", "smoke", "--methods", "lora(rank=4, alpha=8)", "--json").stdout)
     assert [cell["method"]["label"] for cell in plan["cells"]] == ["full", "lora(rank=4, alpha=8)"]
     assert plan["cells"][1]["method"]["config"]["rank"] == 4
     assert plan["cells"][0]["recipe"]["steps"] == 20
@@ -84,7 +89,7 @@ def test_plan_lists_cells_in_order_and_runs_nothing(tmp_path):
 
 
 def test_predict_counts_without_weights():
-    rows = json.loads(bench("predict", "--backbone", "bert-base", "--method", "lora,lst,full", "--json").stdout)
+    rows = json.loads(command.bench("predict", "--backbone", "bert-base", "--method", "lora,lst,full", "--json").stdout)
     counts = {row["method"]: row["trainable_parameters"]["method"] for row in rows}
     assert counts == {"lora": 294_912, "lst": 2_376_492, "full": 108_891_648}
     assert rows[0]["delta_bytes"] == 4 * 294_912

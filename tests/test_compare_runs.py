@@ -342,42 +342,6 @@ def stored(folder, records):
     return folder
 
 
-def large(folder):
-    """A run of ten thousand records: thirteen methods, fifteen tasks, fifty seeds, six shapes."""
-    tasks, seeds = [f"task{number}" for number in range(15)], range(50)
-    asked = suite(tasks=tasks, seeds=list(seeds))
-    measured = [cost(label, shape={"batch": batch}) for batch in (1, 2, 4, 8, 16, 32) for label in asked["methods"]]
-    line = score("full", "task0", 0, source="hub", losses=[0.7 - 0.001 * step for step in range(100)])
-    plain = line.model_dump(mode="json", by_alias=True)
-    with open_store(folder, asked), (folder / "records.jsonl").open("w") as file:
-        file.writelines(record.model_dump_json(by_alias=True) + "\n" for record in measured)
-        for label in asked["methods"]:
-            for task in tasks:
-                for seed in seeds:
-                    used = {"id": f"{label} {task} {seed}", "task_name": task, "seed": seed, "score": 0.8 + seed / 1000}
-                    used |= {"method": plain["method"] | {"label": label}, "task": plain["task"] | {"name": task}}
-                    file.write(json.dumps(plain | used) + "\n")
-    return folder
-
-
-def test_two_runs_of_ten_thousand_records_are_compared_in_seconds_of_the_processor(folders):
-    """CPU seconds: a neighbour's load is no fault of ours. A machine half as fast as ours must pass too."""
-    before, after = map(large, folders)
-    program = (
-        "import resource, sys\n"
-        "from bench.cli import app\n"
-        "app(sys.argv[1:], standalone_mode=False)\n"
-        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, file=sys.stderr)"
-    )
-    words = [sys.executable, "-c", program, "compare", str(before), str(after)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
-    assert "after against before" in done.stdout, done.stderr[-2000:]
-    seconds, memory = map(float, done.stderr.split()[-2:])
-    assert seconds < 10
-    assert memory < 2**30
-
-
 def test_the_command_writes_what_is_asked_for(folders):
     before, after = [stored(folder, costs()) for folder in folders]
     assert "after against before" in bench("compare", before, after).stdout

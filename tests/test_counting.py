@@ -72,9 +72,13 @@ def test_fake_equals_real_in_every_family(family: str, name: str, shapes: dict[s
 
 @pytest.mark.parametrize("name", BUILTIN)
 @pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
-def test_fake_equals_real_in_every_form(fields: dict[str, object], name: str, shapes: dict[str, BackboneSpec]) -> None:
+def test_fake_equals_real_in_every_form_and_parts_sum_to_backward(
+    fields: dict[str, object], name: str, shapes: dict[str, BackboneSpec]
+) -> None:
     fake, real = counts_of_both(shapes["bert"], name, form(**fields))
     assert fake == real
+    for part in (fake.flops, fake.flops.backbone, fake.flops.method, fake.flops.head, *fake.flops.by_layer.values()):
+        assert part.backward == sum(kinds(part)[1:]) + part.backward_recompute
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])
@@ -153,14 +157,6 @@ def test_autocast_changes_no_kind_and_no_owner(name: str, shapes: dict[str, Back
     cast = fake_counts(shapes["bert"], name, form(dtype="bfloat16_autocast"), **config).flops
     for owner in ("backbone", "method", "head"):
         assert kinds(getattr(cast, owner)) == kinds(getattr(plain, owner)), owner
-
-
-@pytest.mark.parametrize("name", BUILTIN)
-@pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
-def test_parts_sum_to_backward(fields: dict[str, object], name: str, shapes: dict[str, BackboneSpec]) -> None:
-    flops = fake_counts(shapes["bert"], name, form(**fields), **SIZES.get(name, {})).flops
-    for part in (flops, flops.backbone, flops.method, flops.head, *flops.by_layer.values()):
-        assert part.backward == sum(kinds(part)[1:]) + part.backward_recompute
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ import torch
 import yaml
 from transformers import BertConfig, BertForSequenceClassification
 
+from bench.store import open_store
 from bench.suite import load_suite
+from tests.command import bench
+from tests.test_store import SUITE, score
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,32 +31,29 @@ def commands(text=README):
 
 
 def as_test(line, tmp_path):
-    """The documented command, with a run narrowed to its plan: running the suites themselves is not a unit test."""
-    words = shlex.split(line)[1:]
-    if words[2] in ("run", "tune"):
-        words[2] = "plan"
-    if words[2] == "report":
-        words[3] = str(finished_run(tmp_path))
-    if words[2] in ("reference", "gate"):
-        words[3], words[5] = str(ROOT / "results/published/cost-minilm-two-threads"), str(tmp_path / "reference.json")
-    if words[2] == "gate":
-        made = [sys.executable, "-m", "bench", "reference", words[3], "-o", words[5]]
-        subprocess.run(made, check=True, capture_output=True, cwd=ROOT, timeout=120)
-    return [sys.executable, *words]
+    """Words of the documented command, a run narrowed to its plan: running the suites themselves is not a unit test."""
+    words = shlex.split(line)[3:]
+    if words[0] in ("run", "tune"):
+        words[0] = "plan"
+    if words[0] == "report":
+        words[1] = str(finished_run(tmp_path))
+    if words[0] in ("reference", "gate"):
+        words[1], words[3] = str(ROOT / "results/published/cost-minilm-two-threads"), str(tmp_path / "reference.json")
+    if words[0] == "gate":
+        bench("reference", words[1], "-o", words[3])
+    return words
 
 
 def finished_run(tmp_path):
-    program = "from tests.test_store import SUITE, score; from bench.store import open_store; import sys, pathlib\n"
-    program += "with open_store(pathlib.Path(sys.argv[1]), SUITE) as store: store.append(score())"
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, timeout=120)
+    with open_store(tmp_path, SUITE) as store:
+        store.append(score())
     return tmp_path
 
 
 @pytest.mark.parametrize("line", commands())
-def test_every_documented_command_runs(line, tmp_path):
-    done = subprocess.run(as_test(line, tmp_path), capture_output=True, text=True, timeout=240, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_every_documented_command_runs(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert bench(*as_test(line, tmp_path)).stdout.strip()
 
 
 @pytest.mark.parametrize("text", [README, CHINESE], ids=["english", "chinese"])

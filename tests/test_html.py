@@ -2,7 +2,6 @@
 
 import html.parser
 import json
-import os
 import re
 import subprocess
 import sys
@@ -328,38 +327,3 @@ def test_a_page_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(page.BenchError, match=r"report\.html: cannot be written"):
         page.write(glue_small(tmp_path), [])
-
-
-PAGE_OF_MANY = """
-import resource, sys, time
-from pathlib import Path
-from bench.report import html
-from bench.store import read_run
-folder = Path(sys.argv[1])
-html.write(read_run(folder), sorted((folder / "plots").glob("*.svg")))
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
-"""
-
-
-def test_ten_thousand_records_are_read_and_shown_in_ten_seconds_and_one_gibibyte(tmp_path):
-    tasks, seeds = [f"task{number}" for number in range(9)], range(85)
-    template = {label: score(label, "task0", 0) for label in LABELS}
-    scores = (
-        template[label].model_copy(
-            update={"id": f"{label}-{task}-{seed}", "seed": seed, "task_name": task, "score": (seed % 7 + 90) / 100,
-                    "task": template[label].task.model_copy(update={"name": task})}
-        )
-        for label in LABELS for task in tasks for seed in seeds
-    )  # fmt: skip
-    run = Run(tmp_path, suite(tasks=tasks, seeds=list(seeds)), (*(cost(label) for label in LABELS), *scores))
-    assert len(run.records) == 9_958
-    folder = write_folder(tmp_path / "many", run)
-    program = [sys.executable, "-c", PAGE_OF_MANY, str(folder)]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=300, cwd=ROOT, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    # CPU seconds: wall time on a shared machine would measure the neighbours.
-    seconds, peak = map(float, done.stdout.split())
-    assert seconds <= 10
-    assert peak <= 2**30
-    assert (folder / "report.html").stat().st_size < LIMIT

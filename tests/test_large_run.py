@@ -1,7 +1,6 @@
-"""Ten thousand records are reported in little more time than a hundred, within a gibibyte, and compared in seconds."""
+"""Ten thousand records cost little more than a hundred: CPU seconds against CPU seconds of the same machine."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -12,8 +11,6 @@ from tests.records import LABELS, cost, glue_small, score
 
 TASKS = ("sst2", "mrpc", "cola", "rte", "stsb", "qqp", "qnli", "mnli", "wnli")
 SEEDS = 85
-CROWDED = 1.5
-"""CPU seconds on a machine whose neighbours crowd its caches, by those on a quiet one."""
 GROWTH = 2
 """CPU seconds of a report on ten thousand records by those of one on a hundred, which draws the same figures."""
 
@@ -41,22 +38,41 @@ def large_runs(tmp_path_factory):
     return [folder / "first", folder / "second", folder / "few"]
 
 
+PROGRAM = """
+import re, resource, sys
+from pathlib import Path
+from bench.cli import app
+app(sys.argv[1:], standalone_mode=False)
+used = resource.getrusage(resource.RUSAGE_SELF)
+# the kernel's ru_maxrss begins with what the process that started this one held; VmHWM is this program's own
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+print(used.ru_utime + used.ru_stime, int(peak) * 1024, file=sys.stderr)
+"""
+
+
 def spent(*arguments):
     """CPU seconds and the largest memory in bytes of a command."""
-    running = subprocess.Popen([sys.executable, "-m", "bench", *map(str, arguments)], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(running.pid, 0)
-    running.returncode = os.waitstatus_to_exitcode(status)
-    assert running.returncode == 0
-    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+    words = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    seconds, memory = map(float, done.stderr.split()[-2:])
+    return seconds, memory
 
 
-def test_a_report_of_ten_thousand_records_takes_little_more_than_one_of_a_hundred_and_a_gibibyte(large_runs):
-    (seconds, memory), (few, _) = spent("report", large_runs[0]), spent("report", large_runs[2])
+@pytest.fixture(scope="module")
+def reported(large_runs):
+    """What reports on ten thousand records and on a hundred of them took."""
+    return spent("report", large_runs[0]), spent("report", large_runs[2])
+
+
+def test_a_report_of_ten_thousand_records_takes_little_more_than_one_of_a_hundred_and_a_gibibyte(large_runs, reported):
+    (seconds, memory), (few, _) = reported
     assert seconds < GROWTH * few
     assert memory < 2**30
     assert (large_runs[0] / "report.html").stat().st_size < 3_000_000
 
 
-def test_two_runs_of_ten_thousand_records_are_compared_in_five_seconds(large_runs):
-    seconds, _ = spent("compare", *large_runs[:2])
-    assert seconds < 5 * CROWDED
+def test_two_runs_of_ten_thousand_records_are_compared_in_less_time_than_one_is_reported(large_runs, reported):
+    seconds, memory = spent("compare", *large_runs[:2])
+    assert seconds < reported[0][0]
+    assert memory < 2**30

@@ -91,7 +91,7 @@ def test_the_chosen_size_is_that_of_the_closed_form(name, field, fixed, each, bu
 
 
 @pytest.mark.parametrize("name", SIZED)
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(budget=st.integers(60_000, 90_000))
 def test_no_other_size_comes_nearer_to_the_budget(name, budget):
     field, value, reached = chosen(name, budget)

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections import Counter, defaultdict
 
@@ -246,15 +244,11 @@ def run_tune(suite, out, *more, code=0):
 
 def test_a_search_that_was_stopped_resumes_to_every_trial_once_and_writes_a_suite_that_runs(tmp_path):
     suite, out = written(tmp_path, largest="1e30"), tmp_path / "run"
-    process = subprocess.Popen(tune_command(suite, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not ((out / "records.jsonl").exists() and (out / "records.jsonl").read_bytes().count(b"\n") >= 2):
-        assert time.monotonic() < deadline, "no record came"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    run_tune(suite, out)
+    whole = (out / "records.jsonl").read_text().splitlines(keepends=True)
+    (out / "records.jsonl").write_text("".join(whole[:5]) + whole[5][:40])  # what a stop leaves at its worst
+    (out / "tuned.toml").unlink()
     before = read_records(out / "records.jsonl")
-    assert 2 <= len(before) < 16
     found = json.loads(run_tune(suite, out, "--json").stdout)
     records = read_records(out / "records.jsonl")
     assert records[: len(before)] == before

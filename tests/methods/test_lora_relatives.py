@@ -201,11 +201,11 @@ def test_equals_peft(name, family):
     ours = {key: p for key, p in module.named_parameters() if ".A." in key or ".B." in key or ".m." in key}
     theirs = {_our_name(key, ours): p for key, p in trained(peft).items()}
     _load(theirs, ours)
-    torch.testing.assert_close(states(peft), states(module), atol=2e-6, rtol=0)
+    torch.testing.assert_close(states(peft), states(module), atol=2e-6, rtol=1e-5)
     loss(module).backward()
     loss(peft).backward()
     for key, parameter in trained(module).items():
-        torch.testing.assert_close(theirs[key].grad, parameter.grad, atol=2e-6, rtol=0)
+        torch.testing.assert_close(theirs[key].grad, parameter.grad, atol=2e-6, rtol=1e-5)
 
 
 @PEFT_WARNS
@@ -223,7 +223,7 @@ def test_dora_drops_as_peft_does():
     for model in (module, peft):
         torch.manual_seed(0)
         outputs.append(states(model.train()))
-    torch.testing.assert_close(*outputs, atol=2e-6, rtol=0)
+    torch.testing.assert_close(*outputs, atol=2e-6, rtol=1e-5)
     assert not outputs[0].allclose(states(module.eval()), atol=1e-3)
 
 
