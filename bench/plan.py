@@ -40,7 +40,8 @@ def make_plan(
     spec = backbone.resolve(suite.backbone.name, suite.backbone.weights, suite.backbone.revision)
     sizes: dict[str, Any] = {}
     if suite.match is not None:
-        from bench.match import matched  # what counts imports torch's compiler, a second that other suites need not wait
+        # what counts imports torch's compiler: a second that suites without a budget need not wait
+        from bench.match import matched
 
         suite, sizes = matched(suite, spec, device, where)
     methods = _methods(suite, where)
