@@ -12,7 +12,7 @@ from bench.cost.timing import Arm, Round, Samples, control, decided, groups, int
 from bench.cost.training import PHASES, StepClock
 from bench.method import Method
 from bench.train import NonFiniteLoss
-from tests.cost_steps import training_step
+from tests.cost_steps import SIZES, training_step
 
 
 def constant(key: str, seconds: float, log: list[str]) -> Arm:
@@ -150,6 +150,13 @@ def test_the_methods_own_work_counts_as_optimizer_time(monkeypatch: pytest.Monke
     clock.run()
     assert once == 2  # one in the phase, one to see how often a sample has to repeat it
     assert len(calls) - once > 1
+
+
+def test_a_method_that_deals_out_ranks_does_so_in_the_measured_step() -> None:
+    step = training_step("adalora", **SIZES["adalora"])
+    StepClock(step, "cpu").run()
+    values = torch.cat([p.flatten() for name, p in step.model.body.named_parameters() if ".L" in name])
+    assert 0 < int(values.count_nonzero()) < len(values)
 
 
 @pytest.mark.parametrize(

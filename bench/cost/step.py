@@ -14,6 +14,9 @@ from bench.head import TaskModel, generator
 from bench.method import Batch, Method
 from bench.train import check_groups, head_groups, to_autocast
 
+MIDDLE = (1, 2)
+"""Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""
+
 
 @dataclasses.dataclass
 class TrainingStep:
@@ -41,7 +44,7 @@ class TrainingStep:
     def optimize(self) -> None:
         """Optimizer step with the method's own work after it."""
         self.optimizer.step()
-        self.method.after_step(self.model.body, 0, 1)
+        self.method.after_step(self.model.body, *MIDDLE)
 
     def zero(self) -> None:
         """Drop the gradients; outside every measured phase."""
