@@ -107,6 +107,8 @@ class Tuning(_Frozen):
     """Optimizer steps of each."""
     selection_rows: int
     """Rows, cut from train, that chose."""
+    task: str | None = None
+    """The one task that was searched, whose rates hold for all; None: every task had a search of its own."""
 
 
 class Timing(_Frozen):

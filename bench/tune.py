@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from bench.errors import BenchError
 from bench.jobs import Cell, Plan, identity
 from bench.plan import make_plan
 from bench.suite import RecipeValues, Suite
@@ -26,6 +27,8 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
         BenchError: The suite has no grid, or what it names does not exist or does not fit.
     """
     table = required(suite.tuning, where)
+    if table.task is not None and table.task not in suite.tasks:
+        raise BenchError(f"{where} searches for rates on {table.task} alone; leave --tasks out, or name it there")
     plan = make_plan(_bare(suite, table), where, device, progress, trials=True)
     cells = tuple(_at(cell, *rates) for rates, cell in itertools.product(table.grid, plan.cells))
     return Plan(suite=plan.suite | {"tuning": table.model_dump(mode="json", exclude_none=True)}, probes=(), cells=cells)
@@ -44,6 +47,7 @@ def _bare(suite: Suite, table: TuningTable) -> Suite:
     bare = {"learning_rate": None, "head_learning_rate": None, "tuning": None}
     return suite.model_copy(
         update={
+            "tasks": suite.tasks if table.task is None else (table.task,),
             "seeds": table.seeds, "sweep": (), "crossover": (), "claim": (),
             "method": tuple(method.model_copy(update=bare) for method in suite.method),
             "recipe": suite.recipe.model_copy(update=decided | cut | {"task": by_task}),

@@ -1,6 +1,7 @@
 """Writes a suite's own text again with the rates that a search chose; every other line of it stays, comments too."""
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,8 +48,9 @@ def write_tuned(suite_file: Path, outcomes: Sequence[Outcome], table: TuningTabl
 def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[str, list[str]]:
     """``text``, a suite, with the rates of every method that the search chose for.
 
-    A method gets one rate where its choices agree, else rates by task. Its ``tuning`` stands where the search chose for
-    every task of the suite; else what stood there goes, since it no longer tells where all rates come from.
+    A method gets one rate where its choices agree or one task was searched for all, else rates by task. Its
+    ``tuning`` stands where the search chose for every task of the suite, or for the one that serves all; else what
+    stood there goes, since it no longer tells where all rates come from.
 
     Returns:
         The text, and the labels of the methods whose rates it holds now.
@@ -56,7 +58,7 @@ def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[s
     import tomlkit
 
     document = tomlkit.parse(text)
-    tasks = [str(task) for task in document.get("tasks", ())]
+    tasks = [str(task) for task in document.get("tasks", ())] if table.task is None else [table.task]
     changed = []
     for method in document.get("method", ()):
         plain: dict[str, Any] = method.unwrap()
@@ -67,11 +69,13 @@ def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[s
         whole = set(tasks) <= set(chosen)
         for field in RATES:
             by_task = {task: getattr(outcome.best, field) for task, outcome in chosen.items()}
-            _set(method, field, _rate(plain.get(field), by_task, whole))
+            standing = None if table.task is not None else plain.get(field)
+            _set(method, field, _rate(standing, by_task, whole))
         if whole:
             steps = max(outcome.steps for outcome in chosen.values())
-            _set(method, "tuning", {"trials": len(table.grid), "seeds": len(table.seeds), "steps": steps,
-                                    "selection_rows": table.selection_rows})  # fmt: skip
+            found: dict[str, Any] = {"trials": len(table.grid), "seeds": len(table.seeds), "steps": steps,
+                                     "selection_rows": table.selection_rows}  # fmt: skip
+            _set(method, "tuning", found | ({} if table.task is None else {"task": table.task}))
         else:
             method.pop("tuning", None)
         changed.append(label)
@@ -94,7 +98,7 @@ def _set(method: "Table", key: str, value: Any) -> None:
     from tomlkit.items import InlineTable
 
     if isinstance(value, dict):
-        value = tomlkit.value("{ " + ", ".join(f"{name} = {number!r}" for name, number in value.items()) + " }")
+        value = tomlkit.value("{ " + ", ".join(f"{name} = {json.dumps(held)}" for name, held in value.items()) + " }")
     if key in method or isinstance(method, InlineTable):
         method[key] = value
         return

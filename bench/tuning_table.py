@@ -30,6 +30,11 @@ class TuningTable(BaseModel):
     """Rows cut from train by content hash: trials do not train on them and are scored on them."""
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps of every trial; those of the recipe where left out."""
+    task: str | None = None
+    """The one task that is searched, whose rates then hold for all; where left out each task has a search of its own.
+
+    For suites whose other tasks need so many steps before they tell rates apart that a search cannot pay for them.
+    """
 
     @model_validator(mode="after")
     def _sound(self) -> "TuningTable":
@@ -66,5 +71,7 @@ def check_tuning(table: TuningTable | None, seeds: tuple[int, ...], tasks: tuple
         return
     if not tasks:
         raise ValueError("a search ([tuning]) needs tasks")
+    if table.task is not None and table.task not in tasks:
+        raise ValueError(f"tuning.task = {table.task!r} is none of the suite's tasks: {', '.join(tasks)}")
     if shared := sorted({*table.seeds} & {*seeds}):
         raise ValueError(f"tuning.seeds holds {shared[0]}, a seed of the suite; rates are searched with other seeds")

@@ -114,6 +114,18 @@ def test_steps_and_selection_rows_of_the_table_hold_for_every_task(tmp_path):
     assert own["steps"] == 6
 
 
+def test_a_search_on_one_task_tries_that_alone_and_its_rates_say_for_whom(tmp_path):
+    two = {"old": 'tasks = ["sst2"]', "new": 'tasks = ["sst2", "rte"]'}
+    path = written(tmp_path, **two)
+    path.write_text(path.read_text().replace("steps = 3", 'steps = 3\ntask = "rte"'))
+    assert {cell.task.name for cell in searched(path).cells} == {"rte"}
+    with pytest.raises(BenchError, match="searches for rates on rte alone; leave --tasks out, or name it there"):
+        searched(path, tasks=("sst2",))
+    path.write_text(path.read_text().replace('task = "rte"', 'task = "cola"'))
+    with pytest.raises(BenchError, match=r"tuning\.task = 'cola' is none of the suite's tasks: sst2, rte"):
+        load_suite(str(path))
+
+
 def test_trial_and_cell_are_two_jobs_also_at_the_same_rates(tmp_path):
     suite = load_suite(str(written(tmp_path)))
     trials = {cell.id for cell in plan_search(suite, "s", "cpu").cells}
@@ -229,7 +241,9 @@ def test_a_score_carries_the_search_behind_its_rates(tmp_path):
     cell = make_plan(load_suite(str(written(tmp_path, old="2e-4", new=f"2e-4\n{FOUND}"))), "s", "cpu").cells[0]
     record, _ = run_cell(cell)
     assert record.kind == "score"
-    assert record.tuning.model_dump() == {"trials": 4, "seeds": 2, "steps": 3, "selection_rows": 16}
+    assert record.tuning.model_dump() == {
+        "trials": 4, "seeds": 2, "steps": 3, "selection_rows": 16, "task": None
+    }  # fmt: skip
 
 
 def tune_command(suite, out, *more):

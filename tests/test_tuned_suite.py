@@ -94,7 +94,7 @@ def test_the_chosen_rates_stand_where_the_planner_reads_them(tmp_path, file):
     assert write_tuned(suite, found, TABLE, out) == ["full", "lora(rank=8)", "lora(rank=4)"]
     full, lora, partly = load_suite(str(out)).method
     assert full.rates("sst2") == full.rates("rte") == {"learning_rate": 1e-3, "head_learning_rate": 1e-3}
-    assert full.tuning.model_dump() == {"trials": 2, "seeds": 1, "steps": 60, "selection_rows": 256}
+    assert full.tuning.model_dump() == {"trials": 2, "seeds": 1, "steps": 60, "selection_rows": 256, "task": None}
     assert (lora.rates("sst2")["learning_rate"], lora.rates("rte")["learning_rate"]) == (1e-3, 1e-2)
     assert lora.head_learning_rate == 1e-3
     assert lora.tuning == full.tuning
@@ -118,6 +118,16 @@ def test_a_rate_that_no_search_chose_stays_and_takes_the_word_of_an_older_search
     method = tomllib.loads(whole)["method"][0]
     assert method["learning_rate"] == {"default": 1e-4, "cola": 3e-4, "sst2": 1e-3, "rte": 1e-3}
     assert method["tuning"]["trials"] == 2
+
+
+def test_rates_searched_on_one_task_for_all_stand_for_all_and_say_so(tmp_path):
+    table = TABLE.model_copy(update={"task": "sst2"})
+    suite = tmp_path / "mine.toml"
+    suite.write_text(FILE.replace("learning_rate = 2e-4", "learning_rate = { default = 1e-4, rte = 3e-4 }"))
+    assert write_tuned(suite, [chosen("full", "sst2", 1e-3)], table, tmp_path / "tuned.toml") == ["full"]
+    full = load_suite(str(tmp_path / "tuned.toml")).method[0]
+    assert full.learning_rate == 1e-3
+    assert (full.tuning.task, full.tuning.trials) == ("sst2", 2)
 
 
 def test_a_second_writing_changes_nothing():

@@ -93,7 +93,7 @@ def _scores(run: Run, order: list[str]) -> pd.DataFrame:
     table = single.rename(columns=names).join(by_row).reset_index()
     table["flags"] = table["flags"].map(" ".join)
     failed: dict[tuple[str, str], int] = {}
-    searched: dict[str, dict[str, int]] = {}
+    searched: dict[str, dict[str, int | str | None]] = {}
     for record in score_records(run.records):
         if record.status != "ok":
             failed[record.method.label, record.task_name] = failed.get((record.method.label, record.task_name), 0) + 1
@@ -102,7 +102,8 @@ def _scores(run: Run, order: list[str]) -> pd.DataFrame:
     table["failed_cells"] = [failed.get(key, 0) for key in zip(table["method"], table["task"], strict=True)]
     for field in Tuning.model_fields:
         table[f"search_{field}"] = [searched.get(label, {}).get(field) for label in table["method"]]
-    return table.assign(kind="score", status="ok").astype({f"search_{field}": float for field in Tuning.model_fields})
+    numbers = [field for field in Tuning.model_fields if field != "task"]
+    return table.assign(kind="score", status="ok").astype({f"search_{field}": float for field in numbers})
 
 
 OVER_ROWS = (

@@ -200,7 +200,8 @@ def unequal_search(run: Run) -> bool:
 
 def _search(search: Tuning, each: str = "") -> str:
     parts = (plural(search.seeds, "seed"), plural(search.steps, "step"), plural(search.selection_rows, "selection row"))
-    return f"{plural(search.trials, 'trial')} {each}({', '.join(parts)})"
+    where = f" on {plain(search.task)}, for all tasks" if search.task else ""
+    return f"{plural(search.trials, 'trial')} {each}({', '.join(parts)}){where}"
 
 
 def contamination(run: Run) -> list[str]:
