@@ -63,6 +63,8 @@ class ClaimTable(_Table):
     """Bounds of the figure itself."""
     holds: bool | None = None
     """The figure is a yes or a no, and this one."""
+    tasks: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Tasks over which scores are compared; all of the suite where left out."""
     price: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Figures shown beside the verdict as ratios to ``versus``, or to the baseline: what is paid for it."""
 
@@ -77,6 +79,8 @@ class ClaimTable(_Table):
             raise ValueError(f"claim {self.name!r}: {given[0]} {needs} versus")
         if (given[0] == "difference") != (self.metric == "score"):
             raise ValueError(f"claim {self.name!r}: score is compared by difference, and difference compares scores")
+        if self.tasks and self.metric != "score":
+            raise ValueError(f"claim {self.name!r}: tasks says over which a score is compared; {self.metric} has none")
         self._check_kind()
         if self.ratio is not None and any(end is not None and end <= 0 for end in (self.ratio.min, self.ratio.max)):
             raise ValueError(f"claim {self.name!r}: bounds of a ratio lie above 0; for an exact zero give value")
@@ -122,6 +126,9 @@ def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Seq
             raise ValueError(f"claim {claim.name!r}: versus is its own method {claim.versus!r}; name another one")
         if claim.metric == "score" and not tasks:
             raise ValueError(f"claim {claim.name!r}: metric is 'score' but the suite scores no task; give tasks")
+        for task in claim.tasks:
+            if task not in tasks:
+                raise ValueError(f"claim {claim.name!r}: the suite has no task {task!r}; it has {', '.join(tasks)}")
         for metric in (claim.metric, *claim.price):
             if metric not in known:
                 raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench import compare
 from bench.claim_table import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimTable
 from bench.errors import BenchError
-from bench.record import Control, CostRecord, MergedEqualsBase, Timing
+from bench.record import Control, CostRecord, MergedEqualsBase, Record, Timing
 from bench.stats import (
     LEVEL,
     Interval,
@@ -113,7 +113,8 @@ def _asked(run: Run, claim: ClaimTable) -> bool:
         return False
     shapes = run.suite.get("cost", [])
     if _kind(claim) == "score":
-        return bool(run.suite.get("tasks"))
+        tasks = run.suite.get("tasks") or ()
+        return bool(tasks) and {*claim.tasks} <= {*tasks}
     return bool(shapes) if _kind(claim) == "exact" else any(shape.get("timed", True) for shape in shapes)
 
 
@@ -223,16 +224,24 @@ def _control_name(metric: str) -> str:
 
 def _score(run: Run, claim: ClaimTable, label: str) -> Outcome:
     assert claim.versus is not None
-    cells = compare.cells(run.records)
+    records = _on_tasks(run, claim)
+    cells = compare.cells(records)
     ours, theirs = cells.get(label, {}), cells.get(claim.versus, {})
     differences = [ours[key] - theirs[key] for key in ours if key in theirs]
     if not differences:
         return Outcome(method=label, value=None, why=f"no score that {label} and {claim.versus} share")
     value, interval = mean_interval(differences)
-    row = compare.score_table(run.records, claim.versus, run.suite["methods"]).loc[label]
+    row = compare.score_table(records, claim.versus, run.suite["methods"]).loc[label]
     if not row["verdict"]:
         return Outcome(method=label, value=value, interval=interval, why=", ".join(row["why"]) or "one pair alone")
     return _tested(label, value, interval, differences, claim.bounds, float)
+
+
+def _on_tasks(run: Run, claim: ClaimTable) -> tuple[Record, ...]:
+    """The records of the run, or its scores on the tasks that the claim is about."""
+    if not claim.tasks:
+        return run.records
+    return tuple(r for r in compare.score_records(run.records) if r.task_name in claim.tasks)
 
 
 def _tested(

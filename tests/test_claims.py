@@ -202,6 +202,7 @@ def suite_with(claims, **changes):
         ({"metric": "score", "versus": "full", "difference": {"min": 0.0}}, "'c': metric is 'score' but .* give tasks"),
         ({"versus": LORA, "ratio": {"max": 1.0}}, "'c': versus is its own method 'lora.rank=8.'; name another one"),
         ({"method": ["full", LORA], "versus": "full", "ratio": {"max": 1.0}}, "versus is its own method 'full'"),
+        ({"tasks": ["rte"], "versus": "full", "ratio": {"max": 1.0}}, "tasks says over which a score is compared"),
     ],
 )
 def test_a_claim_that_no_run_of_its_suite_could_decide_is_refused_when_the_suite_is_read(values, sentence):
@@ -213,6 +214,9 @@ def test_a_claim_about_scores_is_read_where_tasks_are_scored():
     scored = {"tasks": ["sst2"], "seeds": [0], "recipe": {"steps": 1}}
     claims = [claim(metric="score", versus="full", difference={"min": 0.0})]
     assert parse_suite(suite_with(claims, **scored), "mine.toml").claim[0].metric == "score"
+    elsewhere = [claim(metric="score", versus="full", difference={"min": 0.0}, tasks=["rte"])]
+    with pytest.raises(BenchError, match="'c': the suite has no task 'rte'; it has sst2"):
+        parse_suite(suite_with(elsewhere, **scored), "mine.toml")
 
 
 def test_merged_latency_is_compared_with_the_bare_backbone(run):
@@ -243,6 +247,23 @@ def test_scores_on_real_data_are_judged_by_their_margin(tmp_path):
     assert judged(run, metric="score", versus="full", difference={"min": -2.0}).verdict == "pass"
     assert judged(run, metric="score", method="head", versus="full", difference={"min": -2.0}).verdict == "fail"
     assert judged(run, metric="score", method="head", versus=LORA, difference={"max": -3.0}).verdict == "pass"
+
+
+def test_a_claim_about_some_tasks_is_judged_by_those_alone(tmp_path):
+    records = [
+        score(label, task, seed, source="folder", flags=("did_not_learn",) if task == "cola" else ())
+        for label in ("full", LORA) for task in ("sst2", "cola") for seed in range(6)
+    ]  # fmt: skip
+    values = suite(methods=["full", LORA], tasks=["sst2", "cola"], seeds=list(range(6)))
+    run = replace(glue_small(tmp_path), records=tuple(records), suite=values)
+    asked = {"metric": "score", "versus": "full", "difference": {"min": -2.0}}
+    assert "did not learn" in judged(run, **asked).outcomes[0].why
+    assert judged(run, tasks=["sst2"], **asked).verdict == "pass"
+    assert verdicts.lines(replace(run, suite=run.suite | {"claims": [claim(tasks="sst2", **asked)]}))[0][1].endswith(
+        "(6 seeds of sst2)"
+    )
+    elsewhere = replace(run, suite=run.suite | {"tasks": ["cola"], "claims": [claim(tasks=["sst2"], **asked)]})
+    assert judge(elsewhere) == []
 
 
 def test_what_was_not_measured_is_said(run):

@@ -113,7 +113,10 @@ def _unit(judgement: Judgement) -> str:
 def _reach(judgement: Judgement, run: Run) -> str:
     if judgement.kind == "exact":
         return "exact, any machine"
-    return fmt.plural(len(facts.seeds(run)), "seed") if judgement.kind == "score" else "this machine"
+    if judgement.kind != "score":
+        return "this machine"
+    tasks = fmt.plain(", ".join(judgement.claim.tasks))
+    return f"{fmt.plural(len(facts.seeds(run)), 'seed')}{' of ' + tasks if tasks else ''}"
 
 
 def _why(judgement: Judgement) -> str:
