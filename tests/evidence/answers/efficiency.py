@@ -2,7 +2,7 @@
 
 from bench.record import CostRecord, Flops
 from bench.report import format as fmt
-from tests.evidence.answers.words import Answer, Say, claims, costs, figure, most, published, span, table
+from tests.evidence.answers.words import Answer, Say, claims, costs, counts, figure, most, published, span, table
 
 NAME = "where-is-the-efficiency"
 KEEPING = ("adapter", "prompt_tuning", "p_tuning", "prefix_tuning", "lora")
@@ -13,7 +13,7 @@ def answer(say: Say) -> Answer:
     """The page; its figures are those of the published run."""
     run = published(NAME)
     found = costs(run)
-    flops = {label: _flops(record) for label, record in found.items()}
+    flops = {label: counts(record) for label, record in found.items()}
     full, lst = flops["full"], next(f for label, f in flops.items() if label.startswith("lst"))
     through = {label: f for label, f in flops.items() if any(name in label for name in KEEPING)}
     backward = span(f.backward / full.backward for f in through.values())
@@ -91,11 +91,6 @@ def answer(say: Say) -> Answer:
     )
 
 
-def _flops(record: CostRecord) -> Flops:
-    assert record.flops is not None
-    return record.flops
-
-
 def _bytes(record: CostRecord, part: str) -> int:
     assert record.bytes is not None
     return int(getattr(record.bytes, part))
@@ -115,7 +110,7 @@ def _counted(say: Say, found: dict[str, CostRecord]) -> str:
     ]  # fmt: skip
     rows = []
     for label, record in found.items():
-        flops, whole = _flops(record), _flops(full)
+        flops, whole = counts(record), counts(full)
         assert record.predicted_peak_memory_bytes and full.predicted_peak_memory_bytes
         rows.append([
             f"`{label}`", fmt.ratio(flops.backward / whole.backward, 3),

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bench import compare
-from bench.record import CostRecord
+from bench.record import CostRecord, Flops
+from bench.report import facts, verdicts
 from bench.report import format as fmt
-from bench.report import verdicts
 from bench.store import Run, read_run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -61,6 +61,22 @@ def costs(run: Run, length: int | None = None) -> dict[str, CostRecord]:
     shape = shapes[0] if length is None else next(shape for shape in shapes if shape.length == length)
     found = {r.method.label: r for r in compare.cost_records(run.records) if r.shape == shape and r.status == "ok"}
     return {label: found[label] for label in run.suite["methods"] if label in found}
+
+
+def counts(record: CostRecord) -> Flops:
+    """FLOPs of a training step."""
+    assert record.flops is not None
+    return record.flops
+
+
+def scores_tag(say: Say, run: Run) -> str:
+    """How far the scores of ``run`` hold."""
+    seeds = len(facts.seeds(run))
+    if facts.is_synthetic(run):
+        return say("scores: synthetic data, no verdict", "得分：合成数据，不下结论")
+    if seeds < compare.MIN_SEEDS:
+        return say(f"scores: {seeds} seeds, no verdict", f"得分：{seeds} 个种子，不下结论")
+    return say(f"scores: {seeds} seeds", f"得分：{seeds} 个种子")
 
 
 def lengths(run: Run) -> list[int]:
