@@ -59,6 +59,11 @@ PLOTS = (
         "Ranking at default and searched rates",
         "Place of each method among all at default and at searched learning rates.",
     ),
+    Plot(
+        "size",
+        "Score and cost against size",
+        "Score, FLOPs, stored bytes, memory and time of a method against its size, such as LoRA's rank.",
+    ),
     Plot("scaling", "Growth", "Peak memory of each method as length, batch, depth or width grows."),
 )
 """Every figure, in reading order; a run has those that its records allow."""
@@ -89,6 +94,7 @@ def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure |
     from bench.report.growth import peak_growth
     from bench.report.plot_curves import SPENT, cost_to_reach, score_on_the_way
     from bench.report.plot_scores import score_task, training_loss
+    from bench.report.plot_sizes import against_size
     from bench.report.plot_times import latency, step_time
     from bench.report.plot_tuned import rank_slope
     from bench.report.scatter import COSTS, score_against
@@ -105,6 +111,7 @@ def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure |
         **{name: partial(score_on_the_way, name=name) for name in SPENT},
         "cost-to-reach": cost_to_reach,
         "tuning-ranking": lambda tables: None if change is None else rank_slope(tables, change),
+        "size": against_size,
         "scaling": peak_growth,
     }
 

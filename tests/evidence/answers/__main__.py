@@ -17,7 +17,9 @@ def write(folder: Path) -> None:
         answers: dict[str, Answer] = {}
         for module in PAGES:
             answers[module.NAME] = module.answer(say)
-            (folder / f"{module.NAME}{ending}").write_text(page(say, answers[module.NAME], module.NAME), encoding="utf-8")
+            (folder / f"{module.NAME}{ending}").write_text(
+                page(say, answers[module.NAME], module.NAME), encoding="utf-8"
+            )
         lines = [f"- [{a.question}]({name}{ending}) {a.sentence} `{a.tag}`" for name, a in answers.items()]
         intro = say(
             "Each opens with the answer, its figures and how far they hold; under it the command that repeats them.",

@@ -2,7 +2,7 @@
 
 from bench.record import CostRecord, Inference, Latency, Timing
 from bench.report import format as fmt
-from tests.evidence.answers.words import Answer, Say, claims, costs, figure, lengths, published, span, table
+from tests.evidence.answers.words import Answer, Say, claims, costs, lengths, published, span, table
 
 NAME = "why-latency"
 SERIAL = ("houlsby_adapter", "pfeiffer_adapter")
@@ -19,7 +19,7 @@ def answer(say: Say) -> Answer:
     base, merged = _base(by_name["lora"]), _merged(by_name["lora"])
     assert merged is not None
     timed = _timing(_latencies(by_name["lora"], merged=True), 1)
-    serial = span((_as_is(by_name[name]).depth / base.depth for name in SERIAL))
+    serial = span(_as_is(by_name[name]).depth / base.depth for name in SERIAL)
     prompts = fmt.ratio(_as_is(by_name["prompt_tuning"]).flops / base.flops)
     return Answer(
         question=say(
@@ -138,7 +138,10 @@ def _times(say: Say, found: dict[str, CostRecord]) -> str:
     head += [f"{say('as is', '不合并')}, {say('batch', '批')} {batch}" for batch in BATCHES]
     head += [f"{say('merged', '合并')}, {say('batch', '批')} {batch}" for batch in BATCHES]
     rows = [
-        [f"`{label}`", *(_ratio(_timing(_latencies(record, merged), batch)) for merged in (False, True) for batch in BATCHES)]
+        [
+            f"`{label}`",
+            *(_ratio(_timing(_latencies(record, merged), batch)) for merged in (False, True) for batch in BATCHES),
+        ]
         for label, record in found.items()
     ]
     return table(head, rows)

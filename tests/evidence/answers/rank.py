@@ -9,7 +9,7 @@ from bench.record import CostRecord
 from bench.report import facts
 from bench.report import format as fmt
 from bench.store import Run
-from tests.evidence.answers.words import Answer, Say, claims, costs, counts, figure, published, scores_tag, span, table
+from tests.evidence.answers.words import Answer, Say, claims, costs, counts, figure, published, scores_tag, table
 
 NAME = "rank-sweep"
 PLAIN = ("query", "value")
@@ -45,7 +45,10 @@ def answer(say: Say) -> Answer:
         command=f"python -m bench run --suite {NAME} --data DIR",
         parts=(
             (say("Against the rank", "随秩的变化"), _by_rank(say, run, found, scores)),
-            (say("Which matrices, at equal parameters?", "参数量相同时，放在哪些矩阵？"), _by_targets(say, found, scores)),
+            (
+                say("Which matrices, at equal parameters?", "参数量相同时，放在哪些矩阵？"),
+                _by_targets(say, found, scores),
+            ),
             (
                 say("What limits the rank", "秩受什么限制"),
                 say(
@@ -127,7 +130,7 @@ def _by_rank(say: Say, run: Run, found: dict[str, CostRecord], scores: pd.DataFr
             fmt.ratio_interval(step.ratio_to_baseline, *step.ratio_interval, digits=2) if step else fmt.MISSING,
             fmt.points(row["mean"]), say("baseline", "基线") if label == "full" else _difference(row),
         ])  # fmt: skip
-    drawn = figure(NAME, "rank", say("Score and cost against the rank", "得分与代价随秩的变化"))
+    drawn = figure(NAME, "size", say("Score and cost against the rank", "得分与代价随秩的变化"))
     return f"{table(head, rows)}\n\n{fmt.plain(facts.data(run))}\n\n{drawn}"
 
 
