@@ -44,6 +44,8 @@ class Answer:
     """Heading and text of each section."""
     not_concluded: tuple[str, ...]
     """What a reader may not take from it."""
+    source: str = ""
+    """File that the figures stand in; the run's report where left out."""
 
 
 def published(name: str) -> Run:
@@ -87,10 +89,11 @@ def lengths(run: Run) -> list[int]:
 def page(say: Say, answer: Answer, name: str) -> str:
     """The whole page as Markdown; ``name`` is its file's stem without the language."""
     other = f"[中文]({name}.zh.md)" if say is english else f"[English]({name}.md)"
+    source = answer.source or f"{PUBLISHED}/{answer.run}/report.md"
     doubt = say(
-        f"The figures stand in [{answer.run}]({PUBLISHED}/{answer.run}/report.md), with hardware, versions and every "
-        "sample; the same on your machine:",
-        f"数据来自 [{answer.run}]({PUBLISHED}/{answer.run}/report.md)，其中有硬件、版本与每个样本；在你的机器上重做：",
+        f"The figures stand in [{answer.run}]({source}), with hardware, versions and every sample; the same on your "
+        "machine:",
+        f"数据来自 [{answer.run}]({source})，其中有硬件、版本与每个样本；在你的机器上重做：",
     )
     parts = [
         f"# {answer.question}",
