@@ -107,16 +107,17 @@ PUBLISHED = "results/published/cost-minilm-two-threads"
 @pytest.fixture
 def reference(tmp_path):
     path = tmp_path / "reference.json"
-    bench("reference", PUBLISHED, "-o", str(path), block=("torch", "transformers"))
+    command.bench("reference", PUBLISHED, "-o", path)
     return path
 
 
-def test_a_gate_passes_its_own_reference_without_torch_and_writes_junit(reference, tmp_path):
-    junit = tmp_path / "gate.xml"
-    shown = bench("gate", PUBLISHED, "--reference", str(reference), "--junit", str(junit), block=("torch",)).stdout
+def test_a_gate_passes_its_own_reference_without_torch_and_writes_junit(tmp_path):
+    junit, path = tmp_path / "gate.xml", str(tmp_path / "reference.json")
+    bench("reference", PUBLISHED, "-o", path, block=("torch", "transformers"))
+    shown = bench("gate", PUBLISHED, "--reference", path, "--junit", str(junit), block=("torch",)).stdout
     assert "3 passed" in shown
     assert 'failures="0"' in junit.read_text()
-    checks = json.loads(bench("gate", PUBLISHED, "--reference", str(reference), "--json").stdout)
+    checks = json.loads(command.bench("gate", PUBLISHED, "--reference", path, "--json").stdout)
     assert checks["verdict"] == "pass"
 
 
@@ -126,27 +127,27 @@ def test_a_gate_stops_a_changed_figure_and_tells_github(reference, tmp_path, mon
     reference.write_text(json.dumps(values))
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    shown = bench("gate", PUBLISHED, "--reference", str(reference), code=1).stdout
+    shown = command.bench("gate", PUBLISHED, "--reference", reference, code=1).stdout
     assert "lst(reduction=8): flops.backbone.backward was 2, is 0" in shown
     assert "::error title=peft-ledger gate::lst(reduction=8)" in shown
     assert "| fail | lst" in (tmp_path / "summary.md").read_text()
 
 
 def test_a_gate_without_its_reference_or_with_a_stale_or_broken_one_says_so(reference, tmp_path):
-    missing = bench("gate", PUBLISHED, "--reference", str(tmp_path / "none.json"), code=4).stderr
+    missing = command.bench("gate", PUBLISHED, "--reference", tmp_path / "none.json", code=4).stderr
     assert "there is no such file; make it with: python -m bench reference" in missing
-    stale = bench("gate", "results/published/cost-bert-base", "--reference", str(reference), code=4).stderr
+    stale = command.bench("gate", "results/published/cost-bert-base", "--reference", reference, code=4).stderr
     assert "in the run but" in stale
     reference.write_text("{")
-    assert "reference.json" in bench("gate", PUBLISHED, "--reference", str(reference), code=2).stderr
-    assert "suite.toml" in bench("gate", str(tmp_path), "--reference", str(reference), code=2).stderr
+    assert "reference.json" in command.bench("gate", PUBLISHED, "--reference", reference, code=2).stderr
+    assert "suite.toml" in command.bench("gate", tmp_path, "--reference", reference, code=2).stderr
 
 
 def test_times_are_exported_as_pytest_benchmark_reads_them(tmp_path):
     path = tmp_path / "benchmarks.json"
-    path.write_text(bench("report", PUBLISHED, "--format", "pytest-benchmark", block=("torch",)).stdout)
-    command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=median,rounds"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    path.write_text(command.bench("report", PUBLISHED, "--format", "pytest-benchmark").stdout)
+    words = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=median,rounds"]
+    shown = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0, shown.stderr
     assert "lora(rank=8) backward" in shown.stdout
     made = json.loads(path.read_text())
@@ -160,5 +161,5 @@ def test_a_run_without_times_exports_none(tmp_path):
 
     assert (
         "nothing was timed"
-        in bench("report", str(finished_run(tmp_path)), "--format", "pytest-benchmark", code=2).stderr
+        in command.bench("report", finished_run(tmp_path), "--format", "pytest-benchmark", code=2).stderr
     )

@@ -3,8 +3,6 @@
 import io
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -19,6 +17,7 @@ from bench.report import comparison
 from bench.report.export import encoded
 from bench.stats import block_bootstrap_ratio
 from bench.store import Run, open_store
+from tests.command import bench
 from tests.records import ENVIRONMENT, common, cost, failed, glue_small, score, suite
 
 LABELS = ("full", "lora(rank=8)", "head")
@@ -325,14 +324,6 @@ def test_a_run_exports_one_row_per_method_and_shape_or_task_with_units_in_the_na
         name.rpartition("_")[2] in units or name.startswith(("merge_error", "batch", "length", "threads", "failed"))
         for name in figures
     ), figures
-
-
-def bench(*words, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", *map(str, words)], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 def stored(folder, records):

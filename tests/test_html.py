@@ -3,8 +3,6 @@
 import html.parser
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from bench.report import html as page
 from bench.report import page_answers, page_doubts, page_figures, plots, verdicts
 from bench.report.markdown import HOW
 from bench.store import Run, read_run
+from tests.command import bench
 from tests.records import LABELS, cost, failed, glue_small, score, suite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -308,19 +307,11 @@ def write_folder(folder, run):
     return folder
 
 
-def bench(*arguments):
-    """Run in a process of its own; returns what it printed."""
-    words = [sys.executable, "-m", "bench", *map(str, arguments)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_report_command_writes_the_page_and_names_it_last(tmp_path):
     folder = write_folder(tmp_path / "run", Run(tmp_path, suite(), ()))
-    assert bench("report", folder).splitlines()[-1] == f"report  {folder / 'report.html'}"
+    assert bench("report", folder).stdout.splitlines()[-1] == f"report  {folder / 'report.html'}"
     assert "<title>glue-small · peft-ledger</title>" in (folder / "report.html").read_text()
-    assert json.loads(bench("report", folder, "--json"))["page"] == str(folder / "report.html")
+    assert json.loads(bench("report", folder, "--json").stdout)["page"] == str(folder / "report.html")
 
 
 def test_a_page_that_cannot_be_written_is_named(tmp_path):

@@ -2,10 +2,7 @@
 
 import functools
 import json
-import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import tomli_w
@@ -29,6 +26,7 @@ from bench.suite import parse_suite
 from bench.tune import plan_search
 from bench.tuned_suite import as_spelled
 from methods import BUILTIN
+from tests.command import bench
 
 LAYERS, WIDTH = 2, 64
 POSITIONS = 128
@@ -247,12 +245,7 @@ def test_plan_prints_what_was_chosen(tmp_path):
     values = json.loads(suite("full", "lora", match={"trainable_parameters": 4_200}).model_dump_json(exclude_none=True))
     path = tmp_path / "mine.toml"
     path.write_text(tomli_w.dumps(values))
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "plan", "--suite", str(path)], capture_output=True, text=True, timeout=240,
-        cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "match  lora(rank=8) · 4,096 of 4,200 trainable parameters, 97.5 %" in done.stdout
+    assert "match  lora(rank=8) · 4,096 of 4,200 trainable parameters, 97.5 %" in bench("plan", "--suite", path).stdout
 
 
 # Mistakes

@@ -1,9 +1,6 @@
 """Sweeps are planned, counted, stored, fitted and compared without a run; every mistake in them is named."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +19,7 @@ from bench.report import scaling as words
 from bench.selection import Selection, select
 from bench.store import Run, read_run
 from bench.suite import load_suite
+from tests.command import bench
 from tests.records import common
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published" / "scaling"
@@ -178,25 +176,15 @@ def test_a_point_that_cannot_be_counted_is_a_record_and_the_others_go_on(tmp_pat
     assert {r.status for key, r in found.items() if key != (120, "prompt_tuning")} == {"ok"}
 
 
-def command(*words):
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *words], capture_output=True, text=True, timeout=240, env=environment
-    )
-
-
 def test_a_run_of_sweeps_alone_prints_them_resumes_and_answers_in_json(tmp_path):
     suite, out = written(tmp_path), tmp_path / "run"
-    done = command("run", "--suite", suite, "--out", str(out))
-    assert done.returncode == 0, done.stderr
+    done = bench("run", "--suite", suite, "--out", out)
     assert "counts  8/8 counted, none run" in done.stdout
     assert "backward" not in done.stdout  # no empty table of costs
     assert "scores" not in done.stdout.partition("mine ·")[2]
     whole = (out / "records.jsonl").read_text().splitlines(keepends=True)
     (out / "records.jsonl").write_text("".join(whole[:5]))
-    again = command("run", "--suite", suite, "--out", str(out), "--json")
-    assert again.returncode == 0, again.stderr
-    summary = json.loads(again.stdout)
+    summary = json.loads(bench("run", "--suite", suite, "--out", out, "--json").stdout)
     assert (summary["records"], summary["failed"]) == (8, [])
     assert [path.rpartition("/")[2] for path in summary["plots"]] == ["scaling.png", "scaling.svg"]
     assert figures_of(whole) == figures_of((out / "records.jsonl").read_text().splitlines())

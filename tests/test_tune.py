@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tomllib
 from collections import Counter, defaultdict
 
@@ -21,6 +19,7 @@ from bench.tasks import synthetic
 from bench.trial import TrialRecord
 from bench.tune import plan_search
 from bench.tuning_table import EXAMPLE
+from tests.command import bench
 
 SUITE = """
 question = "Which rates?"
@@ -246,14 +245,8 @@ def test_a_score_carries_the_search_behind_its_rates(tmp_path):
     }  # fmt: skip
 
 
-def tune_command(suite, out, *more):
-    return [sys.executable, "-m", "bench", "tune", "--suite", str(suite), "--out", str(out), "--workers", "1", *more]
-
-
 def run_tune(suite, out, *more, code=0):
-    done = subprocess.run(tune_command(suite, out, *more), capture_output=True, text=True, timeout=240)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+    return bench("tune", "--suite", suite, "--out", out, "--workers", 1, *more, code=code)
 
 
 def test_a_search_that_was_stopped_resumes_to_every_trial_once_and_writes_a_suite_that_runs(tmp_path):
@@ -282,11 +275,7 @@ def test_a_search_that_was_stopped_resumes_to_every_trial_once_and_writes_a_suit
     assert all(method.rates("sst2")["learning_rate"] == 1e-3 for method in tuned.method)
     assert all(method.tuning.trials == 4 for method in tuned.method)
     assert make_plan(tuned, "tuned", "cpu").cells
-    refused = subprocess.run(
-        [sys.executable, "-m", "bench", "report", str(out)], capture_output=True, text=True, timeout=120
-    )
-    assert refused.returncode == 2
-    assert "holds a search for learning rates" in refused.stderr
+    assert "holds a search for learning rates" in bench("report", out, code=2).stderr
     for path in (*out.glob("*.md"), *out.glob("*.jsonl"), *out.glob("*.toml"), *(out / "plots").glob("*.svg")):
         assert str(tmp_path) not in path.read_text(), path
     assert os.fspath(out) == found["folder"]

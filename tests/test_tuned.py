@@ -2,10 +2,7 @@
 
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -17,10 +14,10 @@ from bench.report.canvas import styled
 from bench.report.plot_tables import Tables
 from bench.report.plot_tuned import rank_slope
 from bench.store import Run, open_store
+from tests.command import bench
 from tests.records import score, suite
 from tests.trials import trial
 
-ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = (1e-3, 1e-3)
 GRID = (DEFAULT, (1e-2, 1e-3))
 SEARCHED = {"trials": 2, "seeds": 1, "steps": 60, "selection_rows": 256}
@@ -167,13 +164,6 @@ def stored(folder, run, records):
     with open_store(folder, run.suite):
         (folder / "records.jsonl").write_text("".join(r.model_dump_json(by_alias=True) + "\n" for r in records))
     return folder
-
-
-def bench(*words, code=0):
-    done = subprocess.run([sys.executable, "-m", "bench", *map(str, words)], capture_output=True, text=True,
-                          timeout=240, cwd=ROOT)  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 def test_the_command_takes_the_folder_of_a_search(tmp_path):
