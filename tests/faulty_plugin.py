@@ -20,6 +20,7 @@ class _Faulty(Method):
 
 class Raises(_Faulty):
     def strike(self):
+        print("a method's own print", flush=True)  # noqa: T201
         raise ValueError("this method is broken")
 
 
