@@ -12,8 +12,10 @@ from bench.selection import Selection, select
 from bench.store import read_run
 from bench.suite import load_suite
 from methods import BUILTIN
+from tests.command import bench
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "glue"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data" / "glue"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,12 @@ def test_every_method_has_one_score_and_one_cost_and_all_are_ok(smoke):
         records = [record for record in run.records if record.kind == kind]
         assert sorted(record.method.name for record in records) == sorted(BUILTIN)
         assert {record.status for record in records} == {"ok"}
+
+
+def test_its_exact_figures_are_the_committed_ones(smoke):
+    run, _ = smoke
+    told = bench("gate", run.folder, "--reference", ROOT / "results/reference/smoke.json", "--inconclusive", "ok")
+    assert "20 passed" in told.stdout
 
 
 def test_every_figure_of_a_cost_record_stands(smoke):
