@@ -47,12 +47,12 @@ SUITE: dict[str, Any] = {
     "tasks": ["sst2"],
     "seeds": [0, 1, 2],
     "recipe": {"steps": 200, "batch_size": 8, "max_length": 64, "train_rows": 1600, "warmup": 0.1,
-               "weight_decay": 0.01, "gradient_clip": 1.0, "head_learning_rate": 1e-3},
-    "method": [
-        {"name": "full", "learning_rate": 2e-4},
-        {"name": "lora", "config": {"rank": 8}, "learning_rate": 5e-3},
-        {"name": "lora", "config": {"rank": 64}, "learning_rate": 5e-3},
-        {"name": "pissa", "config": {"rank": 8}, "learning_rate": 1e-3},
+               "weight_decay": 0.01, "gradient_clip": 1.0},
+    "method": [  # at the rates of the search of glue-real-minilm
+        {"name": "full", "learning_rate": 2e-4, "head_learning_rate": 1e-2},
+        {"name": "lora", "config": {"rank": 8}, "learning_rate": 1e-3, "head_learning_rate": 1e-2},
+        {"name": "lora", "config": {"rank": 64}, "learning_rate": 1e-3, "head_learning_rate": 1e-2},
+        {"name": "pissa", "config": {"rank": 8}, "learning_rate": 5e-3, "head_learning_rate": 1e-3},
     ],
 }  # fmt: skip
 ROLES = ("query", "value")
