@@ -2,22 +2,42 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from bench.method import Method
+from bench.method import LARGEST_SIZE, Method
+from methods.lora_init import start
 from methods.low_rank import LoRAConfig, attach, low_rank, merge, unmerge
 
 RATIO = "lora_plus_ratio"
 """Attribute of a backbone under LoRA+ that keeps the ratio of its rates for the optimizer."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRAInitConfig(LoRAConfig):
+    """LoRA's fields and how its two matrices start."""
+
+    init: Literal["kaiming", "gaussian", "zero_a", "zero", "random", "orthogonal"] = "kaiming"
+    """Start of A and B. kaiming: A Kaiming-uniform (a = sqrt 5), B zero, the authors' code. gaussian: A Gaussian, B
+    zero, the paper. zero_a: A zero, B Gaussian. zero: both zero, which never trains. random: both Gaussian, which moves
+    the start. orthogonal: both random with B A = 0, at an even rank. Gaussian: standard deviation 1 / rank."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init == "orthogonal" and self.rank % 2:
+            raise ValueError(f"init = 'orthogonal' halves the rank, rank = {self.rank} is odd; it takes an even one")
+
+
 class LoRA(Method):
     """``y = x W^T + (alpha / r) dropout(x) A^T B^T``, A ``[r, in]``, B ``[out, r]``.
 
-    A starts Kaiming-uniform (a = sqrt 5), B zero, as in the authors' code: the first forward is the backbone's.
+    A starts Kaiming-uniform (a = sqrt 5), B zero, as in the authors' code: the first forward is the backbone's. The
+    gradients are ``dB = s G^T (x A^T)`` and ``dA = s (G B)^T x`` with ``s = alpha / r`` and G the gradient of y: with B
+    zero, B moves first, and where both are zero neither ever moves. Other starts (``init``) keep the first forward,
+    "orthogonal" to rounding, except "random": it adds noise of standard deviation ``alpha r^-2.5`` to each weight (0.09
+    at the defaults; MiniLM's own queries and values have 0.04 to 0.10).
 
     Paper: Hu et al., ICLR 2022, arXiv:2106.09685.
     Trains: ``r (in + out)`` parameters a target, ``out`` being the slice where query, key and value are one fused map
@@ -29,16 +49,25 @@ class LoRA(Method):
     than the rank (the paper's tables 5 and 6).
     """
 
-    Config = LoRAConfig
+    Config = LoRAInitConfig
+    identity_at_init = True  # with every init but "random", which is there to show what moving the start does
     size = "rank"
 
-    def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
+    def apply(self, backbone: nn.Module, config: LoRAInitConfig) -> nn.Module:
         """Wrap each target with its low-rank branch.
 
         Raises:
             BenchError: A target matches nothing, or the rank exceeds a side of one.
         """
-        return attach(backbone, config, config.alpha / config.rank, "lora")
+        attach(backbone, config, config.alpha / config.rank, "lora")
+        for _, layer in low_rank(backbone):
+            start(layer, config.init)
+        return backbone
+
+    def sizes(self, backbone: nn.Module, config: LoRAInitConfig) -> Sequence[int]:
+        """Every rank; even ones alone for the orthogonal start."""
+        step = 2 if config.init == "orthogonal" else 1
+        return range(step, LARGEST_SIZE + 1, step)
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""

@@ -28,8 +28,8 @@ from methods.adapter import PfeifferAdapter
 from methods.bitfit import BitFit
 from methods.full import HeadOnly
 from methods.ia3 import IA3
-from methods.lora import LoRA
-from methods.low_rank import LoRAConfig, LowRank
+from methods.lora import LoRA, LoRAInitConfig
+from methods.low_rank import LowRank
 from methods.lst import LadderSideTuning
 from methods.prefix import PrefixTuning
 
@@ -197,13 +197,13 @@ class CarriesABuffer(IA3):
 
 class Louder(LoRA):
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config(LoRAConfig):
+    class Config(LoRAInitConfig):
         alpha: float = 32
 
 
 class Elsewhere(LoRA):
     @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Config(LoRAConfig):
+    class Config(LoRAInitConfig):
         targets: tuple[str, ...] = ("key", "value")
 
 
