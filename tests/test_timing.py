@@ -2,6 +2,7 @@
 
 import gc
 import math
+import weakref
 from collections.abc import Mapping
 
 import pytest
@@ -75,6 +76,23 @@ def test_no_garbage_is_collected_while_the_clock_runs() -> None:
     interleave([Arm("a", run)], blocks=2, rounds=2)
     assert states[1:] == [False] * 4
     assert gc.isenabled()
+
+
+def test_what_a_block_leaves_behind_is_gone_when_the_next_begins() -> None:
+    left: list[weakref.ref[object]] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    def run() -> Round:
+        assert all(reference() is None for reference in left)
+        left.append(weakref.ref(Cycle()))
+        return {"work": (1.0, 1.0)}
+
+    _, failures = interleave([Arm("a", run)], blocks=3, rounds=1)
+    assert not failures
+    assert len(left) == 1 + 3
 
 
 def test_a_timing_is_paired_with_the_baseline_of_the_same_round() -> None:

@@ -1,5 +1,6 @@
 """Imported once by the fork server for every worker; what cells alone need is in ``warm_cells``, not here."""
 
+import gc
 import os
 
 import torch
@@ -16,3 +17,5 @@ if model_type := os.environ.get("BENCH_WARM_MODEL_TYPE"):
     config = type(AutoConfig.for_model(model_type))
     table = auto.MODEL_FOR_TEXT_ENCODING_MAPPING if model_type == "t5" else auto.MODEL_MAPPING
     table[config]  # imports the backbone's modelling file
+
+gc.freeze()  # workers share these pages for as long as no collection of theirs goes through them

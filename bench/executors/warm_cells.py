@@ -1,5 +1,7 @@
 """Imported once by the fork server of a plan with cells: data, tokenizers and metrics, which no probe needs."""
 
+import gc
+
 import datasets  # noqa: F401
 import evaluate  # noqa: F401
 import sklearn.metrics  # noqa: F401
@@ -9,3 +11,5 @@ import bench.cell
 import bench.score
 import bench.tasks.metrics
 import bench.train  # noqa: F401
+
+gc.freeze()
