@@ -2,9 +2,7 @@
 fault ends in one sentence and exit code 2."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 
 import pyarrow
 import pyarrow.parquet
@@ -14,6 +12,7 @@ from bench.backbone import PRETRAINED, file_sha256
 from bench.errors import BenchError
 from bench.tasks.glue import HUB_ID, HUB_REVISION, TASKS
 from bench.tasks.sources import resolve_source
+from tests.hub_client import OURS, Client
 from tests.hub_server import serving
 
 ROBERTA = "FacebookAI/roberta-base"
@@ -110,45 +109,6 @@ def lay_roberta(root, revision=PRETRAINED[ROBERTA].revision):
 # asking it
 
 
-OURS = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_CACHE", "HF_HUB_CACHE")
-
-
-def child(arguments, endpoint, home, **extra):
-    """A process of its own with an empty cache under ``home`` and the hub at ``endpoint``: both are read at import."""
-    kept = {key: value for key, value in os.environ.items() if key not in OURS}
-    settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1,localhost"}
-    return subprocess.run(
-        [sys.executable, *arguments], env=kept | settings | extra, capture_output=True, text=True, timeout=280
-    )
-
-
-READ = """
-import json
-from bench.tasks.hub import read_hub
-from bench.tasks.glue import TASKS
-print(json.dumps({name: [[rows.texts, rows.labels] for rows in read_hub(TASKS[name])] for name in %r}))
-"""
-
-FAULT = """
-import sys, time
-wait = time.sleep
-time.sleep = lambda seconds: wait(min(seconds, 0.01))  # the pauses between the library's tries
-import bench.cli, bench.downloads
-from bench.__main__ import main
-bench.downloads.SILENCE_SECONDS = 0.3
-def asked():
-    if sys.argv[1] == "rows":
-        from bench.tasks.glue import task
-        from bench.tasks.hub import read_hub
-        read_hub(task("sst2"))
-    else:
-        from bench.backbone import resolve
-        resolve(sys.argv[1], "pretrained")
-bench.cli.app = asked
-main()
-"""
-
-
 def sentence(done):
     """The one sentence with which a process ended whose user can mend something."""
     lines = done.stderr.splitlines()
@@ -158,19 +118,46 @@ def sentence(done):
     return lines[-1]
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A hub, the cache of those who ask it, and a client that does."""
+    folder = tmp_path_factory.mktemp("served")
+    with serving(folder) as hub, Client(hub.endpoint, folder / "home") as client:
+        yield hub, folder / "home", client
+
+
 @pytest.fixture
-def hub(tmp_path):
-    with serving(tmp_path / "hub") as hub:
-        yield hub
+def hub(served, tmp_path):
+    """The hub, with what lies in ``tmp_path / "hub"``, no faults, and nothing of it cached."""
+    hub, home, _ = served
+    hub.root = tmp_path / "hub"
+    hub.asked.clear()
+    hub.faults.clear()
+    shutil.rmtree(home, ignore_errors=True)
+    return hub
 
 
-def test_all_nine_tasks_arrive_and_come_again_from_the_cache(tmp_path):
+@pytest.fixture
+def home(served):
+    """The cache's folder."""
+    return served[1]
+
+
+@pytest.fixture
+def client(served):
+    """Asks the hub."""
+    return served[2]
+
+
+def test_all_nine_tasks_arrive_and_come_again_from_the_cache(hub, home, client, tmp_path):
     lay_glue(tmp_path / "hub")
-    with serving(tmp_path / "hub") as hub:
-        first = child(["-c", READ % list(TASKS)], hub.endpoint, tmp_path / "home")
-        assert first.returncode == 0, first.stderr
-    again = child(["-c", READ % list(TASKS)], hub.endpoint, tmp_path / "home", HF_HUB_OFFLINE="1")
+    first = client.read(*TASKS)
+    assert first.returncode == 0, first.stderr
+    hub.asked.clear()
+    with Client(hub.endpoint, home, HF_HUB_OFFLINE="1") as offline:
+        again = offline.read(*TASKS)
     assert again.stdout == first.stdout, again.stderr
+    assert hub.asked == []
     for name, splits in json.loads(first.stdout).items():
         spec = TASKS[name]
         for split, (texts, labels) in zip((spec.train_split, spec.test_split), splits, strict=True):
@@ -180,11 +167,11 @@ def test_all_nine_tasks_arrive_and_come_again_from_the_cache(tmp_path):
             assert labels == pytest.approx(wanted["label"], abs=1e-3)
 
 
-def test_the_suite_glue_is_planned_on_what_the_hub_gave(hub, tmp_path):
+def test_the_suite_glue_is_planned_on_what_the_hub_gave(hub, client, tmp_path):
     lay_glue(tmp_path / "hub")
     lay_roberta(tmp_path / "hub")
     chosen = ["--data", "hub", "--tasks", "sst2,stsb", "--methods", "full,lora", "--seeds", "0"]
-    planned = child(["-m", "bench", "plan", "--suite", "glue", *chosen], hub.endpoint, tmp_path / "home")
+    planned = client.bench("plan", "--suite", "glue", *chosen)
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout.count("cell ") == 4
     assert any(request.startswith("GET /store/models") for request in hub.asked)
@@ -196,14 +183,15 @@ def test_a_cell_runs_on_what_the_hub_gave_and_is_planned_again_without_it(tmp_pa
     files = lay_roberta(tmp_path / "hub")
     suite, home, out = tmp_path / "small.toml", tmp_path / "home", tmp_path / "run"
     suite.write_text(SUITE)
-    with serving(tmp_path / "hub") as hub:
-        done = child(["-m", "bench", "run", "--suite", str(suite), "--out", str(out)], hub.endpoint, home)
+    with serving(tmp_path / "hub") as hub, Client(hub.endpoint, home) as client:
+        done = client.bench("run", "--suite", suite, "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     (record,) = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert (record["status"], record["task"]["source"], record["task"]["train_rows"]) == ("ok", "hub", TRAIN)
     assert record["backbone"]["revision"] == files.name
     assert record["backbone"]["sha256"] == file_sha256(files / "model.safetensors")
-    again = child(["-m", "bench", "plan", "--suite", str(suite)], hub.endpoint, home)
+    with Client(hub.endpoint, home) as client:  # which answers no more
+        again = client.bench("plan", "--suite", suite)
     assert record["id"][:12] in again.stdout, again.stderr
 
 
@@ -219,37 +207,36 @@ DATA_FAULTS = {
 
 
 @pytest.mark.parametrize("case", DATA_FAULTS)
-def test_rows_that_do_not_arrive_end_in_one_sentence(hub, tmp_path, case):
+def test_rows_that_do_not_arrive_end_in_one_sentence(hub, client, tmp_path, case):
     lay_glue(tmp_path / "hub", ("sst2",))
     request, fault, reason = DATA_FAULTS[case]
     hub.faults.append((request, fault))
-    said = sentence(child(["-c", FAULT, "rows"], hub.endpoint, tmp_path / "home"))
+    said = sentence(client.fail("rows"))
     assert said.startswith(f"error: {HUB_ID}: sst2 cannot be loaded (")
     assert reason in said
     assert said.endswith("use --data DIR or --data synthetic")
 
 
-def test_what_was_cut_short_is_fetched_again(hub, tmp_path):
+def test_what_was_cut_short_is_fetched_again(hub, client, tmp_path):
     lay_glue(tmp_path / "hub", ("sst2",))
     hub.faults.append(("GET .*sst2/train", "truncated"))
-    sentence(child(["-c", FAULT, "rows"], hub.endpoint, tmp_path / "home"))
+    sentence(client.fail("rows"))
     hub.faults.clear()
-    again = child(["-c", READ % ["sst2"]], hub.endpoint, tmp_path / "home")
-    assert len(json.loads(again.stdout)["sst2"][0][1]) == TRAIN
+    assert len(json.loads(client.read("sst2").stdout)["sst2"][0][1]) == TRAIN
 
 
-def test_a_file_that_is_no_parquet_is_told_so(hub, tmp_path):
-    home = lay_glue(tmp_path / "hub", ("sst2",))
-    (home / "sst2" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and nothing more")
-    assert "Parquet" in sentence(child(["-c", FAULT, "rows"], hub.endpoint, tmp_path / "home"))
+def test_a_file_that_is_no_parquet_is_told_so(hub, client, tmp_path):
+    folder = lay_glue(tmp_path / "hub", ("sst2",))
+    (folder / "sst2" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 and nothing more")
+    assert "Parquet" in sentence(client.fail("rows"))
 
 
-def test_a_damaged_cache_is_named_with_the_folder_to_remove(hub, tmp_path):
+def test_a_damaged_cache_is_named_with_the_folder_to_remove(hub, home, client, tmp_path):
     lay_glue(tmp_path / "hub", ("sst2",))
-    assert child(["-c", READ % ["sst2"]], hub.endpoint, tmp_path / "home").returncode == 0
-    (arrow,) = (tmp_path / "home").rglob("glue-validation.arrow")
+    assert client.read("sst2").returncode == 0
+    (arrow,) = home.rglob("glue-validation.arrow")
     arrow.write_bytes(arrow.read_bytes()[:100])
-    said = sentence(child(["-c", FAULT, "rows"], hub.endpoint, tmp_path / "home"))
+    said = sentence(client.fail("rows"))
     assert "the cached split validation cannot be read" in said
     assert said.endswith(f"remove {arrow.parent}")
 
@@ -266,10 +253,9 @@ def test_auto_and_hub_say_what_the_hub_answered(hub, monkeypatch, tmp_path, faul
         resolve_source("hub", ["sst2"])
 
 
-def test_the_command_line_ends_in_one_sentence_where_the_weights_are_of_another_revision(hub, tmp_path):
+def test_the_command_line_ends_in_one_sentence_where_the_weights_are_of_another_revision(hub, client, tmp_path):
     lay_roberta(tmp_path / "hub", revision="0" * 40)
-    asked = ["-m", "bench", "plan", "--suite", "glue", "--methods", "full,head", "--seeds", "0"]
-    said = sentence(child(asked, hub.endpoint, tmp_path / "home"))
+    said = sentence(client.bench("plan", "--suite", "glue", "--methods", "full,head", "--seeds", "0"))
     assert f"backbone '{ROBERTA}' at {PRETRAINED[ROBERTA].revision} is neither cached nor to be had" in said
     assert "Client error '404 Not Found'" in said
 
@@ -283,16 +269,16 @@ WEIGHT_FAULTS = {
 
 
 @pytest.mark.parametrize("case", WEIGHT_FAULTS)
-def test_weights_that_do_not_arrive_end_in_one_sentence(hub, tmp_path, case):
+def test_weights_that_do_not_arrive_end_in_one_sentence(hub, client, tmp_path, case):
     lay_roberta(tmp_path / "hub")
     name, request, fault, reason = WEIGHT_FAULTS[case]
     hub.faults.append((request, fault))
-    said = sentence(child(["-c", FAULT, name], hub.endpoint, tmp_path / "home"))
+    said = sentence(client.fail(name))
     assert said.startswith(f"error: backbone '{ROBERTA}' at {PRETRAINED[ROBERTA].revision} is neither cached nor to be")
     assert reason in said
 
 
-def test_weights_without_safetensors_are_told_so(hub, tmp_path):
-    home = lay_roberta(tmp_path / "hub")
-    (home / "model.safetensors").rename(home / "pytorch_model.bin")
-    assert "model.safetensors" in sentence(child(["-c", FAULT, ROBERTA], hub.endpoint, tmp_path / "home"))
+def test_weights_without_safetensors_are_told_so(hub, client, tmp_path):
+    folder = lay_roberta(tmp_path / "hub")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "model.safetensors" in sentence(client.fail(ROBERTA))
