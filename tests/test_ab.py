@@ -5,7 +5,6 @@ import itertools
 import json
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import pytest
 from bench.ab import ARMS, BLOCKS, Compared, Comparison, compare, comparison, judged, probe_of, take_turns, verdict
 from bench.cost.training import PHASES
 from bench.errors import BenchError
-from bench.executors.local import warm_context
 from bench.record import Control
 from bench.report.versions import answers
 from bench.revision import unpack
 from bench.suite import load_suite
+from tests.command import bench, workers
 from tests.evidence.ab_self_test import EXTRA_WORK
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,30 +60,29 @@ def repository(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def context():
-    return warm_context("bert", cells=False)
-
-
-def found(context, repository, base, head, *names, seconds=1.0, margin=0.02, monkeypatch):
-    """What a comparison finds of two branches, without the command line."""
+@pytest.fixture
+def there(repository, monkeypatch):
+    """The repository, with a working directory in it."""
     monkeypatch.chdir(repository)
+    return repository
+
+
+def found(repository, base, head, *names, seconds=1.0, margin=0.02):
+    """What a comparison finds of two branches, without the command line."""
     trees = [unpack(branch, repository.parent / f"{repository.name}-{branch}") for branch in (base, head)]
     probe, labels = probe_of(load_suite("suite.toml"), names or None, "cpu")
-    return list(compare(*trees, probe, labels, context, seconds=seconds, margin=margin))
+    return list(compare(*trees, probe, labels, workers(), seconds=seconds, margin=margin))
 
 
-def ab(repository, *arguments, code):
-    command = [sys.executable, "-W", "ignore", "-m", "bench", "ab", *arguments, "--suite", "suite.toml"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
-    assert done.returncode == code, done.stdout + done.stderr
+def ab(*arguments, code):
+    done = bench("ab", *arguments, "--suite", "suite.toml", code=code)
     return done.stdout + done.stderr
 
 
-def test_a_slower_backward_is_found_and_nothing_but_the_changed_method_is_timed(repository):
-    shown = json.loads(ab(repository, "plain", "slow", "--seconds", "2", "--json", code=1))
+def test_a_slower_backward_is_found_and_nothing_but_the_changed_method_is_timed(there):
+    shown = json.loads(ab("plain", "slow", "--seconds", "2", "--json", code=1))
     assert shown["verdict"] == "slower"
-    assert shown["head"] == f"slow ({git(repository, 'rev-parse', 'slow')[:7]})"
+    assert shown["head"] == f"slow ({git(there, 'rev-parse', 'slow')[:7]})"
     (lora,) = shown["methods"]
     assert lora["method"] == "lora(rank=8)"
     phases = {phase["phase"]: phase for phase in lora["phases"]}
@@ -93,8 +91,8 @@ def test_a_slower_backward_is_found_and_nothing_but_the_changed_method_is_timed(
     assert len(phases["backward"]["seconds"]["head"]) == BLOCKS
 
 
-def test_the_same_revision_differs_in_nothing_and_is_not_timed(repository):
-    assert "no method of suite differs in source" in ab(repository, "plain", "HEAD", code=0)
+def test_the_same_revision_differs_in_nothing_and_is_not_timed(there):
+    assert "no method of suite differs in source" in ab("plain", "HEAD", code=0)
 
 
 @pytest.mark.parametrize(
@@ -104,36 +102,36 @@ def test_the_same_revision_differs_in_nothing_and_is_not_timed(repository):
         (["plain", ".", "--methods", "lra"], "unknown method 'lra'"),
     ],
 )
-def test_a_mistake_is_one_sentence(repository, arguments, sentence):
-    assert sentence in ab(repository, *arguments, code=2)
+def test_a_mistake_is_one_sentence(there, arguments, sentence):
+    assert sentence in ab(*arguments, code=2)
 
 
-def test_methods_named_are_timed_although_nothing_differs(context, repository, monkeypatch):
-    (lora,) = found(context, repository, "plain", ".", "lora", seconds=2.0, margin=1.0, monkeypatch=monkeypatch)
+def test_methods_named_are_timed_although_nothing_differs(there):
+    (lora,) = found(there, "plain", ".", "lora", margin=1.0)
     assert [phase.phase for phase in lora.phases] == ["forward", "backward", "optimizer", "step"]
     assert answers([lora], 1.0) == ["not slower: no phase of 1 method by more than 100 %"]
 
 
-def test_a_method_that_breaks_in_the_head_is_a_regression(context, repository, monkeypatch):
-    (lora,) = found(context, repository, "plain", "broken", monkeypatch=monkeypatch)
+def test_a_method_that_breaks_in_the_head_is_a_regression(there):
+    (lora,) = found(there, "plain", "broken")
     assert (lora.method, lora.failed, verdict([lora])) == ("lora(rank=8)", "head", "slower")
     assert "has no attribute 'bass'" in lora.note
 
 
-def test_a_method_that_the_base_does_not_have_is_not_compared(context, repository, monkeypatch):
-    (ia3,) = found(context, repository, "older", "plain", monkeypatch=monkeypatch)
+def test_a_method_that_the_base_does_not_have_is_not_compared(there):
+    (ia3,) = found(there, "older", "plain")
     assert (ia3.method, ia3.failed, verdict([ia3])) == ("ia3", "base", "inconclusive")
     assert "unknown method 'ia3'" in ia3.note
     assert answers([ia3], 0.02)[0].startswith("inconclusive at 2 %: ia3")
 
 
-def test_a_head_that_computes_something_else_is_said(context, repository, monkeypatch):
-    git(repository, "checkout", "-q", "-b", "other", "plain")
-    branches = repository / "methods" / "low_rank.py"
+def test_a_head_that_computes_something_else_is_said(there):
+    git(there, "checkout", "-q", "-b", "other", "plain")
+    branches = there / "methods" / "low_rank.py"
     branches.write_text(branches.read_text().replace("alpha=self.scale", "alpha=2 * self.scale"))
-    git(repository, *COMMIT, "other")
-    git(repository, "checkout", "-q", "plain")
-    (lora,) = found(context, repository, "plain", "other", monkeypatch=monkeypatch)
+    git(there, *COMMIT, "other")
+    git(there, "checkout", "-q", "plain")
+    (lora,) = found(there, "plain", "other")
     assert "the versions compute different things: loss" in lora.note
 
 
@@ -143,8 +141,7 @@ def test_a_suite_without_a_cost_shape_is_refused():
         probe_of(smoke.model_copy(update={"cost": ()}), None, "cpu")
 
 
-def test_a_revision_is_laid_out_as_it_was_committed(repository, tmp_path, monkeypatch):
-    monkeypatch.chdir(repository)
+def test_a_revision_is_laid_out_as_it_was_committed(there, tmp_path):
     tree = unpack("slow", tmp_path / "slow")
     assert tree.name.startswith("slow (")
     assert "_ExtraWork" in (tree.path / "methods" / "lora.py").read_text()
