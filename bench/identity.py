@@ -1,11 +1,11 @@
 """Hashes what decides a result: plain data and source files, those of a method's own package included; runs nothing."""
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,25 @@ def method_sources(module: str) -> str:
             continue  # a name imported from a module, not a module
         content = Path(found.origin).read_bytes()
         digest.update(name.encode() + b"\0" + content)
-        for node in ast.walk(ast.parse(content)):
-            names = [_imported(node, found)] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        inside = found.name if found.submodule_search_locations is not None else found.name.rpartition(".")[0]
+        for names in _imports(content, inside):
             waiting += sorted(n for n in names if n.partition(".")[0] == package and n not in seen)
     return digest.hexdigest()
 
 
-def _imported(node: ast.ImportFrom, where: ModuleSpec) -> str:
-    """The module that ``from ... import`` names in module ``where``, also by dots."""
+@functools.lru_cache(maxsize=64)  # methods of one family read the same files
+def _imports(content: bytes, package: str) -> tuple[tuple[str, ...], ...]:
+    """The modules that each import statement of a source file in ``package`` names, also by dots."""
+    found: list[tuple[str, ...]] = []
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.ImportFrom):
+            found.append((_imported(node, package),))
+        elif isinstance(node, ast.Import):
+            found.append(tuple(alias.name for alias in node.names))
+    return tuple(found)
+
+
+def _imported(node: ast.ImportFrom, package: str) -> str:
     if not node.level:
         return node.module or ""
-    package = where.name if where.submodule_search_locations is not None else where.name.rpartition(".")[0]
     return importlib.util.resolve_name("." * node.level + (node.module or ""), package)

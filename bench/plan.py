@@ -36,7 +36,7 @@ def make_plan(
     Raises:
         BenchError: Anything that the suite names does not exist or does not fit.
     """
-    _methods(suite, where)  # what is misspelled stops here, before anything is loaded
+    methods = _methods(suite, where)  # what is misspelled stops here, before anything is loaded
     spec = backbone.resolve(suite.backbone.name, suite.backbone.weights, suite.backbone.revision)
     sizes: dict[str, Any] = {}
     if suite.match is not None:
@@ -44,7 +44,7 @@ def make_plan(
         from bench.match import matched
 
         suite, sizes = matched(suite, spec, device, where)
-    methods = _methods(suite, where)
+        methods = _methods(suite, where)
     probes = tuple(_probe(suite, spec, methods, cost, device) for cost in suite.cost if not trials)
     sweeps = plan_sweeps(suite, spec, methods, where)
     check_crossovers(suite, sweeps, where)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from bench.anatomy import anatomy
 from bench.backbone import BackboneSpec
 from bench.cell import checked_length
 from bench.errors import BenchError
-from bench.jobs import Plan
+from bench.jobs import MethodSpec, Plan
 from methods import BUILTIN
 
 if TYPE_CHECKING:
@@ -98,18 +99,23 @@ def check_fit(plan: Plan) -> None:
     Raises:
         BenchError: The family cannot carry a method, a value does not fit the shape, or a prompt leaves no position.
     """
+    trials: list[tuple[BackboneSpec, MethodSpec, int | None]] = []
+    trials += [(probe.backbone, method, None) for probe in plan.probes for method in probe.methods]
+    trials += [(cell.backbone, cell.method, cell.recipe["max_length"]) for cell in plan.cells]
+    bare = functools.cache(_without_values)  # for its positions: no method is applied to what is kept
+    built: set[str] = set()
     checked: set[tuple[str, int | None]] = set()
-    trials = [(job, method, None) for job in plan.probes for method in job.methods]
-    for job, used, length in [*trials, *((cell, cell.method, cell.recipe["max_length"]) for cell in plan.cells)]:
+    for spec, used, length in trials:
         if used.name not in BUILTIN or (used.label, length) in checked:
             continue
         checked.add((used.label, length))
-        spec = dataclasses.replace(job.backbone, weights="random")
         method, config = registry.make(used.name, used.config)
         try:
-            _sizes(spec, method, config)
+            if used.label not in built:
+                built.add(used.label)
+                _built(spec, method, config)
             if length is not None:
-                checked_length(method.reserved_positions(config), length, backbone.load(spec, device="meta"))
+                checked_length(method.reserved_positions(config), length, bare(spec))
         except BenchError as error:
             raise BenchError(f"method {used.label}: {error}") from error
 
@@ -172,16 +178,29 @@ def _capacity(
     }
 
 
-def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: "Setting | None" = None) -> Row:
-    """Figures that need no step: parameters and stored bytes."""
+def _without_values(spec: BackboneSpec, dtype: Any = None) -> Any:
+    """The backbone's shape, whatever its weights."""
+    return backbone.load(dataclasses.replace(spec, weights="random"), device="meta", dtype=dtype)
+
+
+def _built(spec: BackboneSpec, method: Any, config: Any, setting: "Setting | None" = None) -> tuple[Any, Any]:
+    """The adapted backbone and the head, without values."""
     import torch
 
     from bench.head import make_head
 
-    bare = backbone.load(spec, device="meta", dtype=setting.loaded if setting else None)
+    bare = _without_values(spec, setting.loaded if setting else None)
     head = make_head(bare, setting.outputs if setting else 2)
     with torch.device("meta"):
-        module = method.apply(bare, config)
+        return method.apply(bare, config), head
+
+
+def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: "Setting") -> Row:
+    """Figures that need no step: parameters and stored bytes."""
+    import torch
+
+    module, head = _built(spec, method, config, setting)
+    with torch.device("meta"):
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
         stored = method.delta(method.finalize(module))
     return {

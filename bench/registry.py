@@ -59,7 +59,7 @@ def load_method(name: str, where: str = "") -> type["Method"]:
 
 def provenance(name: str) -> dict[str, str]:
     """Distribution and version that provide method ``name``: ``{"distribution": ..., "version": ...}``."""
-    plugin = _plugins().get(name)
+    plugin = _plugins().get(name) if "/" in name else None  # which reads the metadata of every installed package
     if plugin is not None and plugin.dist is not None:
         return {"distribution": plugin.dist.name, "version": plugin.dist.version}
     from importlib.metadata import PackageNotFoundError, version
