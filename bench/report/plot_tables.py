@@ -19,7 +19,7 @@ class Tables:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._costs = compare.cost_records(run.records)
+        self._costs = tuple(compare.cost_records(run.records))  # one tuple, whose tables are lifted once
         self._scores = facts.score_records(run)
         self.labels = facts.labels(run)
         self.baseline: str = run.suite["baseline"]
@@ -59,7 +59,7 @@ class Tables:
 
     def cost(self, column: str) -> "pd.Series[float]":
         """A column of `costs` by label; trained parameters also of methods that were only scored."""
-        records = tuple(self._costs) if self.costs[column].reindex(self.labels).notna().all() else self.run.records
+        records = self._costs if self.costs[column].reindex(self.labels).notna().all() else self.run.records
         return compare.method_cost(replace(self.run, records=records), self.labels, column)
 
     @cached_property
@@ -107,7 +107,7 @@ class Tables:
 
     @cached_property
     def _machine(self) -> str:
-        return facts.this_machine(replace(self.run, records=tuple(self._costs) or self.run.records))
+        return facts.this_machine(replace(self.run, records=self._costs or self.run.records))
 
     def words(self, title: str, caption: str, *tags: str, shape: str | None = None) -> Words:
         """Title, line below it, caption and tags of a figure.
