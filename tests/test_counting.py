@@ -8,7 +8,7 @@ from bench.backbone import BackboneSpec
 from bench.cost.counting import CUBLAS_WORKSPACE, Counts, count, peak_of
 from bench.cost.setting import Setting
 from bench.errors import BenchError
-from bench.record import Owners
+from bench.record import Flops, Owners
 from bench.registry import make
 from methods import BUILTIN
 from tests.cost_steps import (
@@ -24,6 +24,7 @@ from tests.cost_steps import (
     real_step,
     tiny_shape,
 )
+from tests.methods.adapted import ONE_OF_EACH
 from tests.methods.families import FAMILIES
 
 PLAIN = Setting(batch=ROWS, length=LENGTH)
@@ -36,6 +37,12 @@ FORMS: dict[str, dict[str, object]] = {
 }
 OPTIMIZERS = ["adamw_foreach", "adamw_loop", "sgd", "adafactor"]
 FEW = ["full", "lora", "lst", "prefix_tuning", "prompt_tuning"]
+MECHANISMS = [*FEW, "head", "bitfit", "houlsby_adapter", "p_tuning", "dora", "ia3"]
+"""One method of each way to change a step; the others differ from one of these in sizes, starts or scales."""
+RELATIVES = [name for name in BUILTIN if name not in MECHANISMS]
+ELSEWHERE = ("lora", "prompt_tuning")
+"""What finds its places in all families that are built alike, and adds the same operations there."""
+IN_EVERY_FORM = [*MECHANISMS, *(pytest.param(name, marks=pytest.mark.slow) for name in RELATIVES)]
 BERT_BASE = BackboneSpec(name="bert-base", weights="random")
 
 
@@ -63,14 +70,21 @@ def test_fake_equals_real_to_the_byte(name: str, shapes: dict[str, BackboneSpec]
     assert fake == real
 
 
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "bert"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        pytest.param(family, name, marks=[pytest.mark.slow] if family not in ONE_OF_EACH and name in ELSEWHERE else [])
+        for family in FAMILIES
+        if family != "bert"
+        for name in FEW
+    ],
+)
 def test_fake_equals_real_in_every_family(family: str, name: str, shapes: dict[str, BackboneSpec]) -> None:
     fake, real = counts_of_both(shapes[family], name, PLAIN)
     assert fake == real
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", IN_EVERY_FORM)
 @pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
 def test_fake_equals_real_in_every_form_and_parts_sum_to_backward(
     fields: dict[str, object], name: str, shapes: dict[str, BackboneSpec]
@@ -150,7 +164,7 @@ def kinds(part: Owners) -> tuple[int, ...]:
     return (part.forward, part.backward_weight_gradient, part.backward_input_gradient, part.backward_attention)
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", IN_EVERY_FORM)
 def test_autocast_changes_no_kind_and_no_owner(name: str, shapes: dict[str, BackboneSpec]) -> None:
     config = SIZES.get(name, {})
     plain = fake_counts(shapes["bert"], name, PLAIN, **config).flops
@@ -159,25 +173,35 @@ def test_autocast_changes_no_kind_and_no_owner(name: str, shapes: dict[str, Back
         assert kinds(getattr(cast, owner)) == kinds(getattr(plain, owner)), owner
 
 
-@pytest.mark.parametrize(
-    ("family", "name"), [*(("bert", name) for name in BUILTIN), ("gpt2", "lora"), ("llama", "houlsby_adapter")]
-)
-def test_checkpointing_changes_no_kind_of_any_layer(family: str, name: str, shapes: dict[str, BackboneSpec]) -> None:
-    config = SIZES.get(name, {})
-    plain = fake_counts(shapes[family], name, PLAIN, **config).flops
-    again = fake_counts(shapes[family], name, form(checkpointing=True), **config).flops
-    assert {layer: kinds(part) for layer, part in again.by_layer.items()} == {
-        layer: kinds(part) for layer, part in plain.by_layer.items()
-    }
+def of_both(family: str, name: str, shapes: dict[str, BackboneSpec]) -> tuple[Flops, Flops]:
+    """FLOPs without checkpointing and with it."""
+    forms = (PLAIN, form(checkpointing=True))
+    plain, again = (fake_counts(shapes[family], name, setting, **SIZES.get(name, {})).flops for setting in forms)
+    return plain, again
 
 
-@pytest.mark.parametrize("name", BUILTIN)
-def test_checkpointing_runs_each_layer_again_that_backward_enters(name: str, shapes: dict[str, BackboneSpec]) -> None:
-    flops = fake_counts(shapes["bert"], name, form(checkpointing=True), **SIZES.get(name, {})).flops
+def kinds_by_layer(flops: Flops) -> dict[str, tuple[int, ...]]:
+    return {layer: kinds(part) for layer, part in flops.by_layer.items()}
+
+
+@pytest.mark.parametrize("name", IN_EVERY_FORM)
+def test_checkpointing_runs_each_layer_again_that_backward_enters_and_changes_no_kind(
+    name: str, shapes: dict[str, BackboneSpec]
+) -> None:
+    plain, again = of_both("bert", name, shapes)
+    assert kinds_by_layer(again) == kinds_by_layer(plain)
     outside = {"head", "lst"}  # nothing of the backbone is needed on the way back
-    for layer, part in flops.by_layer.items():
-        again = part.forward if layer.startswith("layer") and name not in outside else 0
-        assert part.backward_recompute == again, layer
+    for layer, part in again.by_layer.items():
+        expected = part.forward if layer.startswith("layer") and name not in outside else 0
+        assert part.backward_recompute == expected, layer
+
+
+@pytest.mark.parametrize(("family", "name"), [("gpt2", "lora"), ("llama", "houlsby_adapter")])
+def test_checkpointing_changes_no_kind_of_other_families(
+    family: str, name: str, shapes: dict[str, BackboneSpec]
+) -> None:
+    plain, again = of_both(family, name, shapes)
+    assert kinds_by_layer(again) == kinds_by_layer(plain)
 
 
 def test_checkpointing_stops_once_it_has_what_backward_needs(shapes: dict[str, BackboneSpec]) -> None:

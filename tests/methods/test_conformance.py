@@ -52,22 +52,25 @@ WRONG_TARGETS = {
     "bitfit": {"biases": "keys"},
 }
 METHODS = [*BUILTIN, *BRIDGES]
-RELATIVES = {*LOW_RANK} - {"lora"} | {*BRIDGES}
-"""Methods in the same places as ``lora``, which is tried on every family by default."""
-
-
-def again(method: str, family: str) -> bool:
-    """Whether ``lora`` has shown by default that the places of ``family`` are found."""
-    return method in RELATIVES and family not in ONE_OF_EACH
-
-
-PAIRS = [
-    pytest.param((method, family), marks=[pytest.mark.slow] if again(method, family) else [])
-    for method in METHODS
-    for family in FAMILIES
-    if (method, family) not in REFUSED
-]
+RELATIVES = {
+    *LOW_RANK, *BRIDGES, "pfeiffer_adapter", "parallel_adapter", "p_tuning_v2", "p_tuning",
+} - {"lora"}  # fmt: skip
+"""Methods in the same places as lora, houlsby_adapter, prefix_tuning or prompt_tuning, which try every family."""
 STEPS = 3
+
+
+def pairs(more: set[str]) -> list[object]:
+    """Every method on every family; slow where neither the family is one of each build nor the method in ``more``."""
+    return [
+        pytest.param((method, family), marks=[] if family in ONE_OF_EACH or method in more else [pytest.mark.slow])
+        for method in METHODS
+        for family in FAMILIES
+        if (method, family) not in REFUSED
+    ]
+
+
+on_one_of_each = pytest.mark.parametrize("trained", pairs(set()), indirect=True, ids="-".join)
+"""For what a method's own tensors decide, wherever they stand in the backbone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +136,7 @@ def run(method: str, family: str, seed: int = 0) -> Run:
 cached = functools.cache(run)
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join(pair))
+@pytest.fixture(scope="module", params=pairs({*METHODS} - RELATIVES), ids="-".join)
 def trained(request) -> Run:
     return cached(*request.param)
 
@@ -258,16 +261,19 @@ def test_half_precision_backbone_keeps_its_type_through_step_and_merge(method):
         torch.testing.assert_close(hidden(merged), hidden(final), atol=0.1, rtol=0.1)
 
 
+@on_one_of_each
 def test_module_can_be_copied(trained):
     assert torch.equal(hidden(copy.deepcopy(trained.module)), hidden(trained.module))
 
 
+@on_one_of_each
 def test_seed_decides_every_bit(trained, request):
     pair = request.node.callspec.params["trained"]
     assert run(*pair).losses == trained.losses
     assert run(*pair, seed=1).losses != trained.losses
 
 
+@on_one_of_each
 def test_counts_and_steps_need_no_weights(trained, request):
     method, family = request.node.callspec.params["trained"]
     with torch.device("meta"):
