@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
+import importlib.util
 import io
+import runpy
 import sys
 from dataclasses import dataclass
+from unittest import mock
 
 from bench.__main__ import main
 from bench.executors.local import warm_context
@@ -28,15 +31,20 @@ def bench(*words, code=0):
     """Run ``python -m bench`` with ``words``; its exit code must be ``code``."""
     if words[0] in ("run", "tune", "ab"):
         workers()
-    out, err, given = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["bench", *map(str, words)]
-    ended = 0
+    out, err, ended = io.StringIO(), io.StringIO(), 0
+    given = mock.patch.object(sys, "argv", ["bench", *map(str, words)])
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with given, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main()
     except SystemExit as exit_:
         ended = exit_.code or 0
-    finally:
-        sys.argv = given
     assert ended == code, out.getvalue() + err.getvalue()
     return Done(out.getvalue(), err.getvalue())
+
+
+def module(python, option, name, *words):
+    """Run a documented ``python -m NAME WORDS``."""
+    assert (python, option) == ("python", "-m")
+    path = importlib.util.find_spec(name).origin
+    with mock.patch.object(sys, "argv", [path, *words]):
+        runpy.run_path(path, run_name="__main__")

@@ -3,14 +3,13 @@
 import inspect
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bench.registry import load_method
 from methods import BUILTIN
+from tests.command import module
 from tests.evidence import method_pages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,8 +18,7 @@ PAGES = ROOT / "docs" / "methods"
 
 def test_the_documented_command_writes_exactly_the_committed_pages(tmp_path):
     (line,) = re.findall(r"^python -m .*$", (PAGES / "README.md").read_text(), flags=re.MULTILINE)
-    words = shlex.split(line.replace("docs/methods", shlex.quote(str(tmp_path))))
-    subprocess.run([sys.executable, *words[1:]], check=True, cwd=ROOT, timeout=120)
+    module(*shlex.split(line.replace("docs/methods", shlex.quote(str(tmp_path)))))
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
     committed = {path.name: path.read_text() for path in PAGES.iterdir()}
     assert written.keys() == committed.keys()

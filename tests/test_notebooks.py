@@ -1,16 +1,14 @@
 """Every notebook runs to its end, so that what its cells assert holds, and shows what it prints now."""
 
 import base64
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from tests.command import module
 from tests.evidence.notebooks import executed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,13 +73,13 @@ def test_a_committed_notebook_is_small_and_holds_no_path_of_the_machine_that_ran
     assert path.stat().st_size < 300_000
 
 
-def test_the_documented_command_brings_a_stale_notebook_up_to_date(tmp_path):
+def test_the_documented_command_brings_a_stale_notebook_up_to_date(tmp_path, monkeypatch):
     guide = (ROOT / "notebooks/README.md").read_text()
     (line,) = re.findall(r"^python -m tests.evidence.notebooks .*$", guide, flags=re.MULTILINE)
     stale = tmp_path / "stale.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")]), stale)
-    words = shlex.split(line.replace("notebooks/*.ipynb", shlex.quote(str(stale))))
-    environment = os.environ | {"IPYTHONDIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, *words[1:]], check=True, cwd=ROOT, env=environment, timeout=120)
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    module(*shlex.split(line.replace("notebooks/*.ipynb", shlex.quote(str(stale)))))
     assert printed(read(stale)) == [["42\n"]]
     assert all("execution" not in cell.metadata for cell in read(stale).cells)
