@@ -63,8 +63,8 @@ class Known(Method):
         return _Known(backbone, config)
 
     def after_step(self, module: nn.Module, step: int, total: int) -> None:
-        end = time.perf_counter() + self.burns / 1000
-        while time.perf_counter() < end:
+        end = time.process_time() + self.burns / 1000
+        while time.process_time() < end:
             pass
 
 
@@ -127,8 +127,8 @@ def test_a_tensor_kept_for_backward_is_found_to_the_byte_and_named() -> None:
 
 def test_time_burnt_in_the_optimizer_is_found_within_the_interval_and_in_no_other_phase() -> None:
     once, twice = costs({"burns": 20.0}, {"burns": 40.0}, blocks=6, rounds=3)
-    assert once.optimizer_seconds.median == pytest.approx(0.020, rel=0.25)
-    own = once.optimizer_seconds.median - 0.020  # the optimizer's own work, the same for both
+    assert once.optimizer_seconds.cpu_median == pytest.approx(0.020, rel=0.25)  # neighbours lengthen the other median
+    own = once.optimizer_seconds.cpu_median - 0.020  # the optimizer's own work, the same for both
     # one interval in twenty misses by luck: a twentieth of slack keeps luck from failing the test
     low, high = twice.optimizer_seconds.ratio_interval
     assert 0.95 * low <= (0.040 + own) / (0.020 + own) <= 1.05 * high

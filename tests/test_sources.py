@@ -110,7 +110,7 @@ def test_a_silent_hub_costs_at_most_the_probe(monkeypatch):
         monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
         started = time.monotonic()
         assert hub.refusal() == "hub not reached"
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10  # 0.2 s where nothing else runs; datasets asks for 20
 
 
 def test_hub_that_is_out_of_reach_is_refused_when_asked_for(no_hub):
