@@ -20,7 +20,7 @@ from tests.records import glue_small
 
 FILES = ("suite.toml", "records.jsonl", "reference.json")
 HOSTILE = "<script>alert(1)</script>[bold red]x[/] \x1b[31m\x07\x00 \u202e|`*_#\r\n::error::y"
-FEW = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def replaced(draw, value, depth=0):
     return copy
 
 
-@settings(FEW, max_examples=80)
+@settings(FEW, max_examples=40)
 @given(data=st.data())
 def test_records_of_other_types_and_values(folder, data):
     path = folder / "records.jsonl"
@@ -216,7 +216,7 @@ def test_records_of_other_types_and_values(folder, data):
         path.write_bytes(content)
 
 
-@settings(FEW, max_examples=50)
+@settings(FEW, max_examples=25)
 @given(data=st.data())
 def test_references_of_other_types_and_values(folder, data):
     path = folder / "reference.json"
@@ -230,7 +230,7 @@ def test_references_of_other_types_and_values(folder, data):
         path.write_bytes(content)
 
 
-@settings(FEW, max_examples=50)
+@settings(FEW, max_examples=25)
 @given(data=st.data())
 def test_suites_of_other_types_and_values(folder, data):
     path = folder / "suite.toml"

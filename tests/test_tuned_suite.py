@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import registry
@@ -62,6 +62,7 @@ CHOICES = st.dictionaries(st.tuples(st.integers(0, 12), st.integers(0, 1)), st.t
 
 
 @pytest.mark.parametrize("name", suite_names())
+@settings(max_examples=15)
 @given(choices=CHOICES)
 def test_only_rates_and_their_origin_change_in_any_suite_of_the_project(name, choices):
     text = (ROOT / "suites" / f"{name}.toml").read_text()
