@@ -15,6 +15,7 @@ import pytest
 
 from bench.executors.local import Result, run_jobs
 from bench.plan import make_plan
+from bench.report import plots
 from bench.runner import warm_up
 from bench.store import read_records, read_run
 from bench.suite import load_suite
@@ -60,6 +61,12 @@ def faulty(tmp_path, monkeypatch):
     sys.modules.pop("faulty_plugin", None)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports of this process without their figures."""
+    monkeypatch.setattr(plots, "draw", lambda run, change=None: [])
+
+
 def suite_file(tmp_path, names, seeds="[0]"):
     path = tmp_path / "faults.toml"
     methods = "\n".join(f'[[method]]\nname = "{name}"' for name in names)
@@ -75,7 +82,7 @@ def command(suite, out):
     return [sys.executable, "-m", "bench", *asked(suite, out)]
 
 
-def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_programs(tmp_path, faulty):
+def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_programs(tmp_path, faulty, undrawn):
     suite = suite_file(tmp_path, ["full", *(f"faulty/{name.lower()}" for name in FAULTS), "head"])
     run = tmp_path / "run"
     done = subprocess.run([*command(suite, run), "--json"], capture_output=True, text=True, timeout=280)
@@ -130,7 +137,7 @@ def heed_ctrl_c():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_run_that_was_stopped_resumes_to_every_cell_once(tmp_path, faulty, number, code):
+def test_a_run_that_was_stopped_resumes_to_every_cell_once(tmp_path, faulty, undrawn, number, code):
     suite = suite_file(tmp_path, ["full", "faulty/slow", "head"], seeds="[0, 1, 2]")
     run = tmp_path / "run"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
