@@ -27,8 +27,8 @@ def answer(say: Say) -> Answer:
         sentence=say(
             f"No: A and B are learned. The directions that LoRA adds share {_share(lora, 'with_weight')} of the "
             f"{leading} leading singular directions of W_0, where two random subspaces share {chance:.3f}; full "
-            f"fine-tuning's own update shares {_share(full, 'with_weight')}. They share {_share(lora, 'with_full')} "
-            f"with full fine-tuning's update. PiSSA alone starts from the SVD of W_0, and keeps "
+            f"fine-tuning's own update shares {_share(full, 'with_weight')}. LoRA's share {_share(lora, 'with_full')} "
+            f"with it. PiSSA alone starts from the SVD of W_0, and keeps "
             f"{_share(pissa, 'with_weight')}.",
             f"不是：A 和 B 是学出来的。LoRA 加上的方向与 W_0 的前 {leading} 个奇异方向只重合 {_share(lora, 'with_weight')}，"
             f"两个随机子空间为 {chance:.3f}；全量微调自己的更新为 {_share(full, 'with_weight')}。它与全量微调更新的方向重合 "
@@ -97,14 +97,14 @@ def _share(row: "pd.Series[Any]", column: str) -> str:
 
 def _measured(say: Say, means: pd.DataFrame) -> str:
     head = [
-        say("method", "方法"), "|dW| / |W_0|", say("stable rank", "稳定秩"), say("in its leading 8", "前 8 个方向占"),
+        say("method", "方法"), "‖dW‖ / ‖W_0‖", say("stable rank", "稳定秩"), say("in its leading 8", "前 8 个方向占"),
         say("overlap with W_0", "与 W_0 重合"), say("angle to W_0", "与 W_0 夹角"),
         say("with full's update", "与 full 的更新重合"), say("angle to full's", "与 full 的夹角"),
         say("with another seed's", "与另一种子重合"),
     ]  # fmt: skip
     rows = [
         [f"`{label}`", fmt.ratio(row["relative_norm"], 3), f"{row['stable_rank']:.1f}",
-         fmt.percent(row["share_of_leading"]), _share(row, "with_weight"), f"{row['angle_to_weight']:.0f}°",
+         f"{100 * row['share_of_leading']:.0f} %", _share(row, "with_weight"), f"{row['angle_to_weight']:.0f}°",
          _share(row, "with_full"), f"{row['angle_to_full']:.0f}°", _share(row, "with_other_seed")]
         for label, row in means.iterrows()
     ]  # fmt: skip
