@@ -120,7 +120,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
         return lambda: predicted(which)[1][data.spec.main_metric]
 
     selection = reading(encoded(data.selection)) if data.selection else None
-    losses, way = _fit(cell, model, method, rows, reading(test), selection, progress)
+    losses, way, norms = _fit(cell, model, method, rows, reading(test), selection, progress)
     model.body = method.finalize(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
@@ -131,7 +131,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
     return {
         "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
         "delta_bytes": sum(t.numel() * t.element_size() for t in method.delta(model.body).values()),
-        "curve": tuple(way.curve), "best_step": way.best_step, "train_seconds": way.spent,
+        "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions),
     }, predictions  # fmt: skip
@@ -155,10 +155,11 @@ def _data(cell: Cell) -> Any:
 def _fit(
     cell: Cell, model: Any, method: Any, rows: Any, test: Callable[[], float], selection: Callable[[], float] | None,
     progress: Progress,
-) -> tuple[list[float], Any]:  # fmt: skip
-    """Train, with readings on the way; leaves the chosen state in ``model``."""
+) -> tuple[list[float], Any, dict[str, tuple[float, ...]]]:  # fmt: skip
+    """Train, with readings on the way and norms of the first gradients; leaves the chosen state in ``model``."""
     import torch
 
+    from bench.gradients import GradientNorms
     from bench.milestones import Milestones, Reading, Work, epoch_ends, equal_shares
     from bench.train import Recipe, to_autocast, train
 
@@ -179,9 +180,12 @@ def _fit(
         way.after(step, loss)
         progress(f"step {step}/{recipe.steps} loss {loss:.3f}")
 
-    losses = train(model, method, model.body, work.over(rows.shuffled(recipe.batch_size, cell.seed)), recipe, done)
+    noted = cell.recipe.get("gradient_norms")
+    norms = GradientNorms(method.parts(model.body), model.body, noted) if noted else None
+    batches = work.over(rows.shuffled(recipe.batch_size, cell.seed))
+    losses = train(model, method, model.body, batches, recipe, done, norms.after if norms else lambda step: None)
     way.end()
-    return losses, way
+    return losses, way, norms.read() if norms else {}
 
 
 def _stream(seed: int, purpose: str) -> int:

@@ -170,7 +170,7 @@ class Plan(_Data):
 
 _SHARED_SOURCES = ("method.py", "anatomy.py", "backbone.py", "head.py", "train.py")
 SOURCES: dict[type[_Job], tuple[str, ...]] = {
-    Cell: (*_SHARED_SOURCES, "score.py", "tokens.py", "guards.py", "milestones.py", "cell.py", "tasks"),
+    Cell: (*_SHARED_SOURCES, "score.py", "tokens.py", "guards.py", "milestones.py", "gradients.py", "cell.py", "tasks"),
     Probe: (*_SHARED_SOURCES, "stats.py", "probe.py", "cost"),
     Sweep: (*_SHARED_SOURCES, "resize.py", "counts.py", "cost"),
 }

@@ -124,6 +124,14 @@ class Method(abc.ABC):
         groups = [{"params": matrices, "lr": lr}, {"params": vectors, "lr": lr, "weight_decay": 0.0}]
         return [g for g in groups if g["params"]]
 
+    def parts(self, module: nn.Module) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Trainable parameters of ``module`` by the part of the delta that they belong to, each in one part.
+
+        The norms of first gradients are told apart by part; one part by default, none where nothing trains.
+        """
+        trained = [p for p in module.parameters() if p.requires_grad]
+        return {"delta": trained} if trained else {}
+
     def regularizer(self, module: nn.Module) -> Tensor | None:
         """Scalar that is added to the task loss, or None."""
         return None

@@ -288,9 +288,12 @@ class Scored(_Common):
     trainable_parameters: Trainable | None = None
     delta_bytes: int | None = None
     losses: tuple[float, ...] = ()
-    """Training loss of each step."""
+    """Training loss of each step, taken before its update: the first is the loss at step 0."""
     curve: tuple[CurvePoint, ...] = ()
     """Scores on the way, where the recipe asks for ``curve_points``."""
+    gradient_norms: dict[str, tuple[float, ...]] = {}
+    """By part of the delta, such as ``A`` and ``B``: L2 norm of its gradient, before clipping, at each of the first
+    steps that the recipe's ``gradient_norms`` asks for; empty: it asks for none, or nothing but the head trains."""
     best_step: int | None = None
     """Step whose state was scored, chosen on the selection rows; None: the last one, nothing was chosen."""
     tuning: Tuning | None = None

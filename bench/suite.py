@@ -66,6 +66,8 @@ class RecipeValues(_Table):
     """Score the state that was best on the selection rows instead of the last one."""
     curve_points: int | None = Field(default=None, ge=0)
     """Equal shares of the steps after each of which the test score is read; nothing is chosen by it."""
+    gradient_norms: int | None = Field(default=None, ge=0)
+    """First steps whose gradients are noted, as one norm for each part of the delta; none where left out."""
 
 
 DEFAULTS: dict[str, Any] = {

@@ -123,6 +123,7 @@ def train(
     batches: Iterable[dict[str, Tensor]],
     recipe: Recipe,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_gradient: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
     """Train ``model`` for ``recipe.steps`` steps.
 
@@ -134,9 +135,10 @@ def train(
         recipe: Rates, steps and clipping.
         on_step: Called with the step (from 1) and its loss once the step is done; it may evaluate the model, and
             leaves it in training mode.
+        on_gradient: Called with the step once its gradients are whole, before they are clipped; it changes none.
 
     Returns:
-        The loss of each step.
+        The loss of each step, taken before its update: the first is that of the start.
 
     Raises:
         NonFiniteLoss: The loss is NaN or infinite.
@@ -150,6 +152,7 @@ def train(
     losses: list[float] = []
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
         loss = _backward(model, method, body, batch, recipe)
+        on_gradient(step)
         if recipe.gradient_clip:
             nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
         optimizer.step()

@@ -37,7 +37,9 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
 def _bare(suite: Suite, table: TuningTable) -> Suite:
     """The suite with nothing to do but the trials, at no rates yet; a budget of memory still needs its cost shape."""
     assert suite.recipe is not None, "a suite with a [tuning] table has tasks, one with tasks has a recipe"
-    decided: dict[str, Any] = dict.fromkeys(("learning_rate", "head_learning_rate", "test_rows", "curve_points"))
+    decided: dict[str, Any] = dict.fromkeys(
+        ("learning_rate", "head_learning_rate", "test_rows", "curve_points", "gradient_norms")
+    )
     if table.steps is not None:
         decided |= {"steps": None, "epochs": None}
     cut = {"selection_rows": table.selection_rows} | ({"steps": table.steps} if table.steps is not None else {})

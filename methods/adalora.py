@@ -156,6 +156,10 @@ class AdaLoRA(Method):
             for t in triplets:
                 t.sensitivity, t.uncertainty = [], []
 
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """P, L and Q."""
+        return {name: [getattr(t, name) for t in _triplets(module)] for name in "PLQ"}
+
     def sizes(self, backbone: nn.Module, config: AdaLoRAConfig) -> Sequence[int]:
         """Initial ranks from the target rank on: ranks only shrink."""
         return range(config.target_rank, LARGEST_SIZE + 1)

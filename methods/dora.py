@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from bench.anatomy import Projection
 from bench.method import Method, clone
 from methods.linear import oriented, set_module
-from methods.low_rank import LoRAConfig, LowRank, places
+from methods.low_rank import LoRAConfig, LowRank, factors, places
 
 
 class DoRA(Method):
@@ -36,6 +36,11 @@ class DoRA(Method):
         for path, projections in places(backbone, config.targets).items():
             set_module(backbone, path, Decomposed(backbone.get_submodule(path), projections, config))
         return backbone
+
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """A, B and the lengths m."""
+        layers = [layer for layer in module.modules() if isinstance(layer, Decomposed)]
+        return {**factors(module), "m": [m for layer in layers for m in layer.m.values()]}
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold update and lengths into each weight, in at least float32, then cast to the weight's type."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.method import LARGEST_SIZE, Method
 from methods.lora_init import start
-from methods.low_rank import LoRAConfig, attach, low_rank, merge, unmerge
+from methods.low_rank import LoRAConfig, attach, factors, low_rank, merge, unmerge
 
 RATIO = "lora_plus_ratio"
 """Attribute of a backbone under LoRA+ that keeps the ratio of its rates for the optimizer."""
@@ -69,6 +69,10 @@ class LoRA(Method):
         step = 2 if config.init == "orthogonal" else 1
         return range(step, LARGEST_SIZE + 1, step)
 
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """A and B."""
+        return factors(module)
+
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""
         return merge(module)
@@ -102,6 +106,10 @@ class RsLoRA(Method):
             BenchError: A target matches nothing, or the rank exceeds a side of one.
         """
         return attach(backbone, config, config.alpha / math.sqrt(config.rank), "rslora")
+
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """A and B."""
+        return factors(module)
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""
@@ -158,6 +166,10 @@ class LoRAPlus(Method):
             {"params": [a for layer in layers for a in layer.A.values()], "lr": lr},
             {"params": [b for layer in layers for b in layer.B.values()], "lr": lr * getattr(module, RATIO)},
         ]
+
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """A and B."""
+        return factors(module)
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""

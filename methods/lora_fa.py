@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.method import Method, copy_delta
 from methods.linear import oriented
-from methods.low_rank import LoRAConfig, attach, has_values, low_rank, merge, unmerge
+from methods.low_rank import LoRAConfig, attach, factors, has_values, low_rank, merge, unmerge
 
 SEED = "lora_fa_seed"
 """Buffer of the backbone: the number from which every A is drawn, which the delta keeps instead of them."""
@@ -44,6 +44,10 @@ class LoRAFA(Method):
         backbone.register_buffer(SEED, seed.to(weight.device))
         _draw(backbone)
         return backbone
+
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """B: A is frozen."""
+        return factors(module)
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""

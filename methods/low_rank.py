@@ -127,6 +127,16 @@ def low_rank(module: nn.Module) -> Iterator[tuple[str, LowRank]]:
     yield from [(path, layer) for path, layer in module.named_modules() if isinstance(layer, LowRank)]
 
 
+def factors(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Every A and every B of ``module`` that trains, apart; no key for a matrix that does not."""
+    layers = [layer for _, layer in low_rank(module)]
+    held = {
+        "A": [a for layer in layers for a in layer.A.values()],
+        "B": [b for layer in layers for b in layer.B.values()],
+    }
+    return {name: trained for name, found in held.items() if (trained := [p for p in found if p.requires_grad])}
+
+
 def merge(module: nn.Module) -> nn.Module:
     """Fold each update into its weight, in at least float32, then cast to the weight's type; returns a new module."""
     merged = clone(module)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.method import Method, at_least, copy_delta
 from methods.linear import oriented
-from methods.low_rank import LoRAConfig, LowRank, attach, fold, has_values, low_rank, merge, unmerge
+from methods.low_rank import LoRAConfig, LowRank, attach, factors, fold, has_values, low_rank, merge, unmerge
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,10 @@ class PiSSA(Method):
     def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
         """One group without weight decay."""
         return [{"params": [p for p in module.parameters() if p.requires_grad], "lr": lr, "weight_decay": 0.0}]
+
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """A and B."""
+        return factors(module)
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its residual weight, in at least float32, then cast to the weight's type."""

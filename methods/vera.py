@@ -78,6 +78,11 @@ class VeRA(Method):
             set_module(backbone, path, Scaled(base, projections, pairs[shape], config))
         return backbone
 
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """The scales d and b."""
+        layers = [layer for layer in module.modules() if isinstance(layer, Scaled)]
+        return {name: [p for layer in layers for p in getattr(layer, name).values()] for name in "db"}
+
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""
         merged = clone(module)

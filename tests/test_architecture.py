@@ -14,7 +14,7 @@ LEVELS = (
     ("errors", "revision", "strict_json"),
     ("record", "method", "anatomy", "stats", "resampling", "environment", "tokens", "resize", "identity", "downloads"),
     ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table", "tuning_table", "match_table", "trial"),
-    ("suite", "train", "score", "store", "guards", "milestones"),
+    ("suite", "train", "score", "store", "guards", "milestones", "gradients"),
     ("jobs", "plan_sweeps", "selection"),
     ("cell", "cost"),
     ("match",),

@@ -239,6 +239,14 @@ def test_merged_equals_unmerged_in_the_backbones_own_structure(trained, request)
         torch.testing.assert_close(hidden(apart.eval()), hidden(tiny(trained.family)), atol=1e-5, rtol=1e-4)
 
 
+def test_every_trainable_parameter_belongs_to_one_part_of_the_delta(trained):
+    parts = trained.method.parts(trained.module)
+    given = [id(p) for parameters in parts.values() for p in parameters]
+    assert len(given) == len(set(given))
+    assert set(given) == {id(p) for p in trained.module.parameters() if p.requires_grad}
+    assert all(parts.values()), "a part without parameters"
+
+
 def test_no_vector_decays(trained):
     """Biases, norms, gates and (IA)^3's factors; what decays is a matrix, and none where a method asks for that."""
     groups = trained.method.param_groups(trained.module, 1e-2)
