@@ -2,6 +2,7 @@
 
 from bench.compare.costs import BATCHES, MERGE_TYPES, MODES, PHASES, QUIET, controls, cost_shapes, cost_table
 from bench.compare.curves import NEAR, SPENT, Reached, curve_table, reached
+from bench.compare.gradients import gradient_table, start_table
 from bench.compare.over_rows import PairedRows, paired_rows
 from bench.compare.records import cost_records, count_records, failures, latest, score_records
 from bench.compare.scores import MIN_SEEDS, cells, floors, per_task, score_table, training_doubts_of
@@ -32,6 +33,7 @@ __all__ = [
     "failures",
     "floors",
     "fronts",
+    "gradient_table",
     "latest",
     "method_cost",
     "paired_rows",
@@ -39,6 +41,7 @@ __all__ = [
     "reached",
     "score_records",
     "score_table",
+    "start_table",
     "training_doubts_of",
     "training_flops",
 ]

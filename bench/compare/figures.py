@@ -1,4 +1,4 @@
-"""Lifts a run into one wide table for other programs: a row per method and shape, point of a sweep, task or reading."""
+"""Lifts a run into one wide table for other programs: a row per method and shape, point of a sweep, task, reading."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pandas as pd
 
 from bench.compare.costs import LEAVES, cost_shapes, cost_table
 from bench.compare.curves import curve_table, reached
+from bench.compare.gradients import gradient_table, start_table
 from bench.compare.over_rows import paired_rows
 from bench.compare.records import count_records, score_records
 from bench.compare.scores import per_task, score_table
@@ -24,8 +25,9 @@ def figure_table(run: Run) -> pd.DataFrame:
 
     Returns:
         One row per method and shape (``kind`` cost), point of a sweep (count), task (score, reach), reading on the way
-        (curve) or alone (standing). ``suite kind method status``, the shape, ``sweep vary value``, ``task``, then the
-        figures. A figure that a row lacks is missing, never 0; a column that no row fills is left out.
+        (curve), part and first step (gradient) or alone (standing). ``suite kind method status``, the shape, ``sweep
+        vary value``, ``task``, then the figures. A figure that a row lacks is missing, never 0; a column that no row
+        fills is left out.
 
     Raises:
         BenchError: The run holds no record, or its records cannot stand in one table.
@@ -35,6 +37,7 @@ def figure_table(run: Run) -> pd.DataFrame:
     order = run.suite["methods"]
     parts = [_costs(run, shape, order) for shape in cost_shapes(run.records)]
     parts += [_counts(run), _scores(run, order), _standing(run, order), _curves(run, order), _reach(run, order)]
+    parts += [_gradients(run, order)]
     found = [part.dropna(axis="columns", how="all") for part in parts if not part.empty]
     table = pd.concat(found, ignore_index=True)
     table.insert(0, "suite", run.suite["name"])
@@ -140,3 +143,11 @@ def _reach(run: Run, order: list[str]) -> pd.DataFrame:
     table = reached(run, order).table.reset_index().rename(columns=names)
     table["no_verdict_because"] = table["no_verdict_because"].map("; ".join)
     return table.assign(kind="reach", status="ok")
+
+
+def _gradients(run: Run, order: list[str]) -> pd.DataFrame:
+    names = {"n": "seeds", "step": "training_steps", "mean": "gradient_norm_mean", "low": "gradient_norm_smallest",
+             "high": "gradient_norm_largest", "loss": "loss_at_step_0"}  # fmt: skip
+    starts = start_table(run.records, run.suite["baseline"], order)["loss"]
+    table = gradient_table(run.records, order).join(starts).reset_index().rename(columns=names)
+    return table.assign(kind="gradient", status="ok")

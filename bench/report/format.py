@@ -100,6 +100,16 @@ def apart(first: float, second: float, unit: str) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
+def three(value: float | None) -> str:
+    """A plain number with three digits that count: ``0.0312``, ``4.17e-09``, ``0`` when it is exactly 0."""
+    return MISSING if value is None or missing(value) else f"{value:.3g}"
+
+
+def loss(value: float | None) -> str:
+    """A training loss: ``0.6934``."""
+    return MISSING if value is None or missing(value) else f"{value:.4f}"
+
+
 def points(value: float | None) -> str:
     """A score in points of 100: ``81.2``."""
     return MISSING if value is None or missing(value) else f"{value:.1f}"

@@ -38,6 +38,8 @@ HOW = (
         "steps, time, FLOPs",
         "to the first reading at 99 % of the baseline's mean; median of seeds",
     ),
+    ("gradient norm", "L2", "of all gradients of a part of the delta, before clipping; mean over seeds, 0 is exact"),
+    ("loss at step 0", "loss", "of the first batch, before any update, in training mode; mean over seeds"),
     (
         "rank at searched rates",
         "1 the best",

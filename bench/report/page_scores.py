@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.compare.tuned import RateChange
-from bench.report import curves, facts, fronts, paired, tuned
+from bench.report import curves, facts, fronts, gradients, paired, tuned
 from bench.report import format as fmt
 from bench.report.page_tables import Cell, Table
 from bench.store import Run
@@ -40,6 +40,8 @@ def sections(run: Run, change: RateChange | None) -> list[Section]:
         _section("standing", "Fronts and ranks", "On the front and the best, with probability, and average rank", {-1},
                  *fronts.table(run)),
         _section("reach", curves.title(run), curves.title(run), {1, 8}, *curves.table(run)),
+        _section("gradients", gradients.TITLE, "Norm of each part's gradient, and the loss at step 0", {1, 2},
+                 *gradients.table(run)),
     ]  # fmt: skip
     if change is not None:
         made.append(_section("tuning", "Searched rates", tuned.TITLE, {7}, *tuned.table(change)))

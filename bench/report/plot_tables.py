@@ -78,6 +78,11 @@ class Tables:
         return compare.curve_table(self.run.records, self.labels)
 
     @cached_property
+    def gradients(self) -> pd.DataFrame:
+        """As `bench.compare.gradient_table` gives it."""
+        return compare.gradient_table(self.run.records, self.labels)
+
+    @cached_property
     def reached(self) -> compare.Reached:
         """As `bench.compare.reached` gives it."""
         return compare.reached(self.run, self.labels)

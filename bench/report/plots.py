@@ -46,6 +46,11 @@ PLOTS = (
     Plot("score-stored", "Score against bytes stored", "Mean score against the bytes stored per task."),
     Plot("score-task", "Score per task", "Score of each method on each task."),
     Plot("training-loss", "Training loss", "Training loss of each method over the steps."),
+    Plot(
+        "gradient-norms",
+        "Gradients of the first steps",
+        "Norm of the gradient of each part of each method at the first steps.",
+    ),
     Plot("score-steps", "Score over the steps", "Score of each method over the optimizer steps."),
     Plot("score-seconds", "Score over training time", "Score of each method over its training time."),
     Plot("score-flops", "Score over training FLOPs", "Score of each method over the FLOPs of its training."),
@@ -93,6 +98,7 @@ def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure |
 
     from bench.report.growth import peak_growth
     from bench.report.plot_curves import SPENT, cost_to_reach, score_on_the_way
+    from bench.report.plot_gradients import gradient_norms
     from bench.report.plot_scores import score_task, training_loss
     from bench.report.plot_sizes import against_size
     from bench.report.plot_times import latency, step_time
@@ -108,6 +114,7 @@ def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure |
         **{name: partial(score_against, name=name) for name in COSTS},
         "score-task": score_task,
         "training-loss": training_loss,
+        "gradient-norms": gradient_norms,
         **{name: partial(score_on_the_way, name=name) for name in SPENT},
         "cost-to-reach": cost_to_reach,
         "tuning-ranking": lambda tables: None if change is None else rank_slope(tables, change),
