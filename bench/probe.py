@@ -32,7 +32,7 @@ def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None)
             session.time()
             session.infer()
         else:
-            session.compare_merged()
+            session.count_inference()
     except Exception as error:  # what no method is to blame for, such as a backbone that cannot be loaded
         for found in findings.values():
             if found.ok:

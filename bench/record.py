@@ -4,6 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench.record_parts import Control as Control
+from bench.record_parts import Inference as Inference
+from bench.record_parts import Inferences as Inferences
+from bench.record_parts import Latencies as Latencies
+from bench.record_parts import Latency as Latency
+from bench.record_parts import MergedEqualsBase as MergedEqualsBase
+from bench.record_parts import Timing as Timing
+
 SCHEMA = 1
 """Version of the record format. 1: first format."""
 
@@ -111,30 +119,6 @@ class Tuning(_Frozen):
     """The one task that was searched, whose rates hold for all; None: every task had a search of its own."""
 
 
-class Timing(_Frozen):
-    """One timed quantity over interleaved blocks; readers recompute every statistic from ``samples``."""
-
-    median: float
-    """Seconds."""
-    p95: float
-    """Seconds."""
-    samples: tuple[tuple[float, ...], ...]
-    """Wall seconds, ``[block][i]``; sample i of block b was taken in the same round as the baseline's."""
-    cpu_median: float
-    """Median process CPU seconds."""
-    ratio_to_baseline: float
-    """Exp of the median over blocks of the median paired log ratio to the baseline."""
-    ratio_interval: tuple[float, float]
-    """95 % interval of that ratio, from a bootstrap over blocks."""
-
-
-class Control(_Frozen):
-    """The A/A control: the baseline measured twice in the same rounds; ratio 1 is expected."""
-
-    ratio: float
-    interval: tuple[float, float]
-
-
 class Trainable(_Frozen):
     """Trainable parameters, counted apart."""
 
@@ -196,36 +180,6 @@ class PeakMemory(_Frozen):
     optimizer: int
     step: int
     """Largest of the three."""
-
-
-class Latency(_Frozen):
-    """Inference time at each batch size."""
-
-    batch_1: Timing | None = None
-    batch_32: Timing | None = None
-
-
-class Latencies(_Frozen):
-    """Inference as trained (``unmerged``) and merged, against the bare backbone with the same head."""
-
-    base: Latency
-    unmerged: Latency
-    merged: Latency | None
-    """None where the method cannot be merged."""
-
-
-class MergedEqualsBase(_Frozen):
-    """Whether the merged module is the base again, exactly."""
-
-    modules: bool
-    parameters: bool
-    op_trace: bool
-    flops: bool
-
-    @property
-    def all(self) -> bool:
-        """Every comparison holds."""
-        return self.modules and self.parameters and self.op_trace and self.flops
 
 
 class Shape(_Frozen):
@@ -340,7 +294,9 @@ class CostRecord(_Common):
     step_seconds: Timing | None = None
     latency_seconds: Latencies | None = None
     aa_control: dict[str, Control] = {}
-    """Keys ``forward backward optimizer step latency``; ``latency_batch_1`` and ``latency_batch_32`` where both ran."""
+    """Keys ``forward backward optimizer step latency``, and ``latency_batch_1`` and so on for each batch that ran."""
+    inference: Inferences | None = None
+    """Counted on one row of the probe's ``latency_length``; None in records from before it was counted."""
     merged_equals_base: MergedEqualsBase | None = None
     merge_error: dict[str, float] | None = None
     """Largest absolute difference of hidden states, merged against unmerged, by dtype."""

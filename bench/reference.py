@@ -15,7 +15,8 @@ from bench.strict_json import strict_json
 DECIDING = ("torch", "transformers")
 """Packages whose version, but for the last number, decides a count."""
 LEDGER = (
-    "trainable_parameters", "delta_bytes", "flops", "bytes", "predicted_peak_memory_bytes", "merged_equals_base",
+    "trainable_parameters", "delta_bytes", "flops", "bytes", "predicted_peak_memory_bytes", "inference",
+    "merged_equals_base",
 )  # fmt: skip
 """Exact figures of a cost record."""
 AGAIN = "write it again with: python -m bench reference"
@@ -155,7 +156,7 @@ def _exact_figures(record: CostRecord) -> dict[str, Exact]:
     for name in LEDGER:
         value = getattr(record, name)
         if isinstance(value, BaseModel):
-            figures |= _flat(value.model_dump(), f"{name}.")
+            figures |= _flat(value.model_dump(exclude_none=True), f"{name}.")
         elif value is not None:
             figures[name] = value
     return figures

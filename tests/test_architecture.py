@@ -11,7 +11,7 @@ from methods import BRIDGES, BUILTIN
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
-    ("errors", "revision", "strict_json"),
+    ("errors", "revision", "strict_json", "record_parts"),
     ("record", "method", "anatomy", "stats", "resampling", "environment", "tokens", "resize", "identity", "downloads"),
     ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table", "tuning_table", "match_table", "trial"),
     ("suite", "train", "score", "store", "guards", "milestones", "gradients"),

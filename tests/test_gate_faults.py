@@ -92,6 +92,12 @@ class ComputesInDouble(LowRank):
         return super().forward(x).double().cos().to(x.dtype)
 
 
+class CopiesWhenDeployed(LowRank):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.training else y.clone()
+
+
 class Leaks(LoRA):
     def apply(self, backbone, config):
         adapted = super().apply(backbone, config)
@@ -231,6 +237,7 @@ FAULTS = {
     "a product computed twice": ("lora", branch(MultipliesTwice), "flops.backbone.forward"),
     "dropout left on": ("lora", branch(DropsAlways), "bytes.saved_activations"),
     "a float64 copy": ("lora", branch(ComputesInDouble), "bytes.saved_activations"),
+    "a copy that inference alone makes": ("lora", branch(CopiesWhenDeployed), "inference.unmerged.operations"),
     "a buffer more": ("ia3", CarriesABuffer, "bytes.weights"),
     "a backward that reaches the embeddings": ("lora", NeedsInputGradients, INPUT_GRADIENT),
     "a ladder that enters the backbone": ("lst", EntersTheBackbone, INPUT_GRADIENT),
@@ -340,6 +347,7 @@ def test_a_merge_that_is_given_up_stops_the_gate(sound, tmp_path):
     assert code == 1
     assert any("ia3: merged_equals_base.modules is missing in the run, True in the reference" in f for f in findings)
     assert any("ia3: merge_error.float32 is missing in the run, " in f for f in findings)
+    assert any("ia3: inference.merged.depth is missing in the run, " in f for f in findings)
 
 
 @pytest.mark.parametrize("changes", [{"alpha": 32.0}, {"targets": ("key", "value")}], ids=str)

@@ -84,6 +84,8 @@ def test_every_figure_is_there(records: dict[str, CostRecord]) -> None:
         assert record.peak_memory_source == "tracker"
         assert record.predicted_peak_memory_bytes == record.peak_memory_bytes
         assert record.largest_saved[0].bytes >= record.largest_saved[-1].bytes > 0
+        assert record.inference is not None
+        assert record.inference.base.operations > record.inference.base.depth > 0
         assert record.flags == ("random_weights",)
 
 
@@ -107,6 +109,10 @@ def test_merged_lora_is_the_base_and_the_ladder_cannot_be_merged(records: dict[s
     assert records["lora"].latency_seconds.merged.batch_1 is not None
     assert records["lst"].merged_equals_base is records["lst"].latency_seconds.merged is None
     assert records["lora"].switch_seconds > 0
+    inference = {label: record.inference for label, record in records.items()}
+    assert inference["lora"].merged == inference["lora"].base == inference["full"].unmerged
+    assert inference["lst"].merged is None
+    assert inference["lst"].unmerged.depth > inference["lst"].base.depth == inference["full"].base.depth
 
 
 def test_what_has_no_figure_says_why(records: dict[str, CostRecord]) -> None:
@@ -262,7 +268,8 @@ def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges()
     timed = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", latency_batches=(1,)))}
     for label, record in counted.items():
         assert record.status == "ok", record.traceback
-        for figure in ("flops", "bytes", "trainable_parameters", "delta_bytes", "largest_saved", "merged_equals_base"):
+        exact = ("flops", "bytes", "trainable_parameters", "delta_bytes", "largest_saved", "merged_equals_base")
+        for figure in (*exact, "inference"):
             assert getattr(record, figure) == getattr(timed[label], figure), figure
         assert record.predicted_peak_memory_bytes == timed[label].peak_memory_bytes
         for figure in (*TIMES, "latency_seconds", "peak_memory_bytes", "switch_seconds"):

@@ -1,4 +1,4 @@
-"""Inference as trained, merged and bare: exact structure, times, merge error, task switch; it trains nothing."""
+"""Inference as trained, merged and bare: exact structure, counts, times, merge error, task switch; trains nothing."""
 
 import copy
 import dataclasses
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.cost.ledger import forward_flops
+from bench.cost.path import CriticalPath
 from bench.cost.timing import Arm, Round, between, clock
 from bench.head import TaskModel
 from bench.method import Batch, Method, copy_delta
-from bench.record import MergedEqualsBase
+from bench.record import Inference, MergedEqualsBase
 
 MERGE_DTYPES = (torch.float32, torch.bfloat16)
 SWITCHES = 5
@@ -58,6 +59,16 @@ def inference_arm(key: str, model: TaskModel, batch: Batch, device: str, phase: 
         return {phase: between(start, end)}
 
     return Arm(key, run)
+
+
+def count_inference(model: nn.Module, batch: Batch) -> Inference:
+    """Operations, FLOPs and critical path of the logits of ``batch``; exact, on real and on fake tensors alike.
+
+    Not under ``inference_mode``, where composite operations such as a linear map are dispatched whole.
+    """
+    with torch.no_grad(), CriticalPath() as path:
+        model(batch)
+    return Inference(operations=path.operations, depth=path.depth, flops=path.flops)
 
 
 def compare_structure(merged: nn.Module, base: nn.Module, batch: Batch) -> MergedEqualsBase:

@@ -1,6 +1,7 @@
 """Takes all figures of one probe, stage by stage over all methods; a method that fails leaves the others alone."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,7 @@ from bench.cost.training import PHASES, StepClock
 from bench.errors import BenchError
 from bench.head import Head, TaskModel, make_head
 from bench.jobs import MethodSpec, Probe
-from bench.record import Latencies, Latency
+from bench.record import Inference, Inferences, Latencies, Latency
 from bench.train import make_optimizer
 
 RECORDED_BATCHES = (1, 32)
@@ -68,11 +69,11 @@ class Session:
         for number, labels in enumerate(groups_ := self._groups(lambda found: found.held_bytes), start=1):
             self._time_group(labels, f" of group {number}/{len(groups_)}" if len(groups_) > 1 else "")
 
-    def compare_merged(self) -> None:
-        """Whether every method that can be merged is the base again, which needs weights but no clock."""
+    def count_inference(self) -> None:
+        """What inference of every method takes, and whether a merged one is the base again: weights, but no clock."""
         for label in [label for label, found in self._findings.items() if found.ok]:
             with self._answering_for(label) as found:
-                self._compare_merged(self._deployed(label), found)
+                self._count_inference(self._deployed(label), found)
 
     def infer(self) -> None:
         """Inference of every method, as trained and merged, against the bare backbone."""
@@ -224,7 +225,7 @@ class Session:
         for label in labels:
             with self._answering_for(label) as found:
                 deployed[label] = self._deployed(label)
-                self._compare_merged(deployed[label], found)
+                self._count_inference(deployed[label], found)
                 self._switch(deployed[label], found)
         for rows in self._probe.latency_batches:
             if rows in RECORDED_BATCHES:
@@ -239,9 +240,19 @@ class Session:
         randomise(model.body)
         return latency.deploy(method, model.body, model.head)
 
-    def _compare_merged(self, deployed: latency.Deployed, found: Findings) -> None:
+    @functools.cached_property
+    def _base_inference(self) -> Inference:
+        """Of the bare backbone under the head."""
+        return latency.count_inference(self._base(), self._batch(1, self._probe.latency_length))
+
+    def _base(self) -> TaskModel:
+        return TaskModel(self._fresh(), self._head()).eval()
+
+    def _count_inference(self, deployed: latency.Deployed, found: Findings) -> None:
         batch = self._batch(1, self._probe.latency_length)
-        body = deployed.unmerged.body
+        body, unmerged = deployed.unmerged.body, latency.count_inference(deployed.unmerged, batch)
+        merged = None if deployed.merged is None else latency.count_inference(deployed.merged, batch)
+        found.figures["inference"] = Inferences(base=self._base_inference, unmerged=unmerged, merged=merged)
         if deployed.merged is not None:
             compared = latency.compare_structure(deployed.merged.body, self._fresh().eval(), batch)
             found.figures["merged_equals_base"] = compared
@@ -255,7 +266,7 @@ class Session:
 
     def _infer_batch(self, deployed: dict[str, latency.Deployed], rows: int, suffix: str) -> None:
         batch, base = self._batch(rows, self._probe.latency_length), "\0base"
-        models = {key: TaskModel(self._fresh(), self._head()).eval() for key in (base, base + AGAIN)}
+        models = {key: self._base() for key in (base, base + AGAIN)}
         for label, ready in deployed.items():
             models[label] = ready.unmerged
             if ready.merged is not None and ready.merged is not ready.unmerged:
