@@ -10,6 +10,7 @@ from bench.record_parts import Inferences as Inferences
 from bench.record_parts import Latencies as Latencies
 from bench.record_parts import Latency as Latency
 from bench.record_parts import MergedEqualsBase as MergedEqualsBase
+from bench.record_parts import PathCounts as PathCounts
 from bench.record_parts import Timing as Timing
 
 SCHEMA = 1
@@ -281,6 +282,8 @@ class CostRecord(_Common):
     delta_bytes: int | None = None
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
+    backward_path: PathCounts | None = None
+    """Of ``loss.backward()``: what forward left has depth 0; None in records from before it was counted."""
     bytes: Bytes | None = None
     largest_saved: tuple[SavedTensor, ...] = ()
     """The largest ten of the saved activations."""

@@ -63,7 +63,7 @@ class MergedEqualsBase(_Part):
         return self.modules and self.parameters and self.op_trace and self.flops
 
 
-class Path(_Part):
+class PathCounts(_Part):
     """Operations of a computation that compute, and how they hang together; counted, exact.
 
     Views and other aliases, bare allocations and questions for a value are left out (``bench.cost.path``).
@@ -74,7 +74,7 @@ class Path(_Part):
     """Length of the longest chain of operations that each need the one before: the critical path."""
 
 
-class Inference(Path):
+class Inference(PathCounts):
     """One inference of one row, the task head included."""
 
     flops: int

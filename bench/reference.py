@@ -15,8 +15,8 @@ from bench.strict_json import strict_json
 DECIDING = ("torch", "transformers")
 """Packages whose version, but for the last number, decides a count."""
 LEDGER = (
-    "trainable_parameters", "delta_bytes", "flops", "bytes", "predicted_peak_memory_bytes", "inference",
-    "merged_equals_base",
+    "trainable_parameters", "delta_bytes", "flops", "backward_path", "bytes", "predicted_peak_memory_bytes",
+    "inference", "merged_equals_base",
 )  # fmt: skip
 """Exact figures of a cost record."""
 AGAIN = "write it again with: python -m bench reference"

@@ -5,9 +5,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from bench.backbone import BackboneSpec
+from bench.cost.counting import count
 from bench.cost.ledger import Ledger, count_step, forward_flops
 from bench.cost.places import Origin
+from bench.cost.setting import Setting
 from bench.head import TaskModel, make_head
+from bench.record import PathCounts
+from bench.registry import make
 from methods import BUILTIN
 from tests.cost_steps import FFN, HEADS, LAYERS, LENGTH, ROWS, SIZES, WIDTH, ledger, training_step
 from tests.methods.families import tiny
@@ -276,3 +281,34 @@ def test_the_trace_names_every_operation_and_counts_like_the_ledger() -> None:
     flops, operations = forward_flops(lambda: step.model(step.batch))
     assert flops == LINEAR + ATTENTION + HEAD
     assert sum(name == "aten.addmm.default" for name, _ in operations) == 6 * LAYERS + 1
+
+
+def path(name: str, layers: int, **config: object) -> PathCounts:
+    """Backward's path on a tiny BERT of ``layers`` layers."""
+    shape = BackboneSpec(name="tiny", weights="random", layers=layers)
+    return count(shape, *make(name, config), Setting(batch=2, length=8)).backward_path
+
+
+@pytest.mark.parametrize(
+    ("name", "operations", "depth"),
+    [
+        ("full", 26, 12),  # six maps: input gradients, weight gradients, sums for biases; 4 kernels and 4 sums between
+        ("bitfit", 20, 12),  # without the six weight gradients, none of which lies on the path
+        ("prompt_tuning", 14, 12),  # without the six sums as well
+        ("lora", 28, 16),
+        ("houlsby_adapter", 30, 20),
+        ("head", 0, 0),
+    ],
+)
+def test_each_layer_lengthens_backward_s_path_as_much_without_weight_gradients(
+    name: str, operations: int, depth: int
+) -> None:
+    config = {} if name in ("full", "bitfit", "head") else SIZES[name]
+    shallow, deep = path(name, 2, **config), path(name, 4, **config)
+    assert (deep.operations - shallow.operations, deep.depth - shallow.depth) == (2 * operations, 2 * depth)
+
+
+def test_a_ladder_s_own_backward_is_as_long_as_full_s_though_none_of_it_lies_in_the_backbone() -> None:
+    ladder, full = path("lst", 4, reduction=4), path("full", 4)
+    assert ladder.depth > full.depth
+    assert ledger("lst", reduction=4).flops.backbone.backward == 0

@@ -19,7 +19,7 @@ from bench.cost.setting import Setting
 from bench.cost.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.head import make_head
 from bench.method import Method
-from bench.record import Bytes, Flops, PeakMemory, SavedTensor, Trainable
+from bench.record import Bytes, Flops, PathCounts, PeakMemory, SavedTensor, Trainable
 from bench.train import make_optimizer
 
 LARGEST = 10
@@ -40,6 +40,7 @@ class Counts:
     bytes: Bytes
     peak: PeakMemory
     largest_saved: tuple[SavedTensor, ...]
+    backward_path: PathCounts
 
 
 def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Counts:
@@ -78,6 +79,7 @@ def summary(model: Any, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_byt
         bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
         peak=peak,
         largest_saved=ledger.saved[:LARGEST],
+        backward_path=ledger.backward_path,
     )
 
 

@@ -104,6 +104,10 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten.mkldnn_rnn_layer.default:
             *states, scratch = func(*args, **(kwargs or {}))
             return (*states, scratch.new_empty(self._scratch_bytes(func, args)))
+        if func is torch.ops.aten.mkldnn_rnn_layer_backward.default:
+            *others, bias, second, hidden, cell = func(*args, **(kwargs or {}))
+            # its fake form may give one tensor for both biases, which autograd would then have to copy
+            return (*others, bias, torch.empty_like(second), hidden, cell)
         if func is torch.ops.aten.native_layer_norm.default and args[2] is not None:
             normed, *statistics = func(*args, **(kwargs or {}))
             # the kernel keeps them in the type of the weight, its fake form in that of the input

@@ -1,4 +1,4 @@
-"""The exact part of a cost: FLOPs by kind, owner and layer, and saved bytes; it measures no time and no peak."""
+"""The exact part of a cost: FLOPs by kind, owner and layer, backward's path, saved bytes; it measures nothing."""
 
 import collections
 import contextlib
@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.cost.fake import asked_device
 from bench.cost.formulas import Product, factors, product, tensors
+from bench.cost.path import CriticalPath
 from bench.cost.places import Origin, Owner, Place, Places
-from bench.record import Flops, Owners, SavedTensor
+from bench.record import Flops, Owners, PathCounts, SavedTensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Ledger:
     """The same bytes by the module whose forward kept them first."""
     saved: tuple[SavedTensor, ...]
     """All of these tensors, the largest first."""
+    backward_path: PathCounts
+    """Of backward alone: what forward left has depth 0."""
 
 
 def count_step(
@@ -60,13 +63,16 @@ def count_step(
         kept = dict(saved)
         saved.clear()
         counter.backward = True
-        with counter:
+        with counter, CriticalPath() as path:
             backward(loss)
     listed = sorted((tensor for _, tensor in kept.values()), key=lambda tensor: -tensor.bytes)
     by_owner: dict[Owner, int] = collections.defaultdict(int)
     for tensor in listed:
         by_owner[tensor.owner] += tensor.bytes
-    return Ledger(counter.flops(origin.depth), sum(by_owner.values()), dict(by_owner), tuple(listed))
+    return Ledger(
+        counter.flops(origin.depth), sum(by_owner.values()), dict(by_owner), tuple(listed),
+        PathCounts(operations=path.operations, depth=path.depth),
+    )  # fmt: skip
 
 
 def forward_flops(run: Callable[[], Any]) -> tuple[int, list[tuple[str, tuple[tuple[int, ...], ...]]]]:

@@ -304,7 +304,10 @@ class Session:
 
 def _counted(counts: Counts) -> dict[str, Any]:
     """Figures that no real step adds to."""
-    return {"trainable_parameters": counts.trainable, "flops": counts.flops, "largest_saved": counts.largest_saved}
+    return {
+        "trainable_parameters": counts.trainable, "flops": counts.flops, "largest_saved": counts.largest_saved,
+        "backward_path": counts.backward_path,
+    }  # fmt: skip
 
 
 def device_of(probe: Probe) -> str:
