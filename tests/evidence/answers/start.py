@@ -29,11 +29,11 @@ def answer(say: Say) -> Answer:
             f"So that the first forward is the backbone's own and yet something moves: with A random and B zero the "
             f"first loss is {_loss(found[usual])}, the gradient of A is {_exact(a)} and that of B {_number(b)}, so B "
             f"moves first and A from step 2 on ({_number(_norm(found[usual], 'A', 2))}). With both zero every gradient "
-            f"is {_exact(_largest(found[zero]))} for ever; with both random the start is another model "
-            f"(first loss {_loss(found[moved])}).",
+            f"is {_exact(_largest(found[zero]))} for ever and the score the head's ({_mean(run, zero)}); with both random the "
+            f"start is another model ({_mean(run, moved)} points, the default start {_mean(run, usual)}).",
             f"这样第一次前向就是主干自己，同时又有东西在动：A 随机、B 为零时，首步损失 {_loss(found[usual])}，A 的梯度为 {_exact(a)}，"
             f"B 的为 {_number(b)}，所以 B 先动，A 从第 2 步开始动（{_number(_norm(found[usual], 'A', 2))}）。两者都为零，"
-            f"则梯度永远为 {_exact(_largest(found[zero]))}；两者都随机，起点就是另一个模型（首步损失 {_loss(found[moved])}）。",
+            f"则梯度永远为 {_exact(_largest(found[zero]))}，得分就是只训练头的得分（{_mean(run, zero)}）；两者都随机，起点就是另一个模型（{_mean(run, moved)} 分，默认初始化 {_mean(run, usual)} 分）。",
         ),
         tag=say("zeros: exact; ", "零：精确；") + scores_tag(say, run),
         run=NAME,
@@ -107,6 +107,12 @@ def _largest(records: list[ScoreRecord]) -> float:
     return max(norm for r in records for part in "AB" for norm in r.gradient_norms[part])
 
 
+def _mean(run: Run, label: str) -> str:
+    """Mean score of a start, in points."""
+    scores = compare.score_table(run.records, run.suite["baseline"], run.suite["methods"])
+    return fmt.points(scores.loc[label, "mean"])
+
+
 def _loss(records: list[ScoreRecord]) -> str:
     return f"{fmean(r.losses[0] for r in records):.3f}"
 
@@ -122,7 +128,7 @@ def _number(value: float) -> str:
 def _measured(say: Say, run: Run, found: dict[str, list[ScoreRecord]]) -> str:
     scores = compare.score_table(run.records, run.suite["baseline"], run.suite["methods"])
     head = [say("start", "初始化"), say("first loss", "首步损失")]
-    head += [f"|d{part}| {say('step', '第')} {step}{say('', ' 步')}" for part in "AB" for step in STEPS]
+    head += [f"‖d{part}‖ {say('step', '第')} {step}{say('', ' 步')}" for part in "AB" for step in STEPS]
     head += [say("score", "得分"), say(f"- {run.suite['baseline']}, 95 %", f"- {run.suite['baseline']}，95 %")]
     rows = []
     for label, records in found.items():
