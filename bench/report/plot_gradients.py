@@ -34,7 +34,7 @@ def gradient_norms(tables: Tables) -> "Figure | None":
     shown = [label for label in tables.labels if label in set(table["method"])]
     across = min(ACROSS, len(panels))
     keys = -(-len(shown) // in_key(tables.looks, shown))
-    sheet = Sheet(2.7, left=0.62, widths=(1.0,) * across, panels=len(panels), above=0.3, gap=0.45, keys=keys)
+    sheet = Sheet(2.7, left=0.82, widths=(1.0,) * across, panels=len(panels), above=0.3, gap=0.62, keys=keys)
     words = tables.words("Gradients of the first steps", _caption(table), "scored", shape="")
     figure, drawn = new_figure(words, sheet)
     scale = _Scale(table["mean"].to_numpy(dtype=float))
