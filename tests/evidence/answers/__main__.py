@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from tests.evidence.answers import efficiency, rank, start, svd
+from tests.evidence.answers import efficiency, latency, rank, start, svd
 from tests.evidence.answers.words import AGAIN, Answer, chinese, english, page
 
-PAGES = (efficiency, rank, svd, start)
+PAGES = (efficiency, rank, svd, start, latency)
 """In reading order."""
 
 

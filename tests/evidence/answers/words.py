@@ -81,6 +81,11 @@ def scores_tag(say: Say, run: Run) -> str:
     return say(f"scores: {seeds} seeds", f"得分：{seeds} 个种子")
 
 
+def lengths(run: Run) -> list[int]:
+    """Tokens per row of the shapes that were measured, rising."""
+    return sorted({shape.length for shape in compare.cost_shapes(run.records)})
+
+
 def page(say: Say, answer: Answer, name: str) -> str:
     """The whole page as Markdown; ``name`` is its file's stem without the language."""
     other = f"[中文]({name}.zh.md)" if say is english else f"[English]({name}.md)"

@@ -1,0 +1,155 @@
+"""Why merged LoRA adds no latency and adapters, prompts and LST do: counted structure first, times second."""
+
+from bench.record import CostRecord, Inference, Latency, Timing
+from bench.report import format as fmt
+from tests.evidence.answers.words import Answer, Say, claims, costs, lengths, published, span, table
+
+NAME = "why-latency"
+SERIAL = ("houlsby_adapter", "pfeiffer_adapter")
+BATCHES = (1, 8, 32)
+
+
+def answer(say: Say) -> Answer:
+    """The page; its figures are those of the published run."""
+    run = published(NAME)
+    middle = lengths(run)[1]
+    found = costs(run, middle)
+    by_name = {record.method.name: record for record in found.values()}
+    lora, lst = _as_is(by_name["lora"]), _as_is(by_name["lst"])
+    base, merged = _base(by_name["lora"]), _merged(by_name["lora"])
+    assert merged is not None
+    timed = _timing(_latencies(by_name["lora"], merged=True), 1)
+    measured = [length for length in lengths(run) if any(r.latency_seconds for r in costs(run, length).values())]
+    took = (
+        ""
+        if timed is None
+        else say(f"; measured at batch 1: {_ratio(timed)} of its time", f"；批大小 1 实测为其时间的 {_ratio(timed)}")
+    )
+    serial = span(_as_is(by_name[name]).depth / base.depth for name in SERIAL)
+    prompts = fmt.ratio(_as_is(by_name["prompt_tuning"]).flops / base.flops)
+    return Answer(
+        question=say(
+            "Why does merged LoRA add no latency, while adapters, prompts and LST do?",
+            "为什么 LoRA 合并后没有推理延迟，而 Adapter、prompt 和 LST 有？",
+        ),
+        sentence=say(
+            f"Merged, LoRA is the base model again: {merged.operations} operations for the base's {base.operations}, a "
+            f"critical path of {merged.depth} for {base.depth}, {fmt.ratio(merged.flops / base.flops, 3)} of its FLOPs{took}. "
+            f"Adapters lengthen the critical path ({serial} x, serial "
+            f"and non-linear), prompts lengthen the sequence ({prompts} x the FLOPs), LST runs a side network beside "
+            f"the backbone ({fmt.ratio(lst.depth / base.depth)} x the path): none of these can be folded into a weight.",
+            f"LoRA 合并后就是原模型：{merged.operations} 个算子（原模型 {base.operations}），关键路径 {merged.depth}（原模型 "
+            f"{base.depth}），FLOPs 是其 {fmt.ratio(merged.flops / base.flops, 3)}{took}。"
+            f"Adapter 加长关键路径（{serial} 倍，串行且非线性），prompt 加长序列（FLOPs {prompts} 倍），LST 在主干之外还要跑旁路网络"
+            f"（路径 {fmt.ratio(lst.depth / base.depth)} 倍）：它们都无法折叠进一个权重。",
+        ),
+        tag=say("structure: exact, any machine", "结构：精确，任何机器相同")
+        + ("" if timed is None else say("; time: this machine", "；时间：这台机器")),
+        run=NAME,
+        command=f"python -m bench run --suite {NAME}" + ("" if measured else " --counts"),
+        parts=(
+            (
+                say("Why", "为什么"),
+                say(
+                    "LoRA is linear and parallel to a linear map: `x W^T + s (x A^T) B^T = x (W + s B A)^T`, one weight "
+                    "of the same shape, the same kernel. A serial adapter is `h + W2 f(W1 h)`: the non-linearity `f` "
+                    "keeps it from being a matrix, and its two products wait for `h` and make the next layer wait. A "
+                    "prompt adds rows to the sequence: every linear map does `(T + p) / T` of its work, attention its "
+                    "square; a prefix adds keys and values in every layer. LST adds a whole narrow network that reads "
+                    "the backbone's states. Unmerged, LoRA pays too: "
+                    f"{lora.operations - base.operations} more operations, a path of {lora.depth}.",
+                    "LoRA 是线性的，且与一个线性映射并联：`x W^T + s (x A^T) B^T = x (W + s B A)^T`，仍是同样形状的一个权重、同一个算子。"
+                    "串行 Adapter 是 `h + W2 f(W1 h)`：非线性 `f` 使它不是矩阵，它的两个矩阵乘要等 `h`，下一层又要等它。"
+                    "prompt 加长序列：每个线性映射的计算量变为 `(T + p) / T` 倍，注意力为其平方；prefix 在每层增加键和值。"
+                    "LST 另加一个读取主干状态的窄网络。不合并的 LoRA 同样要付出："
+                    f"多 {lora.operations - base.operations} 个算子，路径 {lora.depth}。",
+                ),
+            ),
+            (say("Counted: one inference", "计数：一次推理"), _counted(say, found)),
+            *((_title(say, length), _times(say, costs(run, length))) for length in measured),
+            (say("Verdicts", "各项结论"), claims(say, run)),
+        ),
+        not_concluded=(
+            say(
+                "Counts are no times: on a GPU at batch 1 launches dominate, and the counts of "
+                "operations and path weigh more than the FLOPs.",
+                "时间属于某一台处理器；GPU 在批大小 1 时以启动开销为主，算子数和关键路径比 FLOPs 更要紧。",
+            ),
+            say(
+                "An interval that includes 1 does not show that there is no difference; equivalence within a stated "
+                "margin is a claim of its own, above.",
+                "区间包含 1 并不说明没有差别；在给定界限内等价是上面另一条论断。",
+            ),
+            say(
+                "One merged model serves one task: where many tasks share a served backbone, unmerged figures count.",
+                "合并后的模型只服务一个任务；多任务共用一个主干时，应看不合并的数字。",
+            ),
+        ),
+    )
+
+
+def _title(say: Say, length: int) -> str:
+    return say(f"Timed: {length} tokens, time / base", f"计时：{length} 个 token，相对原模型")
+
+
+def _as_is(record: CostRecord) -> Inference:
+    assert record.inference is not None
+    return record.inference.unmerged
+
+
+def _base(record: CostRecord) -> Inference:
+    assert record.inference is not None
+    return record.inference.base
+
+
+def _merged(record: CostRecord) -> Inference | None:
+    assert record.inference is not None
+    return record.inference.merged
+
+
+def _latencies(record: CostRecord, merged: bool) -> Latency | None:
+    if record.latency_seconds is None:
+        return None
+    return record.latency_seconds.merged if merged else record.latency_seconds.unmerged
+
+
+def _timing(latency: Latency | None, batch: int) -> Timing | None:
+    return None if latency is None else getattr(latency, f"batch_{batch}")
+
+
+def _ratio(timing: Timing | None) -> str:
+    if timing is None:
+        return fmt.MISSING
+    return fmt.ratio_interval(timing.ratio_to_baseline, *timing.ratio_interval)
+
+
+def _counted(say: Say, found: dict[str, CostRecord]) -> str:
+    head = [
+        say("method", "方法"), say("operations as is", "算子：不合并"), say("merged", "合并"),
+        say("critical path as is", "关键路径：不合并"), say("merged", "合并"),
+        say("FLOPs / base as is", "FLOPs / 原模型：不合并"), say("merged", "合并"),
+    ]  # fmt: skip
+    base = _base(next(iter(found.values())))
+    rows = [[say("the base model", "原模型"), str(base.operations), "", str(base.depth), "", "1.000", ""]]
+    for label, record in found.items():
+        ours, merged = _as_is(record), _merged(record)
+        rows.append([
+            f"`{label}`", str(ours.operations), str(merged.operations) if merged else fmt.MISSING,
+            str(ours.depth), str(merged.depth) if merged else fmt.MISSING,
+            fmt.ratio(ours.flops / base.flops, 3), fmt.ratio(merged.flops / base.flops, 3) if merged else fmt.MISSING,
+        ])  # fmt: skip
+    return table(head, rows)
+
+
+def _times(say: Say, found: dict[str, CostRecord]) -> str:
+    head = [say("method", "方法")]
+    head += [f"{say('as is', '不合并')}, {say('batch', '批')} {batch}" for batch in BATCHES]
+    head += [f"{say('merged', '合并')}, {say('batch', '批')} {batch}" for batch in BATCHES]
+    rows = [
+        [
+            f"`{label}`",
+            *(_ratio(_timing(_latencies(record, merged), batch)) for merged in (False, True) for batch in BATCHES),
+        ]
+        for label, record in found.items()
+    ]
+    return table(head, rows)
