@@ -12,7 +12,7 @@ from matplotlib.text import Annotation
 from bench.record import Flops
 from bench.report import plots
 from bench.report.breakdown import memory_breakdown
-from bench.report.canvas import Words, styled
+from bench.report.canvas import Words, save, styled
 from bench.report.depth import backward_by_depth
 from bench.report.looks import PALETTE, looks
 from bench.report.plot_anatomy import anatomy
@@ -104,6 +104,19 @@ def test_the_map_says_of_a_row_without_backward_that_it_is_empty():
     own, whole = figure.axes[1].images[0].get_array().T
     assert own.tolist() == [0, 0.05, 0.04]
     assert whole.tolist() == [1, 0.55, 0.06]
+
+
+def test_the_maps_scale_stays_readable_where_a_method_exceeds_next_to_nothing_a_thousandfold(tmp_path):
+    found = FLOPS | {"beside the loss": FLOPS["inside"]}
+    head = found["beside the loss"].by_layer["head"].model_copy(update={"backward": 4000})
+    by_layer = found["beside the loss"].by_layer | {"head": head}
+    found["beside the loss"] = found["beside the loss"].model_copy(update={"by_layer": by_layer})
+    with styled():
+        figure = backward_by_depth(found, "full", "title", "there", looks(list(found), "full"))
+        assert len(figure.axes[2].get_yticks()) < 12
+        save(figure, tmp_path, "map")
+    assert "2000" in texts(figure)
+    assert (tmp_path / "map.svg").stat().st_size < 100_000
 
 
 def memory(peak):

@@ -22,6 +22,8 @@ SPELLED, NUMBERED, EACH = 9, 14, 20
 UNDEFINED = "#e9e9e9"
 BESIDE, BAR = 1.3, 0.13
 """Inches of the columns beside the depths and of the scale."""
+DARKEST = 2.0
+"""Ratio from which the colour grows no darker: a share of next to nothing, such as the task head's, has no bound."""
 WHOLE = ("own\nmodules", "all of\nbackward")
 """Columns beside the depths: what a method computes in modules of its own, and everything."""
 
@@ -70,7 +72,7 @@ def backward_by_depth(
         (totals, f"of all of {fmt.plain(baseline)}"),
     ):
         panel.set_title(text, color=QUIET_INK, fontsize=8)
-    figure.colorbar(image, cax=bar)
+    figure.colorbar(image, cax=bar, extend="max" if np.nanmax(ratio) > DARKEST else "neither")
     bar.set_yticks(np.arange(0, image.norm.vmax + 0.01, 0.25))  # type: ignore[operator]
     bar.tick_params(length=2, labelsize=7)
     bar.spines["outline"].set_linewidth(0.4)
@@ -118,13 +120,14 @@ def _paint(axes: "Axes", ratio: Floats, numbered: bool) -> "AxesImage":
 
     shades = matplotlib.colormaps["Blues"](np.linspace(0.1, 0.95, 256))
     colours = ListedColormap(shades).with_extremes(under="white", bad=UNDEFINED)
-    top, height = max(1.0, float(np.nanmax(ratio))), len(ratio)
+    top, height = min(DARKEST, max(1.0, float(np.nanmax(ratio)))), len(ratio)
     edges = (-0.5, ratio.shape[1] - 0.5, -0.5, height - 0.5)
     image = axes.imshow(ratio, aspect="auto", cmap=colours, vmin=1e-9, vmax=top, extent=edges, interpolation="nearest")
     for i, j in np.argwhere(ratio > 0) if numbered else ():
         value = float(ratio[i, j])
         colour = "white" if value > 0.55 * top else INK
-        axes.text(j, height - 1 - i, fmt.ratio(value), ha="center", va="center", fontsize=8, color=colour)
+        text = fmt.ratio(value, 2 if value < 100 else 0)
+        axes.text(j, height - 1 - i, text, ha="center", va="center", fontsize=8, color=colour)
     axes.grid(visible=False)
     left, right, bottom, top_edge = edges
     axes.vlines(np.arange(left + 1, right), bottom, top_edge, color="#d9d9d9", linewidth=0.5, zorder=2.5)
