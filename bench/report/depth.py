@@ -60,20 +60,23 @@ def backward_by_depth(
     sheet = Sheet(ROW * len(names), left, right, widths, gap=gap, above=0.3, below=0.55)
     figure, (axes, totals, bar) = new_figure(words, sheet)
     rows(axes, style, names)
-    image = _paint(axes, ratio, len(depth) <= NUMBERED)
+    beside = _of_whole(flops, baseline)
+    most = max(1.0, float(np.nanmax(ratio)), float(beside.max()))
+    top = min(DARKEST, most)
+    image = _paint(axes, ratio, top, len(depth) <= NUMBERED)
     _name_depths(axes, depth)
     if split:
         _say_empty(axes, ratio, depth)
     rows(totals, style, names, named=False)
-    _paint(totals, _of_whole(flops, baseline), True)
+    _paint(totals, beside, top, True)
     totals.set_xticks(range(len(WHOLE)), WHOLE)
     for panel, text in (
         (axes, f"share of {fmt.plain(baseline)}, depth by depth"),
         (totals, f"of all of {fmt.plain(baseline)}"),
     ):
         panel.set_title(text, color=QUIET_INK, fontsize=8)
-    figure.colorbar(image, cax=bar, extend="max" if np.nanmax(ratio) > DARKEST else "neither")
-    bar.set_yticks(np.arange(0, image.norm.vmax + 0.01, 0.25))  # type: ignore[operator]
+    figure.colorbar(image, cax=bar, extend="max" if most > top else "neither")
+    bar.set_yticks(np.arange(0, top + 0.01, 0.25))
     bar.tick_params(length=2, labelsize=7)
     bar.spines["outline"].set_linewidth(0.4)
     return figure
@@ -114,13 +117,13 @@ def _of_whole(flops: Mapping[str, Flops], baseline: str) -> Floats:
     return np.array([[found.method.backward / whole, found.backward / whole] for found in flops.values()])
 
 
-def _paint(axes: "Axes", ratio: Floats, numbered: bool) -> "AxesImage":
+def _paint(axes: "Axes", ratio: Floats, top: float, numbered: bool) -> "AxesImage":
     import matplotlib
     from matplotlib.colors import ListedColormap
 
     shades = matplotlib.colormaps["Blues"](np.linspace(0.1, 0.95, 256))
     colours = ListedColormap(shades).with_extremes(under="white", bad=UNDEFINED)
-    top, height = min(DARKEST, max(1.0, float(np.nanmax(ratio)))), len(ratio)
+    height = len(ratio)
     edges = (-0.5, ratio.shape[1] - 0.5, -0.5, height - 0.5)
     image = axes.imshow(ratio, aspect="auto", cmap=colours, vmin=1e-9, vmax=top, extent=edges, interpolation="nearest")
     for i, j in np.argwhere(ratio > 0) if numbered else ():
