@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from bench.record import CostRecord, MergedEqualsBase, Timing
 
 BASE = "base"
-"""What a latency is compared with: the bare backbone under the same head."""
+"""What inference is compared with: the bare backbone under the same head."""
 LOOKS = 3
 """Times that interleaved samples are looked at, with as many blocks more each time, until they decide a claim."""
 EXTRA_SECONDS = 30.0
@@ -52,7 +52,7 @@ class ClaimTable(_Table):
     method: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
     """Label or labels, as the suite spells them."""
     versus: str | None = None
-    """Label that ``ratio``, ``equivalent_within`` and ``difference`` compare with; ``base`` for a latency."""
+    """Label that ``ratio``, ``equivalent_within`` and ``difference`` compare with; ``base`` for one of inference."""
     ratio: Bounds | None = None
     """Bounds of method / versus."""
     equivalent_within: float | None = Field(default=None, gt=0, lt=1)
@@ -88,14 +88,14 @@ class ClaimTable(_Table):
 
     def _check_kind(self) -> None:
         """Refuse a comparison that the kind of the figure never has an answer to."""
-        yes_or_no, latency = self.metric == "merged_equals_base", self.metric.startswith("latency_seconds.")
+        yes_or_no, of_base = self.metric == "merged_equals_base", base_figure(self.metric)
         if (self.holds is not None) != yes_or_no:
             needs = "is a yes or a no: give holds" if yes_or_no else "is no yes or no: holds takes merged_equals_base"
             raise ValueError(f"claim {self.name!r}: {self.metric} {needs}")
         if self.value is not None and self.metric in metrics(Timing):
             raise ValueError(f"claim {self.name!r}: a time is compared in the same run; give versus and ratio")
-        if self.versus == BASE and not latency:
-            raise ValueError(f"claim {self.name!r}: versus {BASE!r} takes a latency, not {self.metric}")
+        if self.versus == BASE and of_base is None:
+            raise ValueError(f"claim {self.name!r}: versus {BASE!r} takes a figure of inference, not {self.metric}")
 
     @property
     def bounds(self) -> Bounds:
@@ -105,6 +105,20 @@ class ClaimTable(_Table):
         found = self.ratio or self.difference or self.value
         assert found is not None, "a claim that holds or not has no bounds"
         return found
+
+
+def base_figure(metric: str) -> str | None:
+    """The figure of the bare backbone that ``metric`` is compared with; None for what it has none of.
+
+    ``latency_seconds.merged.batch_1`` -> ``latency_seconds.base.batch_1``, ``inference.unmerged.depth`` ->
+    ``inference.base.depth``.
+    """
+    head, _, rest = metric.partition(".")
+    _, _, leaf = rest.partition(".")
+    return f"{head}.{BASE}.{leaf}" if head in _OF_INFERENCE and leaf else None
+
+
+_OF_INFERENCE = ("latency_seconds", "inference")
 
 
 def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Sequence[str]) -> None:
@@ -134,7 +148,7 @@ def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Seq
                 raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")
 
 
-_KEYS = {"schema_", "backbone", "shape"}
+_KEYS = {"schema_", "backbone", "shape", "latency_length"}
 """Of a record: what a figure was taken on, no figure."""
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from bench import compare
-from bench.claim_table import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimTable
+from bench.claim_table import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimTable, base_figure
 from bench.errors import BenchError
 from bench.record import Control, CostRecord, MergedEqualsBase, Record, Timing
 from bench.stats import (
@@ -211,8 +211,7 @@ def _cut_short(run: Run, record: CostRecord, claim: ClaimTable, logs: NDArray[np
 def _against(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord) -> Any:
     """The figure that the claim compares with; samples of times were taken in the same rounds."""
     if claim.versus == BASE:
-        batch = claim.metric.rpartition(".")[2]
-        return _figure(record, f"latency_seconds.base.{batch}")
+        return _figure(record, base_figure(claim.metric) or "")
     other = costs.get(claim.versus or "")
     return _figure(other, claim.metric) if other is not None and other.status == "ok" else None
 

@@ -298,8 +298,10 @@ class CostRecord(_Common):
     latency_seconds: Latencies | None = None
     aa_control: dict[str, Control] = {}
     """Keys ``forward backward optimizer step latency``, and ``latency_batch_1`` and so on for each batch that ran."""
+    latency_length: int | None = None
+    """Tokens of each row of inference; None in records from before it stood here, and where no inference ran."""
     inference: Inferences | None = None
-    """Counted on one row of the probe's ``latency_length``; None in records from before it was counted."""
+    """Counted on one row of ``latency_length`` tokens; None in records from before it was counted."""
     merged_equals_base: MergedEqualsBase | None = None
     merge_error: dict[str, float] | None = None
     """Largest absolute difference of hidden states, merged against unmerged, by dtype."""

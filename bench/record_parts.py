@@ -32,7 +32,7 @@ class Control(_Part):
 
 
 class Latency(_Part):
-    """Inference time at each batch size."""
+    """Inference time at each batch size that a suite may ask for."""
 
     batch_1: Timing | None = None
     batch_8: Timing | None = None

@@ -160,7 +160,8 @@ class CostTable(_Table):
     """Seconds that training steps, and latency at each batch, may take for blocks that an open claim asks for."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
-    latency_batches: tuple[int, ...] = (1, 32)
+    latency_batches: tuple[Literal[1, 8, 32], ...] = (1, 32)
+    """Those that a record has a place for."""
     latency_length: int = Field(default=64, ge=1)
     timeout_seconds: float = Field(default=7200.0, gt=0)
 

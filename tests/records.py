@@ -85,6 +85,13 @@ def flops(backward: float, label: str) -> dict:
     return whole | {"backbone": owners(0), "method": whole, "head": owners(8192), "by_layer": share}
 
 
+def inference(latency: float, merges: bool) -> dict:
+    """What one inference takes; a method that is slower than the base takes more operations, one after the other."""
+    base = {"operations": 87, "depth": 69, "flops": 680_000_000}
+    unmerged = {name: round(value * latency) for name, value in base.items()}
+    return {"base": base, "unmerged": unmerged, "merged": base if merges else None}
+
+
 def cost(label: str, *, seed: int = 0, noise: float = 0.002, shape: dict | None = None, **changes) -> CostRecord:
     """The cost of one method."""
     trained, counted, timed, peak, _, latency, merges = LABELS.get(label, LABELS["lora(rank=8)"])
@@ -114,6 +121,8 @@ def cost(label: str, *, seed: int = 0, noise: float = 0.002, shape: dict | None 
         "optimizer_seconds": timing(rng, 0.011, max(0.01, trained / 22_565_376)),
         "step_seconds": timing(rng, 0.79, 0.34 + 0.65 * timed),
         "latency_seconds": {"base": base, "unmerged": unmerged, "merged": base if merges else None},
+        "latency_length": 32,
+        "inference": inference(latency, merges),
         "aa_control": control,
         "merged_equals_base": same if merges else None,
         "merge_error": {"float32": 2.6e-8} if merges else None,
@@ -179,6 +188,7 @@ def failed(
     figures = {"score", "metrics", "losses", "flops", "bytes", "peak_memory_bytes", "peak_memory_source",
                "forward_seconds", "backward_seconds", "optimizer_seconds", "step_seconds", "latency_seconds",
                "merged_equals_base", "merge_error", "switch_seconds", "aa_control", "delta_bytes",
+               "inference", "latency_length",
                "trainable_parameters", "flags"}  # fmt: skip
     kept = {key: value for key, value in record.model_dump(by_alias=True).items() if key not in figures}
     return type(record).model_validate(kept | {"status": status, "reason": reason})

@@ -229,6 +229,23 @@ def test_merged_latency_is_compared_with_the_bare_backbone(run):
     assert "has no latency_seconds.merged.batch_1" in absent.outcomes[0].why
 
 
+def test_what_is_counted_of_inference_is_compared_with_the_bare_backbone(tmp_path):
+    def counted(operations, depth):
+        return {"operations": operations, "depth": depth, "flops": 1000}
+
+    base = counted(87, 69)
+    merges = {"base": base, "unmerged": counted(111, 75), "merged": base}
+    serial = {"base": base, "unmerged": counted(135, 117), "merged": None}
+    records = [cost(LORA, inference=merges), cost(LST, inference=serial)]
+    run = replace(glue_small(tmp_path), records=tuple(records))
+    equal = {"versus": "base", "ratio": {"min": 1.0, "max": 1.0}}
+    assert judged(run, metric="inference.merged.operations", **equal).verdict == "pass"
+    assert judged(run, metric="inference.unmerged.operations", **equal).verdict == "fail"
+    longer = judged(run, metric="inference.unmerged.depth", method=LST, versus="base", ratio={"min": 1.0})
+    assert (longer.verdict, longer.outcomes[0].value) == ("pass", 117 / 69)
+    assert judged(run, metric="inference.merged.depth", method=LST, **equal).verdict == "inconclusive"
+
+
 def test_scores_on_synthetic_data_or_few_seeds_decide_nothing(run):
     found = judged(run, metric="score", versus="full", difference={"min": -50.0})
     assert (found.verdict, found.kind) == ("inconclusive", "score")
@@ -322,7 +339,10 @@ def test_many_claims_at_the_edge_are_not_passed_by_their_number(tmp_path):
         ({"metric": "flops.forward", "holds": True}, "flops.forward is no yes or no"),
         ({"metric": "merged_equals_base", "value": {"min": 1}}, "merged_equals_base is a yes or a no: give holds"),
         ({"metric": "backward_seconds", "value": {"max": 1}}, "give versus and ratio"),
-        ({"metric": "flops.forward", "versus": "base", "ratio": {"max": 1}}, "versus 'base' takes a latency"),
+        (
+            {"metric": "flops.forward", "versus": "base", "ratio": {"max": 1}},
+            "versus 'base' takes a figure of inference",
+        ),
         ({"value": {}}, "give min, max or both"),
         ({"value": {"min": 2, "max": 1}}, "lies above"),
         ({"value": {"max": 1}, "method": []}, "method"),

@@ -36,6 +36,34 @@ def test_what_was_not_measured_is_missing_and_never_zero():
     assert compare.cost_table([], ["full"]).loc["full"].isna().all()
 
 
+def test_inference_stands_beside_the_base_and_what_cannot_merge_has_no_merged_figure():
+    table = compare.cost_table([cost("lora(rank=8)"), cost("lst(reduction=8)")])
+    lora, lst = table.loc["lora(rank=8)"], table.loc["lst(reduction=8)"]
+    assert lora["inference_merged_operations"] == lora["inference_base_operations"] == 87
+    assert lst["inference_unmerged_depth"] > lst["inference_base_depth"]
+    assert math.isnan(lst["inference_merged_flops"])
+    assert lora["latency_length"] == 32
+
+
+def test_latencies_of_every_length_and_batch_stand_in_one_table_with_their_controls():
+    lengths = (128, 32)
+    records = [
+        cost(label, shape={"length": at}, latency_length=at) for at in lengths for label in ("lst(reduction=8)", "full")
+    ]
+    older = cost("ia3", latency_length=None)  # says nowhere how long its rows were
+    table = compare.latency_table([*records, older, failed(cost("head"))], ["full"])
+    places = [(32, 1), (32, 32), (128, 1), (128, 32)]
+    assert list(table["method"]) == ["full"] * 8 + ["lst(reduction=8)"] * 4
+    assert [(row.length, row.batch) for row in table[table["method"] != "full"].itertuples()] == places
+    assert set(table.loc[table["method"] != "full", "mode"]) == {"unmerged"}
+    assert (table["low"] <= table["ratio"]).all() and (table["ratio"] <= table["high"]).all()
+    assert (table["control_low"] < 1).all()
+
+
+def test_no_latency_is_an_empty_table():
+    assert compare.latency_table([score("full", "sst2", 0)]).empty
+
+
 def test_without_the_baseline_there_is_no_exact_ratio():
     table = compare.cost_table([failed(cost("full")), cost("ia3")])
     assert math.isnan(table.loc["ia3", "flops_backward_ratio"])

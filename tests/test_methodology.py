@@ -8,11 +8,12 @@ import pytest
 from bench import backbone, claims, compare, score
 from bench.claim_table import EXTRA_SECONDS, LOOKS
 from bench.compare.work import LENGTHS
-from bench.cost import latency, memory, session, training
+from bench.cost import latency, memory, training
 from bench.report import html
 from bench.report.markdown import HOW
 from bench.scaling import HOLDS
 from bench.store import read_run
+from bench.suite import CostTable
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "METHODOLOGY.md").read_text()
@@ -49,7 +50,8 @@ NUMBERS = {
     "times": f"{training.MOST_REPEATS} times at most",
     "Peak memory (counted)": f"rounded to {memory.ROUNDING} bytes",
     "Grows as": f"more than {HOLDS:.1%}".replace("%", " %"),
-    "Latency": f"of {session.RECORDED_BATCHES[0]} and of {session.RECORDED_BATCHES[1]} rows",
+    "Latency": "of {} and of {} rows unless".format(*CostTable.model_fields["latency_batches"].default),
+    "latency": ", ".join(batch.removeprefix("batch_") for batch in compare.BATCHES),
     "Claims and gates": f"{WORDS[LOOKS]} times as many at most, for {EXTRA_SECONDS:.0f} seconds at most",
     "claims and gates": f"{WORDS[int(claims.WIDENING)]} the far end",
     "Bias": f"pools of {WORDS[score.POOL]} batches",

@@ -14,8 +14,10 @@ from bench.report import plots
 from bench.report.breakdown import memory_breakdown
 from bench.report.canvas import Words, save, styled
 from bench.report.depth import backward_by_depth
-from bench.report.looks import PALETTE, looks
+from bench.report.looks import MARKERS, PALETTE, looks
 from bench.report.plot_anatomy import anatomy
+from bench.report.plot_inference import inference
+from bench.report.plot_latency import latency_map
 from bench.report.plot_scores import training_loss
 from bench.report.plot_tables import Tables
 from bench.report.plot_times import latency
@@ -201,7 +203,7 @@ def test_a_hundred_methods_share_no_colour_and_mark():
 def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
     paths = plots.draw(run)
     lacking = {"size", "scaling", "score-steps", "score-seconds", "score-flops", "cost-to-reach", "tuning-ranking"}
-    lacking |= {"gradient-norms"}
+    lacking |= {"gradient-norms", "latency-map"}
     drawn = [plot.name for plot in plots.PLOTS if plot.name not in lacking]  # of sizes and readings: there are none
     assert [path.name for path in paths] == [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     shown = {
@@ -213,7 +215,7 @@ def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
     assert "peak memory (counted) of one training step (MB)" in shown["score-memory"]
     assert "(ms)" in shown["step-time"] and "n = 6 blocks" in shown["step-time"]
     assert "within 3 % of the base" in shown["latency"]
-    for name in ("backward-depth", "backward-anatomy", "memory", "score-memory", "score-stored"):
+    for name in ("backward-depth", "backward-anatomy", "memory", "inference", "score-memory", "score-stored"):
         assert "counted · exact on any machine" in shown[name]
     for name in ("step-time", "latency", "score-time"):
         assert "timed · this machine: CPU, 2 cores, no GPU" in shown[name]
@@ -230,7 +232,7 @@ def test_a_second_drawing_has_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_a_second_drawing_has_the_same_bytes_also_of_a_broken_run(run):
     before = [path.read_bytes() for path in plots.draw(broken(run))]
-    assert len(before) == 22
+    assert len(before) == 24
     assert [path.read_bytes() for path in plots.draw(broken(run))] == before
 
 
@@ -246,7 +248,7 @@ def test_a_figure_that_no_longer_holds_is_removed(run):
     stale.touch()
     names = {path.name for path in plots.draw(replace(run, records=tuple(cost(label) for label in ("full", "ia3"))))}
     assert not stale.exists()
-    kept = ("backward-depth", "backward-anatomy", "memory", "step-time", "latency")
+    kept = ("backward-depth", "backward-anatomy", "memory", "step-time", "latency", "inference")
     assert names == {f"{name}.{kind}" for name in kept for kind in ("png", "svg")}
 
 
@@ -254,6 +256,46 @@ def test_a_method_looks_the_same_in_every_figure_and_like_no_other(run):
     looks = Tables(run).looks
     assert len({look.colour for look in looks.values()}) == 13
     assert looks["full"].colour == "#000000"
+
+
+def at_lengths(run, lengths):
+    """``run`` with costs alone, each method timed on rows of each length."""
+    records = [cost(label, shape={"length": at}, latency_length=at) for at in lengths for label in LABELS]
+    return Tables(replace(run, records=tuple(records)))
+
+
+def test_the_map_of_latency_has_a_cell_for_each_length_and_batch_and_says_what_cannot_merge(run):
+    with styled():
+        figure = latency_map(at_lengths(run, (128, 32)))
+    trained, merged = figure.axes
+    assert [tick.get_text() for tick in trained.get_xticklabels()] == ["1", "32"] * 2
+    cells = [text.get_text() for text in trained.texts]
+    assert [text for text in cells if "tokens" in text] == ["32 tokens", "128 tokens"]
+    assert len(cells) == 4 * (len(LABELS) + 1) + 2
+    unmerged = sum(not merges for *_, merges in LABELS.values())
+    assert [text.get_text() for text in merged.texts].count("-") == 4 * unmerged
+    drawn = trained.images[0].get_array()
+    assert drawn[list(LABELS).index("prompt_tuning")].min() > 1.2
+    assert np.ma.getmaskarray(drawn)[list(LABELS).index("full")].all()  # its interval holds 1: no colour
+
+
+def test_one_length_has_no_map_of_latency(run):
+    assert latency_map(at_lengths(run, (32,))) is None
+
+
+def test_inference_is_drawn_against_the_base_with_what_merging_makes_of_it(run):
+    with styled():
+        figure = inference(Tables(run))
+    assert "1 row of 32 tokens" in "".join(texts(figure))
+    assert "87 operations, 69 of them on the critical path" in " ".join(texts(figure)).replace("\n", " ")
+    operations = figure.axes[0]
+    assert [text.get_text() for text in operations.texts][list(LABELS).index("prompt_tuning")] == "1.30"
+    drawn = [
+        line for line in operations.lines if line.get_marker() in set("*" + MARKERS) and len(line.get_xdata()) == 1
+    ]
+    hollow = [line for line in drawn if line.get_markerfacecolor() == "white"]
+    assert len(hollow) == sum(merges for *_, merges in LABELS.values())
+    assert {float(line.get_xdata()[0]) for line in hollow} == {1.0}
 
 
 def test_each_panel_of_latency_names_its_own_number_of_blocks(run):

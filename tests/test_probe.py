@@ -10,6 +10,7 @@ from torch import nn
 from bench import registry
 from bench.backbone import BackboneSpec
 from bench.claim_table import Bounds, TimedBound
+from bench.compare import BATCHES
 from bench.cost.session import free_bytes
 from bench.jobs import MethodSpec, Probe
 from bench.method import Method, MethodConfig
@@ -113,6 +114,14 @@ def test_merged_lora_is_the_base_and_the_ladder_cannot_be_merged(records: dict[s
     assert inference["lora"].merged == inference["lora"].base == inference["full"].unmerged
     assert inference["lst"].merged is None
     assert inference["lst"].unmerged.depth > inference["lst"].base.depth == inference["full"].base.depth
+
+
+def test_latency_is_taken_at_every_batch_that_a_suite_may_ask_for() -> None:
+    full, lora = run_probe(probe("full", "lora", latency_batches=(1, 8, 32)))
+    for record in (full, lora):
+        assert all(getattr(record.latency_seconds.unmerged, batch) for batch in BATCHES)
+        assert {f"latency_{batch}" for batch in BATCHES} < set(record.aa_control)
+        assert record.warnings == ()
 
 
 def test_what_has_no_figure_says_why(records: dict[str, CostRecord]) -> None:

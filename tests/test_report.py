@@ -13,7 +13,7 @@ from rich.console import Console
 from bench.errors import BenchError
 from bench.record import SavedTensor
 from bench.report import format as fmt
-from bench.report import markdown, plots, terminal
+from bench.report import markdown, page_tables, plots, terminal
 from bench.store import Run
 from tests.records import LABELS, cost, failed, glue_small, score, suite
 
@@ -182,6 +182,17 @@ def test_the_report_says_where_every_figure_comes_from(run):
         "6, 24", "(plots/score-memory.png)", "(plots/backward-depth.svg)", "peak memory (counted)", "A/A control",
     ):  # fmt: skip
         assert wanted in report, wanted
+
+
+def test_inference_is_reported_against_the_base_at_the_batches_that_were_timed(run):
+    report = markdown.write(run).read_text()
+    assert "The base model: 87 operations, critical path 69, 680 M FLOPs." in report
+    assert "| houlsby_adapter | 97 | - | 77 | - | 762 M | 1.120 | - | - |" in report
+    assert "| lora(rank=8) | 89 | 87 | 70 | 69 |" in report
+    assert "as is, batch 32" in report and "batch 8" not in report
+    table = next(found for found in page_tables.costs(run, cost("full").shape) if "inference" in found.caption)
+    assert table.note == "The base model: 87 operations, critical path 69, 680 M FLOPs."
+    assert [cell.text for cell in table.rows[-1]][:3] == ["lst(reduction=8)", "109", "-"]
 
 
 @pytest.mark.parametrize(

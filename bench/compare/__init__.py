@@ -1,8 +1,20 @@
 """Lifts records into tables that people and checks read; measures nothing, formats nothing, decides no verdict."""
 
-from bench.compare.costs import BATCHES, MERGE_TYPES, MODES, PHASES, QUIET, controls, cost_shapes, cost_table
+from bench.compare.costs import (
+    BATCHES,
+    INFERENCE,
+    MERGE_TYPES,
+    MODES,
+    PHASES,
+    QUIET,
+    controls,
+    cost_shapes,
+    cost_table,
+    measured_batches,
+)
 from bench.compare.curves import NEAR, SPENT, Reached, curve_table, reached
 from bench.compare.gradients import gradient_table, start_table
+from bench.compare.inference import latency_table
 from bench.compare.over_rows import PairedRows, paired_rows
 from bench.compare.records import cost_records, count_records, failures, latest, score_records
 from bench.compare.scores import MIN_SEEDS, cells, floors, per_task, score_table, training_doubts_of
@@ -12,6 +24,7 @@ from bench.compare.work import training_flops
 __all__ = [
     "BATCHES",
     "FEWEST_SEEDS",
+    "INFERENCE",
     "MERGE_TYPES",
     "MIN_SEEDS",
     "MODES",
@@ -34,7 +47,9 @@ __all__ = [
     "floors",
     "fronts",
     "gradient_table",
+    "latency_table",
     "latest",
+    "measured_batches",
     "method_cost",
     "paired_rows",
     "per_task",

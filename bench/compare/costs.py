@@ -11,13 +11,18 @@ import pandas as pd
 from bench.compare.once import Once
 from bench.compare.records import cost_records, in_order
 from bench.errors import BenchError
-from bench.record import CostRecord, Record, Shape, Timing
+from bench.record import CostRecord, Inference, Latency, Record, Shape, Timing
 
 QUIET = (0.97, 1.03)
 """The A/A control's interval within these ratios: a quiet machine. Beyond, verdicts on times allow for it."""
 PHASES = ("forward", "backward", "optimizer", "step")
+BASE = "base"
+"""The bare backbone with the same head."""
 MODES = ("unmerged", "merged")
-BATCHES = ("batch_1", "batch_32")
+BATCHES = tuple(Latency.model_fields)
+"""Batch sizes of inference, as columns name them."""
+INFERENCE = tuple(Inference.model_fields)
+"""What is counted of one inference."""
 MERGE_TYPES = ("float32", "bfloat16")
 LEAVES = ("seconds", "p95", "ratio", "low", "high", "blocks", "samples")
 
@@ -85,6 +90,16 @@ def _ledger_row(record: CostRecord, baseline: CostRecord | None) -> dict[str, An
     return row
 
 
+def _inference_row(record: CostRecord) -> dict[str, Any]:
+    if record.inference is None:
+        return {}
+    counted = {mode: getattr(record.inference, mode) for mode in (BASE, *MODES)}
+    return {"latency_length": record.latency_length} | {
+        f"inference_{mode}_{name}": getattr(found, name)
+        for mode, found in counted.items() if found is not None for name in INFERENCE
+    }  # fmt: skip
+
+
 def _time_row(record: CostRecord) -> dict[str, Any]:
     row: dict[str, Any] = {"switch_seconds": record.switch_seconds}
     for phase in PHASES:
@@ -110,6 +125,8 @@ def _cost_columns() -> list[str]:
         *("weights_bytes", "gradients_bytes", "optimizer_state_bytes", "saved_activations_bytes"),
         *(f"peak_{phase}_bytes" for phase in PHASES),
         *("predicted_step_bytes", "peak_memory_source"),
+        "latency_length",
+        *(f"inference_{mode}_{name}" for mode in (BASE, *MODES) for name in INFERENCE),
         *(f"{name}_{leaf}" for name in timed for leaf in LEAVES),
         *("merged_is_base", *(f"merge_error_{dtype}" for dtype in MERGE_TYPES), "switch_seconds"),
     ]
@@ -151,12 +168,18 @@ def _cost_table(records: Iterable[Record], order: Sequence[str], shape: Shape | 
         rows[record.method.label] = {"status": record.status}
         if record.status == "ok":
             baseline = by_label.get(record.baseline)
-            rows[record.method.label] |= _ledger_row(record, baseline) | _time_row(record)
+            rows[record.method.label] |= _ledger_row(record, baseline) | _inference_row(record)
+            rows[record.method.label] |= _time_row(record)
     labels = in_order(rows, order)
     table = pd.DataFrame([rows.get(label, {}) for label in labels], index=pd.Index(labels, name="method"))
     table = table.reindex(columns=_cost_columns())
     kept = {"status", "peak_memory_source", "merged_is_base"}
     return table.astype({column: float if column not in kept else object for column in table.columns})
+
+
+def measured_batches(table: pd.DataFrame) -> list[str]:
+    """Those of `BATCHES` at which a table of `cost_table` holds a latency."""
+    return [b for b in BATCHES if table[[f"{mode}_{b}_ratio" for mode in MODES]].notna().any(axis=None)]
 
 
 def controls(records: Iterable[Record]) -> pd.DataFrame:

@@ -29,8 +29,6 @@ from bench.jobs import MethodSpec, Probe
 from bench.record import Inference, Inferences, Latencies, Latency
 from bench.train import make_optimizer
 
-RECORDED_BATCHES = (1, 32)
-"""Batch sizes that a record has a place for."""
 SMALL_BATCH_ROUNDS = 4
 """Rounds at batch 1 for one at batch 32: a run is short there and its share of noise is larger."""
 AGAIN = "\0again"
@@ -228,11 +226,7 @@ class Session:
                 self._count_inference(deployed[label], found)
                 self._switch(deployed[label], found)
         for rows in self._probe.latency_batches:
-            if rows in RECORDED_BATCHES:
-                self._infer_batch(deployed, rows, suffix)
-                continue
-            for found in self._findings.values():
-                found.warnings.append(f"no latency at batch {rows}: a record holds batches 1 and 32")
+            self._infer_batch(deployed, rows, suffix)
 
     def _deployed(self, label: str) -> latency.Deployed:
         method, _, _, model = self._adapt(self._specs[label])
@@ -252,6 +246,7 @@ class Session:
         batch = self._batch(1, self._probe.latency_length)
         body, unmerged = deployed.unmerged.body, latency.count_inference(deployed.unmerged, batch)
         merged = None if deployed.merged is None else latency.count_inference(deployed.merged, batch)
+        found.figures["latency_length"] = self._probe.latency_length
         found.figures["inference"] = Inferences(base=self._base_inference, unmerged=unmerged, merged=merged)
         if deployed.merged is not None:
             compared = latency.compare_structure(deployed.merged.body, self._fresh().eval(), batch)

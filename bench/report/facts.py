@@ -246,6 +246,13 @@ def peak_name(source: str | None) -> str:
     return "peak GPU memory" if source == "cuda_allocated" else "peak memory (counted)"
 
 
+def inference_length(run: Run, shape: Shape | None) -> int | None:
+    """Tokens of each row of inference beside the probe of ``shape``; of older records as the suite asked for it."""
+    told = (r.latency_length for r in compare.cost_records(run.records) if r.shape == shape)
+    asked = (c.get("latency_length") for c in run.suite.get("cost") or () if shape and c.get("length") == shape.length)
+    return next((length for length in (*told, *asked) if length is not None), None)
+
+
 def shape_line(shape: Shape) -> str:
     """What a probe measured on, in words."""
     rare = [name for name in ("checkpointing", "compiled") if getattr(shape, name)]

@@ -13,6 +13,8 @@ HOW = (
     ("times", "seconds", "median over interleaved blocks; ratios are paired with the baseline round by round"),
     ("ratio interval", "ratio", "95 %: hull of the block bootstrap of the median and Student's t over block medians"),
     ("latency", "seconds", "inference of one batch, against the bare backbone with the same head, interleaved"),
+    ("operations", "", "of one inference of one row: those that compute, views left out; counted, exact"),
+    ("critical path", "operations", "longest chain of operations that each need the one before; counted, exact"),
     ("switch", "seconds", "median time to load another task's delta into the running model"),
     ("A/A control", "ratio", "the baseline against itself in the same rounds; beyond 3 % only wide margins hold"),
     ("score", "points of 100", "main metric of the task on rows that training never saw; ± is 95 % over seeds"),

@@ -1,6 +1,7 @@
 """Writes report.md: what was asked, on what, every table, what failed and what must be doubted; draws no figure."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -166,8 +167,9 @@ def _costs(run: Run) -> str:
         parts.append(_largest(run, shape))
         timed = f"Timed: {text(facts.this_machine(run))}. n = blocks, samples in all; interval 95 %."
         parts.append(f"{timed}\n\n{_timed(rows, baseline)}")
+        parts.append(_inference(rows))
         latency = "Latency / base, interval 95 %. `=`: operations identical to the base, exactly."
-        parts.append(f"{latency}\n\n{_latency(rows)}")
+        parts.append(f"{latency}\n\n{_latency(rows, compare.measured_batches(costs))}")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -224,15 +226,38 @@ def _timed(rows: Rows, baseline: str) -> str:
     return table([*head, "n", "switch"], body)
 
 
-def _latency(rows: Rows) -> str:
+def _inference(rows: Rows) -> str:
+    counted = [r for _, r in rows if not fmt.missing(r["inference_base_operations"])]
+    if not counted:
+        return ""
+    base = {name: counted[0][f"inference_base_{name}"] for name in compare.INFERENCE}
+    said = (
+        f"Counted: one inference of one row. The base model: {fmt.exact(base['operations'])} operations, critical path "
+        f"{fmt.exact(base['depth'])}, {fmt.count(base['flops'])} FLOPs."
+    )
+    head = ("method", "operations as is", "merged", "critical path as is", "merged", "FLOPs as is", "/ base",
+            "merged", "/ base")  # fmt: skip
+    body = []
+    for label, r in rows:
+        cells = [label]
+        for name in ("operations", "depth"):
+            cells += [fmt.exact(r[f"inference_{mode}_{name}"]) for mode in compare.MODES]
+        for mode in compare.MODES:
+            flops = r[f"inference_{mode}_flops"]
+            cells += [fmt.count(flops), fmt.ratio(flops / base["flops"], 3)]
+        body.append(cells)
+    return f"{said}\n\n{table(head, body)}"
+
+
+def _latency(rows: Rows, batches: Sequence[str]) -> str:
     head = ["method"]
-    for batch in compare.BATCHES:
+    for batch in batches:
         size = batch.removeprefix("batch_")
         head += [f"as is, batch {size}", "/ base", f"merged, batch {size}", "/ base"]
     body = []
     for label, r in rows:
         cells = [label]
-        for batch in compare.BATCHES:
+        for batch in batches:
             for mode in compare.MODES:
                 name = f"{mode}_{batch}"
                 ratio = fmt.ratio_interval(r[f"{name}_ratio"], r[f"{name}_low"], r[f"{name}_high"])

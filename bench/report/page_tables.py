@@ -136,7 +136,8 @@ def costs(run: Run, shape: Shape) -> list[Table]:
         _counted(rows, baseline),
         _memory(rows, facts.peak_name(source)),
         _timed(run, rows, baseline),
-        _latency(rows),
+        _inference(rows),
+        _latency(rows, compare.measured_batches(found)),
     )
     return [table for table in made if table is not None]
 
@@ -179,14 +180,37 @@ def _timed(run: Run, rows: Rows, baseline: str) -> Table | None:
     return _made(f"Timed: {facts.this_machine(run)}", [*head, "blocks", "samples", "switch"], body)
 
 
-def _latency(rows: Rows) -> Table | None:
+def _inference(rows: Rows) -> Table | None:
+    counted = [row for _, row in rows if _number(row["inference_base_operations"]) is not None]
+    if not counted:
+        return None
+    base = {name: float(counted[0][f"inference_base_{name}"]) for name in compare.INFERENCE}
+    head = ("method", "operations as is", "operations merged", "critical path as is", "critical path merged",
+            "FLOPs as is", "as is / base", "FLOPs merged", "merged / base")  # fmt: skip
+    body = []
+    for label, row in rows:
+        cells = [_word(label)]
+        for name in ("operations", "depth"):
+            cells += [_figure(fmt.exact, row[f"inference_{mode}_{name}"]) for mode in compare.MODES]
+        for mode in compare.MODES:
+            flops = float(row[f"inference_{mode}_flops"])
+            cells += [_figure(fmt.count, flops), _figure(_three, flops / base["flops"])]
+        body.append(cells)
+    note = (
+        f"The base model: {fmt.exact(base['operations'])} operations, critical path {fmt.exact(base['depth'])}, "
+        f"{fmt.count(base['flops'])} FLOPs."
+    )
+    return _made("Counted: one inference of one row", head, body, note)
+
+
+def _latency(rows: Rows, batches: Sequence[str]) -> Table | None:
     head, body = ["method"], []
-    for batch in compare.BATCHES:
+    for batch in batches:
         size = batch.removeprefix("batch_")
         head += [f"as is, batch {size}", "/ base, 95 %", f"merged, batch {size}", "/ base, 95 %"]
     for label, row in rows:
         cells = [_word(label)]
-        for batch in compare.BATCHES:
+        for batch in batches:
             for mode in compare.MODES:
                 name, same = f"{mode}_{batch}", mode == "merged" and row["merged_is_base"] is True
                 ratio = _interval(row, name)

@@ -48,6 +48,16 @@ class Tables:
         return compare.cost_table(self._costs, self.labels)
 
     @cached_property
+    def latencies(self) -> pd.DataFrame:
+        """As `bench.compare.latency_table` gives it."""
+        return compare.latency_table(self._costs, self.labels)
+
+    @cached_property
+    def inference_length(self) -> int | None:
+        """Tokens of each row of inference on the shape that is drawn, where a record or the suite says so."""
+        return facts.inference_length(self.run, self.shape)
+
+    @cached_property
     def controls(self) -> pd.DataFrame:
         """The A/A controls by name, of the shape that is drawn."""
         return compare.controls(self.cost_records.values()).set_index("name")

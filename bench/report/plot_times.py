@@ -86,9 +86,7 @@ def latency(tables: Tables) -> "Figure | None":
     costs = tables.costs.dropna(subset=columns, how="all")
     if costs.empty:
         return None
-    batches = [
-        b for b in compare.BATCHES if costs[[f"{mode}_{b}_ratio" for mode in compare.MODES]].notna().any(axis=None)
-    ]
+    batches = compare.measured_batches(costs)
     names, style = list(costs.index), tables.looks
     caption = (
         f"Inference time / that of the bare backbone with the same head, paired by round. {MEANING} over the n blocks "
@@ -113,9 +111,7 @@ def _inference(tables: Tables) -> str:
     shape = tables.shape
     if shape is None:
         return ""
-    asked: dict[str, Any] = next((c for c in tables.run.suite.get("cost") or () if c.get("length") == shape.length), {})
-    length = asked.get("latency_length")
-    parts = [f"rows of {length} tokens"] if length else []
+    parts = [f"rows of {tables.inference_length} tokens"] if tables.inference_length else []
     parts += [fmt.plain(shape.dtype), fmt.plain(shape.attention), fmt.plural(shape.threads, "thread")]
     return ", ".join([*parts, fmt.plain(shape.device)])
 

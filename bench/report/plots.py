@@ -37,6 +37,16 @@ PLOTS = (
     Plot("step-time", "Time of a training step", "Time of forward, backward and optimizer of one training step."),
     Plot("latency", "Latency", "Inference time against the base model, as trained and merged."),
     Plot(
+        "latency-map",
+        "Latency at every length and batch",
+        "Inference time against the base model at each length and batch, as trained and merged.",
+    ),
+    Plot(
+        "inference",
+        "What inference takes",
+        "Operations, critical path and FLOPs of one inference against the base model, as trained and merged.",
+    ),
+    Plot(
         "score-parameters",
         "Score against parameters",
         "Mean score against the trainable parameters of each method.",
@@ -99,6 +109,8 @@ def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure |
     from bench.report.growth import peak_growth
     from bench.report.plot_curves import SPENT, cost_to_reach, score_on_the_way
     from bench.report.plot_gradients import gradient_norms
+    from bench.report.plot_inference import inference
+    from bench.report.plot_latency import latency_map
     from bench.report.plot_scores import score_task, training_loss
     from bench.report.plot_sizes import against_size
     from bench.report.plot_times import latency, step_time
@@ -111,6 +123,8 @@ def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure |
         "memory": _memory,
         "step-time": step_time,
         "latency": latency,
+        "latency-map": latency_map,
+        "inference": inference,
         **{name: partial(score_against, name=name) for name in COSTS},
         "score-task": score_task,
         "training-loss": training_loss,

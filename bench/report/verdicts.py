@@ -14,6 +14,7 @@ SHORT = {
     "forward_seconds": "forward time",
     "backward_seconds": "backward time",
     "latency_seconds.unmerged.batch_1": "latency at batch 1",
+    "latency_seconds.unmerged.batch_8": "latency at batch 8",
     "latency_seconds.unmerged.batch_32": "latency at batch 32",
 }
 """Figures as a price names them; another stands under its dotted name."""

@@ -1,0 +1,43 @@
+"""Lifts latencies of every length and batch into one long table; draws and judges nothing."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from bench.compare.costs import BATCHES, MODES
+from bench.compare.records import cost_records, in_order
+from bench.record import Record
+
+COLUMNS = ("method", "mode", "length", "batch", "ratio", "low", "high", "control_low", "control_high")
+
+
+def latency_table(records: Iterable[Record], order: Sequence[str] = ()) -> pd.DataFrame:
+    """Latency against the bare backbone with the same head, at every length and batch that was measured.
+
+    Args:
+        records: Any records; those of costs that say how long a row of inference was are read.
+        order: Labels in the order of the suite.
+
+    Returns:
+        One row per method, mode (``unmerged``, ``merged``), length (tokens a row) and batch (rows): the ratio of times
+        with its 95 % interval, and the interval of the A/A control that was taken in the same rounds (NaN where none
+        was). Lengths and batches rise within a method.
+    """
+    costs = [r for r in cost_records(records) if r.latency_seconds is not None and r.latency_length is not None]
+    rows = []
+    for record in costs:
+        for mode in MODES:
+            latency = getattr(record.latency_seconds, mode)
+            for batch in BATCHES:
+                timing = getattr(latency, batch, None)
+                if timing is None:
+                    continue
+                control = record.aa_control.get(f"latency_{batch}")
+                noise = control.interval if control is not None else (float("nan"), float("nan"))
+                size = int(batch.removeprefix("batch_"))
+                rows.append((record.method.label, mode, record.latency_length, size, timing.ratio_to_baseline,
+                             *timing.ratio_interval, *noise))  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    labels = in_order(table["method"], order)
+    table["method"] = pd.Categorical(table["method"], labels)
+    return table.sort_values(["method", "mode", "length", "batch"], ignore_index=True).astype({"method": object})
