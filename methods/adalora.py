@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.anatomy import Projection, anatomy
+from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import LARGEST_SIZE, Method, MethodConfig, at_least, clone
 from methods.linear import oriented, set_module
+from methods.sliced import Factored, fold, places, slices
 
 SCALE = "adalora_scale"
 """Attribute of a merged backbone that keeps alpha / initial_rank, which the stored tensors alone do not tell."""
@@ -112,10 +112,7 @@ class AdaLoRA(Method):
         Raises:
             BenchError: A target matches nothing, or the initial rank exceeds a side of one.
         """
-        at: dict[str, list[Projection]] = {}
-        for _, projection in anatomy(backbone).projections(config.targets):
-            at.setdefault(projection.path, []).append(projection)
-        for path, projections in at.items():
+        for path, projections in places(backbone, config.targets).items():
             set_module(backbone, path, Adaptive(backbone.get_submodule(path), projections, config))
         return backbone
 
@@ -169,7 +166,7 @@ class AdaLoRA(Method):
         merged = clone(module)
         for path, layer in [(path, m) for path, m in merged.named_modules() if isinstance(m, Adaptive)]:
             for role, t in layer.triplets.items():
-                _fold(layer.base, layer.rows[role], t.P, t.L, t.Q, layer.scale)
+                fold(layer.base, layer.rows[role], t.Q, _scaled(t.P, t.L), layer.scale)
             set_module(merged, path, layer.base)
             setattr(merged, SCALE, layer.scale)
         return merged
@@ -185,8 +182,7 @@ class AdaLoRA(Method):
             raise BenchError("unmerge takes a module that merge returned; this one does not carry AdaLoRA's scale")
         plain = clone(merged)
         delattr(plain, SCALE)
-        parts = anatomy(plain)
-        targets = {f"{p.path}.triplets.{p.role}": p for _, p in parts.projections(parts.roles())}
+        targets = {f"{path}.triplets.{role}": found for (path, role), found in slices(plain).items()}
         for name in delta:
             stem, _, matrix = name.rpartition(".")
             if stem not in targets or any(f"{stem}.{other}" not in delta for other in "PLQ"):
@@ -194,7 +190,8 @@ class AdaLoRA(Method):
             if matrix == "P":
                 base = plain.get_submodule(targets[stem].path)
                 rows = targets[stem].rows(oriented(base).shape[0])
-                _fold(base, rows, delta[f"{stem}.P"], delta[f"{stem}.L"], delta[f"{stem}.Q"], -scale)
+                outer = _scaled(delta[f"{stem}.P"], delta[f"{stem}.L"])
+                fold(base, rows, delta[f"{stem}.Q"], outer, -scale)
         return plain
 
 
@@ -220,19 +217,13 @@ class Triplets(nn.Module):
         return value + p.mean(dim=0) + q.mean(dim=1)
 
 
-class Adaptive(nn.Module):
+class Adaptive(Factored):
     """A frozen linear map with triplets for each of its adapted slices."""
 
     def __init__(self, base: nn.Module, projections: list[Projection], config: AdaLoRAConfig) -> None:
-        super().__init__()
+        super().__init__(base, projections, config.dropout, config.alpha / config.initial_rank)
         weight = oriented(base)
         out_features, in_features = weight.shape
-        self.base = base
-        self.scale = config.alpha / config.initial_rank
-        self.dropout = config.dropout
-        self.parts = projections[0].parts
-        self.roles = {projection.part: projection.role for projection in projections}
-        self.rows = {projection.role: projection.rows(out_features) for projection in projections}
         self.triplets = nn.ModuleDict()
         width = out_features // self.parts
         most = min(in_features, width)
@@ -244,30 +235,14 @@ class Adaptive(nn.Module):
                 )
             self.triplets[projection.role] = Triplets(weight, width, config)
 
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, whose type T5 asks for before it calls the map."""
-        return self.base.weight
+    def inner(self, role: str) -> Tensor:
+        """``diag(L) Q [r, in]``: L scales these rows rather than the states ``[B T, r]``, kept once more if scaled."""
+        own = self.triplets[role]
+        return own.Q * own.L[:, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x [..., in]`` to ``[..., out]``."""
-        y = self.base(x)
-        wide = y.reshape(-1, y.shape[-1])
-        flat = F.dropout(x, self.dropout, self.training).reshape(-1, x.shape[-1])
-        # L scales the rows of Q, r x in, rather than the states, [B T, r], which autograd would keep once more
-        inner = [t.Q * t.L[:, None] for t in self.triplets.values()]
-        if self.parts == 1:
-            return self._add(wide, flat @ inner[0].t(), self.roles[0]).view(y.shape)
-        # the slices read x once, through their matrices stacked
-        narrow = flat @ torch.cat(inner).t()
-        slices = list(wide.chunk(self.parts, dim=-1))
-        for (part, role), own in zip(self.roles.items(), narrow.chunk(len(inner), dim=-1), strict=True):
-            slices[part] = self._add(slices[part], own, role)
-        return torch.cat(slices, dim=-1).view(y.shape)
-
-    def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
-        # product, scale and sum in one kernel, as in LoRA
-        return torch.addmm(y, narrow, self.triplets[role].P.t(), alpha=self.scale)
+    def outer(self, role: str) -> Tensor:
+        """P ``[out, r]``."""
+        return self.triplets[role].P
 
 
 def _triplets(module: nn.Module) -> Iterator[Triplets]:
@@ -300,9 +275,7 @@ def _prune(triplets: list[Triplets], budget: int) -> None:
         t.kept = mask
 
 
-@torch.no_grad()
-def _fold(base: nn.Module, rows: slice, p: Tensor, values: Tensor, q: Tensor, scale: float) -> None:
-    """Add ``scale * p @ diag(values) @ q`` to the output rows ``rows`` of ``base``, in place."""
-    weight = oriented(base)[rows]
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    weight.copy_(weight.to(wide) + scale * ((p.to(wide) * values.to(wide)) @ q.to(wide)))
+def _scaled(p: Tensor, values: Tensor) -> Tensor:
+    """``p @ diag(values)`` in at least float32."""
+    wide = torch.promote_types(p.dtype, torch.float32)
+    return p.to(wide) * values.to(wide)

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from bench.anatomy import Projection
 from bench.method import Method, clone
 from methods.linear import oriented, set_module
-from methods.low_rank import LoRAConfig, LowRank, factors, places
+from methods.low_rank import LoRAConfig, LowRank, factors
+from methods.sliced import places
 
 
 class DoRA(Method):

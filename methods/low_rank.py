@@ -4,15 +4,14 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from bench.anatomy import Projection, anatomy
+from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import MethodConfig, at_least, clone
 from methods.linear import oriented, set_module
+from methods.sliced import Factored, fold, places, slices
 
 SCALE = "lora_scale"
 """Attribute of a merged backbone that keeps the scale of the update, which the stored tensors alone do not tell."""
@@ -41,8 +40,8 @@ class LoRAConfig(MethodConfig):
             raise ValueError(f"targets = {list(self.targets)} names a role twice; name each once")
 
 
-class LowRank(nn.Module):
-    """A frozen linear map with one low-rank branch for each of its adapted slices.
+class LowRank(Factored):
+    """A frozen linear map with one low-rank branch, A and B, for each of its adapted slices.
 
     A starts Kaiming-uniform (a = sqrt 5), B zero.
     """
@@ -50,15 +49,9 @@ class LowRank(nn.Module):
     def __init__(
         self, base: nn.Module, projections: list[Projection], config: LoRAConfig, scale: float, name: str
     ) -> None:
-        super().__init__()
+        super().__init__(base, projections, config.dropout, scale)
         weight = oriented(base)
         out_features, in_features = weight.shape
-        self.base = base
-        self.scale = scale
-        self.dropout = config.dropout
-        self.parts = projections[0].parts
-        self.roles = {projection.part: projection.role for projection in projections}
-        self.rows = {projection.role: projection.rows(out_features) for projection in projections}
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
         for projection in projections:
             width = out_features // projection.parts
@@ -71,44 +64,13 @@ class LowRank(nn.Module):
             self.B[projection.role] = nn.Parameter(weight.new_zeros(width, config.rank))
             nn.init.kaiming_uniform_(self.A[projection.role], a=math.sqrt(5))
 
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, whose type T5 asks for before it calls the map."""
-        return self.base.weight
+    def inner(self, role: str) -> Tensor:
+        """A ``[r, in]``."""
+        return self.A[role]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x [..., in]`` to ``[..., out]``."""
-        return self.add(self.base(x), F.dropout(x, self.dropout, self.training))
-
-    def add(self, y: Tensor, x: Tensor) -> Tensor:
-        """Add the branches' images of ``x [..., in]`` to ``y [..., out]``; returns a new tensor."""
-        wide = y.reshape(-1, y.shape[-1])
-        flat = x.reshape(-1, x.shape[-1])
-        if self.parts == 1:
-            role = self.roles[0]
-            return self._add(wide, flat @ self.A[role].t(), role).view(y.shape)
-        # the slices read x once, through their matrices A stacked
-        narrow = flat @ torch.cat([self.A[role] for role in self.roles.values()]).t()
-        slices = list(wide.chunk(self.parts, dim=-1))
-        for (part, role), inner in zip(self.roles.items(), narrow.chunk(len(self.roles), dim=-1), strict=True):
-            slices[part] = self._add(slices[part], inner, role)
-        return torch.cat(slices, dim=-1).view(y.shape)
-
-    def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
-        # product, scale and sum in one kernel: a separate scale and sum would each pass over [B T, out] again
-        return torch.addmm(y, narrow, self.B[role].t(), alpha=self.scale)
-
-
-def places(backbone: nn.Module, targets: tuple[str, ...]) -> dict[str, list[Projection]]:
-    """Path of each linear map -> its adapted slices.
-
-    Raises:
-        BenchError: A target matches nothing.
-    """
-    at: dict[str, list[Projection]] = {}
-    for _, projection in anatomy(backbone).projections(targets):
-        at.setdefault(projection.path, []).append(projection)
-    return at
+    def outer(self, role: str) -> Tensor:
+        """B ``[out, r]``."""
+        return self.B[role]
 
 
 def attach(backbone: nn.Module, config: LoRAConfig, scale: float, name: str) -> nn.Module:
@@ -159,8 +121,7 @@ def unmerge(merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
         raise BenchError("unmerge takes a module that merge returned; this one does not carry LoRA's scale")
     plain = clone(merged)
     delattr(plain, SCALE)
-    parts = anatomy(plain)
-    projections = {(p.path, p.role): p for _, p in parts.projections(parts.roles())}
+    projections = slices(plain)
     for name in delta:
         path, matrix, role = name.rsplit(".", 2)
         if (path, role) not in projections or f"{path}.B.{role}" not in delta:
@@ -170,14 +131,6 @@ def unmerge(merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
             rows = projections[path, role].rows(oriented(base).shape[0])
             fold(base, rows, delta[name], delta[f"{path}.B.{role}"], -scale)
     return plain
-
-
-@torch.no_grad()
-def fold(base: nn.Module, rows: slice, a: Tensor, b: Tensor, scale: float) -> None:
-    """Add ``scale * b @ a`` to the output rows ``rows`` of ``base``, in place, in at least float32."""
-    weight = oriented(base)[rows]
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    weight.copy_(weight.to(wide) + scale * (b.to(wide) @ a.to(wide)))
 
 
 def has_values(tensor: Tensor) -> bool:

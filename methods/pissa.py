@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.method import Method, at_least, copy_delta
 from methods.linear import oriented
-from methods.low_rank import LoRAConfig, LowRank, attach, factors, fold, has_values, low_rank, merge, unmerge
+from methods.low_rank import LoRAConfig, LowRank, attach, factors, has_values, low_rank, merge, unmerge
+from methods.sliced import fold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

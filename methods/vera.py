@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.anatomy import Projection, anatomy
+from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, at_least, clone
 from methods.linear import oriented, set_module
+from methods.sliced import Sliced, places, slices
 
 SEED = "vera_projection_seed"
 """Attribute of a merged backbone that keeps the seed of A and B, which the stored tensors alone do not tell."""
@@ -66,11 +67,8 @@ class VeRA(Method):
         Raises:
             BenchError: A target matches nothing.
         """
-        at: dict[str, list[Projection]] = {}
-        for _, projection in anatomy(backbone).projections(config.targets):
-            at.setdefault(projection.path, []).append(projection)
         pairs: dict[tuple[int, int], Pair] = {}
-        for path, projections in at.items():
+        for path, projections in places(backbone, config.targets).items():
             base = backbone.get_submodule(path)
             shape = _shape(oriented(base), projections[0])
             if shape not in pairs:
@@ -104,8 +102,7 @@ class VeRA(Method):
             raise BenchError("unmerge takes a module that merge returned; this one does not carry VeRA's seed")
         plain = clone(merged)
         delattr(plain, SEED)
-        parts = anatomy(plain)
-        projections = {(p.path, p.role): p for _, p in parts.projections(parts.roles())}
+        projections = slices(plain)
         for name in delta:
             path, vector, role = name.rsplit(".", 2)
             if (path, role) not in projections or any(f"{path}.{other}.{role}" not in delta for other in "db"):
@@ -128,40 +125,23 @@ class Pair(nn.Module):
         self.B = nn.Parameter(b, requires_grad=False)
 
 
-class Scaled(nn.Module):
+class Scaled(Sliced):
     """A frozen linear map with scales around its shape's pair for each of its adapted slices."""
 
     def __init__(self, base: nn.Module, projections: list[Projection], pair: Pair, config: VeRAConfig) -> None:
-        super().__init__()
+        super().__init__(base, projections, config.dropout)
         weight = oriented(base)
-        self.base = base
         self.pair = pair
-        self.dropout = config.dropout
         self.seed = config.projection_seed
-        self.parts = projections[0].parts
-        self.roles = {projection.part: projection.role for projection in projections}
-        self.rows = {projection.role: projection.rows(weight.shape[0]) for projection in projections}
         width, _ = _shape(weight, projections[0])
         self.b, self.d = nn.ParameterDict(), nn.ParameterDict()
         for role in self.rows:
             self.d[role] = nn.Parameter(weight.new_full((config.rank,), config.d_initial))
             self.b[role] = nn.Parameter(weight.new_zeros(width))
 
-    @property
-    def weight(self) -> Tensor:
-        """The frozen weight, whose type T5 asks for before it calls the map."""
-        return self.base.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x [..., in]`` to ``[..., out]``."""
-        y = self.base(x)
-        narrow = F.linear(F.dropout(x, self.dropout, self.training), self.pair.A)
-        if self.parts == 1:
-            return self._add(y, narrow, self.roles[0])
-        slices = list(y.chunk(self.parts, dim=-1))
-        for part, role in self.roles.items():
-            slices[part] = self._add(slices[part], narrow, role)
-        return torch.cat(slices, dim=-1)
+    def add(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add the branches' images of ``x [..., in]`` to ``y [..., out]``; returns a new tensor."""
+        return self._add_to_slices(y, [F.linear(x, self.pair.A)] * len(self.roles))
 
     def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
         # scales in the type of the states: under autocast a float32 vector would widen all of [B, T, out]

@@ -42,7 +42,7 @@ def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
     shutil.copytree(ROOT / "methods", folder / "methods", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "suite.toml").write_text(SUITE)
-    lora, branches, table = (folder / "methods" / f"{name}.py" for name in ("lora", "low_rank", "__init__"))
+    lora, branches, table = (folder / "methods" / f"{name}.py" for name in ("lora", "sliced", "__init__"))
     git(folder, "init", "-q", "-b", "plain")
     git(folder, "add", ".")
     git(folder, *COMMIT, "Plain")
@@ -127,7 +127,7 @@ def test_a_method_that_the_base_does_not_have_is_not_compared(there):
 
 def test_a_head_that_computes_something_else_is_said(there):
     git(there, "checkout", "-q", "-b", "other", "plain")
-    branches = there / "methods" / "low_rank.py"
+    branches = there / "methods" / "sliced.py"
     branches.write_text(branches.read_text().replace("alpha=self.scale", "alpha=2 * self.scale"))
     git(there, *COMMIT, "other")
     git(there, "checkout", "-q", "plain")
