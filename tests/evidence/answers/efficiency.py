@@ -1,5 +1,7 @@
 """Where exactly Adapter and P-Tuning are efficient, from counted costs."""
 
+from collections.abc import Iterable
+
 from bench.record import CostRecord, Flops
 from bench.report import format as fmt
 from tests.evidence.answers.words import Answer, Say, claims, costs, counts, figure, most, published, span, table
@@ -23,7 +25,9 @@ def answer(say: Say) -> Answer:
     whole = _bytes(found["full"], "optimizer_state")
     state = most(_bytes(found[label], "optimizer_state") / whole for label in through)
     entered = sorted({_entered(f) for f in through.values()})
-    layers = " - ".join(map(str, dict.fromkeys((entered[0], entered[-1]))))
+    layers = _range(entered)
+    chains = _range(_chain(found[label]) for label in through)
+    own_chain = next(_chain(record) for label, record in found.items() if label.startswith("lst"))
     return Answer(
         question=say("What exactly is efficient in Adapter and P-Tuning?", "Adapter、P-Tuning 到底高效在哪里？"),
         sentence=say(
@@ -57,10 +61,13 @@ def answer(say: Say) -> Answer:
                 say(
                     f"Often it is said that it is not. The count: backward still works in {layers} of "
                     f"{_entered(full)} layers (the same depth, or all but the layer below the lowest trained part), "
-                    f"with {backward} of the FLOPs. So the order of growth is the same and the constant is half; LST "
-                    f"works in {_entered(lst)} of them.",
+                    f"with {backward} of the FLOPs, and its longest chain of operations that each need the one before "
+                    f"is {chains} for full's {_chain(found['full'])}. So depth and order of growth stay and the "
+                    f"constant is half. LST works in {_entered(lst)} of those layers: its chain, {own_chain}, lies in "
+                    "the narrow side network alone.",
                     f"常有人说没有。数一数：反向仍要经过 {_entered(full)} 层中的 {layers} 层（深度不变，最多少去最低可训练处以下的一层），"
-                    f"FLOPs 是 {backward}。所以增长的阶不变，常数减半；LST 经过 {_entered(lst)} 层。",
+                    f"FLOPs 是 {backward}；前后相依的最长算子链是 {chains}（full 为 {_chain(found['full'])}）。所以深度和增长的阶"
+                    f"不变，常数减半。LST 经过其中 {_entered(lst)} 层：它的链长 {own_chain}，全在窄的旁路网络里。",
                 ),
             ),
             (
@@ -101,11 +108,22 @@ def _entered(flops: Flops) -> int:
     return sum(part.backward > 0 for layer, part in flops.backbone_by_layer.items() if layer.startswith("layer_"))
 
 
+def _chain(record: CostRecord) -> int:
+    """Longest chain of operations of backward that each need the one before."""
+    assert record.backward_path is not None
+    return record.backward_path.depth
+
+
+def _range(values: Iterable[int]) -> str:
+    ends = sorted(values)
+    return " - ".join(map(str, dict.fromkeys((ends[0], ends[-1]))))
+
+
 def _counted(say: Say, found: dict[str, CostRecord]) -> str:
     full = found["full"]
     head = [
         say("method", "方法"), say("backward / full", "反向 / full"), say("weight gradients", "权重梯度"),
-        say("input gradients", "输入梯度"), say("layers entered", "经过的层"), say("optimizer state", "优化器状态"),
+        say("input gradients", "输入梯度"), say("layers entered", "经过的层"), say("longest chain", "最长算子链"), say("optimizer state", "优化器状态"),
         say("saved activations", "保存的激活"), say("peak / full", "峰值内存 / full"), say("stored per task", "每任务存储"),
     ]  # fmt: skip
     rows = []
@@ -115,7 +133,7 @@ def _counted(say: Say, found: dict[str, CostRecord]) -> str:
         rows.append([
             f"`{label}`", fmt.ratio(flops.backward / whole.backward, 3),
             fmt.ratio(flops.backward_weight_gradient / whole.backward_weight_gradient, 3),
-            fmt.ratio(flops.backward_input_gradient / whole.backward_input_gradient, 3), str(_entered(flops)),
+            fmt.ratio(flops.backward_input_gradient / whole.backward_input_gradient, 3), str(_entered(flops)), str(_chain(record)),
             fmt.size(_bytes(record, "optimizer_state")), fmt.size(_bytes(record, "saved_activations")),
             fmt.ratio(record.predicted_peak_memory_bytes.step / full.predicted_peak_memory_bytes.step, 3),
             fmt.size(record.delta_bytes),

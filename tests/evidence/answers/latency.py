@@ -2,10 +2,11 @@
 
 from bench.record import CostRecord, Inference, Latency, Timing
 from bench.report import format as fmt
-from tests.evidence.answers.words import Answer, Say, claims, costs, lengths, published, span, table
+from tests.evidence.answers.words import Answer, Say, claims, costs, figure, lengths, published, span, table
 
 NAME = "why-latency"
 SERIAL = ("houlsby_adapter", "pfeiffer_adapter")
+PROMPTS = ("prompt_tuning", "p_tuning")
 BATCHES = (1, 8, 32)
 
 
@@ -27,6 +28,7 @@ def answer(say: Say) -> Answer:
     )
     serial = span(_as_is(by_name[name]).depth / base.depth for name in SERIAL)
     prompts = fmt.ratio(_as_is(by_name["prompt_tuning"]).flops / base.flops)
+    paid = "" if timed is None else _paid(say, by_name)
     return Answer(
         question=say(
             "Why does merged LoRA add no latency, while adapters, prompts and LST do?",
@@ -37,11 +39,12 @@ def answer(say: Say) -> Answer:
             f"critical path of {merged.depth} for {base.depth}, {fmt.ratio(merged.flops / base.flops, 3)} of its FLOPs{took}. "
             f"Adapters lengthen the critical path ({serial} x, serial "
             f"and non-linear), prompts lengthen the sequence ({prompts} x the FLOPs), LST runs a side network beside "
-            f"the backbone ({fmt.ratio(lst.depth / base.depth)} x the path): none of these can be folded into a weight.",
+            f"the backbone ({fmt.ratio(lst.depth / base.depth)} x the path){paid}: none of these can be folded into a "
+            "weight.",
             f"LoRA 合并后就是原模型：{merged.operations} 个算子（原模型 {base.operations}），关键路径 {merged.depth}（原模型 "
             f"{base.depth}），FLOPs 是其 {fmt.ratio(merged.flops / base.flops, 3)}{took}。"
             f"Adapter 加长关键路径（{serial} 倍，串行且非线性），prompt 加长序列（FLOPs {prompts} 倍），LST 在主干之外还要跑旁路网络"
-            f"（路径 {fmt.ratio(lst.depth / base.depth)} 倍）：它们都无法折叠进一个权重。",
+            f"（路径 {fmt.ratio(lst.depth / base.depth)} 倍）{paid}：它们都无法折叠进一个权重。",
         ),
         tag=say("structure: exact, any machine", "结构：精确，任何机器相同")
         + ("" if timed is None else say("; time: this machine", "；时间：这台机器")),
@@ -65,7 +68,13 @@ def answer(say: Say) -> Answer:
                     f"多 {lora.operations - base.operations} 个算子，路径 {lora.depth}。",
                 ),
             ),
-            (say("Counted: one inference", "计数：一次推理"), _counted(say, found)),
+            (
+                say("Counted: one inference", "计数：一次推理"),
+                _counted(say, found)
+                + "\n\n"
+                + figure(NAME, "inference", say("Operations, critical path and FLOPs", "算子、关键路径与 FLOPs")),
+            ),
+            *([] if timed is None else [_map(say)]),
             *((_title(say, length), _times(say, costs(run, length))) for length in measured),
             (say("Verdicts", "各项结论"), claims(say, run)),
         ),
@@ -85,6 +94,25 @@ def answer(say: Say) -> Answer:
                 "合并后的模型只服务一个任务；多任务共用一个主干时，应看不合并的数字。",
             ),
         ),
+    )
+
+
+def _map(say: Say) -> tuple[str, str]:
+    title = say("Timed: every length and batch", "计时：各长度与批大小")
+    return title, figure(NAME, "latency-map", say("Latency against the base model", "相对原模型的延迟"))
+
+
+def _paid(say: Say, by_name: dict[str, CostRecord]) -> str:
+    """What the methods that cannot merge take at batch 1, as a clause."""
+
+    def took(*names: str) -> str:
+        timings = [_timing(_latencies(by_name[name], merged=False), 1) for name in names]
+        return span(timing.ratio_to_baseline for timing in timings if timing is not None)
+
+    adapters, prompts, lst = took(*SERIAL), took(*PROMPTS), took("lst")
+    return say(
+        f"; at batch 1 they take {adapters}, {prompts} and {lst} x the base's time",
+        f"；批大小 1 时三者耗时为原模型的 {adapters}、{prompts}、{lst} 倍",
     )
 
 
