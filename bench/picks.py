@@ -17,6 +17,8 @@ from bench.store import Run
 
 WITHIN = 1.0
 """Points of 100 below the best mean that a cheap method may lie and still be picked."""
+SHOWN = 5
+"""Methods that a sentence names before it counts the rest; the tables mark all."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Pick:
     """Labels, best first or tied; empty where no method meets the rule or no figure decides it."""
     why: str
     """The figures, ties, what is missing, and why there is no verdict; phrases joined by semicolons."""
+
+    @property
+    def named(self) -> str:
+        """The first methods by name, the rest by number; empty where there is none."""
+        return _some(map(fmt.plain, self.methods))
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def _no_latency(costs: pd.DataFrame, scores: _Scores | None) -> Pick:
         return Pick("no latency", rule, tuple(found), "no scores: in the suite's order")
     ranked = sorted((label for label in found if label in scores.means), key=lambda label: -scores.means[label])
     means = [f"{fmt.plain(label)} {scores.means[label]:.1f}" for label in ranked]
-    phrases = [f"mean score {', '.join(means)}"] if means else []
+    phrases = [f"mean score {_some(means)}"] if means else []
     unscored = [label for label in found if label not in scores.means]
     phrases += [f"last, without all scores: {_names(unscored)}"] if unscored else []
     return Pick("no latency", rule, (*ranked, *unscored), "; ".join(phrases) + _doubt(scores))
@@ -176,7 +183,7 @@ def _time(run: Run, costs: pd.DataFrame, scores: _Scores | None, on: str) -> Pic
         f"{fmt.plain(label)} {fmt.ratio_interval(row['step_ratio'], row['step_low'], row['step_high'], 2)}"
         for label, row in found.iterrows()
     ]
-    phrases = [f"{', '.join(shown)}, on {facts.this_machine(run)}"]
+    phrases = [f"{_some(shown)}, on {facts.this_machine(run)}"]
     control = compare.controls(run.records)
     control = control[control["name"] == "step"]
     if control.empty or not control["quiet"].all():
@@ -208,3 +215,11 @@ def _doubt(scores: _Scores | None) -> str:
 
 def _names(labels: Sequence[str]) -> str:
     return ", ".join(map(fmt.plain, labels))
+
+
+def _some(texts: Iterable[str]) -> str:
+    """The first few, and how many more there are; one more stands itself rather than its count."""
+    every = list(texts)
+    if len(every) <= SHOWN + 1:
+        return ", ".join(every)
+    return f"{', '.join(every[:SHOWN])} and {len(every) - SHOWN} more"

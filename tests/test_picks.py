@@ -83,6 +83,16 @@ def test_no_latency_is_structure_alone_ordered_by_score(tmp_path):
     assert found.why == "mean score full 90.4, lora(rank=8) 89.9, head 80.4"
 
 
+def test_of_many_methods_a_sentence_names_the_first_and_counts_the_rest(tmp_path):
+    many = [f"lora(rank={rank})" for rank in range(11, 19)]
+    found = pick(of(tmp_path, map(cost, ["full", *many]), scores(dict.fromkeys(["full", *many], 90.0))), "no latency")
+    assert len(found.methods) == 9
+    assert found.named == "full, lora(rank=11), lora(rank=12), lora(rank=13), lora(rank=14) and 4 more"
+    assert found.why.count("lora") == 4 and found.why.endswith(" and 4 more")
+    six = pick(of(tmp_path, map(cost, many[:6])), "no latency")
+    assert six.named == ", ".join(many[:6])  # the count of one would be no shorter than its name
+
+
 def test_a_merge_that_is_not_the_base_adds_latency(tmp_path):
     other = {"modules": True, "parameters": True, "op_trace": False, "flops": True}
     run = of(tmp_path, [cost("full"), cost("lora(rank=8)", merged_equals_base=other)])

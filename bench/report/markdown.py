@@ -77,7 +77,7 @@ def _claims(run: Run) -> str:
 
 def _picks(run: Run) -> str:
     rows = [
-        (found.need, text(", ".join(found.methods)) or fmt.MISSING, text(found.why), text(found.rule))
+        (found.need, text(found.named) or fmt.MISSING, text(found.why), text(found.rule))
         for found in picks(run)
     ]
     if not rows:
