@@ -114,11 +114,12 @@ def base_figure(metric: str) -> str | None:
     ``inference.base.depth``.
     """
     head, _, rest = metric.partition(".")
-    _, _, leaf = rest.partition(".")
-    return f"{head}.{BASE}.{leaf}" if head in _OF_INFERENCE and leaf else None
+    mode, _, leaf = rest.partition(".")
+    return f"{head}.{BASE}.{leaf}" if head in _OF_INFERENCE and mode in _COMPARED and leaf else None
 
 
 _OF_INFERENCE = ("latency_seconds", "inference")
+_COMPARED = ("unmerged", "merged")
 
 
 def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Sequence[str]) -> None:

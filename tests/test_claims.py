@@ -343,6 +343,10 @@ def test_many_claims_at_the_edge_are_not_passed_by_their_number(tmp_path):
             {"metric": "flops.forward", "versus": "base", "ratio": {"max": 1}},
             "versus 'base' takes a figure of inference",
         ),
+        (
+            {"metric": "inference.base.depth", "versus": "base", "ratio": {"max": 1}},
+            "versus 'base' takes a figure of inference",
+        ),
         ({"value": {}}, "give min, max or both"),
         ({"value": {"min": 2, "max": 1}}, "lies above"),
         ({"value": {"max": 1}, "method": []}, "method"),

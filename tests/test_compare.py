@@ -60,6 +60,26 @@ def test_latencies_of_every_length_and_batch_stand_in_one_table_with_their_contr
     assert (table["control_low"] < 1).all()
 
 
+def test_the_table_of_latencies_keeps_one_form_of_the_step_and_one_figure_a_length():
+    records = [
+        cost("full", latency_length=64),
+        cost("full", shape={"batch": 1}, latency_length=64),  # rows of the same length
+        cost("full", shape={"batch": 8, "length": 16}, latency_length=128),
+        cost("full", shape={"length": 16, "dtype": "bfloat16"}, latency_length=256),
+        cost("ia3", latency_length=64).model_copy(update={"status": "error", "reason": "batch 32 did not fit"}),
+    ]
+    table = compare.latency_table(records)
+    assert list(table["method"].unique()) == ["full"]
+    assert sorted(table["length"].unique()) == [64, 128]
+    assert not table.duplicated(["method", "mode", "length", "batch"]).any()
+
+
+def test_latencies_of_two_machines_never_stand_in_one_table():
+    other = ENVIRONMENT | {"threads": 8, "fingerprint": "other"}
+    with pytest.raises(BenchError, match="threads is 2 for 'full' but 8 for 'ia3'"):
+        compare.latency_table([cost("full"), cost("ia3", environment=other)])
+
+
 def test_no_latency_is_an_empty_table():
     assert compare.latency_table([score("full", "sst2", 0)]).empty
 

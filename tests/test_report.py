@@ -186,12 +186,16 @@ def test_the_report_says_where_every_figure_comes_from(run):
 
 def test_inference_is_reported_against_the_base_at_the_batches_that_were_timed(run):
     report = markdown.write(run).read_text()
-    assert "The base model: 87 operations, critical path 69, 680 M FLOPs." in report
+    assert (
+        "one inference of one row of 32 tokens. The base model: 87 operations, critical path 69, 680 M FLOPs." in report
+    )
+    assert "Latency on rows of 32 tokens / base" in report
     assert "| houlsby_adapter | 97 | - | 77 | - | 762 M | 1.120 | - | - |" in report
-    assert "| lora(rank=8) | 89 | 87 | 70 | 69 |" in report
+    assert "| lora(rank=8) | 89 | 87 = | 70 | 69 |" in report
     assert "as is, batch 32" in report and "batch 8" not in report
     table = next(found for found in page_tables.costs(run, cost("full").shape) if "inference" in found.caption)
-    assert table.note == "The base model: 87 operations, critical path 69, 680 M FLOPs."
+    assert table.note.startswith("The base model: 87 operations, critical path 69, 680 M FLOPs.")
+    assert table.caption == "Counted: one inference of one row of 32 tokens"
     assert [cell.text for cell in table.rows[-1]][:3] == ["lst(reduction=8)", "109", "-"]
 
 

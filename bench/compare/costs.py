@@ -37,7 +37,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_one_environment(records: Sequence[CostRecord]) -> None:
+def check_one_environment(records: Sequence[CostRecord]) -> None:
     """Refuse to pool costs of different machines or versions; name the first field that differs."""
     for record in records[1:]:
         first = records[0]
@@ -161,7 +161,7 @@ def _cost_table(records: Iterable[Record], order: Sequence[str], shape: Shape | 
     shape = shape or next(iter(cost_shapes(costs)), None)
     costs = [record for record in costs if record.shape == shape]
     done = [record for record in costs if record.status == "ok"]
-    _check_one_environment(done)
+    check_one_environment(done)
     by_label = {record.method.label: record for record in done}
     rows: dict[str, dict[str, Any]] = {}
     for record in costs:

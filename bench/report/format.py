@@ -131,6 +131,11 @@ def difference(value: float | None, low: float | None = None, high: float | None
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
+def of_tokens(length: int | None) -> str:
+    """`` of 64 tokens``, to stand behind "row"; empty where the length is not known."""
+    return "" if length is None else f" of {length} tokens"
+
+
 def plural(number: int, noun: str) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

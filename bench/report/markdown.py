@@ -76,10 +76,7 @@ def _claims(run: Run) -> str:
 
 
 def _picks(run: Run) -> str:
-    rows = [
-        (found.need, text(found.named) or fmt.MISSING, text(found.why), text(found.rule))
-        for found in picks(run)
-    ]
+    rows = [(found.need, text(found.named) or fmt.MISSING, text(found.why), text(found.rule)) for found in picks(run)]
     if not rows:
         return ""
     return "## I need\n\n" + table(("need", "pick", "figures and doubts", "rule"), rows).replace("---:", "---")
@@ -167,13 +164,14 @@ def _costs(run: Run) -> str:
         parts.append(_largest(run, shape))
         timed = f"Timed: {text(facts.this_machine(run))}. n = blocks, samples in all; interval 95 %."
         parts.append(f"{timed}\n\n{_timed(rows, baseline)}")
-        parts.append(_inference(rows))
-        latency = "Latency / base, interval 95 %. `=`: operations identical to the base, exactly."
-        parts.append(f"{latency}\n\n{_latency(rows, compare.measured_batches(costs))}")
+        length = facts.inference_length(run, shape)
+        parts.append(_inference(rows, length))
+        parts.append(_latency(rows, compare.measured_batches(costs), length))
     return "\n\n".join(part for part in parts if part)
 
 
 Rows = list[tuple[str, "pd.Series"]]
+SAME = "`=`: operations identical to the base, exactly."
 
 
 def _counted(rows: Rows, baseline: str) -> str:
@@ -226,14 +224,14 @@ def _timed(rows: Rows, baseline: str) -> str:
     return table([*head, "n", "switch"], body)
 
 
-def _inference(rows: Rows) -> str:
+def _inference(rows: Rows, length: int | None) -> str:
     counted = [r for _, r in rows if not fmt.missing(r["inference_base_operations"])]
     if not counted:
         return ""
     base = {name: counted[0][f"inference_base_{name}"] for name in compare.INFERENCE}
     said = (
-        f"Counted: one inference of one row. The base model: {fmt.exact(base['operations'])} operations, critical path "
-        f"{fmt.exact(base['depth'])}, {fmt.count(base['flops'])} FLOPs."
+        f"Counted: one inference of one row{fmt.of_tokens(length)}. The base model: {fmt.exact(base['operations'])} "
+        f"operations, critical path {fmt.exact(base['depth'])}, {fmt.count(base['flops'])} FLOPs. {SAME}"
     )
     head = ("method", "operations as is", "merged", "critical path as is", "merged", "FLOPs as is", "/ base",
             "merged", "/ base")  # fmt: skip
@@ -242,6 +240,7 @@ def _inference(rows: Rows) -> str:
         cells = [label]
         for name in ("operations", "depth"):
             cells += [fmt.exact(r[f"inference_{mode}_{name}"]) for mode in compare.MODES]
+        cells[2] += " =" if r["merged_is_base"] is True else ""
         for mode in compare.MODES:
             flops = r[f"inference_{mode}_flops"]
             cells += [fmt.count(flops), fmt.ratio(flops / base["flops"], 3)]
@@ -249,7 +248,8 @@ def _inference(rows: Rows) -> str:
     return f"{said}\n\n{table(head, body)}"
 
 
-def _latency(rows: Rows, batches: Sequence[str]) -> str:
+def _latency(rows: Rows, batches: Sequence[str], length: int | None) -> str:
+    said = f"Latency on rows{fmt.of_tokens(length)} / base, interval 95 %. {SAME}" if batches else "Error of merging."
     head = ["method"]
     for batch in batches:
         size = batch.removeprefix("batch_")
@@ -265,7 +265,8 @@ def _latency(rows: Rows, batches: Sequence[str]) -> str:
                 cells += [fmt.seconds(r[f"{name}_seconds"]), ratio + same]
         errors = [r[f"merge_error_{dtype}"] for dtype in compare.MERGE_TYPES]
         body.append([*cells, *(fmt.MISSING if fmt.missing(error) else f"{error:.1e}" for error in errors)])
-    return table([*head, *(f"merge error, {dtype}" for dtype in compare.MERGE_TYPES)], body)
+    shown = table([*head, *(f"merge error, {dtype}" for dtype in compare.MERGE_TYPES)], body)
+    return f"{said}\n\n{shown}"
 
 
 def _scaling(run: Run) -> str:

@@ -37,6 +37,7 @@ class Table:
 
 Rows = Sequence[tuple[str, "pd.Series"]]
 Show = Callable[[float | None], str]
+SAME = "= : operations identical to the base model, exactly."
 
 
 def _number(value: object) -> float | None:
@@ -136,8 +137,8 @@ def costs(run: Run, shape: Shape) -> list[Table]:
         _counted(rows, baseline),
         _memory(rows, facts.peak_name(source)),
         _timed(run, rows, baseline),
-        _inference(rows),
-        _latency(rows, compare.measured_batches(found)),
+        _inference(rows, facts.inference_length(run, shape)),
+        _latency(rows, compare.measured_batches(found), facts.inference_length(run, shape)),
     )
     return [table for table in made if table is not None]
 
@@ -180,7 +181,7 @@ def _timed(run: Run, rows: Rows, baseline: str) -> Table | None:
     return _made(f"Timed: {facts.this_machine(run)}", [*head, "blocks", "samples", "switch"], body)
 
 
-def _inference(rows: Rows) -> Table | None:
+def _inference(rows: Rows, length: int | None) -> Table | None:
     counted = [row for _, row in rows if _number(row["inference_base_operations"]) is not None]
     if not counted:
         return None
@@ -192,18 +193,20 @@ def _inference(rows: Rows) -> Table | None:
         cells = [_word(label)]
         for name in ("operations", "depth"):
             cells += [_figure(fmt.exact, row[f"inference_{mode}_{name}"]) for mode in compare.MODES]
+        if row["merged_is_base"] is True:
+            cells[2] = Cell(f"{cells[2].text} =", cells[2].key)
         for mode in compare.MODES:
             flops = float(row[f"inference_{mode}_flops"])
             cells += [_figure(fmt.count, flops), _figure(_three, flops / base["flops"])]
         body.append(cells)
     note = (
         f"The base model: {fmt.exact(base['operations'])} operations, critical path {fmt.exact(base['depth'])}, "
-        f"{fmt.count(base['flops'])} FLOPs."
+        f"{fmt.count(base['flops'])} FLOPs. {SAME}"
     )
-    return _made("Counted: one inference of one row", head, body, note)
+    return _made(f"Counted: one inference of one row{fmt.of_tokens(length)}", head, body, note)
 
 
-def _latency(rows: Rows, batches: Sequence[str]) -> Table | None:
+def _latency(rows: Rows, batches: Sequence[str], length: int | None) -> Table | None:
     head, body = ["method"], []
     for batch in batches:
         size = batch.removeprefix("batch_")
@@ -219,10 +222,9 @@ def _latency(rows: Rows, batches: Sequence[str]) -> Table | None:
         errors = [_figure(lambda value: fmt.MISSING if value is None else f"{value:.1e}", row[f"merge_error_{dtype}"])
                   for dtype in compare.MERGE_TYPES]  # fmt: skip
         body.append([*cells, *errors])
-    note = "= : operations identical to the base model, exactly."
-    return _made(
-        "Latency against the base model", [*head, *(f"merge error, {t}" for t in compare.MERGE_TYPES)], body, note
-    )
+    caption = f"Latency on rows{fmt.of_tokens(length)} against the base model" if batches else "Error of merging"
+    head += [f"merge error, {t}" for t in compare.MERGE_TYPES]
+    return _made(caption, head, body, SAME if batches else "")
 
 
 def largest(run: Run, shape: Shape) -> Table | None:

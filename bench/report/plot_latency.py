@@ -28,9 +28,9 @@ def latency_map(tables: Tables) -> "Figure | None":
     places = list(found[["length", "batch"]].drop_duplicates().sort_values(["length", "batch"]).itertuples(index=False))
     caption = (
         "Inference time / that of the bare backbone with the same head, median over blocks of paired ratios. Grey "
-        "figures: the 95 % interval holds 1. -: cannot be merged. Last row: the A/A control, the base against itself, "
-        "by the end of its interval that lies further from 1; where that is far, small differences mean nothing. "
-        f"Darkest from {DARKEST:g} on."
+        "figures: the 95 % interval holds 1. -: not measured, or cannot be merged. Last row: the A/A control, the base "
+        "against itself, by the end of its interval that lies further from 1; where that is far, small differences "
+        f"mean nothing. Darkest from {DARKEST:g} on."
     )
     sheet = Sheet(ROW * (len(names) + 1), room_for(tables.looks, names, [CONTROL]), widths=(1.0, 1.0), above=0.3,
                   below=0.68, gap=0.15)  # fmt: skip
@@ -79,7 +79,7 @@ def _cells(axes: "Axes", found: pd.DataFrame, names: list[str], places: list[tup
 
 
 def _controls(axes: "Axes", found: pd.DataFrame, places: list[tuple[int, int]]) -> None:
-    by_place = found.groupby(["length", "batch"])[["control_low", "control_high"]].first()
+    by_place = found.groupby(["length", "batch"]).agg({"control_low": "min", "control_high": "max"})  # of all groups
     for j, place in enumerate(places):
         low, high = by_place.loc[tuple(place)]
         if not np.isnan(low):
