@@ -94,11 +94,8 @@ def _scores(run: Run) -> _Scores | None:
 
 
 def _memory(costs: pd.DataFrame, scores: _Scores | None, on: str) -> Pick:
-    measured = costs["peak_step_bytes"].notna().any()
-    values = costs["peak_step_bytes" if measured else "predicted_step_bytes"]
-    source = next((name for name in costs["peak_memory_source"] if isinstance(name, str)), None)
-    what = f"lowest {facts.peak_name(source) if measured else 'predicted peak memory'} of a training step{on}"
-    return _least("least memory", what, values, scores)
+    what = f"lowest {facts.memory_name(costs)} of a training step{on}"
+    return _least("least memory", what, costs[compare.peak_column(costs)], scores)
 
 
 def _storage(run: Run, scores: _Scores | None) -> Pick:

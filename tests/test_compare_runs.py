@@ -315,10 +315,12 @@ def test_a_run_exports_one_row_per_method_and_shape_or_task_with_units_in_the_na
     assert cost_row["trainable_method_parameters"] == 73_728
     assert cost_row["step_p95_seconds"] > cost_row["step_seconds"] > 0
     assert (cost_row["batch"], cost_row["length"]) == (32, 64)
+    assert (cost_row["latency_length_tokens"], cost_row["inference_merged_depth_operations"]) == (32, 69)
     assert score_row["seeds"] == 3 and 70 < score_row["score_mean_points"] < 80
     assert math.isnan(score_row["step_seconds"])
     plain = {"ratio", "low", "high", "blocks", "samples", "interval", "rank", "probability"}
     units = {"bytes", "seconds", "parameters", "points", "gradient", "forward", "backward", "backbone"} | plain
+    units |= {"tokens", "operations", "flops"}
     figures = [name for name in table.columns if table[name].dtype.kind == "f" and name not in ("dropout", "seeds")]
     assert all(
         name.rpartition("_")[2] in units or name.startswith(("merge_error", "batch", "length", "threads", "failed"))

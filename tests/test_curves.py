@@ -171,6 +171,15 @@ def test_the_reports_say_who_came_there_and_where_flops_come_from(tmp_path):
     assert "No FLOPs: no sweep of this run" in " ".join(curves.table(run_of(tmp_path, READINGS))[0])
 
 
+def test_where_no_step_ran_memory_is_the_predicted_peak_and_called_so(tmp_path):
+    peak = {"forward": 1, "backward": 2, "optimizer": 1, "step": 200_000_000}
+    counted = cost("ia3", peak_memory_bytes=None, peak_memory_source=None, predicted_peak_memory_bytes=peak)
+    run = run_of(tmp_path, READINGS, extra=[counted])
+    assert reached(run).table.loc[("ia3", "sst2"), "peak_bytes"] == 200_000_000
+    text = markdown.write(run).read_text()
+    assert "| predicted peak memory | no verdict because |" in text and "| 200 MB | 3 seeds |" in text
+
+
 def test_without_readings_there_is_neither_section_nor_figure(tmp_path):
     run = glue_small(tmp_path, labels=["full", "ia3"])
     assert curves.table(run) == ([], [], [])

@@ -11,6 +11,7 @@ from bench.compare.costs import (
     cost_shapes,
     cost_table,
     measured_batches,
+    peak_column,
 )
 from bench.compare.curves import NEAR, SPENT, Reached, curve_table, reached
 from bench.compare.gradients import gradient_table, start_table
@@ -52,6 +53,7 @@ __all__ = [
     "measured_batches",
     "method_cost",
     "paired_rows",
+    "peak_column",
     "per_task",
     "reached",
     "score_records",

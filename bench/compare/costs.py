@@ -177,6 +177,11 @@ def _cost_table(records: Iterable[Record], order: Sequence[str], shape: Shape | 
     return table.astype({column: float if column not in kept else object for column in table.columns})
 
 
+def peak_column(table: pd.DataFrame) -> str:
+    """Column of a table of `cost_table` that tells the peak of a training step: the predicted one where none ran."""
+    return "predicted_step_bytes" if table["peak_step_bytes"].isna().all() else "peak_step_bytes"
+
+
 def measured_batches(table: pd.DataFrame) -> list[str]:
     """Those of `BATCHES` at which a table of `cost_table` holds a latency."""
     return [b for b in BATCHES if table[[f"{mode}_{b}_ratio" for mode in MODES]].notna().any(axis=None)]

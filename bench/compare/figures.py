@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.compare.costs import LEAVES, cost_shapes, cost_table
+from bench.compare.costs import BASE, LEAVES, MODES, cost_shapes, cost_table
 from bench.compare.curves import curve_table, reached
 from bench.compare.gradients import gradient_table, start_table
 from bench.compare.over_rows import paired_rows
@@ -17,6 +17,8 @@ from bench.store import Run
 
 SECONDS = {"p95": "p95_seconds", "low": "ratio_low", "high": "ratio_high"}
 """Leaves of a timing whose own name in `cost_table` holds no unit."""
+UNITS = {"latency_length": "tokens"} | {f"inference_{mode}_depth": "operations" for mode in (BASE, *MODES)}
+"""Of columns of `cost_table` whose own name does not end with it."""
 SHAPE = tuple(Shape.model_fields)
 
 
@@ -53,6 +55,8 @@ def _costs(run: Run, shape: Shape, order: list[str]) -> pd.DataFrame:
 
 def _with_unit(column: str) -> str:
     """``step_p95`` becomes ``step_p95_seconds``, ``trainable_head`` ``trainable_head_parameters``."""
+    if column in UNITS:
+        return f"{column}_{UNITS[column]}"
     name, _, leaf = column.rpartition("_")
     if column.startswith("trainable_"):
         return f"{column}_parameters"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.compare.costs import cost_table
+from bench.compare.costs import cost_table, peak_column
 from bench.compare.items import Floats, is_mean_of_rows, row_points
 from bench.compare.once import Once
 from bench.compare.records import in_order, score_records
@@ -40,8 +40,12 @@ class Fronts(NamedTuple):
 
 
 def method_cost(run: Run, order: Sequence[str], cost: str) -> "pd.Series[float]":
-    """Cost of each method: a column of `cost_table`; trained parameters come from cells where nothing was probed."""
-    value = cost_table(run.records, order)[cost].astype(float)
+    """Cost of each method: a column of `cost_table`.
+
+    Trained parameters come from cells where nothing was probed, the peak from predictions where no step ran.
+    """
+    table = cost_table(run.records, order)
+    value = table[peak_column(table) if cost == "peak_step_bytes" else cost].astype(float)
     if cost == "trainable_method":
         done = [r for r in reversed(score_records(run.records)) if r.status == "ok" and r.trainable_parameters]
         counted = {r.method.label: float(r.trainable_parameters.method) for r in done if r.trainable_parameters}

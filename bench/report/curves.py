@@ -30,9 +30,7 @@ def table(run: Run) -> tuple[list[str], list[str], list[list[str]]]:
         "was needed. Medians over seeds; one that never came there counts as longer than any other.",
         _flops(run, found),
     ]
-    memory = facts.peak_name(
-        next((r.peak_memory_source for r in compare.cost_records(run.records) if r.peak_memory_source), None)
-    )
+    memory = facts.memory_name(compare.cost_table(run.records, facts.labels(run)))
     head = ["method", "task", "target", "reached by", "steps", "training time", "training FLOPs", memory,
             "no verdict because"]  # fmt: skip
     return sentences, head, [_row(str(label), str(task), row) for (label, task), row in found.iterrows()]

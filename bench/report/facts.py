@@ -1,13 +1,16 @@
 """Sentences about a run that every reader shows alike: what was asked, on what, how sure; draws and prints nothing."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import compare
 from bench.match_table import MatchTable
 from bench.record import Record, ScoreRecord, Shape, TaskUsed, Tuning
 from bench.report.format import count, plain, plural, points, ratio_interval
 from bench.store import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FLAG_MARKS = {"still_improving": "*", "did_not_learn": "!"}
 """Marks beside a score in the terminal's table."""
@@ -244,6 +247,13 @@ def floor(run: Run) -> str | None:
 def peak_name(source: str | None) -> str:
     """``peak GPU memory`` only where CUDA measured it."""
     return "peak GPU memory" if source == "cuda_allocated" else "peak memory (counted)"
+
+
+def memory_name(costs: "pd.DataFrame") -> str:
+    """What the peaks of a table of `bench.compare.cost_table` are, where no step ran the predicted ones."""
+    sources = [source for source in costs["peak_memory_source"] if isinstance(source, str)]
+    predicted = not sources and costs["predicted_step_bytes"].notna().any()
+    return "predicted peak memory" if predicted else peak_name(next(iter(sources), None))
 
 
 def inference_length(run: Run, shape: Shape | None) -> int | None:

@@ -55,8 +55,7 @@ def probability(share: float) -> str:
 
 
 def _memory(run: Run) -> str:
-    source = compare.cost_table(run.records, facts.labels(run))["peak_memory_source"]
-    return facts.peak_name(next((name for name in source if isinstance(name, str)), None))
+    return facts.memory_name(compare.cost_table(run.records, facts.labels(run)))
 
 
 def how(found: compare.Fronts) -> str:

@@ -178,7 +178,7 @@ def _reach_caption(tables: Tables) -> str:
         "nothing is known, so it is the most that was needed. Small dots: single seeds. Mark: median over all seeds, "
         "one that never came there counted as longer than any other; none where half of them or more did not. Right: "
         "seeds that came there. Time: of the cells as they trained. Memory: "
-        f"{facts.peak_name(tables.peak_source)} of one training step of the probe, whether or not it came there."
+        f"{facts.memory_name(tables.costs)} of one training step of the probe, whether or not it came there."
     )
 
 

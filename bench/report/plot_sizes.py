@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bench import compare
 from bench.compare.sizes import Series, series
 from bench.report import format as fmt
 from bench.report.canvas import FAINT, INK, MEANING, Sheet, key, new_figure
@@ -52,9 +53,8 @@ def _panels(tables: Tables) -> dict[str, pd.DataFrame]:
         (f"forward FLOPs / {tables.name}", "flops_forward"),
         (f"backward FLOPs / {tables.name}", "flops_backward"),
         (f"stored bytes / {tables.name}", "delta_bytes"),
-        (f"peak memory / {tables.name}", "peak_step_bytes"),
+        (f"peak memory / {tables.name}", compare.peak_column(costs)),
     ):
-        column = "predicted_step_bytes" if column == "peak_step_bytes" and costs[column].isna().all() else column
         ratio = costs[column] / costs[column].get(base, float("nan"))
         panels[title] = pd.DataFrame({"value": ratio, "low": float("nan"), "high": float("nan")})
     timed = costs[["step_ratio", "step_low", "step_high"]].set_axis(["value", "low", "high"], axis=1)

@@ -91,7 +91,7 @@ def _as_measured(tables: Tables, cost: Cost) -> Cost:
     """Memory says whether a GPU measured it."""
     if cost.column != "peak_step_bytes":
         return cost
-    name = facts.peak_name(tables.peak_source)
+    name = facts.memory_name(tables.costs)
     tag = "measured" if tables.peak_source == "cuda_allocated" else "counted"
     return cost._replace(name=name, axis=f"{name} of one training step (MB)", tags=("scored", tag))
 
