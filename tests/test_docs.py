@@ -13,7 +13,8 @@ import torch
 import yaml
 from transformers import BertConfig, BertForSequenceClassification
 
-from bench.store import open_store
+from bench.report import verdicts
+from bench.store import open_store, read_run
 from bench.suite import load_suite
 from tests.command import bench
 from tests.test_store import SUITE, score
@@ -103,6 +104,13 @@ def test_the_table_of_the_readme_is_that_of_the_committed_run(text):
 
 def without_comments(program):
     return [line.partition("#")[0].rstrip() for line in program.splitlines()]
+
+
+def test_the_readme_says_of_the_scores_on_real_files_what_the_run_s_claims_say():
+    told = verdicts.tell(read_run(ROOT / "results/published/glue-real-minilm"))
+    assert {found.verdict for found in told} == {"inconclusive"}  # "No claim about scores is decided there"
+    for found in told:
+        assert found.figures.replace(" points", "") in README.replace(" points", ""), found.says
 
 
 def decimals(text):

@@ -33,9 +33,10 @@ def answer(say: Say) -> Answer:
         sentence=say(
             f"They spare the weight gradients (at most {weights} of full fine-tuning's remain), the optimizer's state "
             f"(at most {state}) and storage; the input gradients stay ({inputs}), so backward is halved ({backward}), "
-            f"not spared. LST alone never enters the backbone on the way back ({spared}).",
+            f"not spared. Of what adapts more than the head, LST alone never enters the backbone on the way back "
+            f"({spared}).",
             f"省下的是权重梯度（最多剩全量微调的 {weights}）、优化器状态（最多 {state}）和存储；输入梯度几乎都还在（{inputs}），"
-            f"所以反向传播是减半（{backward}），而不是免除。只有 LST 的反向完全不进入主干（{spared}）。",
+            f"所以反向传播是减半（{backward}），而不是免除。除只训练头之外，只有 LST 的反向完全不进入主干（{spared}）。",
         ),
         tag=say("exact, any machine", "精确，任何机器相同"),
         run=NAME,
@@ -62,12 +63,12 @@ def answer(say: Say) -> Answer:
                     f"Often it is said that it is not. The count: backward still works in {layers} of "
                     f"{_entered(full)} layers (the same depth, or all but the layer below the lowest trained part), "
                     f"with {backward} of the FLOPs, and its longest chain of operations that each need the one before "
-                    f"is {chains} for full's {_chain(found['full'])}. So depth and order of growth stay and the "
-                    f"constant is half. LST works in {_entered(lst)} of those layers: its chain, {own_chain}, lies in "
+                    f"is {chains} for full's {_chain(found['full'])}. So the depth stays and about half of "
+                    f"the work; how each grows with the length of the rows shows suite `scaling`. LST works in {_entered(lst)} of those layers: its chain, {own_chain}, lies in "
                     "the narrow side network alone.",
                     f"常有人说没有。数一数：反向仍要经过 {_entered(full)} 层中的 {layers} 层（深度不变，最多少去最低可训练处以下的一层），"
-                    f"FLOPs 是 {backward}；前后相依的最长算子链是 {chains}（full 为 {_chain(found['full'])}）。所以深度和增长的阶"
-                    f"不变，常数减半。LST 经过其中 {_entered(lst)} 层：它的链长 {own_chain}，全在窄的旁路网络里。",
+                    f"FLOPs 是 {backward}；前后相依的最长算子链是 {chains}（full 为 {_chain(found['full'])}）。所以深度"
+                    f"不变，工作量约剩一半；随行长如何增长见 suite `scaling`。LST 经过其中 {_entered(lst)} 层：它的链长 {own_chain}，全在窄的旁路网络里。",
                 ),
             ),
             (
@@ -89,9 +90,9 @@ def answer(say: Say) -> Answer:
                 "FLOPs 不是秒：小矩阵乘对处理器的利用率更低；某台机器上的时间见报告，并附 A/A 对照。",
             ),
             say(
-                "The shares hold for this shape; with longer rows attention, which no method spares, takes a larger "
-                "part (suite `scaling`).",
-                "这些比例属于这个形状；行越长，任何方法都省不掉的注意力部分占比越大（见 suite `scaling`）。",
+                "The shares hold for this shape; with longer rows attention, which adapters, prompts and LoRA hardly "
+                "spare, takes a larger part (suite `scaling`).",
+                "这些比例属于这个形状；行越长，Adapter、prompt 和 LoRA 几乎都省不掉的注意力部分占比越大（见 suite `scaling`）。",
             ),
             say("Nothing about scores: cheaper is not as good.", "与得分无关：便宜不等于一样好。"),
         ),

@@ -10,7 +10,7 @@ from bench.record import ScoreRecord
 from bench.report import facts
 from bench.report import format as fmt
 from bench.store import Run
-from tests.evidence.answers.words import Answer, Say, figure, published, scores_tag, table
+from tests.evidence.answers.words import Answer, Say, claims, figure, published, scores_tag, table
 
 NAME = "lora-init"
 STEPS = (1, 2, 5, 20)
@@ -28,12 +28,13 @@ def answer(say: Say) -> Answer:
         sentence=say(
             f"So that the first forward is the backbone's own and yet something moves: with A random and B zero the "
             f"first loss is {_loss(found[usual])}, the gradient of A is {_exact(a)} and that of B {_number(b)}, so B "
-            f"moves first and A from step 2 on ({_number(_norm(found[usual], 'A', 2))}). With both zero every gradient "
-            f"is {_exact(_largest(found[zero]))} for ever and the score the head's ({_mean(run, zero)}); with both random the "
-            f"start is another model ({_mean(run, moved)} points, the default start {_mean(run, usual)}).",
+            f"moves first and A from step 2 on ({_number(_norm(found[usual], 'A', 2))}). With both zero the "
+            f"gradients of both are {_exact(_largest(found[zero]))} for ever and the score the head's "
+            f"({_mean(run, zero)}); with both random the start is another model, which ends at {_mean(run, moved)} "
+            f"points{_unlearned(say, found[moved])} for the default start's {_mean(run, usual)}.",
             f"这样第一次前向就是主干自己，同时又有东西在动：A 随机、B 为零时，首步损失 {_loss(found[usual])}，A 的梯度为 {_exact(a)}，"
             f"B 的为 {_number(b)}，所以 B 先动，A 从第 2 步开始动（{_number(_norm(found[usual], 'A', 2))}）。两者都为零，"
-            f"则梯度永远为 {_exact(_largest(found[zero]))}，得分就是只训练头的得分（{_mean(run, zero)}）；两者都随机，起点就是另一个模型（{_mean(run, moved)} 分，默认初始化 {_mean(run, usual)} 分）。",
+            f"则两者的梯度永远为 {_exact(_largest(found[zero]))}，得分就是只训练头的得分（{_mean(run, zero)}）；两者都随机，起点就是另一个模型，最后得 {_mean(run, moved)} 分{_unlearned(say, found[moved])}，默认初始化得 {_mean(run, usual)} 分。",
         ),
         tag=say("zeros: exact; ", "零：精确；") + scores_tag(say, run),
         run=NAME,
@@ -58,6 +59,7 @@ def answer(say: Say) -> Answer:
                 say("Measured", "测量"),
                 _measured(say, run, found) + f"\n\n{fmt.plain(facts.data(run))}",
             ),
+            (say("Verdicts", "各项结论"), claims(say, run)),
             (
                 say("Gradients of the first steps", "前几步的梯度"),
                 figure(
@@ -68,6 +70,13 @@ def answer(say: Say) -> Answer:
             ),
         ),
         not_concluded=(
+            say(
+                "Both random is one strength of noise: with A and B of standard deviation 1 / r each weight moves by "
+                "alpha r^-2.5, here about as much as the weights themselves; less noise moves the start less. The "
+                "first loss does not show the move: the head starts near zero and hides what lies below it.",
+                "“两者都随机”只是一种噪声强度：A、B 的标准差为 1 / r 时，每个权重移动 alpha r^-2.5，在这里与权重本身差不多大；噪声越小，"
+                "起点移动越少。首步损失看不出移动：头从接近零开始，遮住了它下面的一切。",
+            ),
             say(
                 "The starts are compared at one pair of rates, that of the default start: another start may want "
                 "another rate, which no score here shows.",
@@ -101,6 +110,19 @@ def _norm(records: list[ScoreRecord], part: str, step: int) -> float:
     """Mean over seeds of the norm of one part's gradient at an optimizer step, counted from 1; NaN without one."""
     held = [r.gradient_norms[part][step - 1] for r in records if len(r.gradient_norms.get(part, ())) >= step]
     return fmean(held) if held else float("nan")
+
+
+def _unlearned(say: Say, records: list[ScoreRecord]) -> str:
+    """How many of a start's runs ended below the task's floor."""
+    flagged = sum("did_not_learn" in record.flags for record in records)
+    return (
+        say(
+            f" (flagged in {flagged} of {len(records)} seeds: did not learn)",
+            f"（{len(records)} 个种子中 {flagged} 个标记为没有学会）",
+        )
+        if flagged
+        else ""
+    )
 
 
 def _largest(records: list[ScoreRecord]) -> float:

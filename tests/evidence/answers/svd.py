@@ -27,12 +27,12 @@ def answer(say: Say) -> Answer:
         sentence=say(
             f"No: A and B are learned. The directions that LoRA adds share {_share(lora, 'with_weight')} of the "
             f"{leading} leading singular directions of W_0, where two random subspaces share {chance:.3f}; full "
-            f"fine-tuning's own update shares {_share(full, 'with_weight')}. LoRA's share {_share(lora, 'with_full')} "
-            f"with it. PiSSA alone starts from the SVD of W_0, and keeps "
-            f"{_share(pissa, 'with_weight')}.",
+            f"fine-tuning's own update shares {_share(full, 'with_weight')}. LoRA's directions share "
+            f"{_share(lora, 'with_full')} with those of full fine-tuning. PiSSA alone starts from the SVD of W_0: its "
+            f"update shares {_share(pissa, 'with_weight')}.",
             f"不是：A 和 B 是学出来的。LoRA 加上的方向与 W_0 的前 {leading} 个奇异方向只重合 {_share(lora, 'with_weight')}，"
-            f"两个随机子空间为 {chance:.3f}；全量微调自己的更新为 {_share(full, 'with_weight')}。它与全量微调更新的方向重合 "
-            f"{_share(lora, 'with_full')}。只有 PiSSA 从 W_0 的 SVD 出发，训练后仍重合 {_share(pissa, 'with_weight')}。",
+            f"两个随机子空间为 {chance:.3f}；全量微调自己的更新为 {_share(full, 'with_weight')}。LoRA 的方向与全量微调的重合 "
+            f"{_share(lora, 'with_full')}。只有 PiSSA 从 W_0 的 SVD 出发：它的更新重合 {_share(pissa, 'with_weight')}。",
         ),
         tag=say(
             f"means over {maps} weights and {seeds} seeds; one backbone, one task",
