@@ -2,10 +2,13 @@
 
 from bench.record import CostRecord, Inference, Latency, Timing
 from bench.report import format as fmt
-from tests.evidence.answers.words import Answer, Say, claims, costs, figure, lengths, published, span, table
+from bench.report import verdicts
+from tests.evidence.answers.words import PUBLISHED, Answer, Say, claims, costs, figure, lengths, published, span, table
 
 NAME = "why-latency"
 SERIAL = ("houlsby_adapter", "pfeiffer_adapter")
+QUIETER = "cost-minilm"
+"""Published run that times three methods on one thread."""
 PROMPTS = ("prompt_tuning", "p_tuning")
 BATCHES = (1, 8, 32)
 
@@ -75,7 +78,7 @@ def answer(say: Say) -> Answer:
             *((_title(say, length), _times(say, costs(run, length))) for length in measured),
             (
                 say(f"Verdicts, on rows of {spans[-1]} tokens", f"各项结论（每行 {spans[-1]} 个 token）"),
-                claims(say, run),
+                claims(say, run) + "\n\n" + _decided(say),
             ),
         ),
         not_concluded=(
@@ -100,6 +103,16 @@ def answer(say: Say) -> Answer:
                 "合并后的模型只服务一个任务；多任务共用一个主干时，应看不合并的数字。",
             ),
         ),
+    )
+
+
+def _decided(say: Say) -> str:
+    """What the run on one thread, where fewer things disturb a clock, says of merged LoRA's latency."""
+    told = next(t for t in verdicts.tell(published(QUIETER)) if t.metric == "latency_seconds.merged.batch_1")
+    link = f"[{QUIETER}]({PUBLISHED}/{QUIETER}/report.md)"
+    return say(
+        f"On one thread {link} has of merged LoRA's latency: {told.figures}, {told.verdict}.",
+        f"单线程的 {link} 对合并后 LoRA 延迟的结果：{told.figures}，{told.verdict}。",
     )
 
 

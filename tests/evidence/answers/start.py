@@ -31,7 +31,7 @@ def answer(say: Say) -> Answer:
             f"moves first and A from step 2 on ({_number(_norm(found[usual], 'A', 2))}). With both zero the "
             f"gradients of both are {_exact(_largest(found[zero]))} for ever and the score the head's "
             f"({_mean(run, zero)}); with both random the start is another model, which ends at {_mean(run, moved)} "
-            f"points{_unlearned(say, found[moved])} for the default start's {_mean(run, usual)}.",
+            f"points{_unlearned(say, found[moved])}, where the default start ends at {_mean(run, usual)}.",
             f"这样第一次前向就是主干自己，同时又有东西在动：A 随机、B 为零时，首步损失 {_loss(found[usual])}，A 的梯度为 {_exact(a)}，"
             f"B 的为 {_number(b)}，所以 B 先动，A 从第 2 步开始动（{_number(_norm(found[usual], 'A', 2))}）。两者都为零，"
             f"则两者的梯度永远为 {_exact(_largest(found[zero]))}，得分就是只训练头的得分（{_mean(run, zero)}）；两者都随机，起点就是另一个模型，最后得 {_mean(run, moved)} 分{_unlearned(say, found[moved])}，默认初始化得 {_mean(run, usual)} 分。",
