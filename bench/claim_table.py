@@ -11,6 +11,10 @@ from bench.record import CostRecord, MergedEqualsBase, Timing
 
 BASE = "base"
 """What inference is compared with: the bare backbone under the same head."""
+MODES = ("unmerged", "merged")
+"""Forms of a method that inference is measured in; the second only where it can be merged."""
+_OF_INFERENCE = ("latency_seconds", "inference")
+"""Fields of a cost record that hold figures of the base and of each mode."""
 LOOKS = 3
 """Times that interleaved samples are looked at, with as many blocks more each time, until they decide a claim."""
 EXTRA_SECONDS = 30.0
@@ -115,11 +119,7 @@ def base_figure(metric: str) -> str | None:
     """
     head, _, rest = metric.partition(".")
     mode, _, leaf = rest.partition(".")
-    return f"{head}.{BASE}.{leaf}" if head in _OF_INFERENCE and mode in _COMPARED and leaf else None
-
-
-_OF_INFERENCE = ("latency_seconds", "inference")
-_COMPARED = ("unmerged", "merged")
+    return f"{head}.{BASE}.{leaf}" if head in _OF_INFERENCE and mode in MODES and leaf else None
 
 
 def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Sequence[str]) -> None:

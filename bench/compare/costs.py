@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from bench.claim_table import BASE as BASE
+from bench.claim_table import MODES as MODES
 from bench.compare.once import Once
 from bench.compare.records import cost_records, in_order
 from bench.errors import BenchError
@@ -16,9 +18,6 @@ from bench.record import CostRecord, Inference, Latency, Record, Shape, Timing
 QUIET = (0.97, 1.03)
 """The A/A control's interval within these ratios: a quiet machine. Beyond, verdicts on times allow for it."""
 PHASES = ("forward", "backward", "optimizer", "step")
-BASE = "base"
-"""The bare backbone with the same head."""
-MODES = ("unmerged", "merged")
 BATCHES = tuple(Latency.model_fields)
 """Batch sizes of inference, as columns name them."""
 INFERENCE = tuple(Inference.model_fields)
