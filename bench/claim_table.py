@@ -67,6 +67,9 @@ class ClaimTable(_Table):
     """Bounds of the figure itself."""
     holds: bool | None = None
     """The figure is a yes or a no, and this one."""
+    length: int | None = Field(default=None, ge=1)
+    """Tokens in a row of the shape that the figure is taken on, of one of inference those of its rows; where left out,
+    it is the shape with most tokens among those that hold all methods of the claim."""
     tasks: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Tasks over which scores are compared; all of the suite where left out."""
     price: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
@@ -85,6 +88,8 @@ class ClaimTable(_Table):
             raise ValueError(f"claim {self.name!r}: score is compared by difference, and difference compares scores")
         if self.tasks and self.metric != "score":
             raise ValueError(f"claim {self.name!r}: tasks says over which a score is compared; {self.metric} has none")
+        if self.length is not None and self.metric == "score":
+            raise ValueError(f"claim {self.name!r}: length says on which shape a cost is compared; a score has none")
         self._check_kind()
         if self.ratio is not None and any(end is not None and end <= 0 for end in (self.ratio.min, self.ratio.max)):
             raise ValueError(f"claim {self.name!r}: bounds of a ratio lie above 0; for an exact zero give value")
@@ -111,6 +116,11 @@ class ClaimTable(_Table):
         return found
 
 
+def of_inference(metric: str) -> bool:
+    """Whether ``metric`` is taken on rows of inference, not of training."""
+    return metric.partition(".")[0] in _OF_INFERENCE
+
+
 def base_figure(metric: str) -> str | None:
     """The figure of the bare backbone that ``metric`` is compared with; None for what it has none of.
 
@@ -122,12 +132,14 @@ def base_figure(metric: str) -> str | None:
     return f"{head}.{BASE}.{leaf}" if head in _OF_INFERENCE and mode in MODES and leaf else None
 
 
-def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Sequence[str]) -> None:
+def check_claims(
+    claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Sequence[str], shapes: Sequence["ClaimedShape"]
+) -> None:
     """Refuse a claim that no run of the suite could ever decide.
 
     Raises:
         ValueError: Two claims share a name, or one names a method or a figure that does not exist, compares a method
-            with itself, or compares scores where no task is scored.
+            with itself, compares scores where no task is scored, or costs of which no one shape measures all.
     """
     known = {*metrics(), "score"}
     names = [claim.name for claim in claims]
@@ -147,10 +159,38 @@ def check_claims(claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Seq
         for metric in (claim.metric, *claim.price):
             if metric not in known:
                 raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")
+        if claim.metric != "score" and shapes:
+            _check_shape(claim, shapes)
+
+
+def _check_shape(claim: ClaimTable, shapes: Sequence["ClaimedShape"]) -> None:
+    where, asked = "the suite", {*claim.method, claim.versus or BASE} - {BASE}
+    if claim.length is not None:
+        inference = of_inference(claim.metric)
+        lengths = [shape.latency_length if inference else shape.length for shape in shapes]
+        if claim.length not in lengths:
+            field, had = "latency_length" if inference else "length", ", ".join(map(str, dict.fromkeys(lengths)))
+            raise ValueError(f"claim {claim.name!r}: no [[cost]] has {field} = {claim.length}; the suite has {had}")
+        where = f"length {claim.length}"
+        shapes = [shape for shape, length in zip(shapes, lengths, strict=True) if length == claim.length]
+    if not any(asked <= {*shape.labels} for shape in shapes):
+        raise ValueError(
+            f"claim {claim.name!r}: no [[cost]] of {where} measures all of {', '.join(sorted(asked))}; "
+            f"its methods narrow each"
+        )
 
 
 _KEYS = {"schema_", "backbone", "shape", "latency_length"}
 """Of a record: what a figure was taken on, no figure."""
+
+
+class ClaimedShape(_Table):
+    """A shape of the suite, as far as it matters to claims."""
+
+    length: int
+    latency_length: int
+    labels: tuple[str, ...]
+    """Methods that are measured on it."""
 
 
 class TimedBound(_Table):
@@ -165,21 +205,25 @@ class TimedBound(_Table):
     versus: str
     """Label, or ``base`` for a latency."""
     bounds: Bounds
+    equivalence: bool = False
+    """Decided on a quiet machine alone, and there without widening."""
 
 
-def timed_bounds(claims: Sequence[ClaimTable]) -> tuple[TimedBound, ...]:
-    """What the claims about times ask of a probe."""
+def timed_bounds(claims: Sequence[ClaimTable], shape: ClaimedShape) -> tuple[TimedBound, ...]:
+    """What the claims about times ask of a probe of ``shape``."""
     found = []
     for claim in claims:
         head, _, rest = claim.metric.partition(".")
         if not head.endswith("_seconds") or claim.versus is None:
             continue
+        if claim.length not in (None, shape.latency_length if of_inference(claim.metric) else shape.length):
+            continue
         mode, _, batch = rest.partition(".")
         rows = int(batch.removeprefix("batch_")) if batch else None
         found += [
             TimedBound(phase=head.removesuffix("_seconds"), batch=rows, merged=mode == "merged", method=label,
-                       versus=claim.versus, bounds=claim.bounds)
-            for label in claim.method
+                       versus=claim.versus, bounds=claim.bounds, equivalence=claim.equivalent_within is not None)
+            for label in claim.method if {label, claim.versus} <= {*shape.labels, BASE}
         ]  # fmt: skip
     return tuple(found)
 

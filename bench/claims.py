@@ -10,27 +10,22 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from bench import compare
-from bench.claim_table import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimTable, base_figure
+from bench.claim_table import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimTable, base_figure, of_inference
+from bench.control import is_quiet, margin
 from bench.errors import BenchError
-from bench.record import Control, CostRecord, MergedEqualsBase, Record, Timing
+from bench.record import CostRecord, MergedEqualsBase, Record, Timing
 from bench.stats import (
     LEVEL,
     Interval,
     block_bootstrap_ratio,
+    both_ways,
     holm,
     log_ratio_blocks,
     mean_interval,
-    outside_p,
-    within_p,
 )
 from bench.store import Run
 
 Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
-WIDENING = 2.0
-"""A time's interval is widened to both sides by so many times the far end of the A/A control's, on the log scale. One
-control is one draw of how far identical code comes out apart; another may be worse. Simulated with autocorrelated
-blocks, drift and builds that differ, a claim at its very bound passes in 3 % of runs at most where that end is taken
-once in 11 %, but in up to 12 % where builds or drift are several times the noise (once: 23 %); see METHODOLOGY.md."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,13 +82,16 @@ def judge(run: Run) -> list[Judgement]:
         BenchError: The records cannot be compared.
     """
     claims = [claim for claim in _claims(run) if _asked(run, claim)]
-    costs = _costs(run)
-    tested = [(claim, [_outcome(run, costs, claim, label) for label in claim.method]) for claim in claims]
+    costs = [_costs(run, claim) for claim in claims]
+    tested = [
+        (claim, [_outcome(run, measured, claim, label) for label in claim.method])
+        for claim, measured in zip(claims, costs, strict=True)
+    ]
     decided = _decide(tested)
     return [
         Judgement(claim=claim, verdict=_together(outcomes), kind=_kind(claim), outcomes=tuple(outcomes),
-                  prices=_prices(costs, claim, run.suite["baseline"]))
-        for (claim, _), outcomes in zip(tested, decided, strict=True)
+                  prices=_prices(measured, claim, run.suite["baseline"]))
+        for claim, measured, outcomes in zip(claims, costs, decided, strict=True)
     ]  # fmt: skip
 
 
@@ -118,10 +116,24 @@ def _asked(run: Run, claim: ClaimTable) -> bool:
     return bool(shapes) if _kind(claim) == "exact" else any(shape.get("timed", True) for shape in shapes)
 
 
-def _costs(run: Run) -> dict[str, CostRecord]:
-    """Costs by label on the shape with most tokens."""
-    shape = next(iter(compare.cost_shapes(run.records)), None)
-    return {r.method.label: r for r in compare.cost_records(run.records) if r.shape == shape}
+def _costs(run: Run, claim: ClaimTable) -> dict[str, CostRecord]:
+    """Costs by label on the shape that the claim is about.
+
+    It is the one of ``claim.length`` tokens, else that with most tokens, among those that hold all of its methods;
+    where none holds all, the one with most tokens.
+    """
+    costs = compare.cost_records(run.records)
+    shapes = [
+        {r.method.label: r for r in costs if r.shape == shape and claim.length in (None, _tokens(r, claim))}
+        for shape in compare.cost_shapes(costs)
+    ]
+    asked = {*claim.method, claim.versus or BASE} - {BASE}
+    return next((held for held in shapes if asked <= held.keys()), shapes[0] if shapes else {})
+
+
+def _tokens(record: CostRecord, claim: ClaimTable) -> int | None:
+    """Length of the rows that the claim's figure was taken on."""
+    return record.latency_length if of_inference(claim.metric) else record.shape.length
 
 
 def _kind(claim: ClaimTable) -> Literal["exact", "timed", "score"]:
@@ -175,33 +187,29 @@ def _timed(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, record: Co
         return Outcome(method=label, value=None, why=f"{claim.versus} has no {claim.metric} to compare with")
     value, interval = block_bootstrap_ratio(found.samples, against.samples)
     control = record.aa_control.get(_control_name(claim.metric))
-    noisy = control is None or not _quiet(control)
+    noisy = control is None or not is_quiet(control)
     if control is None or (noisy and claim.equivalent_within is not None):
         shown = "is missing" if control is None else "[{:.3f}, {:.3f}] is not quiet".format(*control.interval)
         return Outcome(method=label, value=value, interval=interval, verdict="invalid", why=f"A/A control {shown}")
-    margin = 0.0 if claim.equivalent_within is not None else WIDENING * max(abs(math.log(e)) for e in control.interval)
+    wider = 0.0 if claim.equivalent_within is not None else margin(control)
     logs = log_ratio_blocks(found.samples, against.samples)
-    tested = _tested(label, value, interval, logs, claim.bounds, math.log, margin)
+    tested = _tested(label, value, interval, logs, claim.bounds, math.log, wider)
     return dataclasses.replace(
-        tested, control=control.interval, widening=math.exp(margin), verdict="invalid" if noisy else "inconclusive",
-        why=_cut_short(run, record, claim, logs),
+        tested, control=control.interval, widening=math.exp(wider), verdict="invalid" if noisy else "inconclusive",
+        why=_cut_short(run, record, claim, logs, wider),
     )  # fmt: skip
-
-
-def _quiet(control: Control) -> bool:
-    return compare.QUIET[0] <= control.interval[0] and control.interval[1] <= compare.QUIET[1]
 
 
 _ASKED_OF_A_SHAPE = {"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing"}
 
 
-def _cut_short(run: Run, record: CostRecord, claim: ClaimTable, logs: NDArray[np.float64]) -> str:
+def _cut_short(run: Run, record: CostRecord, claim: ClaimTable, logs: NDArray[np.float64], wider: float) -> str:
     """That time for blocks was up, where it was: the probe would have gone on, for the claim was open to it."""
     shape = record.shape.model_dump(include=_ASKED_OF_A_SHAPE)
     same = [cost for cost in run.suite.get("cost", ()) if all(cost.get(key, shape[key]) == shape[key] for key in shape)]
     most = LOOKS * same[0].get("blocks", 0) if same else 0
     low, high = (None if end is None else math.log(end) for end in (claim.bounds.min, claim.bounds.max))
-    open_to_it = min(within_p(logs, low, high), outside_p(logs, low, high)) >= LEVEL / LOOKS
+    open_to_it = min(both_ways(logs, low, high, wider)) >= LEVEL / LOOKS
     if len(logs) >= most or not open_to_it:
         return ""
     seconds = same[0].get("extra_seconds", EXTRA_SECONDS)
@@ -250,17 +258,12 @@ def _tested(
     units: Any,
     bounds: Bounds,
     scale: Callable[[float], float],
-    margin: float = 0.0,
+    wider: float = 0.0,
 ) -> Outcome:
-    """Test both ways; each bound comes nearer by ``margin``, which is to make the interval wider by it."""
+    """Test both ways; each bound comes nearer by ``wider``, which is to make the interval so much wider."""
     low, high = (None if end is None else scale(end) for end in (bounds.min, bounds.max))
-    inside = within_p(units, _moved(low, margin), _moved(high, -margin))
-    outside = outside_p(units, _moved(low, -margin), _moved(high, margin))
+    inside, outside = both_ways(units, low, high, wider)
     return Outcome(method=label, value=value, interval=interval, inside_p=inside, outside_p=outside)
-
-
-def _moved(bound: float | None, distance: float) -> float | None:
-    return None if bound is None else bound + distance
 
 
 def _decide(tested: Sequence[tuple[ClaimTable, list[Outcome]]]) -> list[list[Outcome]]:

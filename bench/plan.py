@@ -14,7 +14,7 @@ from bench.jobs import Cell, MethodSpec, Plan, Probe, identity
 from bench.plan_sweeps import check_crossovers, plan_sweeps, resolved_sweeps
 from bench.record import TaskUsed
 from bench.selection import label
-from bench.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite
+from bench.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite, claimed_shape
 from bench.tasks.glue import task as task_spec
 from bench.tasks.rows import content_sha256
 from bench.tasks.sources import Source, TaskData, bag_of_words_floor, load_task, resolve_source
@@ -90,17 +90,18 @@ def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
 
 
 def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], cost: CostTable, device: str) -> Probe:
-    values = cost.model_dump(exclude={"batch_on_cpu", "timeout_seconds"})
+    values = cost.model_dump(exclude={"batch_on_cpu", "timeout_seconds", "methods"})
     if device == "cpu" and cost.batch_on_cpu is not None:
         values["batch"] = cost.batch_on_cpu
     if suite.baseline != "full" and not any(m.label == suite.baseline for m in methods):
         raise unknown("baseline", suite.baseline, (m.label for m in methods))
-    labels = {method.label for method in methods}
+    chosen = tuple(method for method in methods if not cost.methods or method.label in cost.methods)
+    shape = claimed_shape(cost, (method.label for method in chosen))
     values |= {
-        "suite": suite.name, "backbone": spec, "methods": methods, "baseline": suite.baseline, "device": device,
+        "suite": suite.name, "backbone": spec, "methods": chosen, "baseline": suite.baseline, "device": device,
         "learning_rate": DEFAULTS["learning_rate"], "head_learning_rate": DEFAULTS["head_learning_rate"], "outputs": 2,
         "timeout_seconds": cost.timeout_seconds,
-        "bounds": tuple(bound for bound in timed_bounds(suite.claim) if cost.timed and bound.method in labels),
+        "bounds": timed_bounds(suite.claim, shape) if cost.timed else (),
     }  # fmt: skip
     draft = Probe(id="", **values)
     return draft.model_copy(update={"id": identity(draft)})

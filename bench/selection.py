@@ -5,7 +5,7 @@ from typing import Any
 
 from bench import backbone, registry
 from bench.errors import BenchError
-from bench.suite import MethodTable, Suite
+from bench.suite import CostTable, MethodTable, Suite
 from bench.sweep_table import SweepTable
 
 
@@ -34,7 +34,8 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes["data"] = selection.data
     if selection.methods is not None:
         changes["method"] = _select_methods(suite, selection.methods)
-        changes |= _narrow_sweeps(suite, {label(method): method for method in changes["method"]})
+        kept = {label(method): method for method in changes["method"]}
+        changes |= {"cost": _narrow_shapes(suite, kept)} | _narrow_sweeps(suite, kept)
     if selection.tasks is not None:
         if suite.recipe is None:
             raise BenchError(f"suite {suite.name!r} scores no tasks; leave --tasks out")
@@ -55,7 +56,8 @@ def select(suite: Suite, selection: Selection) -> Suite:
         if not suite.cost and not suite.sweep:
             raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to count; leave --counts out")
         untimed = {"timed": False, "batch_on_cpu": None}
-        changes |= {"tasks": (), "cost": tuple(cost.model_copy(update=untimed) for cost in suite.cost)}
+        shapes = changes.get("cost", suite.cost)
+        changes |= {"tasks": (), "cost": tuple(cost.model_copy(update=untimed) for cost in shapes)}
     return suite.model_copy(update=changes)
 
 
@@ -97,6 +99,18 @@ def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, 
 def _not_searched(methods: tuple[MethodTable, ...]) -> tuple[MethodTable, ...]:
     """Methods on a backbone or a task that their search for rates did not see."""
     return tuple(method.model_copy(update={"tuning": None}) for method in methods)
+
+
+def _narrow_shapes(suite: Suite, kept: dict[str, MethodTable]) -> tuple[CostTable, ...]:
+    """Cost shapes of a suite with the methods that are left; one that has lost all but the baseline goes too."""
+    narrowed = []
+    for cost in suite.cost:
+        left = tuple(name for name in cost.methods if name in kept)
+        if not cost.methods or {*left} - {suite.baseline} or {*kept} == {*left}:
+            narrowed.append(cost.model_copy(update={"methods": left}))
+    if suite.cost and not narrowed and not suite.sweep and not suite.tasks:
+        raise BenchError(f"suite {suite.name!r}: no [[cost]] measures any of these methods; name others with --methods")
+    return tuple(narrowed)
 
 
 def _narrow_sweeps(suite: Suite, kept: dict[str, MethodTable]) -> dict[str, Any]:

@@ -229,6 +229,21 @@ def outside_p(values: ArrayLike, low: float | None, high: float | None) -> float
     return min(1.0, len(sides) * min(sides)) if sides else 1.0
 
 
+def both_ways(values: ArrayLike, low: float | None, high: float | None, wider: float = 0.0) -> tuple[float, float]:
+    """P-values of lying inside and of lying outside the bounds, for intervals made wider by ``wider`` to both sides.
+
+    Each bound comes nearer by as much: it is the same, and needs no interval.
+    """
+
+    def moved(bound: float | None, distance: float) -> float | None:
+        return None if bound is None else bound + distance
+
+    return (
+        within_p(values, moved(low, wider), moved(high, -wider)),
+        outside_p(values, moved(low, -wider), moved(high, wider)),
+    )
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for their number (Holm 1979): each against what is left to test, never out of order."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])

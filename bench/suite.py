@@ -1,13 +1,14 @@
 """Reads a suite: a TOML file that says what is asked, of which methods, on what; it plans and runs nothing."""
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench import registry
-from bench.claim_table import EXTRA_SECONDS, Bounds, ClaimTable, check_claims
+from bench.claim_table import EXTRA_SECONDS, Bounds, ClaimedShape, ClaimTable, check_claims
 from bench.errors import BenchError, unknown
 from bench.match_table import MatchTable, check_match
 from bench.record import Attention, Dtype, Optimizer, Tuning
@@ -163,6 +164,8 @@ class CostTable(_Table):
     latency_batches: tuple[Literal[1, 8, 32], ...] = (1, 32)
     """Those that a record has a place for."""
     latency_length: int = Field(default=64, ge=1)
+    methods: tuple[str, ...] = ()
+    """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
     timeout_seconds: float = Field(default=7200.0, gt=0)
 
 
@@ -201,7 +204,10 @@ class Suite(_Table):
         check_match(self.match, len(self.cost))
         check_sweeps(self.sweep, self.crossover)
         check_tuning(self.tuning, self.seeds, self.tasks)
-        check_claims(self.claim, [registry.spell(method.name, method.config) for method in self.method], self.tasks)
+        labels = [registry.spell(method.name, method.config) for method in self.method]
+        for index, cost in enumerate(self.cost):
+            self._check_methods(f"cost[{index}]", cost.methods, labels)
+        check_claims(self.claim, labels, self.tasks, [claimed_shape(cost, labels) for cost in self.cost])
         for what in ("tasks", "seeds"):
             values = getattr(self, what)
             if len(set(values)) != len(values):
@@ -209,6 +215,18 @@ class Suite(_Table):
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
             raise ValueError("seeds takes whole numbers from 0 to 2**63 - 1")
         return self
+
+    def _check_methods(self, place: str, chosen: tuple[str, ...], labels: list[str]) -> None:
+        for label in chosen:
+            if label not in labels:
+                raise ValueError(f"{place}.methods: the suite has no method {label!r}; it has {', '.join(labels)}")
+        if chosen and self.baseline in labels and self.baseline not in chosen:
+            raise ValueError(f"{place}.methods lacks the baseline {self.baseline}; add it: all ratios refer to it")
+
+
+def claimed_shape(cost: CostTable, labels: Iterable[str]) -> ClaimedShape:
+    """What claims ask of ``cost`` in a suite that has methods ``labels``."""
+    return ClaimedShape(length=cost.length, latency_length=cost.latency_length, labels=cost.methods or tuple(labels))
 
 
 def suite_names() -> list[str]:

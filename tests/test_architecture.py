@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
     ("errors", "revision", "strict_json", "record_parts"),
     ("record", "method", "anatomy", "stats", "resampling", "environment", "tokens", "resize", "identity", "downloads"),
+    ("control",),
     ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table", "tuning_table", "match_table", "trial"),
     ("suite", "train", "score", "store", "guards", "milestones", "gradients"),
     ("jobs", "plan_sweeps", "selection"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import backbone, claims, compare, score
+from bench import backbone, compare, control, score
 from bench.claim_table import EXTRA_SECONDS, LOOKS
 from bench.compare.work import LENGTHS
 from bench.cost import latency, memory, training
@@ -53,7 +53,7 @@ NUMBERS = {
     "Latency": "of {} and of {} rows unless".format(*CostTable.model_fields["latency_batches"].default),
     "latency": ", ".join(batch.removeprefix("batch_") for batch in compare.BATCHES),
     "Claims and gates": f"{WORDS[LOOKS]} times as many at most, for {EXTRA_SECONDS:.0f} seconds at most",
-    "claims and gates": f"{WORDS[int(claims.WIDENING)]} the far end",
+    "claims and gates": f"{WORDS[int(control.WIDENING)]} the far end",
     "Bias": f"pools of {WORDS[score.POOL]} batches",
 }
 """Heading, in any case, and what its text must say for what the code does."""

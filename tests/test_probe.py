@@ -205,7 +205,7 @@ def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_d
     }  # ratio 1 in every block, whatever the luck
     assert blocks(**itself, bounds=Bounds(min=1.0)) == (6, 2)
     assert blocks(**itself, bounds=Bounds(min=1.0), extra_seconds=0.0) == (2, 2)
-    assert blocks(**itself, bounds=Bounds(min=0.5)) == (2, 2)
+    assert blocks(**itself, bounds=Bounds(min=1e-9)) == (2, 2)
     latency = {"phase": "latency", "batch": 1, "method": "head", "versus": "base"}
     assert blocks(**latency, bounds=Bounds(min=1e-300, max=1e300)) == (2, 2)
 

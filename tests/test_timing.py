@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.claim_table import LOOKS, Bounds
-from bench.cost.timing import Arm, Round, Samples, control, decided, groups, interleave, timing
+from bench.cost.timing import Arm, Asked, Round, Samples, control, decided, groups, interleave, timing
 from bench.cost.training import PHASES, StepClock
 from bench.method import Method
 from bench.train import NonFiniteLoss
@@ -228,9 +228,15 @@ def test_blocks_are_added_until_they_are_enough_or_three_times_as_many(looks: in
     assert asked == [4, 8][: min(looks, LOOKS - 1)]
 
 
-def noisy(ratio: float, blocks: int = 8) -> dict[str, Samples]:
+def noisy(ratio: float, blocks: int = 8, apart: float = 1.0) -> dict[str, Samples]:
+    """Arm a against baseline b, and b's second build, ``apart`` from its first."""
     spread = [0.97, 1.03, 0.98, 1.02, 1.0, 0.99, 1.01, 1.0]
-    return {"a": samples(*([ratio * spread[i]] for i in range(blocks))), "b": samples(*([1.0] for _ in range(blocks)))}
+    found = {"a": [ratio * spread[i] for i in range(blocks)], "b": [1.0] * blocks, "b again": [apart] * blocks}
+    return {key: samples(*([value] for value in values)) for key, values in found.items()}
+
+
+def is_decided(found: dict[str, Samples], *questions: Asked) -> bool:
+    return decided(found, questions, "b again", "b")
 
 
 @pytest.mark.parametrize(
@@ -246,12 +252,23 @@ def noisy(ratio: float, blocks: int = 8) -> dict[str, Samples]:
 def test_a_ratio_is_decided_where_it_lies_clearly_within_or_outside(
     ratio: float, bounds: Bounds, expected: bool
 ) -> None:
-    assert decided(noisy(ratio), [("work", "a", "b", bounds)]) is expected
-    assert decided(noisy(ratio), [("work", "c", "b", bounds)])  # what was not measured asks for nothing
-    assert decided(noisy(ratio), [])
+    assert is_decided(noisy(ratio), Asked("work", "a", "b", bounds)) is expected
+    assert is_decided(noisy(ratio), Asked("work", "c", "b", bounds))  # what was not measured asks for nothing
+    assert is_decided(noisy(ratio))
 
 
 def test_many_questions_share_the_level() -> None:
-    edge = Bounds(max=0.512)
-    assert decided(noisy(0.5), [("work", "a", "b", edge)])
-    assert not decided(noisy(0.5), [("work", "a", "b", edge)] * 50)
+    edge = Asked("work", "a", "b", Bounds(max=0.512))
+    assert is_decided(noisy(0.5), edge)
+    assert not is_decided(noisy(0.5), *[edge] * 50)
+
+
+@pytest.mark.parametrize(("apart", "expected"), [(1.0, True), (1.05, True), (1.12, False), (0.88, False)])
+def test_a_ratio_is_open_while_the_control_could_decide_it(apart: float, expected: bool) -> None:
+    assert is_decided(noisy(0.8, apart=apart), Asked("work", "a", "b", Bounds(max=0.95))) is expected
+
+
+@pytest.mark.parametrize(("apart", "expected"), [(1.0, True), (1.02, True), (1.04, False)])
+def test_an_equivalence_is_open_while_the_control_is_not_quiet(apart: float, expected: bool) -> None:
+    within = Asked("work", "a", "b", Bounds(min=0.9, max=1.1), equivalence=True)
+    assert is_decided(noisy(1.0, apart=apart), within) is expected

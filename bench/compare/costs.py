@@ -12,11 +12,10 @@ from bench.claim_table import BASE as BASE
 from bench.claim_table import MODES as MODES
 from bench.compare.once import Once
 from bench.compare.records import cost_records, in_order
+from bench.control import QUIET as QUIET
 from bench.errors import BenchError
 from bench.record import CostRecord, Inference, Latency, Record, Shape, Timing
 
-QUIET = (0.97, 1.03)
-"""The A/A control's interval within these ratios: a quiet machine. Beyond, verdicts on times allow for it."""
 PHASES = ("forward", "backward", "optimizer", "step")
 BATCHES = tuple(Latency.model_fields)
 """Batch sizes of inference, as columns name them."""

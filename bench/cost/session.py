@@ -175,8 +175,10 @@ class Session:
             with self._answering_for(label):
                 clocks[key] = self.clock(label)
         arms = [Arm(key, stepping.run) for key, stepping in clocks.items()]
-        asked = [(b.phase, b.method, b.versus, b.bounds) for b in self._probe.bounds if b.phase in PHASES]
-        samples = self._interleave(arms, self._probe.rounds, "timed block {}" + suffix, asked)
+        asked = [
+            Asked(b.phase, b.method, b.versus, b.bounds, b.equivalence) for b in self._probe.bounds if b.phase in PHASES
+        ]
+        samples = self._interleave(arms, self._probe.rounds, "timed block {}" + suffix, asked, baseline)
         if not self._paired(samples, labels, baseline):
             return
         if clocks[baseline].loss != clocks[baseline + AGAIN].loss:
@@ -191,8 +193,10 @@ class Session:
                 for phase in PHASES:
                     found.figures[f"{phase}_seconds"] = timing(samples[label], samples[baseline], phase)
 
-    def _interleave(self, arms: list[Arm], rounds: int, line: str, asked: Sequence[Asked]) -> dict[str, Samples]:
-        """Time ``arms`` until what is asked of them is decided.
+    def _interleave(
+        self, arms: list[Arm], rounds: int, line: str, asked: Sequence[Asked], control_key: str
+    ) -> dict[str, Samples]:
+        """Time ``arms`` until what is asked of them is decided; ``control_key`` has a second arm beside it.
 
         A key is a label, with a suffix after a NUL where a label has several arms.
         """
@@ -202,8 +206,8 @@ class Session:
             self._progress(line.format(f"{done}/{blocks * -(-done // blocks)}"))
 
         samples, errors = interleave(
-            arms, blocks=blocks, rounds=rounds, on_block=on_block, enough=lambda found: decided(found, asked),
-            extra_seconds=self._probe.extra_seconds,
+            arms, blocks=blocks, rounds=rounds, on_block=on_block, extra_seconds=self._probe.extra_seconds,
+            enough=lambda found: decided(found, asked, control_key + AGAIN, control_key),
         )  # fmt: skip
         for key, error in errors.items():
             if (label := key.partition("\0")[0]) in self._findings:
@@ -269,10 +273,10 @@ class Session:
         arms = [latency.inference_arm(key, model, batch, self.device) for key, model in models.items()]
         rounds = self._probe.rounds * (SMALL_BATCH_ROUNDS if rows == 1 else 1)
         asked = [
-            ("latency", f"{b.method}\0merged" if b.merged else b.method, base, b.bounds)
+            Asked("latency", f"{b.method}\0merged" if b.merged else b.method, base, b.bounds, b.equivalence)
             for b in self._probe.bounds if b.phase == "latency" and b.batch == rows and b.versus == BASE
         ]  # fmt: skip
-        samples = self._interleave(arms, rounds, f"latency at batch {rows}: block {{}}{suffix}", asked)
+        samples = self._interleave(arms, rounds, f"latency at batch {rows}: block {{}}{suffix}", asked, base)
         if not self._paired(samples, deployed, base):
             return
         found = control(samples[base + AGAIN], samples[base], "latency")

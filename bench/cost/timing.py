@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from bench.claim_table import EXTRA_SECONDS, LOOKS, Bounds
+from bench.control import is_quiet, margin
 from bench.record import Control, Timing
-from bench.stats import LEVEL, block_bootstrap_ratio, log_ratio_blocks, outside_p, within_p
+from bench.stats import LEVEL, block_bootstrap_ratio, both_ways, log_ratio_blocks
 
 Reading = tuple[float, float]
 """Wall seconds and process CPU seconds."""
@@ -139,23 +140,45 @@ def interleave(
     return {key: s for key, s in samples.items() if key not in failures}, failures
 
 
-Asked = tuple[str, str, str, Bounds]
-"""Phase, key, key that it is compared with, and the bounds of the ratio that a claim is about."""
+@dataclass(frozen=True)
+class Asked:
+    """A ratio that a claim is about."""
+
+    phase: str
+    key: str
+    versus: str
+    """Key of the arm that it is compared with."""
+    bounds: Bounds
+    equivalence: bool = False
+    """Decided on a quiet machine alone, and there without widening."""
 
 
-def decided(samples: Mapping[str, Samples], asked: Sequence[Asked]) -> bool:
-    """Whether each ratio lies within or outside its bounds beyond doubt; what was not measured asks for nothing.
+def decided(samples: Mapping[str, Samples], asked: Sequence[Asked], again: str, baseline: str) -> bool:
+    """Whether each ratio lies within or outside its bounds beyond doubt, as claims are judged: the control included.
 
-    Each look and each question takes its share of the level: to stop as soon as luck looks good is no decision.
+    What was not measured asks for nothing. Each look and each question takes its share of the level: to stop as soon as
+    luck looks good is no decision.
+
+    Args:
+        samples: By key.
+        asked: The questions.
+        again: Key of the second arm of the A/A control.
+        baseline: Key of its first.
     """
-    for phase, ours, theirs, bounds in asked:
-        if ours not in samples or theirs not in samples:
-            continue
-        logs = log_ratio_blocks(samples[ours].wall[phase], samples[theirs].wall[phase])
-        low, high = (None if end is None else math.log(end) for end in (bounds.min, bounds.max))
-        if min(within_p(logs, low, high), outside_p(logs, low, high)) >= LEVEL / (LOOKS * len(asked)):
-            return False
-    return True
+    had = [one for one in asked if {one.key, one.versus} <= samples.keys()]
+    if not had or not {again, baseline} <= samples.keys():
+        return True
+    controls = {phase: control(samples[again], samples[baseline], phase) for phase in {one.phase for one in had}}
+    return all(_decided(one, samples, controls[one.phase], LEVEL / (LOOKS * len(asked))) for one in had)
+
+
+def _decided(one: Asked, samples: Mapping[str, Samples], found: Control, level: float) -> bool:
+    if one.equivalence and not is_quiet(found):
+        return False
+    wider = 0.0 if one.equivalence else margin(found)
+    logs = log_ratio_blocks(samples[one.key].wall[one.phase], samples[one.versus].wall[one.phase])
+    low, high = (None if end is None else math.log(end) for end in (one.bounds.min, one.bounds.max))
+    return min(both_ways(logs, low, high, wider)) < level
 
 
 def timing(ours: Samples, baseline: Samples, phase: str) -> Timing:

@@ -30,7 +30,7 @@ class Told:
     figures: str
     """Compared figure with its unit and interval; the range over several methods."""
     reach: str
-    """``exact, any machine``, ``this machine`` or ``3 seeds``."""
+    """``exact, any machine``, ``this machine`` or ``3 seeds``, with the length that the claim names."""
     paid: str
     why: str
     """Why there is no verdict."""
@@ -83,8 +83,8 @@ def _figures(judgement: Judgement) -> str:
         return ""
     if len(had) == 1:
         return _one(judgement, had[0])
-    low, high = min(had, key=_value), max(had, key=_value)
-    return f"{_number(judgement, _value(low))} - {_number(judgement, _value(high))}{_unit(judgement)}"
+    ends = dict.fromkeys(_number(judgement, end(map(_value, had))) for end in (min, max))
+    return " - ".join(ends) + _unit(judgement)
 
 
 def _value(outcome: Outcome) -> float:
@@ -112,10 +112,10 @@ def _unit(judgement: Judgement) -> str:
 
 
 def _reach(judgement: Judgement, run: Run) -> str:
-    if judgement.kind == "exact":
-        return "exact, any machine"
     if judgement.kind != "score":
-        return "this machine"
+        length = judgement.claim.length
+        reach = "exact, any machine" if judgement.kind == "exact" else "this machine"
+        return f"{reach}, {fmt.plural(length, 'token')}" if length else reach
     tasks = fmt.plain(", ".join(judgement.claim.tasks))
     return f"{fmt.plural(len(facts.seeds(run)), 'seed')}{' of ' + tasks if tasks else ''}"
 
