@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from bench.errors import BenchError, unknown
 
@@ -224,6 +225,21 @@ def anatomy(backbone: nn.Module) -> Anatomy:
         causal=family.causal,
         positions=_positions(config) if family.learned_positions else None,
     )
+
+
+def oriented(module: nn.Module) -> Tensor:
+    """Weight of ``module`` as ``[out, in]``: the parameter itself, or for ``Conv1D`` a transposed view of it.
+
+    Writing into the result writes into the module.
+
+    Raises:
+        BenchError: ``module`` is neither ``nn.Linear`` nor ``Conv1D``, e.g. a quantised layer.
+    """
+    if type(module) is nn.Linear:
+        return module.weight
+    if type(module) is Conv1D:
+        return module.weight.t()
+    raise BenchError(f"cannot adapt a {type(module).__name__}; this method takes nn.Linear and transformers' Conv1D")
 
 
 def _check_opt(config: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from bench import backbone, record, registry
 from bench.errors import BenchError
 from bench.jobs import Cell
+from bench.sidecars import Sidecars
 from bench.trial import TrialRecord
 
 Progress = Callable[[str], None]
@@ -25,7 +26,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Trained, Predictions | None]:
+def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Trained, Sidecars | None]:
     """Run ``cell``; whatever goes wrong inside becomes a record with its status and reason.
 
     Args:
@@ -33,13 +34,13 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Traine
         progress: Called with short lines such as ``step 20/60 loss 0.61``.
 
     Returns:
-        The record, and the per-example predictions where the cell came to its end; a trial keeps none.
+        The record, and what the cell leaves beside it where it came to its end; a trial keeps nothing.
     """
     from bench.train import NonFiniteLoss
 
     started = now()
     try:
-        figures, predictions = _measure(cell, progress)
+        figures, sidecars = _measure(cell, progress)
     except NonFiniteLoss as error:
         return failure(cell, "nan", str(error), started), None
     except BenchError as error:
@@ -51,7 +52,7 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Traine
     identity = _identity(cell)
     identity["flags"] += figures.pop("flags")
     scored = _kind(cell)(status="ok", ended=now(), started=started, **identity, **figures)
-    return scored, None if cell.trial else predictions
+    return scored, None if cell.trial else sidecars
 
 
 def _kind(cell: Cell) -> type[Trained]:
@@ -92,9 +93,11 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Predictions]:
+def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
+    from bench.directions import Found, directions, weights
     from bench.guards import constant_score, flags
     from bench.score import Encoded, evaluate, predictions_sha256
+    from bench.subspaces import sha256
     from bench.tasks.metrics import compute
     from bench.tokens import load_tokenizer
 
@@ -102,6 +105,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
     data = _data(cell)
     method, config = registry.make(cell.method.name, cell.method.config)
     bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed)
+    start = weights(bare) if recipe.get("directions") else {}
     length = checked_length(method.reserved_positions(config), recipe["max_length"], bare)
     encoded = functools.partial(
         Encoded, tokenizer=load_tokenizer(cell.backbone.folder, bare.config.vocab_size), max_length=length,
@@ -124,6 +128,8 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
     model.body = method.finalize(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
+    merged = method.merge(model.body) if start else None
+    added = directions(start, weights(merged), recipe["directions"]) if merged is not None else Found({}, {})
     doubts = flags(
         losses, score, constant=constant_score(data.spec, predictions["label"]), bag_of_words=cell.task.floor,
         best_step=way.best_step,
@@ -134,7 +140,8 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Prediction
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions),
-    }, predictions  # fmt: skip
+        "directions": added.figures, "directions_sha256": sha256(added.left) if added.left else None,
+    }, Sidecars(predictions, added.left)  # fmt: skip
 
 
 def _data(cell: Cell) -> Any:

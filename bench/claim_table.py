@@ -69,7 +69,7 @@ class ClaimTable(_Table):
     """The figure is a yes or a no, and this one."""
     length: int | None = Field(default=None, ge=1)
     """Tokens in a row of the shape that the figure is taken on, of one of inference those of its rows; where left out,
-    it is the shape with most tokens among those that hold all methods of the claim."""
+    it is the first of the run's shapes that holds all methods of the claim."""
     tasks: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Tasks over which scores are compared; all of the suite where left out."""
     price: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()

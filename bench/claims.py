@@ -119,8 +119,7 @@ def _asked(run: Run, claim: ClaimTable) -> bool:
 def _costs(run: Run, claim: ClaimTable) -> dict[str, CostRecord]:
     """Costs by label on the shape that the claim is about.
 
-    It is the one of ``claim.length`` tokens, else that with most tokens, among those that hold all of its methods;
-    where none holds all, the one with most tokens.
+    It is the first that has ``claim.length`` tokens, where it says so, and holds all of its methods; else the first.
     """
     costs = compare.cost_records(run.records)
     shapes = [

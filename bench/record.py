@@ -228,6 +228,25 @@ class _Common(_Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
+class Directions(_Frozen):
+    """The update ``dW = W - W_0 [out, in]`` of one weight, and how its leading left singular vectors lie to W_0's."""
+
+    leading: int
+    """How many directions are compared."""
+    outputs: int
+    """Dimensions that they lie in."""
+    relative_norm: float
+    """Frobenius norm of dW / that of W_0."""
+    stable_rank: float
+    """Squared Frobenius norm of dW / its squared largest singular value."""
+    leading_share: float
+    """Of the squared Frobenius norm of dW, in its leading directions."""
+    with_weight: float
+    """Overlap with as many leading directions of W_0, 0 to 1."""
+    angle_to_weight: float
+    """Smallest principal angle to these, in degrees."""
+
+
 class Scored(_Common):
     """What training once (backbone, task, method, recipe, seed) came to."""
 
@@ -249,6 +268,11 @@ class Scored(_Common):
     gradient_norms: dict[str, tuple[float, ...]] = {}
     """By part of the delta, such as ``A`` and ``B``: L2 norm of its gradient, before clipping, at each of the first
     steps that the recipe's ``gradient_norms`` asks for; empty: it asks for none, or nothing but the head trains."""
+    directions: dict[str, Directions] = {}
+    """By map, such as ``0.query`` of the first layer: the directions that training added to it, where the recipe asks
+    for ``directions``; a map that training left as it was is missing, and all are where the method cannot be merged."""
+    directions_sha256: str | None = None
+    """Hash of the singular vectors in the sidecar ``directions/<id>.safetensors``."""
     best_step: int | None = None
     """Step whose state was scored, chosen on the selection rows; None: the last one, nothing was chosen."""
     tuning: Tuning | None = None

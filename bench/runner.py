@@ -85,5 +85,5 @@ def _stored(events: Iterator[Progress | Result], store: Store) -> Iterator[Progr
         if isinstance(event, Result):
             if event.record.id in store:
                 continue
-            store.append(event.record, event.predictions)
+            store.append(event.record, event.sidecars)
         yield event

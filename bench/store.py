@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 from bench.errors import BenchError
 from bench.match_table import MatchTable
 from bench.record import SCHEMA, Record
+from bench.sidecars import Sidecars
 from bench.strict_json import strict_json
 from bench.sweep_table import Figure
 from bench.trial import Stored, TrialRecord
@@ -191,8 +192,8 @@ class Store:
     def __contains__(self, identity: str) -> bool:
         return identity in self._done
 
-    def append(self, record: Stored, predictions: Mapping[str, Sequence[Any]] | None = None) -> None:
-        """Write ``record`` durably, its per-example predictions first.
+    def append(self, record: Stored, sidecars: Sidecars | None = None) -> None:
+        """Write ``record`` durably, the files beside it first.
 
         Raises:
             BenchError: The disk is full or the folder cannot be written; nothing that stands is lost.
@@ -201,8 +202,8 @@ class Store:
             return
         line = record.model_dump_json(by_alias=True) + "\n"
         try:
-            if predictions is not None:
-                _write_predictions(self.folder / "predictions" / f"{record.id}.parquet", predictions)
+            if sidecars is not None:
+                sidecars.write(self.folder, record.id)
             _append_line(self.folder / "records.jsonl", line.encode())
         except OSError as error:
             raise BenchError(
@@ -223,16 +224,6 @@ def _append_line(path: Path, line: bytes) -> None:
         with contextlib.suppress(OSError):  # a half-written line would be joined by the next one
             os.truncate(path, size)
         raise
-
-
-def _write_predictions(path: Path, predictions: Mapping[str, Sequence[Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.table(dict(predictions)), partial)
-    partial.replace(path)
 
 
 @contextlib.contextmanager

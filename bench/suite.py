@@ -69,6 +69,8 @@ class RecipeValues(_Table):
     """Equal shares of the steps after each of which the test score is read; nothing is chosen by it."""
     gradient_norms: int | None = Field(default=None, ge=0)
     """First steps whose gradients are noted, as one norm for each part of the delta; none where left out."""
+    directions: int | None = Field(default=None, ge=0)
+    """Leading singular directions of what training adds to each query and value weight that are kept and compared."""
 
 
 DEFAULTS: dict[str, Any] = {

@@ -1,24 +1,8 @@
-"""One view of the two linear layers of transformers, ``nn.Linear`` and ``Conv1D``; adapts nothing by itself."""
+"""Linear layers as methods take them: one view of their weights, and the way into a backbone; adapts nothing."""
 
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import nn
 
-from bench.errors import BenchError
-
-
-def oriented(module: nn.Module) -> Tensor:
-    """Weight of ``module`` as ``[out, in]``: the parameter itself, or for ``Conv1D`` a transposed view of it.
-
-    Writing into the result writes into the module.
-
-    Raises:
-        BenchError: ``module`` is neither ``nn.Linear`` nor ``Conv1D``, e.g. a quantised layer.
-    """
-    if type(module) is nn.Linear:
-        return module.weight
-    if type(module) is Conv1D:
-        return module.weight.t()
-    raise BenchError(f"cannot adapt a {type(module).__name__}; this method takes nn.Linear and transformers' Conv1D")
+from bench.anatomy import oriented as oriented
 
 
 def set_module(backbone: nn.Module, path: str, module: nn.Module) -> None:

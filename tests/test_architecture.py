@@ -11,11 +11,11 @@ from methods import BRIDGES, BUILTIN
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
-    ("errors", "revision", "strict_json", "record_parts"),
+    ("errors", "revision", "strict_json", "record_parts", "subspaces"),
     ("record", "method", "anatomy", "stats", "resampling", "environment", "tokens", "resize", "identity", "downloads"),
-    ("control",),
+    ("control", "sidecars"),
     ("registry", "head", "backbone", "tasks", "sweep_table", "claim_table", "tuning_table", "match_table", "trial"),
-    ("suite", "train", "score", "store", "guards", "milestones", "gradients"),
+    ("suite", "train", "score", "store", "guards", "milestones", "gradients", "directions"),
     ("jobs", "plan_sweeps", "selection"),
     ("cell", "cost"),
     ("match",),

@@ -31,7 +31,8 @@ def test_another_seed_gives_other_losses():
 
 def test_the_record_says_all_that_decided_the_score():
     (cell,) = cells()
-    record, predictions = run_cell(cell)
+    record, sidecars = run_cell(cell)
+    predictions = sidecars.predictions
     assert record.trainable_parameters.method == 2 * 2 * 2 * 64 * 8  # layers, q and v, A and B, width, rank
     assert record.trainable_parameters.head == 2 * 64 + 2
     assert record.delta_bytes == 4 * record.trainable_parameters.method

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.record import ScoreRecord
+from bench.sidecars import Sidecars
 from bench.store import open_store, read_records, read_run
 
 SUITE = {"name": "s", "methods": ["full"], "baseline": "full", "backbone": {"name": "tiny"}}
@@ -24,7 +25,7 @@ def score(identity="a", **changes):
 
 def test_a_record_comes_back_as_it_was_written(tmp_path):
     with open_store(tmp_path, SUITE) as store:
-        store.append(score(metrics={"accuracy": 0.5}), {"row": [0], "label": [1], "prediction": [1]})
+        store.append(score(metrics={"accuracy": 0.5}), Sidecars({"row": [0], "label": [1], "prediction": [1]}))
     run = read_run(tmp_path)
     assert run.records == (score(metrics={"accuracy": 0.5}),)
     assert run.suite == SUITE

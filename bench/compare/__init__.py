@@ -14,6 +14,7 @@ from bench.compare.costs import (
     peak_column,
 )
 from bench.compare.curves import NEAR, SPENT, Reached, curve_table, reached
+from bench.compare.directions import direction_table
 from bench.compare.gradients import gradient_table, start_table
 from bench.compare.inference import latency_table
 from bench.compare.over_rows import PairedRows, paired_rows
@@ -44,6 +45,7 @@ __all__ = [
     "cost_table",
     "count_records",
     "curve_table",
+    "direction_table",
     "failures",
     "floors",
     "fronts",

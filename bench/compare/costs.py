@@ -3,6 +3,7 @@
 All figures keep SI base units. A figure that a record lacks is NaN, never 0.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -53,9 +54,9 @@ def check_one_environment(records: Sequence[CostRecord]) -> None:
 
 
 def cost_shapes(records: Iterable[Record]) -> list[Shape]:
-    """The shapes that were probed, the one with most tokens first."""
-    shapes = dict.fromkeys(record.shape for record in cost_records(records))
-    return sorted(shapes, key=lambda shape: -shape.batch * shape.length)
+    """The shapes that were probed, first those that hold most methods, then those with most tokens."""
+    held = Counter(record.shape for record in cost_records(records))
+    return sorted(held, key=lambda shape: (-held[shape], -shape.batch * shape.length))
 
 
 def _timing(prefix: str, timing: Timing | None) -> dict[str, float]:

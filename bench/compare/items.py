@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.record import ScoreRecord
+from bench.sidecars import predictions_path
 
 Floats = NDArray[np.float64]
 
@@ -108,7 +109,7 @@ def read_rows(folder: Path, record: ScoreRecord) -> Rows | None:
         BenchError: The file is damaged or holds the predictions of another cell.
     """
     assert record.score is not None
-    path = folder / "predictions" / f"{record.id}.parquet"
+    path = predictions_path(folder, record.id)
     if not path.exists():
         return None
     import pyarrow as pa  # here: it takes a while to load, and a published run has no such files

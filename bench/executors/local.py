@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from bench import counts, probe
 from bench.cell import failure, now, run_cell
 from bench.jobs import Cell, Probe, Sweep
+from bench.sidecars import Sidecars
 from bench.trial import Stored
 
 Job = Cell | Probe | Sweep
@@ -34,11 +34,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """A record that a job handed back, with the cell's predictions where it has them."""
+    """A record that a job handed back, with what a cell leaves beside it."""
 
     job: Job
     record: Stored
-    predictions: dict[str, list[Any]] | None = None
+    sidecars: Sidecars | None = None
 
 
 @dataclass
@@ -121,8 +121,8 @@ def _work(kind: str, spec: str, threads: int, messages: Connection, lifeline: Co
         messages.send(("progress", line, None))
 
     if kind == "cell":
-        record, predictions = run_cell(Cell.model_validate_json(spec), progress)
-        messages.send((kind, record.model_dump_json(by_alias=True), predictions))
+        record, sidecars = run_cell(Cell.model_validate_json(spec), progress)
+        messages.send((kind, record.model_dump_json(by_alias=True), sidecars))
     elif kind == "probe":
         for cost in probe.run_probe(Probe.model_validate_json(spec), progress):
             messages.send((kind, cost.model_dump_json(by_alias=True), None))
@@ -141,13 +141,13 @@ def _end_with_parent(lifeline: Connection) -> None:
 def _drain(worker: _Worker) -> Iterator[Progress | Result]:
     try:
         while worker.messages.poll():
-            kind, text, predictions = worker.messages.recv()
+            kind, text, sidecars = worker.messages.recv()
             if kind == "progress":
                 yield Progress(worker.job, text)
                 continue
             record = _RECORD.validate_json(text)
             worker.received.append(record)
-            yield Result(worker.job, record, predictions)
+            yield Result(worker.job, record, sidecars)
     except (EOFError, OSError):
         return  # the worker is gone; _ended sees it by its process
 

@@ -40,6 +40,7 @@ HOW = (
         "steps, time, FLOPs",
         "to the first reading at 99 % of the baseline's mean; median of seeds",
     ),
+    ("overlap", "0 to 1", "mean squared cosine of the principal angles between two subspaces of singular directions"),
     ("gradient norm", "L2", "of all gradients of a part of the delta, before clipping; mean over seeds, 0 is exact"),
     ("loss at step 0", "loss", "of the first batch, before any update, in training mode; mean over seeds"),
     (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bench import compare
 from bench.compare.tuned import RateChange
-from bench.report import curves, facts, fronts, gradients, paired, tuned
+from bench.report import curves, directions, facts, fronts, gradients, paired, tuned
 from bench.report import format as fmt
 from bench.report.format import markdown as text
 from bench.report.markdown_table import table
@@ -24,6 +24,7 @@ def sections(run: Run, change: RateChange | None) -> list[str]:
         _section(f"## Who is on the front{mark}", *fronts.table(run)),
         _section(f"## {text(curves.title(run))}{mark}", *curves.table(run)),
         _section(f"## {gradients.TITLE}{mark}", *gradients.table(run)),
+        _section(f"## {directions.TITLE}{mark}", *directions.table(run)),
         _section(f"## {tuned.TITLE}{mark}", *tuned.table(change)) if change is not None else "",
     ]  # fmt: skip
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.compare.tuned import RateChange
-from bench.report import curves, facts, fronts, gradients, paired, tuned
+from bench.report import curves, directions, facts, fronts, gradients, paired, tuned
 from bench.report import format as fmt
 from bench.report.page_tables import Cell, Table
 from bench.store import Run
@@ -42,6 +42,7 @@ def sections(run: Run, change: RateChange | None) -> list[Section]:
         _section("reach", curves.title(run), curves.title(run), {1, 8}, *curves.table(run)),
         _section("gradients", gradients.TITLE, "Norm of each part's gradient, and the loss at step 0", {1, 2},
                  *gradients.table(run)),
+        _section("directions", "Directions", directions.TITLE, {1}, *directions.table(run)),
     ]  # fmt: skip
     if change is not None:
         made.append(_section("tuning", "Searched rates", tuned.TITLE, {7}, *tuned.table(change)))

@@ -33,13 +33,13 @@ class Tables:
 
     @cached_property
     def cost_records(self) -> dict[str, CostRecord]:
-        """What was measured without fault on the shape with most tokens, by label, in the suite's order."""
+        """What was measured without fault on the first shape, by label, in the suite's order."""
         found = {r.method.label: r for r in self._costs if r.status == "ok" and r.shape == self.shape}
         return {label: found[label] for label in self.labels if label in found}
 
     @cached_property
     def shape(self) -> Shape | None:
-        """The probe's shape with most tokens."""
+        """The first of `bench.compare.cost_shapes`."""
         return next(iter(compare.cost_shapes(self._costs)), None)
 
     @cached_property
@@ -91,6 +91,11 @@ class Tables:
     def gradients(self) -> pd.DataFrame:
         """As `bench.compare.gradient_table` gives it."""
         return compare.gradient_table(self.run.records, self.labels)
+
+    @cached_property
+    def directions(self) -> pd.DataFrame:
+        """As `bench.compare.direction_table` gives it."""
+        return compare.direction_table(self.run, self.labels)
 
     @cached_property
     def reached(self) -> compare.Reached:

@@ -61,6 +61,11 @@ PLOTS = (
         "Gradients of the first steps",
         "Norm of the gradient of each part of each method at the first steps.",
     ),
+    Plot(
+        "directions",
+        "Directions of what training added",
+        "Overlap of each update's leading directions with those of the weight, of the baseline's and another seed's.",
+    ),
     Plot("score-steps", "Score over the steps", "Score of each method over the optimizer steps."),
     Plot("score-seconds", "Score over training time", "Score of each method over its training time."),
     Plot("score-flops", "Score over training FLOPs", "Score of each method over the FLOPs of its training."),
@@ -108,6 +113,7 @@ def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure |
 
     from bench.report.growth import peak_growth
     from bench.report.plot_curves import SPENT, cost_to_reach, score_on_the_way
+    from bench.report.plot_directions import directions
     from bench.report.plot_gradients import gradient_norms
     from bench.report.plot_inference import inference
     from bench.report.plot_latency import latency_map
@@ -129,6 +135,7 @@ def _makers(change: RateChange | None) -> dict[str, Callable[[Tables], "Figure |
         "score-task": score_task,
         "training-loss": training_loss,
         "gradient-norms": gradient_norms,
+        "directions": directions,
         **{name: partial(score_on_the_way, name=name) for name in SPENT},
         "cost-to-reach": cost_to_reach,
         "tuning-ranking": lambda tables: None if change is None else rank_slope(tables, change),

@@ -3,6 +3,7 @@
 from bench.record import CostRecord, Inference, Latency, Timing
 from bench.report import format as fmt
 from bench.report import verdicts
+from bench.store import Run
 from tests.evidence.answers.words import PUBLISHED, Answer, Say, claims, costs, figure, lengths, published, span, table
 
 NAME = "why-latency"
@@ -18,16 +19,16 @@ def answer(say: Say) -> Answer:
     run = published(NAME)
     spans = lengths(run)
     by_length = {length: {r.method.name: r for r in costs(run, length).values()} for length in spans}
-    found = costs(run, spans[-1])  # what claims are judged on and the figure of counts is drawn for
-    by_name = by_length[spans[-1]]
+    by_name = {r.method.name: r for r in costs(run).values()}  # on the shape that the figure of counts is drawn for
+    prompted = [length for length in spans if PROMPTS[0] in by_length[length]]
     lora, lst = _as_is(by_name["lora"]), _as_is(by_name["lst"])
     base, merged = _base(by_name["lora"]), _merged(by_name["lora"])
     assert merged is not None
     measured = [length for length in spans if any(r.latency_seconds for r in by_length[length].values())]
     serial = span(_as_is(by_name[name]).depth / base.depth for name in SERIAL)
     beside = fmt.ratio(_as_is(by_name["parallel_adapter"]).depth / base.depth)
-    prompts = " / ".join(fmt.ratio(_flops(by_length[length]["prompt_tuning"])) for length in spans)
-    at = " / ".join(map(str, spans))
+    prompts = " / ".join(fmt.ratio(_flops(by_length[length][PROMPTS[0]])) for length in prompted)
+    at = " / ".join(map(str, prompted))
     return Answer(
         question=say(
             "Why does merged LoRA add no latency, while adapters, prompts and LST do?",
@@ -70,16 +71,13 @@ def answer(say: Say) -> Answer:
             ),
             (
                 say("Counted: one inference", "计数：一次推理"),
-                _counted(say, by_length, list(found))
+                _counted(say, run)
                 + "\n\n"
                 + figure(NAME, "inference", say("Operations, critical path and FLOPs", "算子、关键路径与 FLOPs")),
             ),
             *([_map(say)] if measured else []),
             *((_title(say, length), _times(say, costs(run, length))) for length in measured),
-            (
-                say(f"Verdicts, on rows of {spans[-1]} tokens", f"各项结论（每行 {spans[-1]} 个 token）"),
-                claims(say, run) + "\n\n" + _decided(say),
-            ),
+            (say("Verdicts", "各项结论"), claims(say, run) + "\n\n" + _decided(say)),
         ),
         not_concluded=(
             say(
@@ -137,7 +135,8 @@ def _paid(say: Say, by_length: dict[int, dict[str, CostRecord]]) -> str:
     """What the methods that cannot merge take at batch 1 over all lengths, as a clause; empty where none was timed."""
 
     def took(*names: str) -> list[float]:
-        timings = [_timing(_latencies(found[name], merged=False), 1) for found in by_length.values() for name in names]
+        records = [found[name] for found in by_length.values() for name in names if name in found]
+        timings = [_timing(_latencies(record, merged=False), 1) for record in records]
         return [timing.ratio_to_baseline for timing in timings if timing is not None]
 
     adapters, prompts, lst = took(*SERIAL), took(*PROMPTS), took("lst")
@@ -189,25 +188,25 @@ def _flops(record: CostRecord) -> float:
     return _as_is(record).flops / _base(record).flops
 
 
-def _counted(say: Say, by_length: dict[int, dict[str, CostRecord]], labels: list[str]) -> str:
+def _counted(say: Say, run: Run) -> str:
+    spans, main = lengths(run), costs(run)
+    at = {length: costs(run, length) for length in spans}
     head = [
         say("method", "方法"), say("operations as is", "算子：不合并"), say("merged", "合并"),
         say("critical path as is", "关键路径：不合并"), say("merged", "合并"),
-        *(say(f"FLOPs / base, {length} tokens", f"FLOPs / 原模型，{length} 个 token") for length in by_length),
+        *(say(f"FLOPs / base, {length} tokens", f"FLOPs / 原模型，{length} 个 token") for length in spans),
         say("merged", "合并"),
     ]  # fmt: skip
-    tables = {length: {r.method.label: r for r in found.values()} for length, found in by_length.items()}
-    longest = tables[max(tables)]
-    base = _base(longest[labels[0]])
+    base = _base(next(iter(main.values())))
     rows = [
-        [say("the base model", "原模型"), str(base.operations), "", str(base.depth), "", *["1.000"] * len(tables), ""]
+        [say("the base model", "原模型"), str(base.operations), "", str(base.depth), "", *["1.000"] * len(spans), ""]
     ]
-    for label in labels:
-        ours, merged = _as_is(longest[label]), _merged(longest[label])
+    for label, record in main.items():
+        ours, merged = _as_is(record), _merged(record)
         rows.append([
             f"`{label}`", str(ours.operations), str(merged.operations) if merged else fmt.MISSING,
             str(ours.depth), str(merged.depth) if merged else fmt.MISSING,
-            *(fmt.ratio(_flops(found[label]), 3) for found in tables.values()),
+            *(fmt.ratio(_flops(found[label]), 3) if label in found else fmt.MISSING for found in at.values()),
             fmt.ratio(merged.flops / base.flops, 3) if merged else fmt.MISSING,
         ])  # fmt: skip
     return table(head, rows)

@@ -1,12 +1,12 @@
 """Whether LoRA's low-rank decomposition is a singular value decomposition."""
 
-import json
 from typing import Any
 
 import pandas as pd
 
+from bench import compare
 from bench.report import format as fmt
-from tests.evidence.answers.words import PUBLISHED, ROOT, Answer, Say, table
+from tests.evidence.answers.words import Answer, Say, figure, published, table
 
 NAME = "is-lora-an-svd"
 RUN = "update-directions"
@@ -16,11 +16,11 @@ PISSA = "pissa(rank=8)"
 
 def answer(say: Say) -> Answer:
     """The page; its figures are those of the published measurement."""
-    result = json.loads((ROOT / "results" / "published" / RUN / "directions.json").read_text(encoding="utf-8"))
-    rows = pd.DataFrame(result["rows"])
+    run = published(RUN)
+    rows = compare.direction_table(run, run.suite["methods"])
     means = rows.groupby("method", sort=False).mean(numeric_only=True)
     lora, pissa, full = means.loc[LORA], means.loc[PISSA], means.loc["full"]
-    chance, leading, seeds = result["by_chance"], result["leading"], len(result["suite"]["seeds"])
+    chance, leading, seeds = rows["by_chance"].mean(), int(rows["leading"].max()), rows["seed"].nunique()
     maps = rows["map"].nunique()
     return Answer(
         question=say("Is LoRA's low-rank decomposition an SVD?", "LoRA 的低秩分解是由 SVD 决定的吗？"),
@@ -28,19 +28,18 @@ def answer(say: Say) -> Answer:
             f"No: A and B are learned. The directions that LoRA adds share {_share(lora, 'with_weight')} of the "
             f"{leading} leading singular directions of W_0, where two random subspaces share {chance:.3f}; full "
             f"fine-tuning's own update shares {_share(full, 'with_weight')}. LoRA's directions share "
-            f"{_share(lora, 'with_full')} with those of full fine-tuning. PiSSA alone starts from the SVD of W_0: its "
+            f"{_share(lora, 'with_baseline')} with those of full fine-tuning. PiSSA alone starts from the SVD of W_0: its "
             f"update shares {_share(pissa, 'with_weight')}.",
             f"不是：A 和 B 是学出来的。LoRA 加上的方向与 W_0 的前 {leading} 个奇异方向只重合 {_share(lora, 'with_weight')}，"
             f"两个随机子空间为 {chance:.3f}；全量微调自己的更新为 {_share(full, 'with_weight')}。LoRA 的方向与全量微调的重合 "
-            f"{_share(lora, 'with_full')}。只有 PiSSA 从 W_0 的 SVD 出发：它的更新重合 {_share(pissa, 'with_weight')}。",
+            f"{_share(lora, 'with_baseline')}。只有 PiSSA 从 W_0 的 SVD 出发：它的更新重合 {_share(pissa, 'with_weight')}。",
         ),
         tag=say(
             f"means over {maps} weights and {seeds} seeds; one backbone, one task",
             f"{maps} 个权重、{seeds} 个种子的均值；一个主干、一个任务",
         ),
         run=RUN,
-        source=f"{PUBLISHED}/{RUN}/directions.json",
-        command=f"python -m tests.evidence.update_directions results/published/{RUN} --data DIR",
+        command=f"python -m bench run --suite {RUN} --data DIR",
         parts=(
             (
                 say("Why", "为什么"),
@@ -69,7 +68,7 @@ def answer(say: Say) -> Answer:
             ),
             (
                 say("Weight by weight", "逐个权重"),
-                f"![{say('Overlap of directions', '方向的重合')}]({PUBLISHED}/{RUN}/plots/overlap.png)",
+                figure(RUN, "directions", say("Overlap of directions", "方向的重合")),
             ),
         ),
         not_concluded=(
@@ -104,8 +103,8 @@ def _measured(say: Say, means: pd.DataFrame) -> str:
     ]  # fmt: skip
     rows = [
         [f"`{label}`", fmt.ratio(row["relative_norm"], 3), f"{row['stable_rank']:.1f}",
-         f"{100 * row['share_of_leading']:.0f} %", _share(row, "with_weight"), f"{row['angle_to_weight']:.0f}°",
-         _share(row, "with_full"), f"{row['angle_to_full']:.0f}°", _share(row, "with_other_seed")]
+         f"{100 * row['leading_share']:.0f} %", _share(row, "with_weight"), f"{row['angle_to_weight']:.0f}°",
+         _share(row, "with_baseline"), f"{row['angle_to_baseline']:.0f}°", _share(row, "with_seed")]
         for label, row in means.iterrows()
     ]  # fmt: skip
     return table(head, rows)

@@ -1,0 +1,63 @@
+"""Directions of what training adds to a weight: its leading singular vectors, and how they lie to the weight's own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.anatomy import anatomy, oriented
+from bench.record import Directions
+from bench.subspaces import Vectors, angles, overlap
+
+ROLES = ("query", "value")
+"""LoRA's usual targets: what a method does to other maps is not compared."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one trained model."""
+
+    figures: dict[str, Directions]
+    """By map, such as ``0.query``."""
+    left: dict[str, Vectors]
+    """Leading left singular vectors of the update by map, ``[out, leading]``, falling."""
+
+
+def weights(backbone: nn.Module) -> dict[str, Tensor]:
+    """A copy of each compared weight ``[out, in]`` of a bare backbone, by layer and role."""
+    found = {}
+    for layer, projection in anatomy(backbone).projections(ROLES):
+        weight = oriented(backbone.get_submodule(projection.path))
+        found[f"{layer}.{projection.role}"] = weight[projection.rows(weight.shape[0])].detach().double().clone()
+    return found
+
+
+def directions(before: Mapping[str, Tensor], after: Mapping[str, Tensor], leading: int) -> Found:
+    """Compare what was added to each weight with the weight itself; a map to which nothing was added is left out.
+
+    Args:
+        before: Weights ``[out, in]`` as `weights` gives them.
+        after: The same weights once trained.
+        leading: Directions to compare; where a matrix has fewer, all of its own.
+    """
+    figures, left = {}, {}
+    for name, weight in before.items():
+        update = after[name] - weight
+        if update.any():
+            figures[name], left[name] = _compared(weight, update, min(leading, *weight.shape))
+    return Found(figures, left)
+
+
+def _compared(weight: Tensor, update: Tensor, leading: int) -> tuple[Directions, Vectors]:
+    vectors, values, _ = torch.linalg.svd(update, full_matrices=False)
+    mine = vectors[:, :leading].numpy(force=True)
+    own = torch.linalg.svd(weight, full_matrices=False).U[:, :leading].numpy(force=True)
+    energy = values.square()
+    found = Directions(
+        leading=leading, outputs=len(mine), relative_norm=float(update.norm() / weight.norm()),
+        stable_rank=float(energy.sum() / energy[0]), leading_share=float(energy[:leading].sum() / energy.sum()),
+        with_weight=overlap(mine, own), angle_to_weight=float(angles(mine, own)[0]),
+    )  # fmt: skip
+    return found, np.ascontiguousarray(mine, dtype=np.float16)  # a file is written in the order of its memory
