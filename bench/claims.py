@@ -199,19 +199,15 @@ def _timed(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, record: Co
     )  # fmt: skip
 
 
-_ASKED_OF_A_SHAPE = {"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing"}
-
-
 def _cut_short(run: Run, record: CostRecord, claim: ClaimTable, logs: NDArray[np.float64], wider: float) -> str:
     """That time for blocks was up, where it was: the probe would have gone on, for the claim was open to it."""
-    shape = record.shape.model_dump(include=_ASKED_OF_A_SHAPE)
-    same = [cost for cost in run.suite.get("cost", ()) if all(cost.get(key, shape[key]) == shape[key] for key in shape)]
-    most = LOOKS * same[0].get("blocks", 0) if same else 0
+    asked = compare.asked_of(run.suite, record.shape)
+    most = LOOKS * asked.get("blocks", 0)
     low, high = (None if end is None else math.log(end) for end in (claim.bounds.min, claim.bounds.max))
     open_to_it = min(both_ways(logs, low, high, wider)) >= LEVEL / LOOKS
     if len(logs) >= most or not open_to_it:
         return ""
-    seconds = same[0].get("extra_seconds", EXTRA_SECONDS)
+    seconds = asked.get("extra_seconds", EXTRA_SECONDS)
     return f"{seconds:g} s for extra blocks were up after {len(logs)} blocks of at most {most}"
 
 

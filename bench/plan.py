@@ -189,7 +189,11 @@ def _resolved(
     shape |= {"extra_seconds", "latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile", "timed"}
     if suite.claim:
         resolved["claims"] = [claim.model_dump(mode="json", exclude_none=True) for claim in suite.claim]
-    resolved["cost"] = [probe.model_dump(mode="json", include=shape) for probe in probes]
+    resolved["cost"] = [
+        probe.model_dump(mode="json", include=shape)
+        | ({"methods": [m.label for m in probe.methods]} if len(probe.methods) < len(methods) else {})
+        for probe in probes
+    ]
     plain: dict[str, Any] = _without_none(json.loads(json.dumps(resolved)))
     return plain
 

@@ -154,11 +154,11 @@ def test_report_page_and_figure_tell_the_same(run):
     sentences, head, rows = told.table(run)
     assert "0.062 what two random ones share" in sentences[0]
     assert [row[0] for row in rows] == ["full", "lora(rank=8)"]
-    assert told.TITLE in markdown.render(run, [])
+    assert told.TITLE in markdown.write(run).read_text()
     assert told.TITLE in html.render(run, [])
     with styled():
         figure = draw(Tables(run))
-    assert [axes.get_title() for axes in figure.axes] == ["with W_0", "with full's update", "with another seed's"]
+    assert [axes.get_title("left") for axes in figure.axes] == ["with W_0", "with full's update", "with another seed's"]
     assert len(head) == len(rows[0])
 
 

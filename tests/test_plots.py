@@ -203,7 +203,7 @@ def test_a_hundred_methods_share_no_colour_and_mark():
 def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
     paths = plots.draw(run)
     lacking = {"size", "scaling", "score-steps", "score-seconds", "score-flops", "cost-to-reach", "tuning-ranking"}
-    lacking |= {"gradient-norms", "latency-map"}
+    lacking |= {"gradient-norms", "directions", "latency-map"}
     drawn = [plot.name for plot in plots.PLOTS if plot.name not in lacking]  # of sizes and readings: there are none
     assert [path.name for path in paths] == [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     shown = {

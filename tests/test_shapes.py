@@ -8,8 +8,10 @@ from bench import compare
 from bench.claims import judge
 from bench.errors import BenchError
 from bench.plan import make_plan
-from bench.report import verdicts
+from bench.probe import run_probe
+from bench.report import facts, markdown, verdicts
 from bench.selection import Selection, select
+from bench.store import Run
 from bench.suite import parse_suite
 from tests.records import cost, glue_small, suite
 
@@ -165,3 +167,16 @@ def test_the_first_shape_holds_most_methods_and_then_most_tokens(tmp_path):
     assert [shape.length for shape in compare.cost_shapes(run.records)] == [64, 128]
     alike = (*run.records, cost(PROMPT, shape={"batch": 32, "length": 128}))
     assert [shape.length for shape in compare.cost_shapes(alike)] == [128, 64]
+
+
+def test_a_report_counts_and_shows_what_each_shape_was_asked_for(tmp_path):
+    made = make_plan(suite_of(SHORT, NARROW), "mine", "cpu")
+    records = tuple(record for probe in made.probes for record in run_probe(probe))
+    run = Run(tmp_path, made.suite, records)
+    assert [table.get("methods") for table in made.suite["cost"]] == [None, ["full", LORA]]
+    assert facts.progress(run)["costs"] == "5/5 measured"
+    assert facts.progress(replace(run, records=records[:3]))["costs"] == "3/5 measured"
+    shown = [facts.labels(run, shape) for shape in compare.cost_shapes(records)]
+    assert shown == [["full", LORA, PROMPT], ["full", LORA]]
+    told = markdown.write(run).read_text()
+    assert [f"\n| {PROMPT} |" in part for part in told.split("## Costs")[1:]] == [True, False]

@@ -59,6 +59,13 @@ def cost_shapes(records: Iterable[Record]) -> list[Shape]:
     return sorted(held, key=lambda shape: (-held[shape], -shape.batch * shape.length))
 
 
+def asked_of(suite: Mapping[str, Any], shape: Shape) -> Mapping[str, Any]:
+    """The ``[[cost]]`` table of a resolved suite that asked for ``shape``; empty where none did."""
+    own = shape.model_dump(include={"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing"})
+    tables: Sequence[Mapping[str, Any]] = suite.get("cost") or ()
+    return next((table for table in tables if all(table.get(key, own[key]) == own[key] for key in own)), {})
+
+
 def _timing(prefix: str, timing: Timing | None) -> dict[str, float]:
     if timing is None:
         return {}

@@ -20,9 +20,11 @@ FLAG_MEANING = {
 }
 
 
-def labels(run: Run) -> list[str]:
-    """Method labels in the order of the suite, then any that only records know."""
-    return list(dict.fromkeys([*run.suite["methods"], *(record.method.label for record in run.records)]))
+def labels(run: Run, shape: Shape | None = None) -> list[str]:
+    """Method labels in the order of the suite, then any that only records know; of ``shape`` those that it measures."""
+    found = list(dict.fromkeys([*run.suite["methods"], *(record.method.label for record in run.records)]))
+    chosen = () if shape is None else compare.asked_of(run.suite, shape).get("methods", ())
+    return [label for label in found if not chosen or label in chosen]
 
 
 def score_records(run: Run) -> list[ScoreRecord]:
@@ -140,10 +142,11 @@ def progress(run: Run) -> dict[str, str]:
         lines["counts"] = f"{sum(r.status == 'ok' for r in counts)}/{max(asked, len(counts))} counted, none run"
     costs, scores = compare.cost_records(run.records), score_records(run)
     if costs or run.suite.get("cost"):
-        shapes = max(1, len(compare.cost_shapes(costs)))
+        shapes = run.suite.get("cost") or [{}] * max(1, len(compare.cost_shapes(costs)))
+        asked = sum(len(shape.get("methods") or labels(run)) for shape in shapes)
         done = [record for record in costs if record.status == "ok"]
         how = "measured" if not done or any(record.step_seconds for record in done) else "counted, none run"
-        lines["costs"] = f"{len(done)}/{len(labels(run)) * shapes} {how}"
+        lines["costs"] = f"{len(done)}/{asked} {how}"
     if scores or tasks(run):
         asked = len(labels(run)) * len(tasks(run)) * len(seeds(run))
         lines["scores"] = f"{sum(r.status == 'ok' for r in scores)}/{max(asked, len(scores))} ok"

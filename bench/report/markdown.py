@@ -154,7 +154,7 @@ def _provenance(run: Run) -> str:
 def _costs(run: Run) -> str:
     parts = []
     for shape in compare.cost_shapes(run.records):
-        costs = compare.cost_table(run.records, facts.labels(run), shape)
+        costs = compare.cost_table(run.records, facts.labels(run, shape), shape)
         rows = [(text(label), row) for label, row in costs.iterrows()]
         baseline = text(run.suite["baseline"])
         source = next((s for s in costs["peak_memory_source"] if isinstance(s, str)), None)

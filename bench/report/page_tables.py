@@ -129,7 +129,7 @@ def _difference(row: "pd.Series", name: str, prefix: str) -> Cell:
 
 def costs(run: Run, shape: Shape) -> list[Table]:
     """Counted figures, memory, times and latencies of one shape; a table without a figure is left out."""
-    found = compare.cost_table(run.records, facts.labels(run), shape)
+    found = compare.cost_table(run.records, facts.labels(run, shape), shape)
     rows = [(str(label), row) for label, row in found.iterrows()]
     source = next((s for s in found["peak_memory_source"] if isinstance(s, str)), None)
     baseline = fmt.plain(run.suite["baseline"])
