@@ -140,7 +140,8 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions),
-        "directions": added.figures, "directions_sha256": sha256(added.left) if added.left else None,
+        "ranks": dict(method.ranks(model.body)), "directions": added.figures,
+        "directions_sha256": sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip
 
 

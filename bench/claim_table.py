@@ -107,6 +107,11 @@ class ClaimTable(_Table):
             raise ValueError(f"claim {self.name!r}: versus {BASE!r} takes a figure of inference, not {self.metric}")
 
     @property
+    def labels(self) -> set[str]:
+        """Labels of the methods that it compares."""
+        return {*self.method, self.versus or BASE} - {BASE}
+
+    @property
     def bounds(self) -> Bounds:
         """Where the compared figure must lie."""
         if self.equivalent_within is not None:
@@ -164,19 +169,16 @@ def check_claims(
 
 
 def _check_shape(claim: ClaimTable, shapes: Sequence["ClaimedShape"]) -> None:
-    where, asked = "the suite", {*claim.method, claim.versus or BASE} - {BASE}
-    if claim.length is not None:
-        inference = of_inference(claim.metric)
-        lengths = [shape.latency_length if inference else shape.length for shape in shapes]
-        if claim.length not in lengths:
-            field, had = "latency_length" if inference else "length", ", ".join(map(str, dict.fromkeys(lengths)))
-            raise ValueError(f"claim {claim.name!r}: no [[cost]] has {field} = {claim.length}; the suite has {had}")
-        where = f"length {claim.length}"
-        shapes = [shape for shape, length in zip(shapes, lengths, strict=True) if length == claim.length]
-    if not any(asked <= {*shape.labels} for shape in shapes):
+    lengths = [shape.tokens_of(claim) for shape in shapes]
+    if claim.length is not None and claim.length not in lengths:
+        field = "latency_length" if of_inference(claim.metric) else "length"
+        had = ", ".join(map(str, dict.fromkeys(lengths)))
+        raise ValueError(f"claim {claim.name!r}: no [[cost]] has {field} = {claim.length}; the suite has {had}")
+    if judged_on(claim, shapes) is None:
+        where = "the suite" if claim.length is None else f"length {claim.length}"
         raise ValueError(
-            f"claim {claim.name!r}: no [[cost]] of {where} measures all of {', '.join(sorted(asked))}; "
-            f"its methods narrow each"
+            f"claim {claim.name!r}: no [[cost]] of {where} measures all of {', '.join(sorted(claim.labels))}; "
+            "its methods narrow each"
         )
 
 
@@ -185,12 +187,27 @@ _KEYS = {"schema_", "backbone", "shape", "latency_length"}
 
 
 class ClaimedShape(_Table):
-    """A shape of the suite, as far as it matters to claims."""
+    """A shape, as far as it matters to claims."""
 
+    batch: int
     length: int
-    latency_length: int
+    latency_length: int | None
+    """None where no inference was measured."""
     labels: tuple[str, ...]
     """Methods that are measured on it."""
+
+    def tokens_of(self, claim: ClaimTable) -> int | None:
+        """Length of the rows that the claim's figure is taken on."""
+        return self.latency_length if of_inference(claim.metric) else self.length
+
+
+def judged_on(claim: ClaimTable, shapes: Sequence[ClaimedShape]) -> ClaimedShape | None:
+    """The shape that ``claim`` is about: the first of its length that holds all of its methods; None where none does.
+
+    First comes the one that holds most methods, then the one with most tokens.
+    """
+    fit = [s for s in shapes if claim.labels <= {*s.labels} and claim.length in (None, s.tokens_of(claim))]
+    return min(fit, key=lambda shape: (-len(shape.labels), -shape.batch * shape.length), default=None)
 
 
 class TimedBound(_Table):
@@ -209,21 +226,23 @@ class TimedBound(_Table):
     """Decided on a quiet machine alone, and there without widening."""
 
 
-def timed_bounds(claims: Sequence[ClaimTable], shape: ClaimedShape) -> tuple[TimedBound, ...]:
-    """What the claims about times ask of a probe of ``shape``."""
+def timed_bounds(
+    claims: Sequence[ClaimTable], shape: ClaimedShape, shapes: Sequence[ClaimedShape]
+) -> tuple[TimedBound, ...]:
+    """What the claims about times ask of a probe of ``shape``: those that are judged on it, of all ``shapes``."""
     found = []
     for claim in claims:
         head, _, rest = claim.metric.partition(".")
         if not head.endswith("_seconds") or claim.versus is None:
             continue
-        if claim.length not in (None, shape.latency_length if of_inference(claim.metric) else shape.length):
+        if judged_on(claim, shapes) != shape:
             continue
         mode, _, batch = rest.partition(".")
         rows = int(batch.removeprefix("batch_")) if batch else None
         found += [
             TimedBound(phase=head.removesuffix("_seconds"), batch=rows, merged=mode == "merged", method=label,
                        versus=claim.versus, bounds=claim.bounds, equivalence=claim.equivalent_within is not None)
-            for label in claim.method if {label, claim.versus} <= {*shape.labels, BASE}
+            for label in claim.method
         ]  # fmt: skip
     return tuple(found)
 

@@ -5,15 +5,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from bench import compare
-from bench.claim_table import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimTable, base_figure, of_inference
+from bench.claim_table import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
 from bench.control import is_quiet, margin
 from bench.errors import BenchError
-from bench.record import CostRecord, MergedEqualsBase, Record, Timing
+from bench.record import Control, CostRecord, MergedEqualsBase, Record, Shape, Timing
 from bench.stats import (
     LEVEL,
     Interval,
@@ -117,22 +115,21 @@ def _asked(run: Run, claim: ClaimTable) -> bool:
 
 
 def _costs(run: Run, claim: ClaimTable) -> dict[str, CostRecord]:
-    """Costs by label on the shape that the claim is about.
-
-    It is the first that has ``claim.length`` tokens, where it says so, and holds all of its methods; else the first.
-    """
-    costs = compare.cost_records(run.records)
-    shapes = [
-        {r.method.label: r for r in costs if r.shape == shape and claim.length in (None, _tokens(r, claim))}
-        for shape in compare.cost_shapes(costs)
-    ]
-    asked = {*claim.method, claim.versus or BASE} - {BASE}
-    return next((held for held in shapes if asked <= held.keys()), shapes[0] if shapes else {})
+    """Costs by label on the shape that the claim is about; where none holds all of its methods, on the likeliest."""
+    found: dict[ClaimedShape, dict[str, CostRecord]] = {}
+    for shape in compare.cost_shapes(run.records):
+        held = {r.method.label: r for r in compare.cost_records(run.records) if r.shape == shape}
+        found.setdefault(_claimed(run, shape, held), held)
+    right = [shape for shape in found if claim.length in (None, shape.tokens_of(claim))]
+    chosen = judged_on(claim, right) or max(right, key=lambda shape: len(claim.labels & {*shape.labels}), default=None)
+    return found[chosen] if chosen is not None else {}
 
 
-def _tokens(record: CostRecord, claim: ClaimTable) -> int | None:
-    """Length of the rows that the claim's figure was taken on."""
-    return record.latency_length if of_inference(claim.metric) else record.shape.length
+def _claimed(run: Run, shape: Shape, held: dict[str, CostRecord]) -> ClaimedShape:
+    """``shape`` with what was measured on it; a method that failed early says nothing of its rows of inference."""
+    told = (record.latency_length for record in held.values())
+    lengths = (length for length in (*told, compare.asked_of(run.suite, shape).get("latency_length")) if length)
+    return ClaimedShape(batch=shape.batch, length=shape.length, latency_length=next(lengths, None), labels=tuple(held))
 
 
 def _kind(claim: ClaimTable) -> Literal["exact", "timed", "score"]:
@@ -184,31 +181,43 @@ def _timed(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, record: Co
     label, against = record.method.label, _against(costs, claim, record)
     if not isinstance(against, Timing):
         return Outcome(method=label, value=None, why=f"{claim.versus} has no {claim.metric} to compare with")
-    value, interval = block_bootstrap_ratio(found.samples, against.samples)
     control = record.aa_control.get(_control_name(claim.metric))
-    noisy = control is None or not is_quiet(control)
-    if control is None or (noisy and claim.equivalent_within is not None):
+    if claim.versus != BASE and not _same_rounds(record, costs[claim.versus or ""], control, claim):
+        why = f"{label} and {claim.versus} were not measured in the same rounds; measure both anew with --fresh"
+        return Outcome(method=label, value=None, why=why)
+    value, interval = block_bootstrap_ratio(found.samples, against.samples)
+    noisy, equal = control is None or not is_quiet(control), claim.equivalent_within is not None
+    if control is None or (noisy and equal):
         shown = "is missing" if control is None else "[{:.3f}, {:.3f}] is not quiet".format(*control.interval)
-        return Outcome(method=label, value=value, interval=interval, verdict="invalid", why=f"A/A control {shown}")
-    wider = 0.0 if claim.equivalent_within is not None else margin(control)
+        why = _joined(f"A/A control {shown}", _cut_short(run, record, len(found.samples)) if control else "")
+        return Outcome(method=label, value=value, interval=interval, verdict="invalid", why=why)
+    wider = 0.0 if equal else margin(control)
     logs = log_ratio_blocks(found.samples, against.samples)
     tested = _tested(label, value, interval, logs, claim.bounds, math.log, wider)
+    is_open = min(tested.inside_p or 0.0, tested.outside_p or 0.0) >= LEVEL / LOOKS
     return dataclasses.replace(
         tested, control=control.interval, widening=math.exp(wider), verdict="invalid" if noisy else "inconclusive",
-        why=_cut_short(run, record, claim, logs, wider),
+        why=_cut_short(run, record, len(logs)) if is_open else "",
     )  # fmt: skip
 
 
-def _cut_short(run: Run, record: CostRecord, claim: ClaimTable, logs: NDArray[np.float64], wider: float) -> str:
-    """That time for blocks was up, where it was: the probe would have gone on, for the claim was open to it."""
+def _same_rounds(record: CostRecord, other: CostRecord, control: Control | None, claim: ClaimTable) -> bool:
+    """Whether samples of both are pairs: of one probe, and of one group of the methods that it held at a time."""
+    return record.started == other.started and control == other.aa_control.get(_control_name(claim.metric))
+
+
+def _cut_short(run: Run, record: CostRecord, blocks: int) -> str:
+    """That time for blocks was up, where it was: of a claim that is open, the probe would have gone on."""
     asked = compare.asked_of(run.suite, record.shape)
     most = LOOKS * asked.get("blocks", 0)
-    low, high = (None if end is None else math.log(end) for end in (claim.bounds.min, claim.bounds.max))
-    open_to_it = min(both_ways(logs, low, high, wider)) >= LEVEL / LOOKS
-    if len(logs) >= most or not open_to_it:
+    if blocks >= most:
         return ""
     seconds = asked.get("extra_seconds", EXTRA_SECONDS)
-    return f"{seconds:g} s for extra blocks were up after {len(logs)} blocks of at most {most}"
+    return f"{seconds:g} s for extra blocks were up after {blocks} blocks of at most {most}"
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _against(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord) -> Any:
@@ -274,8 +283,8 @@ def _decide(tested: Sequence[tuple[ClaimTable, list[Outcome]]]) -> list[list[Out
             return dataclasses.replace(outcome, verdict="pass", why="")
         if outside[id(outcome)] < LEVEL:
             return dataclasses.replace(outcome, verdict="fail", why="")
-        parts = ("the interval straddles the bound", outcome.widened, outcome.why)
-        return dataclasses.replace(outcome, why=", ".join(part for part in parts if part))
+        why = _joined("the interval straddles the bound", outcome.widened, outcome.why)
+        return dataclasses.replace(outcome, why=why)
 
     return [[decided(outcome) for outcome in outcomes] for _, outcomes in tested]
 

@@ -30,7 +30,8 @@ def weights(backbone: nn.Module) -> dict[str, Tensor]:
     found = {}
     for layer, projection in anatomy(backbone).projections(ROLES):
         weight = oriented(backbone.get_submodule(projection.path))
-        found[f"{layer}.{projection.role}"] = weight[projection.rows(weight.shape[0])].detach().double().clone()
+        rows = weight[projection.rows(weight.shape[0])].detach()
+        found[f"{layer}.{projection.role}"] = rows.to("cpu", copy=True)  # where they wait for training to end
     return found
 
 
@@ -40,18 +41,21 @@ def directions(before: Mapping[str, Tensor], after: Mapping[str, Tensor], leadin
     Args:
         before: Weights ``[out, in]`` as `weights` gives them.
         after: The same weights once trained.
-        leading: Directions to compare; where a matrix has fewer, all of its own.
+        leading: Directions to compare; an update of lower rank has no more than its rank.
     """
     figures, left = {}, {}
     for name, weight in before.items():
-        update = after[name] - weight
+        update = after[name].double() - weight.double()
         if update.any():
-            figures[name], left[name] = _compared(weight, update, min(leading, *weight.shape))
+            figures[name], left[name] = _compared(weight.double(), update, leading)
     return Found(figures, left)
 
 
 def _compared(weight: Tensor, update: Tensor, leading: int) -> tuple[Directions, Vectors]:
     vectors, values, _ = torch.linalg.svd(update, full_matrices=False)
+    # what merging rounds in float32 is noise of full rank: its directions are nobody's
+    rounding = max(update.shape) * torch.finfo(torch.float32).eps * float(weight.abs().max())
+    leading = max(1, min(leading, int((values > rounding).sum())))
     mine = vectors[:, :leading].numpy(force=True)
     own = torch.linalg.svd(weight, full_matrices=False).U[:, :leading].numpy(force=True)
     energy = values.square()

@@ -170,10 +170,13 @@ class Plan(_Data):
 
 _SHARED_SOURCES = ("method.py", "anatomy.py", "backbone.py", "head.py", "train.py")
 SOURCES: dict[type[_Job], tuple[str, ...]] = {
-    Cell: (*_SHARED_SOURCES, "score.py", "tokens.py", "guards.py", "milestones.py", "gradients.py", "cell.py", "tasks"),
-    Probe: (*_SHARED_SOURCES, "stats.py", "probe.py", "cost"),
+    Cell: (
+        *_SHARED_SOURCES, "score.py", "tokens.py", "guards.py", "milestones.py", "gradients.py", "directions.py",
+        "subspaces.py", "cell.py", "tasks",
+    ),
+    Probe: (*_SHARED_SOURCES, "stats.py", "control.py", "claim_table.py", "probe.py", "cost"),
     Sweep: (*_SHARED_SOURCES, "resize.py", "counts.py", "cost"),
-}
+}  # fmt: skip
 """Files of this package that decide the result of a job beside those of its methods."""
 
 

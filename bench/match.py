@@ -25,7 +25,7 @@ def matched(suite: Suite, spec: BackboneSpec, device: str, where: str) -> tuple[
     """Give each method of ``suite`` the largest size whose count does not exceed the budget.
 
     A method that has no size, or whose configuration in the suite gives it, stays as it is. Everything that the suite
-    says of a method (baseline, claims, cost shapes, sweeps, crossovers) follows it to its new label.
+    says of a method (baseline, claims, sweeps, crossovers) follows it to its new label.
 
     Args:
         suite: A checked suite.
@@ -67,7 +67,6 @@ def _renamed(suite: Suite, labels: dict[str, str]) -> Suite:
                 claim.model_copy(update={"method": all_new(claim.method), "versus": new(claim.versus)})
                 for claim in suite.claim
             ),
-            "cost": tuple(cost.model_copy(update={"methods": all_new(cost.methods)}) for cost in suite.cost),
             "sweep": tuple(table.model_copy(update={"methods": all_new(table.methods)}) for table in suite.sweep),
             "crossover": tuple(
                 table.model_copy(update={"method": new(table.method), "than": new(table.than)})
@@ -165,9 +164,8 @@ def _setting(suite: Suite, device: str) -> Setting:
     """The training step of the suite's first cost shape."""
     first = suite.cost[0]
     return Setting(
-        batch=first.batch_on_cpu if device == "cpu" and first.batch_on_cpu is not None else first.batch,
-        length=first.length, dtype=first.dtype, attention=first.attention, optimizer=first.optimizer,
-        dropout=first.dropout, checkpointing=first.checkpointing, device=device,
+        batch=first.batch_on(device), length=first.length, dtype=first.dtype, attention=first.attention,
+        optimizer=first.optimizer, dropout=first.dropout, checkpointing=first.checkpointing, device=device,
     )  # fmt: skip
 
 

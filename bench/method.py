@@ -139,6 +139,10 @@ class Method(abc.ABC):
     def after_step(self, module: nn.Module, step: int, total: int) -> None:  # noqa: B027
         """Run after ``optimizer.step()`` and before ``zero_grad()``; its time counts as optimizer time."""
 
+    def ranks(self, module: nn.Module) -> Mapping[str, int]:
+        """Rank of the update of each adapted map, where training chose it; empty where the configuration gives it."""
+        return {}
+
     def finalize(self, module: nn.Module) -> nn.Module:
         """Return a module without training-only parts (prefix MLP, P-tuning LSTM); by default ``module`` itself."""
         return module

@@ -90,18 +90,18 @@ def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
 
 
 def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], cost: CostTable, device: str) -> Probe:
-    values = cost.model_dump(exclude={"batch_on_cpu", "timeout_seconds", "methods"})
-    if device == "cpu" and cost.batch_on_cpu is not None:
-        values["batch"] = cost.batch_on_cpu
+    values = cost.model_dump(exclude={"batch_on_cpu", "timeout_seconds", "methods"}) | {"batch": cost.batch_on(device)}
     if suite.baseline != "full" and not any(m.label == suite.baseline for m in methods):
         raise unknown("baseline", suite.baseline, (m.label for m in methods))
-    chosen = tuple(method for method in methods if not cost.methods or method.label in cost.methods)
-    shape = claimed_shape(cost, (method.label for method in chosen))
+    labels = [method.label for method in methods]
+    shapes = [claimed_shape(one, labels, device) for one in suite.cost]
+    shape = shapes[suite.cost.index(cost)]
+    chosen = tuple(method for method in methods if method.label in shape.labels)
     values |= {
         "suite": suite.name, "backbone": spec, "methods": chosen, "baseline": suite.baseline, "device": device,
         "learning_rate": DEFAULTS["learning_rate"], "head_learning_rate": DEFAULTS["head_learning_rate"], "outputs": 2,
         "timeout_seconds": cost.timeout_seconds,
-        "bounds": timed_bounds(suite.claim, shape) if cost.timed else (),
+        "bounds": timed_bounds(suite.claim, shape, shapes) if cost.timed else (),
     }  # fmt: skip
     draft = Probe(id="", **values)
     return draft.model_copy(update={"id": identity(draft)})

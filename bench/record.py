@@ -268,6 +268,8 @@ class Scored(_Common):
     gradient_norms: dict[str, tuple[float, ...]] = {}
     """By part of the delta, such as ``A`` and ``B``: L2 norm of its gradient, before clipping, at each of the first
     steps that the recipe's ``gradient_norms`` asks for; empty: it asks for none, or nothing but the head trains."""
+    ranks: dict[str, int] = {}
+    """Rank of the update of each adapted map, where training chose it; empty where the configuration gave it."""
     directions: dict[str, Directions] = {}
     """By map, such as ``0.query`` of the first layer: the directions that training added to it, where the recipe asks
     for ``directions``; a map that training left as it was is missing, and all are where the method cannot be merged."""

@@ -103,6 +103,18 @@ class RecipeTable(RecipeValues):
                 raise ValueError(f"best_epoch{f' of task {name}' if name else ''} needs selection_rows to choose by")
         return self
 
+    @model_validator(mode="after")
+    def _comparable(self) -> "RecipeTable":
+        for name, values in (("", self), *self.task.items()):
+            taken = self.directions if values.directions is None else values.directions
+            dtype = values.dtype or self.dtype
+            if taken and dtype == "bfloat16_autocast":
+                raise ValueError(
+                    f"directions{f' of task {name}' if name else ''} needs dtype float32: bfloat16 rounds the weights, "
+                    "and what training adds to them is as small"
+                )
+        return self
+
 
 class MethodTable(_Table):
     """One method of the suite."""
@@ -170,6 +182,16 @@ class CostTable(_Table):
     """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
     timeout_seconds: float = Field(default=7200.0, gt=0)
 
+    def batch_on(self, device: str) -> int:
+        """Rows on ``device``."""
+        return self.batch_on_cpu if device == "cpu" and self.batch_on_cpu is not None else self.batch
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What tells the records of this shape from those of another."""
+        return (self.batch, self.batch_on_cpu, self.length, self.dtype, self.attention, self.optimizer, self.dropout,
+                self.checkpointing, self.compile, self.threads)  # fmt: skip
+
 
 class Suite(_Table):
     """A suite as its file states it; names and configurations of methods are checked by the planner."""
@@ -209,7 +231,9 @@ class Suite(_Table):
         labels = [registry.spell(method.name, method.config) for method in self.method]
         for index, cost in enumerate(self.cost):
             self._check_methods(f"cost[{index}]", cost.methods, labels)
-        check_claims(self.claim, labels, self.tasks, [claimed_shape(cost, labels) for cost in self.cost])
+            if any(cost.form == other.form for other in self.cost[:index]):
+                raise ValueError(f"cost[{index}] is a shape that stands above; give both as one, or change its length")
+        check_claims(self.claim, labels, self.tasks, [claimed_shape(cost, labels, "cuda") for cost in self.cost])
         for what in ("tasks", "seeds"):
             values = getattr(self, what)
             if len(set(values)) != len(values):
@@ -222,13 +246,18 @@ class Suite(_Table):
         for label in chosen:
             if label not in labels:
                 raise ValueError(f"{place}.methods: the suite has no method {label!r}; it has {', '.join(labels)}")
+        if chosen and self.match is not None:
+            raise ValueError(f"{place}.methods and match exclude each other: sizes are chosen for every shape alike")
         if chosen and self.baseline in labels and self.baseline not in chosen:
             raise ValueError(f"{place}.methods lacks the baseline {self.baseline}; add it: all ratios refer to it")
 
 
-def claimed_shape(cost: CostTable, labels: Iterable[str]) -> ClaimedShape:
-    """What claims ask of ``cost`` in a suite that has methods ``labels``."""
-    return ClaimedShape(length=cost.length, latency_length=cost.latency_length, labels=cost.methods or tuple(labels))
+def claimed_shape(cost: CostTable, labels: Iterable[str], device: str) -> ClaimedShape:
+    """What ``cost`` measures on ``device`` of a suite's methods ``labels``."""
+    return ClaimedShape(
+        batch=cost.batch_on(device), length=cost.length, latency_length=cost.latency_length,
+        labels=tuple(label for label in labels if not cost.methods or label in cost.methods),
+    )  # fmt: skip
 
 
 def suite_names() -> list[str]:

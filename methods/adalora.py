@@ -157,6 +157,14 @@ class AdaLoRA(Method):
         """P, L and Q."""
         return {name: [getattr(t, name) for t in _triplets(module)] for name in "PLQ"}
 
+    def ranks(self, module: nn.Module) -> dict[str, int]:
+        """Triplets of each target that are not pruned, by layer path and role."""
+        return {
+            f"{path}.{role}": int(t.L.count_nonzero())
+            for path, layer in module.named_modules() if isinstance(layer, Adaptive)
+            for role, t in layer.triplets.items()
+        }  # fmt: skip
+
     def sizes(self, backbone: nn.Module, config: AdaLoRAConfig) -> Sequence[int]:
         """Initial ranks from the target rank on: ranks only shrink."""
         return range(config.target_rank, LARGEST_SIZE + 1)

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from bench.method import LARGEST_SIZE, Method
+from bench.method import LARGEST_SIZE
 from methods.lora_init import start
-from methods.low_rank import LoRAConfig, attach, factors, low_rank, merge, unmerge
+from methods.low_rank import LoRAConfig, LowRankMethod, attach, low_rank
 
 RATIO = "lora_plus_ratio"
 """Attribute of a backbone under LoRA+ that keeps the ratio of its rates for the optimizer."""
@@ -30,7 +30,7 @@ class LoRAInitConfig(LoRAConfig):
             raise ValueError(f"init = 'orthogonal' halves the rank, rank = {self.rank} is odd; it takes an even one")
 
 
-class LoRA(Method):
+class LoRA(LowRankMethod):
     """``y = x W^T + (alpha / r) dropout(x) A^T B^T``, A ``[r, in]``, B ``[out, r]``.
 
     A starts Kaiming-uniform (a = sqrt 5), B zero, as in the authors' code: the first forward is the backbone's. The
@@ -51,7 +51,6 @@ class LoRA(Method):
 
     Config = LoRAInitConfig
     identity_at_init = True  # with every init but "random", which is there to show what moving the start does
-    size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAInitConfig) -> nn.Module:
         """Wrap each target with its low-rank branch.
@@ -69,24 +68,8 @@ class LoRA(Method):
         step = 2 if config.init == "orthogonal" else 1
         return range(step, LARGEST_SIZE + 1, step)
 
-    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
-        """A and B."""
-        return factors(module)
 
-    def merge(self, module: nn.Module) -> nn.Module:
-        """Fold each update into its weight, in at least float32, then cast to the weight's type."""
-        return merge(module)
-
-    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
-        """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
-
-        Raises:
-            BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
-        """
-        return unmerge(merged, delta)
-
-
-class RsLoRA(Method):
+class RsLoRA(LowRankMethod):
     """``y = x W^T + (alpha / sqrt r) dropout(x) A^T B^T``: LoRA with a scale that keeps the update's size as r grows.
 
     Paper: Kalajdzievski, 2023, arXiv:2312.03732.
@@ -96,9 +79,6 @@ class RsLoRA(Method):
     Use: at ranks of 32 and more; at r = 8 it is LoRA with alpha times sqrt 8, so compare the two at rates of their own.
     """
 
-    Config = LoRAConfig
-    size = "rank"
-
     def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch.
 
@@ -106,22 +86,6 @@ class RsLoRA(Method):
             BenchError: A target matches nothing, or the rank exceeds a side of one.
         """
         return attach(backbone, config, config.alpha / math.sqrt(config.rank), "rslora")
-
-    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
-        """A and B."""
-        return factors(module)
-
-    def merge(self, module: nn.Module) -> nn.Module:
-        """Fold each update into its weight, in at least float32, then cast to the weight's type."""
-        return merge(module)
-
-    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
-        """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
-
-        Raises:
-            BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
-        """
-        return unmerge(merged, delta)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +101,7 @@ class LoRAPlusConfig(LoRAConfig):
             raise ValueError(f"ratio = {self.ratio} would stop B; it takes more than 0")
 
 
-class LoRAPlus(Method):
+class LoRAPlus(LowRankMethod):
     """``y = x W^T + (alpha / r) dropout(x) A^T B^T`` as LoRA, with ``lr_B = ratio lr_A``.
 
     Paper: Hayou, Ghosh, Yu, ICML 2024, arXiv:2402.12354.
@@ -148,7 +112,6 @@ class LoRAPlus(Method):
     """
 
     Config = LoRAPlusConfig
-    size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAPlusConfig) -> nn.Module:
         """Wrap each target with its low-rank branch.
@@ -166,19 +129,3 @@ class LoRAPlus(Method):
             {"params": [a for layer in layers for a in layer.A.values()], "lr": lr},
             {"params": [b for layer in layers for b in layer.B.values()], "lr": lr * getattr(module, RATIO)},
         ]
-
-    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
-        """A and B."""
-        return factors(module)
-
-    def merge(self, module: nn.Module) -> nn.Module:
-        """Fold each update into its weight, in at least float32, then cast to the weight's type."""
-        return merge(module)
-
-    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
-        """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
-
-        Raises:
-            BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
-        """
-        return unmerge(merged, delta)

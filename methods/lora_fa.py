@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.method import Method, copy_delta
+from bench.method import copy_delta
 from methods.linear import oriented
-from methods.low_rank import LoRAConfig, attach, factors, has_values, low_rank, merge, unmerge
+from methods.low_rank import LoRAConfig, LowRankMethod, attach, has_values, low_rank
 
 SEED = "lora_fa_seed"
 """Buffer of the backbone: the number from which every A is drawn, which the delta keeps instead of them."""
 
 
-class LoRAFA(Method):
+class LoRAFA(LowRankMethod):
     """``y = x W^T + (alpha / r) dropout(x) A^T B^T`` with A ``[r, in]`` frozen at random and B ``[out, r]`` trained.
 
     A is uniform within ``1 / sqrt(in)``, drawn on the CPU from a stored seed and its own name; B starts zero.
@@ -28,9 +28,6 @@ class LoRAFA(Method):
     Merging: as LoRA. A is drawn anew from the seed to unmerge.
     Use: where LoRA's saved inputs do not fit; the update's row space is fixed by chance.
     """
-
-    Config = LoRAConfig
-    size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch and draw a seed for all A.
@@ -45,13 +42,9 @@ class LoRAFA(Method):
         _draw(backbone)
         return backbone
 
-    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
-        """B: A is frozen."""
-        return factors(module)
-
     def merge(self, module: nn.Module) -> nn.Module:
         """Fold each update into its weight, in at least float32, then cast to the weight's type."""
-        merged = merge(module)
+        merged = super().merge(module)
         delattr(merged, SEED)
         return merged
 
@@ -70,7 +63,7 @@ class LoRAFA(Method):
             if path in modules:
                 weight = oriented(modules[path])
                 full[f"{path}.A.{role}"] = _random(int(delta[SEED]), f"{path}.{role}", b.shape[1], weight)
-        return unmerge(merged, full)
+        return super().unmerge(merged, full)
 
     def delta(self, module: nn.Module) -> dict[str, Tensor]:
         """Every B, and the seed of all A."""

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from bench.anatomy import Projection
 from bench.errors import BenchError
-from bench.method import MethodConfig, at_least, clone
+from bench.method import Method, MethodConfig, at_least, clone
 from methods.linear import oriented, set_module
 from methods.sliced import Factored, fold, places, slices
 
@@ -99,38 +100,47 @@ def factors(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     return {name: trained for name, found in held.items() if (trained := [p for p in found if p.requires_grad])}
 
 
-def merge(module: nn.Module) -> nn.Module:
-    """Fold each update into its weight, in at least float32, then cast to the weight's type; returns a new module."""
-    merged = clone(module)
-    for path, layer in low_rank(merged):
-        for role, rows in layer.rows.items():
-            fold(layer.base, rows, layer.A[role], layer.B[role], layer.scale)
-        set_module(merged, path, layer.base)
-        setattr(merged, SCALE, layer.scale)
-    return merged
+class LowRankMethod(Method):
+    """What the methods whose update is ``scale B A`` share; each says how its branches start and train."""
 
+    Config: ClassVar[type[MethodConfig]] = LoRAConfig
+    size = "rank"
 
-def unmerge(merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
-    """Subtract the updates of ``delta``; returns a new module, the backbone of before, to rounding.
+    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
+        """A and B, where they train."""
+        return factors(module)
 
-    Raises:
-        BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
-    """
-    scale = getattr(merged, SCALE, None)
-    if scale is None:
-        raise BenchError("unmerge takes a module that merge returned; this one does not carry LoRA's scale")
-    plain = clone(merged)
-    delattr(plain, SCALE)
-    projections = slices(plain)
-    for name in delta:
-        path, matrix, role = name.rsplit(".", 2)
-        if (path, role) not in projections or f"{path}.B.{role}" not in delta:
-            raise BenchError(f"delta has {name!r}, which is no LoRA update of this backbone")
-        if matrix == "A":
-            base = plain.get_submodule(path)
-            rows = projections[path, role].rows(oriented(base).shape[0])
-            fold(base, rows, delta[name], delta[f"{path}.B.{role}"], -scale)
-    return plain
+    def merge(self, module: nn.Module) -> nn.Module:
+        """Fold each update into its weight, in at least float32, then cast to the weight's type."""
+        merged = clone(module)
+        for path, layer in low_rank(merged):
+            for role, rows in layer.rows.items():
+                fold(layer.base, rows, layer.A[role], layer.B[role], layer.scale)
+            set_module(merged, path, layer.base)
+            setattr(merged, SCALE, layer.scale)
+        return merged
+
+    def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
+        """Subtract the updates of ``delta``; returns the backbone of before, to rounding.
+
+        Raises:
+            BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
+        """
+        scale = getattr(merged, SCALE, None)
+        if scale is None:
+            raise BenchError("unmerge takes a module that merge returned; this one does not carry LoRA's scale")
+        plain = clone(merged)
+        delattr(plain, SCALE)
+        projections = slices(plain)
+        for name in delta:
+            path, matrix, role = name.rsplit(".", 2)
+            if (path, role) not in projections or f"{path}.B.{role}" not in delta:
+                raise BenchError(f"delta has {name!r}, which is no LoRA update of this backbone")
+            if matrix == "A":
+                base = plain.get_submodule(path)
+                rows = projections[path, role].rows(oriented(base).shape[0])
+                fold(base, rows, delta[name], delta[f"{path}.B.{role}"], -scale)
+        return plain
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -120,6 +120,13 @@ class Peft(Method):
             tuner.peft_config[ADAPTER].total_step = total
         tuner.update_and_allocate(step)
 
+    def ranks(self, module: Bridged) -> dict[str, int]:
+        """AdaLoRA's triplets that are not masked, by layer; no other type deals out ranks."""
+        if not hasattr(type(module.peft.base_model), "update_and_allocate"):
+            return {}
+        held = module.peft.base_model.model.named_parameters()
+        return {name.partition(".lora_E.")[0]: int(value.count_nonzero()) for name, value in held if ".lora_E." in name}
+
     def merge(self, module: Bridged) -> nn.Module | None:
         """Fold the update into the weights by peft; None where peft cannot, or gives another structure."""
         tuner = clone(module).peft.base_model

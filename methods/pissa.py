@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.method import Method, at_least, copy_delta
+from bench.method import at_least, copy_delta
 from methods.linear import oriented
-from methods.low_rank import LoRAConfig, LowRank, attach, factors, has_values, low_rank, merge, unmerge
+from methods.low_rank import LoRAConfig, LowRank, LowRankMethod, attach, has_values, low_rank
 from methods.sliced import fold
 
 
@@ -28,7 +28,7 @@ class PiSSAConfig(LoRAConfig):
             raise ValueError(f"dropout = {self.dropout} would drop principal parts of the weights; pissa takes 0")
 
 
-class PiSSA(Method):
+class PiSSA(LowRankMethod):
     """``y = x W_res^T + s x A^T B^T``, ``s = alpha / r``, where at the start ``s B A`` is the rank-r part of W.
 
     With ``W = U S V^T``: ``A = sqrt(S_r / s) V_r^T``, ``B = U_r sqrt(S_r / s)`` and ``W_res = W - s B A``, which stays
@@ -43,7 +43,6 @@ class PiSSA(Method):
     """
 
     Config = PiSSAConfig
-    size = "rank"
 
     def apply(self, backbone: nn.Module, config: PiSSAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch and move the principal part of its weight there.
@@ -62,14 +61,6 @@ class PiSSA(Method):
         """One group without weight decay."""
         return [{"params": [p for p in module.parameters() if p.requires_grad], "lr": lr, "weight_decay": 0.0}]
 
-    def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
-        """A and B."""
-        return factors(module)
-
-    def merge(self, module: nn.Module) -> nn.Module:
-        """Fold each update into its residual weight, in at least float32, then cast to the weight's type."""
-        return merge(module)
-
     def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
         """Subtract the trained product of ``delta`` and add that of the start; the backbone of before, to rounding.
 
@@ -85,7 +76,7 @@ class PiSSA(Method):
                 if start is None:
                     raise BenchError(f"delta lacks the start of {name!r}, which pissa stores beside it")
                 update[name] = torch.cat([tensor, start]) if matrix == "A" else torch.cat([tensor, -start], dim=1)
-        return unmerge(merged, update)
+        return super().unmerge(merged, update)
 
     def delta(self, module: nn.Module) -> dict[str, Tensor]:
         """Every A and B, as trained and as they were at the start."""

@@ -1,5 +1,6 @@
 """Directions of updates: figures are what the definitions say, and two cells are compared by what lies beside them."""
 
+import tomllib
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,9 @@ from bench.report.plot_tables import Tables
 from bench.selection import Selection, select
 from bench.store import open_store, read_run
 from bench.subspaces import angles, overlap
-from bench.suite import load_suite
+from bench.suite import load_suite, parse_suite
+from methods.low_rank import low_rank
+from tests.methods.adapted import adapt, randomise
 from tests.methods.families import tiny
 from tests.records import glue_small
 
@@ -72,9 +75,34 @@ def test_an_update_along_the_weights_leading_directions_is_found_as_such():
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "modernbert"])
 def test_a_fused_or_transposed_map_is_seen_as_the_linear_map_that_it_is(family):
-    for name, weight in weights(tiny(family)).items():
-        assert name.partition(".")[2] in ("query", "value")
-        assert weight.shape[0] == weight.shape[1], "one role's slice of a fused map, not the whole"
+    """What LoRA on the values alone adds is its product, on these maps and on no other."""
+    method, adapted = adapt("lora", family, rank=2, targets=("value",))
+    before, products = weights(tiny(family)), {}
+    for at, (_, layer) in enumerate(low_rank(randomise(adapted))):
+        products[f"{at}.value"] = (layer.scale * layer.B["value"] @ layer.A["value"]).detach()
+    found = directions(before, weights(method.merge(adapted)), 1)
+    assert found.figures.keys() == products.keys()
+    for name, product in products.items():
+        assert found.figures[name].relative_norm == pytest.approx(float(product.norm() / before[name].norm()), rel=1e-4)
+        assert overlap(found.left[name], leading(product, 1)) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_update_of_low_rank_has_no_more_directions_than_its_rank():
+    weight = matrix(5).float()
+    merged = weight + matrix(6)[:, :2].float() @ matrix(7, 2).float()
+    found = directions({"0.query": weight}, {"0.query": merged}, LEADING)
+    assert (found.figures["0.query"].leading, found.left["0.query"].shape) == (2, (24, 2))
+
+
+def test_rounded_weights_are_refused():
+    suite = """
+    question = "q"\ntasks = ["sst2"]\nseeds = [0]
+    backbone = { name = "tiny", weights = "random" }
+    recipe = { steps = 2, directions = 4, dtype = "bfloat16_autocast" }
+    method = [{ name = "full" }]
+    """
+    with pytest.raises(BenchError, match="recipe: directions needs dtype float32"):
+        parse_suite({"name": "mine", **tomllib.loads(suite.replace("    ", ""))}, "mine.toml")
 
 
 def planned(**changes):

@@ -113,6 +113,16 @@ def test_the_readme_says_of_the_scores_on_real_files_what_the_run_s_claims_say()
         assert found.figures.replace(" points", "") in README.replace(" points", ""), found.says
 
 
+def test_the_readme_says_of_peft_s_forms_what_the_run_s_claims_say():
+    told = verdicts.tell(read_run(ROOT / "results/published/against-peft"))
+    assert {found.verdict for found in told} == {"pass"}
+    said = {found.metric: found.figures for found in told}
+    assert said["forward_seconds"] in README and said["backward_seconds"] in README
+    steps = sorted(found.figures.partition(" [")[0] for found in told if found.metric == "step_seconds")
+    assert len(steps) == 13  # "thirteen pairings of the twelve methods that peft has too"
+    assert f"{steps[0]} (LoRA on all linear maps) to {steps[-1]} (P-Tuning)" in README
+
+
 def decimals(text):
     """Figures of the prose: those of blocks are compared whole."""
     return sorted(re.findall(r"\d+\.\d+", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))

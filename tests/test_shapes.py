@@ -67,12 +67,15 @@ def test_counts_alone_keep_to_the_methods_of_a_shape():
     assert planned(counted) == [["full", PROMPT]]
 
 
-def test_a_budget_renames_the_methods_of_a_shape_with_all_else():
-    narrow = NARROW | {"methods": ["full", "lora"]}
-    table = [{"name": "full"}, {"name": "lora"}, {"name": PROMPT}]
-    found = planned(suite_of(SHORT, narrow, method=table, match={"trainable_parameters": 5000}))
-    assert [label.partition("(")[0] for label in found[1]] == ["full", "lora"]
-    assert found[1][1] in found[0]
+def test_a_budget_is_for_shapes_that_all_methods_run_on():
+    with pytest.raises(BenchError, match=r"cost\[1\].methods and match exclude each other"):
+        suite_of(SHORT, NARROW, match={"trainable_parameters": 5000})
+
+
+def test_a_shape_stands_once():
+    with pytest.raises(BenchError, match=r"cost\[1\] is a shape that stands above"):
+        suite_of(SHORT, SHORT | {"latency_length": 12, "methods": ["full", LORA]})
+    assert len(planned(suite_of(SHORT, SHORT | {"threads": 1}))) == 2
 
 
 @pytest.mark.parametrize(
@@ -123,14 +126,15 @@ def test_a_probe_is_asked_only_what_is_judged_on_its_shape():
     told = [[(b.phase, b.method, b.equivalence) for b in probe.bounds] for probe in (short, long)]
     latency = ("latency", LORA, False)
     assert told[0] == [latency, ("step", PROMPT, False), ("latency", LORA, True)]
-    assert told[1] == [("step", LORA, False), ("latency", LORA, True)]
+    assert told[1] == [("step", LORA, False)]
 
 
 def run_of(tmp_path, *claims):
     """Backward of LoRA costs 0.51 of full's in records; on the long shape its figures are those of a prompt: 0.66."""
     long = {"batch": 32, "length": 128}
     moved = cost("prompt_tuning", shape=long).model_copy(update={"method": cost(LORA).method, "latency_length": 48})
-    records = (*(cost(label) for label in ("full", LORA, PROMPT)), cost("full", shape=long), moved)
+    base = cost("full", shape=long).model_copy(update={"latency_length": 48})
+    records = (*(cost(label) for label in ("full", LORA, PROMPT)), base, moved)
     asked = suite(methods=["full", LORA, PROMPT], claims=[c | {"name": f"c{n}"} for n, c in enumerate(claims)])
     return replace(glue_small(tmp_path, scores=False), records=records, suite=asked)
 

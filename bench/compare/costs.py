@@ -61,7 +61,8 @@ def cost_shapes(records: Iterable[Record]) -> list[Shape]:
 
 def asked_of(suite: Mapping[str, Any], shape: Shape) -> Mapping[str, Any]:
     """The ``[[cost]]`` table of a resolved suite that asked for ``shape``; empty where none did."""
-    own = shape.model_dump(include={"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing"})
+    fields = {"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing", "threads"}
+    own = shape.model_dump(include=fields) | {"compile": shape.compiled}
     tables: Sequence[Mapping[str, Any]] = suite.get("cost") or ()
     return next((table for table in tables if all(table.get(key, own[key]) == own[key] for key in own)), {})
 

@@ -64,11 +64,17 @@ def _next(seed: int, place: tuple[str, str], vectors: Mapping[tuple[str, str, in
 
 
 def _overlap(mine: Vectors | None, other: Vectors | None) -> float:
-    return float("nan") if mine is None or other is None else overlap(mine, other)
+    return float("nan") if mine is None or other is None else overlap(*_as_many(mine, other))
 
 
 def _angle(mine: Vectors | None, other: Vectors | None) -> float:
-    return float("nan") if mine is None or other is None else float(angles(mine, other)[0])
+    return float("nan") if mine is None or other is None else float(angles(*_as_many(mine, other))[0])
+
+
+def _as_many(first: Vectors, second: Vectors) -> tuple[Vectors, Vectors]:
+    """As many leading vectors of each: an update of low rank has few."""
+    number = min(first.shape[1], second.shape[1])
+    return first[:, :number], second[:, :number]
 
 
 def read_directions(folder: Path, record: ScoreRecord) -> dict[str, Vectors] | None:

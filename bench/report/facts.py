@@ -210,6 +210,22 @@ def _search(search: Tuning, each: str = "") -> str:
     return f"{plural(search.trials, 'trial')} {each}({', '.join(parts)}){where}"
 
 
+def chosen_ranks(run: Run) -> list[str]:
+    """What ranks training chose for the adapted maps, a phrase a method and task; empty where none did."""
+    found: dict[tuple[str, str], list[Mapping[str, int]]] = {}
+    for record in score_records(run):
+        if record.status == "ok" and record.ranks:
+            found.setdefault((record.method.label, record.task_name), []).append(record.ranks)
+    lines = []
+    for (label, task), cells in found.items():
+        every = [rank for ranks in cells for rank in ranks.values()]
+        lines.append(
+            f"{plain(label)} on {plain(task)}: rank {sum(every) / len(every):.1f} a map at the end, {min(every)} to "
+            f"{max(every)} over {plural(len(cells[0]), 'map')} and {plural(len(cells), 'cell')}"
+        )
+    return lines
+
+
 def contamination(run: Run) -> list[str]:
     """What may have been seen before it was asked: test rows in training data, pretraining near a task."""
     done = [record for record in score_records(run) if record.status == "ok"]

@@ -53,7 +53,7 @@ def _scores(run: Run, mark: str) -> str:
         for label, r in scores.iterrows()
     ]  # fmt: skip
     beside = [f"- learning rates: {text(facts.rates(run) or 'unknown')}"]
-    beside += [f"- {text(line)}" for line in facts.contamination(run)]
+    beside += [f"- {text(line)}" for line in (*facts.chosen_ranks(run), *facts.contamination(run))]
     return f"## Scores{mark}\n\n" + "\n\n".join(("\n".join(beside), table(head, whole), _per_task(run, mark)))
 
 

@@ -25,7 +25,7 @@ def said(run: Run) -> list[str]:
     """What a reader of the scores must know before their tables: the search for rates, and what was seen before."""
     if not facts.score_records(run):
         return []
-    return [f"learning rates: {facts.rates(run)}", *facts.contamination(run)]
+    return [f"learning rates: {facts.rates(run)}", *facts.chosen_ranks(run), *facts.contamination(run)]
 
 
 def sections(run: Run, change: RateChange | None) -> list[Section]:

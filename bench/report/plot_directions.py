@@ -48,7 +48,8 @@ def directions(tables: Tables) -> "Figure | None":
 def _caption(found: pd.DataFrame) -> str:
     return (
         f"Share of the {int(found['leading'].max())} leading left singular directions of each update that lies in "
-        f"those of the other matrix. A dot is one of {found['map'].nunique()} query and value weights and "
-        f"{fmt.plural(found['seed'].nunique(), 'seed')}, the mark their mean; dashed: two random subspaces "
+        f"those of the other matrix; an update of lower rank has fewer. A dot is one of {found['map'].nunique()} query "
+        f"and value weights, {fmt.plural(found['seed'].nunique(), 'seed')} and "
+        f"{fmt.plural(found['task'].nunique(), 'task')}, the mark their mean; dashed: two random subspaces "
         f"({found['by_chance'].mean():.3f})."
     )
