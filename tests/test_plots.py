@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Annotation
 
 from bench.record import Flops
+from bench.report import format as fmt
 from bench.report import plots
 from bench.report.breakdown import memory_breakdown
 from bench.report.canvas import Words, save, styled
@@ -198,6 +199,24 @@ def test_colours_stay_apart_whichever_cone_is_missing(missing):
 def test_a_hundred_methods_share_no_colour_and_mark():
     found = looks([f"m{at}" for at in range(100)], "m0").values()
     assert len({(look.colour, look.marker) for look in found}) == 100
+
+
+def test_long_labels_are_told_apart_by_what_no_other_has():
+    labels = [
+        "peft(peft_type='LORA', r=8, target_modules=['query', 'value'])",
+        "peft(peft_type='LORA', r=8, target_modules=['query', 'value'], use_dora=True)",
+        "peft(peft_type='PREFIX_TUNING', num_virtual_tokens=20)",
+        "lora(rank=8)", "not a call at all, and much too long for a figure",
+    ]  # fmt: skip
+    told = [look.text for look in looks(labels, labels[0]).values()]
+    assert told == ["peft('LORA', …)", "peft('LORA', …, use_dora=True)", "peft('PREFIX_TUNING', num_vir…",
+                    "lora(rank=8)", "not a call at all, and much t…"]  # fmt: skip
+
+
+def test_a_title_has_room_for_a_short_baseline_alone():
+    assert [fmt.brief(name) for name in ("full", "lora(rank=8)", "peft(peft_type='LORA', r=8)")] == [
+        "full", "lora(rank=8)", "baseline"
+    ]  # fmt: skip
 
 
 def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):

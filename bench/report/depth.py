@@ -71,8 +71,8 @@ def backward_by_depth(
     _paint(totals, beside, top, True)
     totals.set_xticks(range(len(WHOLE)), WHOLE)
     for panel, text in (
-        (axes, f"share of {fmt.plain(baseline)}, depth by depth"),
-        (totals, f"of all of {fmt.plain(baseline)}"),
+        (axes, f"share of {fmt.brief(baseline)}, depth by depth"),
+        (totals, f"of all of {fmt.brief(baseline)}"),
     ):
         panel.set_title(text, color=QUIET_INK, fontsize=8)
     figure.colorbar(image, cax=bar, extend="max" if most > top else "neither")

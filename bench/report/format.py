@@ -10,6 +10,8 @@ from typing import Any
 MISSING = "-"
 """Stands for a figure that was not measured or does not exist."""
 
+BRIEF = 16
+"""Characters of a baseline's name that a title has room for."""
 _DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -139,6 +141,12 @@ def of_tokens(length: int | None) -> str:
 def plural(number: int, noun: str) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def brief(baseline: str) -> str:
+    """The baseline's name where a title has room for it, else the word."""
+    name = plain(baseline)
+    return name if len(name) <= BRIEF else "baseline"
 
 
 def plain(text: object) -> str:

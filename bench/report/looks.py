@@ -1,5 +1,6 @@
 """Gives each method one colour and one mark, by its place in the suite: the same in every figure of a run."""
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,10 +37,41 @@ def looks(labels: Sequence[str], baseline: str) -> dict[str, Look]:
     place = 0
     for label in labels:
         text = fmt.plain(label)
-        text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+        text = text if len(text) <= LONGEST else _cut(_telling(label, labels) or text)
         if label == baseline:
             found[label] = Look(text, BASELINE_COLOUR, BASELINE_MARKER)
         else:
             found[label] = Look(text, PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
             place += 1
     return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _telling(label: str, labels: Sequence[str]) -> str | None:
+    """A label by its first argument and those that no other of the same beginning has; None where it has none.
+
+    ``peft(peft_type='LORA', r=8, use_dora=True)`` beside ``peft(peft_type='LORA', r=8)`` is ``peft('LORA', …,
+    use_dora=True)``.
+    """
+    own = _arguments(label)
+    if own is None:
+        return None
+    alike = [other for other in map(_arguments, labels) if other and other[:2] == own[:2] and other != own]
+    told = [argument for argument in own[2] if all(argument not in other[2] for other in alike)]
+    left_out = ["…"] * (len(told) < len(own[2]))
+    return fmt.plain(f"{own[0]}({', '.join([own[1], *left_out, *told])})")
+
+
+def _arguments(label: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """Name, value of the first argument, and the others as they are spelled; None where ``label`` has none."""
+    try:
+        call = ast.parse(label, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # a label of a damaged record is shown as it stands
+    if not isinstance(call, ast.Call) or not call.keywords:
+        return None
+    first, *others = call.keywords
+    return ast.unparse(call.func), ast.unparse(first.value), tuple(map(ast.unparse, others))

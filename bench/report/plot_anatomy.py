@@ -78,7 +78,7 @@ def anatomy(flops: Mapping[str, Flops], baseline: str, words: Words, style: Look
     for at, end, found in zip(y, ends, flops.values(), strict=True):
         _say_whole(axes, end, at, found, whole)
     guide = flops[baseline].backward_input_gradient / whole
-    _scales(axes, whole, fmt.plain(baseline), longest, guide)
+    _scales(axes, whole, fmt.brief(baseline), longest, guide)
     _guide(axes, guide, fmt.plain(baseline), len(names))
     key(figure, _handles(drawn, any(found.method.backward for found in flops.values())), sheet)
     return figure

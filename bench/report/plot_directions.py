@@ -23,8 +23,10 @@ def directions(tables: Tables) -> "Figure | None":
     if found.empty:
         return None
     panels = {
-        "with_weight": "with W_0", "with_baseline": f"with {tables.name}'s update", "with_seed": "with another seed's",
-    }  # fmt: skip
+        "with_weight": "with W_0",
+        "with_baseline": f"with {fmt.brief(tables.baseline)}'s update",
+        "with_seed": "with another seed's",
+    }
     panels = {column: title for column, title in panels.items() if found[column].notna().any()}
     labels = [label for label in tables.labels if label in set(found["method"])]
     sheet = Sheet(ROW * len(labels) + 0.2, left=room_for(tables.looks, labels), widths=(1.0,) * len(panels), above=0.32)

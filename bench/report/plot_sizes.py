@@ -50,15 +50,15 @@ def _panels(tables: Tables) -> dict[str, pd.DataFrame]:
     if tables.score_records:
         panels["score"] = scores[["mean", "mean_low", "mean_high"]].set_axis(["value", "low", "high"], axis=1)
     for title, column in (
-        (f"forward FLOPs / {tables.name}", "flops_forward"),
-        (f"backward FLOPs / {tables.name}", "flops_backward"),
-        (f"stored bytes / {tables.name}", "delta_bytes"),
-        (f"peak memory / {tables.name}", compare.peak_column(costs)),
+        (f"forward FLOPs / {fmt.brief(tables.baseline)}", "flops_forward"),
+        (f"backward FLOPs / {fmt.brief(tables.baseline)}", "flops_backward"),
+        (f"stored bytes / {fmt.brief(tables.baseline)}", "delta_bytes"),
+        (f"peak memory / {fmt.brief(tables.baseline)}", compare.peak_column(costs)),
     ):
         ratio = costs[column] / costs[column].get(base, float("nan"))
         panels[title] = pd.DataFrame({"value": ratio, "low": float("nan"), "high": float("nan")})
     timed = costs[["step_ratio", "step_low", "step_high"]].set_axis(["value", "low", "high"], axis=1)
-    panels[f"step time / {tables.name}"] = timed
+    panels[f"step time / {fmt.brief(tables.baseline)}"] = timed
     return panels
 
 

@@ -52,7 +52,7 @@ def step_time(tables: Tables) -> "Figure | None":
         for at, (name, row) in zip(y, costs.iterrows(), strict=False):
             _point(axes, at, row, phase, style[str(name)])
         _control(axes, tables.controls, [phase], y[-1])
-        axes.set_title(f"{phase} / {tables.name}")
+        axes.set_title(f"{phase} / {fmt.brief(tables.baseline)}")
         axes.set_xlabel("ratio")
         top = axes.get_xlim()[1]
         axes.set_xlim(-0.06 * top, top)

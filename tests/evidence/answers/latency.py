@@ -12,6 +12,7 @@ QUIETER = "cost-minilm"
 """Published run that times three methods on one thread."""
 PROMPTS = ("prompt_tuning", "p_tuning")
 BATCHES = (1, 8, 32)
+MERGED = "latency_seconds.merged.batch_1"
 
 
 def answer(say: Say) -> Answer:
@@ -36,12 +37,12 @@ def answer(say: Say) -> Answer:
         ),
         sentence=say(
             f"Merged, LoRA is the base model again: the same {merged.operations} operations, the same critical path of "
-            f"{merged.depth}, {fmt.ratio(merged.flops / base.flops, 3)} of its FLOPs{_took(say, by_length)}. Serial "
+            f"{merged.depth}, {fmt.ratio(merged.flops / base.flops, 3)} of its FLOPs{_took(say, run)}. Serial "
             f"adapters lengthen the critical path ({serial} x), prompts the sequence ({prompts} x the FLOPs at {at} "
             f"tokens), LST runs a side network beside the backbone ({fmt.ratio(lst.depth / base.depth)} x the path)"
             f"{_paid(say, by_length)}: none of these can be folded into a weight.",
             f"LoRA 合并后就是原模型：同样的 {merged.operations} 个算子，同样的关键路径 {merged.depth}，FLOPs 是其 "
-            f"{fmt.ratio(merged.flops / base.flops, 3)}{_took(say, by_length)}。串行 Adapter 加长关键路径（{serial} 倍），"
+            f"{fmt.ratio(merged.flops / base.flops, 3)}{_took(say, run)}。串行 Adapter 加长关键路径（{serial} 倍），"
             f"prompt 加长序列（{at} 个 token 时 FLOPs 为 {prompts} 倍），LST 在主干之外还要跑旁路网络（路径 "
             f"{fmt.ratio(lst.depth / base.depth)} 倍）{_paid(say, by_length)}：它们都无法折叠进一个权重。",
         ),
@@ -76,7 +77,7 @@ def answer(say: Say) -> Answer:
                 + figure(NAME, "inference", say("Operations, critical path and FLOPs", "算子、关键路径与 FLOPs")),
             ),
             *([_map(say)] if measured else []),
-            *((_title(say, length), _times(say, costs(run, length))) for length in measured),
+            *((_title(say, run, length), _times(say, costs(run, length))) for length in measured),
             (say("Verdicts", "各项结论"), claims(say, run) + "\n\n" + _decided(say)),
         ),
         not_concluded=(
@@ -106,7 +107,7 @@ def answer(say: Say) -> Answer:
 
 def _decided(say: Say) -> str:
     """What the run on one thread, where fewer things disturb a clock, says of merged LoRA's latency."""
-    told = next(t for t in verdicts.tell(published(QUIETER)) if t.metric == "latency_seconds.merged.batch_1")
+    told = next(t for t in verdicts.tell(published(QUIETER)) if t.metric == MERGED)
     link = f"[{QUIETER}]({PUBLISHED}/{QUIETER}/report.md)"
     return say(
         f"On one thread {link} has of merged LoRA's latency: {told.figures}, {told.verdict}.",
@@ -119,15 +120,15 @@ def _map(say: Say) -> tuple[str, str]:
     return title, figure(NAME, "latency-map", say("Latency against the base model", "相对原模型的延迟"))
 
 
-def _took(say: Say, by_length: dict[int, dict[str, CostRecord]]) -> str:
-    """What merged LoRA takes at batch 1 on the longest rows, as a clause; empty where nothing was timed."""
-    longest = max(by_length)
-    timed = _timing(_latencies(by_length[longest]["lora"], merged=True), 1)
-    if timed is None:
+def _took(say: Say, run: Run) -> str:
+    """What the run's claim on merged LoRA's time shows, as a clause; empty where nothing was timed."""
+    told = next((t for t in verdicts.tell(run) if t.metric == MERGED and t.figures), None)
+    if told is None:
         return ""
+    length = next(shape["length"] for shape in run.suite["cost"] if shape.get("threads") == 1)
     return say(
-        f"; measured at batch 1 on {longest} tokens: {_ratio(timed)} of its time",
-        f"；批大小 1、{longest} 个 token 时实测为其时间的 {_ratio(timed)}",
+        f"; measured at batch 1 on {length} tokens and one thread: {told.figures.replace(' x', '')} of its time",
+        f"；批大小 1、{length} 个 token、单线程实测为其时间的 {told.figures.replace(' x', '')}",
     )
 
 
@@ -148,8 +149,12 @@ def _paid(say: Say, by_length: dict[int, dict[str, CostRecord]]) -> str:
     )
 
 
-def _title(say: Say, length: int) -> str:
-    return say(f"Timed: {length} tokens, time / base", f"计时：{length} 个 token，相对原模型")
+def _title(say: Say, run: Run, length: int) -> str:
+    threads = next(iter(costs(run, length).values())).shape.threads
+    return say(
+        f"Timed: {length} tokens, {fmt.plural(threads, 'thread')}, time / base",
+        f"计时：{length} 个 token，{threads} 线程，相对原模型",
+    )
 
 
 def _as_is(record: CostRecord) -> Inference:
