@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PHASES = {"forward": "#BBBBBB", "backward": "#77AADD", "optimizer": "#EEDD88"}
 """Phases of a step and their colours, of Paul Tol's "light" scheme."""
 CONTROL = "A/A control"
+NARROW = 6
+"""Characters of a baseline's name that the title of a panel of ratios has room for; the caption has it in full."""
 BAND = "#ececec"
 """Of ratios that count as none: within 3 % of 1."""
 
@@ -52,7 +54,7 @@ def step_time(tables: Tables) -> "Figure | None":
         for at, (name, row) in zip(y, costs.iterrows(), strict=False):
             _point(axes, at, row, phase, style[str(name)])
         _control(axes, tables.controls, [phase], y[-1])
-        axes.set_title(f"{phase} / {fmt.brief(tables.baseline)}")
+        axes.set_title(f"{phase} / {tables.name}" if len(tables.name) <= NARROW else phase)
         axes.set_xlabel("ratio")
         top = axes.get_xlim()[1]
         axes.set_xlim(-0.06 * top, top)

@@ -40,11 +40,11 @@ def answer(say: Say) -> Answer:
             f"{merged.depth}, {fmt.ratio(merged.flops / base.flops, 3)} of its FLOPs{_took(say, run)}. Serial "
             f"adapters lengthen the critical path ({serial} x), prompts the sequence ({prompts} x the FLOPs at {at} "
             f"tokens), LST runs a side network beside the backbone ({fmt.ratio(lst.depth / base.depth)} x the path)"
-            f"{_paid(say, by_length)}: none of these can be folded into a weight.",
+            f"{_paid(say, run)}: none of these can be folded into a weight.",
             f"LoRA 合并后就是原模型：同样的 {merged.operations} 个算子，同样的关键路径 {merged.depth}，FLOPs 是其 "
             f"{fmt.ratio(merged.flops / base.flops, 3)}{_took(say, run)}。串行 Adapter 加长关键路径（{serial} 倍），"
             f"prompt 加长序列（{at} 个 token 时 FLOPs 为 {prompts} 倍），LST 在主干之外还要跑旁路网络（路径 "
-            f"{fmt.ratio(lst.depth / base.depth)} 倍）{_paid(say, by_length)}：它们都无法折叠进一个权重。",
+            f"{fmt.ratio(lst.depth / base.depth)} 倍）{_paid(say, run)}：它们都无法折叠进一个权重。",
         ),
         tag=say("structure: exact, any machine", "结构：精确，任何机器相同")
         + (say("; time: this machine", "；时间：这台机器") if measured else ""),
@@ -120,32 +120,38 @@ def _map(say: Say) -> tuple[str, str]:
     return title, figure(NAME, "latency-map", say("Latency against the base model", "相对原模型的延迟"))
 
 
+def _quietest(run: Run) -> int:
+    """Tokens of the shape that the claims on times are judged on."""
+    lengths_: list[int] = [claim["length"] for claim in run.suite["claims"] if claim["metric"] == MERGED]
+    return lengths_[0]
+
+
 def _took(say: Say, run: Run) -> str:
     """What the run's claim on merged LoRA's time shows, as a clause; empty where nothing was timed."""
     told = next((t for t in verdicts.tell(run) if t.metric == MERGED and t.figures), None)
     if told is None:
         return ""
-    length = next(shape["length"] for shape in run.suite["cost"] if shape.get("threads") == 1)
+    length, figures = _quietest(run), told.figures.replace(" x", "")
     return say(
-        f"; measured at batch 1 on {length} tokens and one thread: {told.figures.replace(' x', '')} of its time",
-        f"；批大小 1、{length} 个 token、单线程实测为其时间的 {told.figures.replace(' x', '')}",
+        f"; measured at batch 1 on {length} tokens and one thread: {figures} of its time",
+        f"；批大小 1、{length} 个 token、单线程实测为其时间的 {figures}",
     )
 
 
-def _paid(say: Say, by_length: dict[int, dict[str, CostRecord]]) -> str:
-    """What the methods that cannot merge take at batch 1 over all lengths, as a clause; empty where none was timed."""
+def _paid(say: Say, run: Run) -> str:
+    """What the methods that cannot merge take there, as a clause; empty where nothing was timed."""
+    found = {r.method.name: r for r in costs(run, _quietest(run)).values()}
 
     def took(*names: str) -> list[float]:
-        records = [found[name] for found in by_length.values() for name in names if name in found]
-        timings = [_timing(_latencies(record, merged=False), 1) for record in records]
+        timings = [_timing(_latencies(found[name], merged=False), 1) for name in names if name in found]
         return [timing.ratio_to_baseline for timing in timings if timing is not None]
 
     adapters, prompts, lst = took(*SERIAL), took(*PROMPTS), took("lst")
     if not (adapters and prompts and lst):
         return ""
     return say(
-        f"; at batch 1 they take {span(adapters)}, {span(prompts)} and {span(lst)} x the base's time",
-        f"；批大小 1 时三者耗时为原模型的 {span(adapters)}、{span(prompts)}、{span(lst)} 倍",
+        f"; measured there they take {span(adapters)}, {span(prompts)} and {span(lst)} x the base's time",
+        f"；同样条件下三者实测为原模型的 {span(adapters)}、{span(prompts)}、{span(lst)} 倍",
     )
 
 
