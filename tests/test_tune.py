@@ -93,7 +93,7 @@ def test_all_methods_come_to_a_pair_of_rates_before_the_next_begins(tmp_path):
 
 
 def test_a_search_measures_nothing_else(tmp_path):
-    plan = searched(written(tmp_path, old="[[method]]", new="[[cost]]\nbatch = 2\nlength = 8\n[[method]]"))
+    plan = searched(written(tmp_path, old="[[claim]]", new="[[cost]]\nbatch = 2\nlength = 8\n[[claim]]"))
     assert (plan.probes, plan.sweeps) == ((), ())
     assert all(cell.trial and cell.recipe["steps"] == 3 for cell in plan.cells)
 
