@@ -114,7 +114,7 @@ def _doubts_about_costs(run: Run) -> list[str]:
         found.append("The machine was NOT quiet: end other programs and measure again with `--fresh`.")
     for record in compare.cost_records(run.records):
         found += [f"{text(record.method.label)}: {text(warning)}." for warning in record.warnings]
-    return found
+    return list(dict.fromkeys(found))  # several shapes warn alike
 
 
 def _provenance(run: Run) -> str:

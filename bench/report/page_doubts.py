@@ -70,9 +70,9 @@ def _of_costs(run: Run) -> Iterator[Doubt]:
     controls = compare.controls(run.records)
     if not controls.empty and not controls["quiet"].all():
         yield Doubt("noisy machine", facts.control(run) or "")
-    for record in compare.cost_records(run.records):
-        for warning in record.warnings:
-            yield Doubt("measurement note", f"{record.method.label}: {warning}")
+    notes = (f"{r.method.label}: {warning}" for r in compare.cost_records(run.records) for warning in r.warnings)
+    for note in dict.fromkeys(notes):  # several shapes warn alike
+        yield Doubt("measurement note", note)
 
 
 def _of_scores(run: Run) -> Iterator[Doubt]:
