@@ -111,7 +111,8 @@ def _doubts_about_costs(run: Run) -> list[str]:
     controls = compare.controls(run.records)
     found = []
     if not controls.empty and not controls["quiet"].all():
-        found.append("The machine was NOT quiet: end other programs and measure again with `--fresh`.")
+        noisy = ", ".join(dict.fromkeys(controls.loc[~controls["quiet"], "name"]))
+        found.append(f"The machine was NOT quiet ({text(noisy)}): end other programs and measure again with `--fresh`.")
     for record in compare.cost_records(run.records):
         found += [f"{text(record.method.label)}: {text(warning)}." for warning in record.warnings]
     return list(dict.fromkeys(found))  # several shapes warn alike

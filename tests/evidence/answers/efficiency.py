@@ -63,13 +63,13 @@ def answer(say: Say) -> Answer:
                     f"Often it is said that it is not. The count: backward still works in {layers} of "
                     f"{_entered(full)} layers (the same depth, or all but the layer below the lowest trained part), "
                     f"with {backward} of the FLOPs, and its longest chain of operations that each need the one before "
-                    f"is {chains} for full's {_chain(found['full'])}. So the depth stays and about half of "
-                    "the work; suite `scaling` shows how each grows with the length of the rows. LST works in "
+                    f"is {chains} for full's {_chain(found['full'])}. So the depth in layers stays, the "
+                    "chain stays or grows, and about half of the work goes; suite `scaling` shows how each grows with the length of the rows. LST works in "
                     f"{_entered(lst)} of those layers: its chain, {own_chain}, lies in "
                     "the narrow side network alone.",
                     f"常有人说没有。数一数：反向仍要经过 {_entered(full)} 层中的 {layers} 层（深度不变，最多少去最低可训练处以下的一层），"
-                    f"FLOPs 是 {backward}；前后相依的最长算子链是 {chains}（full 为 {_chain(found['full'])}）。所以深度"
-                    f"不变，工作量约剩一半；随行长如何增长见 suite `scaling`。LST 经过其中 {_entered(lst)} 层：它的链长 {own_chain}，全在窄的旁路网络里。",
+                    f"FLOPs 是 {backward}；前后相依的最长算子链是 {chains}（full 为 {_chain(found['full'])}）。所以层数"
+                    f"不变，算子链不变或更长，工作量约剩一半；随行长如何增长见 suite `scaling`。LST 经过其中 {_entered(lst)} 层：它的链长 {own_chain}，全在窄的旁路网络里。",
                 ),
             ),
             (

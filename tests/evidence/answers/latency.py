@@ -90,8 +90,11 @@ def answer(say: Say) -> Answer:
                 (
                     say(
                         "An interval that includes 1 does not show that there is no difference; equivalence within a "
-                        "stated margin is a claim of its own, among the verdicts.",
-                        "区间包含 1 并不说明没有差别；在给定界限内等价是上面另一条论断。",
+                        "stated margin is a claim of its own, among the verdicts. Nor does one that leaves 1 show a "
+                        "difference on two threads: merged methods, the base operation by operation, leave it there "
+                        "too. Verdicts rest on the shape with one thread alone.",
+                        "区间包含 1 并不说明没有差别；在给定界限内等价是上面另一条论断。双线程时区间不含 1 也不说明有差别："
+                        "合并后与原模型逐算子相同的方法有时也如此。结论只依据单线程的那一组。",
                     ),
                 )
                 if measured

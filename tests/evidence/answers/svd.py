@@ -73,14 +73,23 @@ def answer(say: Say) -> Answer:
         ),
         not_concluded=(
             say(
-                "Not that singular directions of W_0 do not matter: only that training does not pick its update from "
-                "them.",
-                "不能说 W_0 的奇异方向不重要：只能说训练并不从中挑选更新方向。",
+                "Not that singular directions of W_0 do not matter: only that the leading left directions of the update "
+                "lie mostly outside those of W_0. No interval is given, and all directions count alike, though LoRA's "
+                "update is mostly one or two of them (stable rank).",
+                "不能说 W_0 的奇异方向不重要：只能说更新的前几个左奇异方向大多不在 W_0 的前几个方向之中。这里没有给出区间，"
+                "且各方向同等计数，而 LoRA 的更新主要只在一两个方向上（见稳定秩）。",
             ),
             say(
-                "Overlap with full fine-tuning depends on rates and steps, and two seeds of one method do not agree "
-                "fully either (last column): that is the ceiling to compare with.",
-                "与全量微调的重合取决于学习率和步数，同一方法的两个种子也不完全一致（最后一列）：应以此为上限来比较。",
+                "Overlap with full fine-tuning depends on rates and steps. It pairs equal seeds, the last column different "
+                "ones: LoRA agrees with full fine-tuning of its own seed more than with itself at another seed, so the "
+                "last column is a yardstick and no ceiling.",
+                "与全量微调的重合取决于学习率和步数。该列比较相同种子，最后一列比较不同种子：LoRA 与同一种子的全量微调比与另一种子的自己更一致，"
+                "所以最后一列是参照而不是上限。",
+            ),
+            say(
+                "PiSSA learns at a larger rate, from another start: its update is many times as large, and as the "
+                "difference of two products it has up to twice the rank.",
+                "PiSSA 的起点不同、学习率更大：它的更新大许多倍，且作为两个乘积之差，秩可达两倍。",
             ),
             say(
                 "Query and value weights of one small encoder on one task.",
