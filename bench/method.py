@@ -124,6 +124,18 @@ class Method(abc.ABC):
         groups = [{"params": matrices, "lr": lr}, {"params": vectors, "lr": lr, "weight_decay": 0.0}]
         return [g for g in groups if g["params"]]
 
+    def optimizer(
+        self, module: nn.Module, groups: list[dict[str, Any]], weight_decay: float
+    ) -> torch.optim.Optimizer | None:
+        """Optimizer that is part of the method, over ``groups`` of delta and head, in place of the recipe's.
+
+        Args:
+            module: What ``apply`` returned.
+            groups: Those of ``param_groups``, then the head's, with their rates; the schedule scales the rates later.
+            weight_decay: For groups that set none.
+        """
+        return None
+
     def parts(self, module: nn.Module) -> Mapping[str, Sequence[nn.Parameter]]:
         """Trainable parameters of ``module`` by the part of the delta that they belong to, each in one part.
 

@@ -70,6 +70,19 @@ def make_optimizer(
     return makers[form](groups, weight_decay=weight_decay)
 
 
+def optimizer_for(
+    method: Method,
+    body: nn.Module,
+    groups: list[dict[str, Any]],
+    *,
+    make: Callable[..., torch.optim.Optimizer] = make_optimizer,
+    weight_decay: float = 0.01,
+) -> torch.optim.Optimizer:
+    """``method``'s own optimizer over ``groups`` where it has one, else ``make(groups, weight_decay=)``."""
+    own = method.optimizer(body, groups, weight_decay)
+    return make(groups, weight_decay=weight_decay) if own is None else own
+
+
 def _eight_bit(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
     try:
         from bitsandbytes.optim import AdamW8bit
@@ -145,7 +158,7 @@ def train(
     """
     groups = [*method.param_groups(body, recipe.learning_rate), *head_groups(model.head, recipe.head_learning_rate)]
     check_groups(groups, model)
-    optimizer = make_optimizer(groups, weight_decay=recipe.weight_decay)
+    optimizer = optimizer_for(method, body, groups, weight_decay=recipe.weight_decay)
     schedule = linear_schedule(optimizer, recipe)
     trained = [p for group in groups for p in group["params"]]
     model.train()

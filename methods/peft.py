@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.method import Method, clone, copy_delta
+from methods import peft_optimizer
 from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
 
 ADAPTER = "default"
@@ -71,7 +72,8 @@ class Peft(Method):
 
     A prompt's positions are stripped from the output. An orthogonality weight and losses that a tuner offers are added
     to the task's; budgets are reallocated after each step, AdaLoRA's over the recipe's steps unless ``total_step`` is
-    given. Left out is what needs a head of peft's own (SHADOW's auxiliary loss, CPT's weighted one).
+    given. LoRA takes peft's optimizers for it, LoRA+ and LoRA-FA, by ``optimizer_type``. Left out is what needs a head
+    of peft's own (SHADOW's auxiliary loss, CPT's weighted one).
 
     Paper: that of the ``peft_type``; LoRA, for one, is arXiv:2106.09685.
     Trains: exactly what peft sets to ``requires_grad``.
@@ -91,6 +93,20 @@ class Peft(Method):
             NotImplementedError: The backbone has no weights, and this type starts from their values.
         """
         return _build(backbone, config)
+
+    def param_groups(self, module: Bridged, lr: float) -> list[dict[str, Any]]:
+        """As for every method, but under ``optimizer_type = "lora+"``, whose B have a rate of their own."""
+        if peft_optimizer.kind(module.options) == "lora+":
+            return peft_optimizer.groups(module.peft, module.options, lr)
+        return super().param_groups(module, lr)
+
+    def optimizer(
+        self, module: Bridged, groups: list[dict[str, Any]], weight_decay: float
+    ) -> torch.optim.Optimizer | None:
+        """LoRA-FA's, peft's own, under ``optimizer_type = "lora-fa"``, else the recipe's."""
+        if peft_optimizer.kind(module.options) == "lora-fa":
+            return peft_optimizer.lora_fa(module.peft, module.options, groups, weight_decay)
+        return None
 
     def regularizer(self, module: Bridged) -> Tensor | None:
         """Sum of the losses that the tuner adds to the task's, or None."""
@@ -184,6 +200,7 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
             options = to_library(config, deployed=deployed)
             # in the backbone's type, as every method here: what trains in float32 is for the recipe to say
             model = library().get_peft_model(backbone, options, ADAPTER, autocast_adapter_dtype=False)
+            peft_optimizer.freeze(model, config)
     except REFUSALS as error:
         raise BenchError(f"peft: {config.peft_type} does not fit this backbone: {first_line(error)}") from error
     except (NotImplementedError, RuntimeError) as error:

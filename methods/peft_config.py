@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from bench.errors import BenchError, unknown
 from bench.method import MethodConfig
+from methods import peft_optimizer
 
 OURS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "revision", "runtime_config", "task_type")
 """Fields of peft's configurations that say how peft is called, not what trains: the harness sets them."""
@@ -36,7 +37,8 @@ class PeftConfig(MethodConfig):
             where: Prefix of error messages.
 
         Returns:
-            A configuration with every field of the ``peft_type``, as plain JSON values.
+            A configuration with every field of the ``peft_type``, as plain JSON values; for LORA also the choice of an
+            optimizer (``methods.peft_optimizer.FIELDS``).
 
         Raises:
             BenchError: peft is missing, the file cannot be read, a key or type is unknown, or peft refuses a value.
@@ -57,6 +59,10 @@ class PeftConfig(MethodConfig):
                 "them, so take a peft_type that starts from the backbone"
             )
         found = {**_defaults(kind), **given, "peft_version": version()}
+        try:
+            peft_optimizer.check(*(found.get(field) for field in peft_optimizer.FIELDS))
+        except ValueError as error:
+            raise BenchError(f"{at}{error}") from error
         try:
             parsed = _class(kind)(**json.loads(json.dumps(found)))
             to_library(parsed)
@@ -97,8 +103,8 @@ def to_library(config: PeftConfig, *, deployed: bool = False) -> Any:
     in until the first step.
     """
     values = {f.name: copy.deepcopy(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    for key in ("peft_type", "peft_version"):
-        del values[key]
+    for key in ("peft_type", "peft_version", *peft_optimizer.FIELDS):
+        values.pop(key, None)
     if fills_total(config):
         values["total_step"] = shortest(config)
     cls = _configs()[config.peft_type]
@@ -171,7 +177,7 @@ def _defaults(kind: str) -> dict[str, Any]:
         if field.init and field.name not in (*OURS, "peft_type", "peft_version"):
             made = field.default_factory() if callable(field.default_factory) else field.default
             found[field.name] = json.loads(json.dumps(made))
-    return found
+    return found | (peft_optimizer.FIELDS if kind == peft_optimizer.KIND else {})
 
 
 @functools.cache

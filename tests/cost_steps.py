@@ -12,7 +12,7 @@ from bench.cost.memory import measure_step, nbytes
 from bench.cost.setting import Setting
 from bench.cost.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.head import make_head
-from bench.train import make_optimizer
+from bench.train import make_optimizer, optimizer_for
 from tests.methods.families import CONFIGS, tiny
 
 ROWS, LENGTH, WIDTH, FFN, LAYERS, HEADS = 4, 16, 32, 64, 2, 4
@@ -56,7 +56,8 @@ def real_step(shape: BackboneSpec, name: str, setting: Setting, **config: object
     bare = backbone.load(shape, dtype=setting.loaded, attention=setting.attention)
     method, parsed = registry.make(name, config)
     origin, model = adapt(bare, method, parsed, make_head(bare, setting.outputs), setting)
-    optimizer = make_optimizer(optimizer_groups(model, method), form=setting.optimizer)
+    make = functools.partial(make_optimizer, form=setting.optimizer)
+    optimizer = optimizer_for(method, model.body, optimizer_groups(model, method), make=make)
     batch = random_batch(setting.batch, setting.length, vocabulary=bare.config.vocab_size, outputs=setting.outputs)
     return TrainingStep(method, parsed, model, origin, optimizer, batch, setting.autocast)
 

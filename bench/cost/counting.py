@@ -1,6 +1,7 @@
 """Counts a method's training step on a backbone's shape without weights and without running it; measures nothing."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from bench.cost.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.head import make_head
 from bench.method import Method
 from bench.record import Bytes, Flops, PathCounts, PeakMemory, SavedTensor, Trainable
-from bench.train import make_optimizer
+from bench.train import make_optimizer, optimizer_for
 
 LARGEST = 10
 """Saved tensors that a record names."""
@@ -97,7 +98,8 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
         origin.replaced(fakeify(model))
         groups = optimizer_groups(model, method)
         eight_bit = setting.optimizer == "adamw_8bit"  # its library has no fake kernels
-        optimizer = EightBitState(groups) if eight_bit else make_optimizer(groups, form=setting.optimizer)
+        make = EightBitState if eight_bit else functools.partial(make_optimizer, form=setting.optimizer)
+        optimizer = optimizer_for(method, model.body, groups, make=make)
         batch = random_batch(setting.batch, setting.length, vocabulary=vocabulary, outputs=setting.outputs)
         return TrainingStep(method, config, model, origin, optimizer, batch, setting.autocast)
 

@@ -17,8 +17,8 @@ class EightBitState(torch.optim.Optimizer):
     Its kernel works in place without temporaries (Dettmers et al., ICLR 2022, arXiv:2110.02861).
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
-        super().__init__(list(groups), {})
+    def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float = 0.0) -> None:
+        super().__init__(list(groups), {"weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -27,7 +27,7 @@ from bench.errors import BenchError
 from bench.head import Head, TaskModel, make_head
 from bench.jobs import MethodSpec, Probe
 from bench.record import Inference, Inferences, Latencies, Latency
-from bench.train import make_optimizer
+from bench.train import make_optimizer, optimizer_for
 
 SMALL_BATCH_ROUNDS = 4
 """Rounds at batch 1 for one at batch 32: a run is short there and its share of noise is larger."""
@@ -116,7 +116,8 @@ class Session:
         if noise:
             randomise(model.body)
         groups = optimizer_groups(model, method, self._probe.learning_rate, self._probe.head_learning_rate)
-        optimizer = make_optimizer(groups, form=self._probe.optimizer)
+        make = functools.partial(make_optimizer, form=self._probe.optimizer)
+        optimizer = optimizer_for(method, model.body, groups, make=make)
         batch = self._batch(self._probe.batch, self._probe.length)
         return TrainingStep(method, config, model, origin, optimizer, batch, self._setting.autocast)
 
