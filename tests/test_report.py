@@ -13,7 +13,8 @@ from rich.console import Console
 from bench.errors import BenchError
 from bench.record import SavedTensor
 from bench.report import format as fmt
-from bench.report import markdown, page_tables, plots, terminal
+from bench.report import markdown, page_origin, page_tables, plots, terminal
+from bench.report.columns import Column, table
 from bench.store import Run
 from tests.records import LABELS, cost, failed, glue_small, score, suite
 
@@ -72,6 +73,20 @@ def test_a_narrow_terminal_gets_the_columns_below_each_other(run, monkeypatch):
     assert max(map(cell_len, text.partition("report  ")[0].splitlines())) <= 80
     assert len(re.findall(r"^lora\(rank=8\)", text, re.MULTILINE)) == 2
     assert "…" not in text
+
+
+def test_a_long_configuration_has_the_width_below_its_name_to_itself():
+    """No word of it is broken, and the figures stay where they are."""
+    label = "peft(peft_type='LORA', r=8, lora_alpha=16, target_modules=['query', 'value'], use_dora=True)"
+    title, _, head, *rows = table(["lora(rank=8)", label], [Column(("", "step", "/base"), ["1.00", "1.10"])], 60)
+    assert title == "" and head == "method        /base"
+    assert rows == [
+        "lora(rank=8)   1.00",
+        "peft           1.10",
+        "  (peft_type='LORA', r=8, lora_alpha=16,",
+        "   target_modules=['query', 'value'], use_dora=True)",
+        "",
+    ]
 
 
 def test_top_hides_methods_and_says_how_many(run):
@@ -182,6 +197,16 @@ def test_the_report_says_where_every_figure_comes_from(run):
         "6, 24", "(plots/score-memory.png)", "(plots/backward-depth.svg)", "peak memory (counted)", "A/A control",
     ):  # fmt: skip
         assert wanted in report, wanted
+
+
+def test_the_report_names_the_version_of_a_library_whose_methods_ran(run):
+    assert "methods of" not in markdown.write(run).read_text()
+    bridged = cost("full")
+    method = bridged.method.model_copy(update={"config": {"peft_type": "LORA", "peft_version": "0.21.2"}})
+    bridged = bridged.model_copy(update={"method": method})
+    found = replace(run, records=[*run.records, bridged])
+    assert "| methods of | peft 0.21.2 |" in markdown.write(found).read_text()
+    assert ("methods of", "peft 0.21.2") in page_origin.rows(found)
 
 
 def test_inference_is_reported_against_the_base_at_the_batches_that_were_timed(run):

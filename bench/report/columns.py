@@ -62,8 +62,8 @@ def table(shown: list[str], columns: list[Column], width: int) -> list[str]:
         columns: One cell a row each.
         width: Terminal cells of a line.
     """
-    names = [_label_lines(label) for label in shown]
-    first = Column(("", "", "method"), [line for name in names for line in name], left=True)
+    names = [_label_lines(label, width) for label in shown]
+    first = Column(("", "", "method"), [name[0] for name in names], left=True)
     parts: list[list[Column]] = [[]]
     for title, group in itertools.groupby(columns, key=lambda column: column.head[0]):
         for added in [list(group)] if title else [[column] for column in group]:
@@ -84,13 +84,14 @@ def table(shown: list[str], columns: list[Column], width: int) -> list[str]:
     return lines
 
 
-def _label_lines(label: str) -> list[str]:
-    """A label over as many lines as it needs, its configuration on lines of its own."""
+def _label_lines(label: str, width: int) -> list[str]:
+    """A label's first line, which has figures beside it, and those below, which have the width to themselves."""
     name, bracket, rest = fmt.plain(label).partition("(")
     if cell_len(name + bracket + rest) <= LABEL_WIDTH:
         return [name + bracket + rest]
     lines = textwrap.wrap(name, LABEL_WIDTH) or ["-"]
-    return lines + textwrap.wrap(bracket + rest, LABEL_WIDTH, initial_indent="  ", subsequent_indent="  ")
+    below = " ".join([*lines[1:], bracket + rest])
+    return [lines[0], *textwrap.wrap(below, width, initial_indent="  ", subsequent_indent="   ")]
 
 
 def _titles(columns: list[Column]) -> str:

@@ -73,6 +73,17 @@ def machine(record: Record | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def libraries(run: Run) -> str | None:
+    """Versions of the libraries whose methods ran, as configurations hold them (``peft 0.21.2``); None: of none."""
+    named = {
+        f"{key.removesuffix('_version')} {value}"
+        for record in run.records
+        for key, value in record.method.config.items()
+        if key.endswith("_version") and isinstance(value, str)
+    }
+    return ", ".join(sorted(named)) or None
+
+
 def this_machine(run: Run) -> str:
     """Where the times were taken; where the scores were, when nothing was timed."""
     candidates: list[Record] = [*compare.cost_records(run.records), *score_records(run), *run.records]

@@ -133,6 +133,8 @@ def _provenance(run: Run) -> str:
         dirty = " with uncommitted changes" if environment.get("dirty") else ""
         commit = f"commit {environment.get('commit') or 'unknown'}{dirty}"
         rows.append((f"environment {text(name)}", text(f"{processor}; {versions}; {commit}")))
+    if (libraries := facts.libraries(run)) is not None:
+        rows.append(("methods of", text(libraries)))
     for record in {record.task_name: record for record in facts.score_records(run)}.values():
         if record.task:
             task = record.task

@@ -50,6 +50,8 @@ def rows(run: Run) -> list[tuple[str, str]]:
         processor = (environment.get("hardware") or {}).get("cpu", "unknown processor")
         name = f"environment {environment.get('fingerprint')}"
         found.append((name, f"{processor}; {environment.get('threads', '?')} threads; {versions}; {_commit(record)}"))
+    if (libraries := facts.libraries(run)) is not None:
+        found.append(("methods of", libraries))
     for scored in {record.task_name: record for record in facts.score_records(run)}.values():
         if task := scored.task:
             sizes = f"{task.train_rows:,} training and {task.test_rows:,} test rows"
