@@ -10,7 +10,7 @@ from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import LARGEST_SIZE, Method, MethodConfig, at_least, clone
 from methods.linear import oriented, set_module
-from methods.sliced import Factored, fold, places, slices
+from methods.sliced import Factored, fold, places, slices, without_mark
 
 SCALE = "adalora_scale"
 """Attribute of a merged backbone that keeps alpha / initial_rank, which the stored tensors alone do not tell."""
@@ -185,11 +185,7 @@ class AdaLoRA(Method):
         Raises:
             BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
         """
-        scale = getattr(merged, SCALE, None)
-        if scale is None:
-            raise BenchError("unmerge takes a module that merge returned; this one does not carry AdaLoRA's scale")
-        plain = clone(merged)
-        delattr(plain, SCALE)
+        plain, scale = without_mark(merged, SCALE, "AdaLoRA's scale")
         targets = {f"{path}.triplets.{role}": found for (path, role), found in slices(plain).items()}
         for name in delta:
             stem, _, matrix = name.rpartition(".")

@@ -12,7 +12,7 @@ from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, at_least, clone
 from methods.linear import oriented, set_module
-from methods.sliced import Factored, fold, places, slices
+from methods.sliced import Factored, fold, places, slices, without_mark
 
 SCALE = "lora_scale"
 """Attribute of a merged backbone that keeps the scale of the update, which the stored tensors alone do not tell."""
@@ -126,11 +126,7 @@ class LowRankMethod(Method):
         Raises:
             BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
         """
-        scale = getattr(merged, SCALE, None)
-        if scale is None:
-            raise BenchError("unmerge takes a module that merge returned; this one does not carry LoRA's scale")
-        plain = clone(merged)
-        delattr(plain, SCALE)
+        plain, scale = without_mark(merged, SCALE, "LoRA's scale")
         projections = slices(plain)
         for name in delta:
             path, matrix, role = name.rsplit(".", 2)

@@ -1,12 +1,15 @@
-"""Branches beside the slices of frozen linear maps: where they stand and how they are added; holds no branch."""
+"""Branches beside the slices of frozen linear maps: where they stand, how they are added and merged; holds none."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.anatomy import Projection, anatomy
+from bench.errors import BenchError
+from bench.method import clone
 from methods.linear import oriented
 
 
@@ -112,3 +115,17 @@ def fold(base: nn.Module, rows: slice, inner: Tensor, outer: Tensor, scale: floa
     weight = oriented(base)[rows]
     wide = torch.promote_types(weight.dtype, torch.float32)
     weight.copy_(weight.to(wide) + scale * (outer.to(wide) @ inner.to(wide)))
+
+
+def without_mark(merged: nn.Module, mark: str, says: str) -> tuple[nn.Module, Any]:
+    """A copy of a ``merged`` module without the attribute ``mark`` that ``merge`` left on it, and the mark's value.
+
+    Raises:
+        BenchError: ``merged`` has none: it does not come from that ``merge``.
+    """
+    value = getattr(merged, mark, None)
+    if value is None:
+        raise BenchError(f"unmerge takes a module that merge returned; this one does not carry {says}")
+    plain = clone(merged)
+    delattr(plain, mark)
+    return plain, value

@@ -11,7 +11,7 @@ from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, at_least, clone
 from methods.linear import oriented, set_module
-from methods.sliced import Sliced, places, slices
+from methods.sliced import Sliced, places, slices, without_mark
 
 SEED = "vera_projection_seed"
 """Attribute of a merged backbone that keeps the seed of A and B, which the stored tensors alone do not tell."""
@@ -97,11 +97,7 @@ class VeRA(Method):
         Raises:
             BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
         """
-        seed = getattr(merged, SEED, None)
-        if seed is None:
-            raise BenchError("unmerge takes a module that merge returned; this one does not carry VeRA's seed")
-        plain = clone(merged)
-        delattr(plain, SEED)
+        plain, seed = without_mark(merged, SEED, "VeRA's seed")
         projections = slices(plain)
         for name in delta:
             path, vector, role = name.rsplit(".", 2)
