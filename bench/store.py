@@ -279,7 +279,7 @@ def _check_same_suite(path: Path, suite: Mapping[str, Any], fresh: bool) -> None
         return
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BenchError(f"{path}: not a readable suite ({error}); give another --out") from error
-    if standing == suite:
+    if standing == suite or _widens(standing, suite):
         return
     if fresh and "methods" in standing:  # a resolved one: a run's own, not a person's
         path.replace(path.with_name(f"suite-{time.time_ns()}.toml"))
@@ -287,6 +287,18 @@ def _check_same_suite(path: Path, suite: Mapping[str, Any], fresh: bool) -> None
     keys = sorted(key for key in {*standing, *suite} if standing.get(key) != suite.get(key))
     remedy = "give another --out" + (" or --fresh" if "methods" in standing else "")
     raise BenchError(f"{path}: holds another suite ({', '.join(keys)} differ); {remedy}")
+
+
+def _widens(standing: Mapping[str, Any], suite: Mapping[str, Any]) -> bool:
+    """Whether ``suite`` is the search that stands in a folder, over more rates: its trials stay trials of it."""
+    old, new = standing.get("tuning"), suite.get("tuning")
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return False
+    grid = ("learning_rates", "head_learning_rates")
+    rest = [{**one, "tuning": {**one["tuning"], **dict.fromkeys(grid)}} for one in (standing, suite)]
+    had = {rates: old.get(rates) for rates in grid}
+    grown = (isinstance(tried, list) and all(rate in new[rates] for rate in tried) for rates, tried in had.items())
+    return rest[0] == rest[1] and all(grown)
 
 
 def _mend(path: Path) -> None:
