@@ -26,21 +26,21 @@ def answer(say: Say) -> Answer:
     ranks = _sweep(found, "lora")
     lowest, highest = min(ranks), max(ranks)
     one, some, whole, full = (*(found[ranks[rank]] for rank in (lowest, HARDLY, highest)), found["full"])
-    lost = _difference(scores.loc[ranks[lowest]])
+    lost, bare = (_difference(scores.loc[label]) for label in (ranks[lowest], "head"))
     below = [rank for rank in ranks if counts(found[ranks[rank]]).backward < counts(full).backward]
     return Answer(
         question=say("How low can LoRA's rank be, and what does it reduce?", "LoRA 的秩能低到多少？低秩减少了什么？"),
         sentence=say(
             f"No lower limit was found: rank {lowest}, {fmt.exact(_trained(one))} parameters and "
-            f"{fmt.size(one.delta_bytes)} a task, is not told from full fine-tuning here ({lost} points, no verdict). Rank "
-            f"decides parameters, storage and optimizer state. Up to rank {HARDLY} it hardly moves computation (forward "
+            f"{fmt.size(one.delta_bytes)} a task, is not told from full fine-tuning here ({lost} points, no verdict; the "
+            f"head alone {bare}). Rank decides parameters, storage and optimizer state. Up to rank {HARDLY} it hardly moves computation (forward "
             f"of a step {_ratio(one, full, 'forward')} - {_ratio(some, full, 'forward')} of full's, backward "
             f"{_ratio(one, full, 'backward')} - {_ratio(some, full, 'backward')}), at {highest} it does "
             f"({_ratio(whole, full, 'forward')} and {_ratio(whole, full, 'backward')}): the weight gradients of the "
             "backbone are gone at any rank, its input gradients stay.",
             f"没有测到下限：秩 {lowest}（训练 {fmt.exact(_trained(one))} 个参数，每任务存储 {fmt.size(one.delta_bytes)}）在这里与"
-            f"全量微调分不出高下（比全量 {lost} 分，不下结论）。秩决定的是参数量、存储和优化器状态。到秩 {HARDLY} 为止几乎不影响计算量"
-            f"（一个训练步的前向是 full 的 {_ratio(one, full, 'forward')} - {_ratio(some, full, 'forward')}，反向 "
+            f"全量微调分不出高下（比全量 {lost} 分，不下结论；只训练任务头 {bare}）。秩决定的是参数量、存储和优化器状态。"
+            f"到秩 {HARDLY} 为止几乎不影响计算量（一个训练步的前向是 full 的 {_ratio(one, full, 'forward')} - {_ratio(some, full, 'forward')}，反向 "
             f"{_ratio(one, full, 'backward')} - {_ratio(some, full, 'backward')}），到 {highest} 就有影响了"
             f"（{_ratio(whole, full, 'forward')} 和 {_ratio(whole, full, 'backward')}）：主干的权重梯度在任何秩下都省去，输入梯度都还在。",
         ),
@@ -119,7 +119,7 @@ def _by_rank(say: Say, run: Run, found: dict[str, CostRecord], scores: pd.DataFr
         say("peak / full", "峰值内存 / full"), say("step time / full", "步时 / full"), say("score", "得分"),
         say("- full, 95 %", "- full，95 %"),
     ]  # fmt: skip
-    labels = ["full", *_sweep(found, "lora").values(), *_sweep(found, "rslora").values()]
+    labels = ["full", *_sweep(found, "lora").values(), *_sweep(found, "rslora").values(), "head"]
     rows = []
     for label in labels:
         record, row = found[label], scores.loc[label]
