@@ -12,8 +12,6 @@ from bench.backbone import BackboneSpec
 from bench.claim_table import Bounds, TimedBound
 from bench.compare import BATCHES
 from bench.cost.session import free_bytes
-from bench.cost.timing import Round
-from bench.cost.training import StepClock
 from bench.jobs import MethodSpec, Probe
 from bench.method import Method, MethodConfig
 from bench.probe import failures, run_probe
@@ -210,25 +208,6 @@ def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_d
     assert blocks(**itself, bounds=Bounds(min=1e-9)) == (2, 2)
     latency = {"phase": "latency", "batch": 1, "method": "head", "versus": "base"}
     assert blocks(**latency, bounds=Bounds(min=1e-300, max=1e300)) == (2, 2)
-
-
-def test_what_a_claim_compares_is_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-
-    def watched(clock: StepClock) -> Round:
-        ran.append(type(clock._step.method).__name__)
-        return run(clock)
-
-    run = StepClock.run
-    monkeypatch.setattr(StepClock, "run", watched)
-    bound = TimedBound(phase="step", method="lora", versus="bitfit", bounds=Bounds(max=1e9))
-    list(run_probe(probe("full", "lora", "head", "ia3", "bitfit", latency_batches=(), rounds=6, bounds=(bound,))))
-    rounds = [ran[at : at + 6] for at in range(6, len(ran), 6)]  # the first warms up
-    assert len(rounds) == 2 * 6
-    for order in rounds:
-        for one, other in (("LoRA", "BitFit"), ("FullFineTuning", "FullFineTuning")):
-            places = [place for place, name in enumerate(order) if name in (one, other)]
-            assert places[1] - places[0] == 1, order
 
 
 @pytest.mark.slow

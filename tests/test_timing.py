@@ -2,7 +2,6 @@
 
 import gc
 import math
-import re
 import weakref
 from collections.abc import Mapping
 
@@ -44,18 +43,6 @@ def test_every_arm_runs_once_a_round_in_an_order_that_changes() -> None:
     assert all(sorted(order) == list("abcd") for order in rounds)
     assert len({tuple(order) for order in rounds}) > 3
     assert [len(block) for block in taken["a"].wall["work"]] == [4, 4, 4]
-
-
-def test_arms_that_are_compared_follow_one_another_in_an_order_that_changes() -> None:
-    log: list[str] = []
-    compared = [("a", "c"), ("c", "e"), ("b", "not an arm"), ("d", "f")]
-    interleave([constant(key, 1.0, log) for key in "abcdefg"], blocks=5, rounds=8, compared=compared)
-    rounds = ["".join(log[i : i + 7]) for i in range(7, len(log), 7)]
-    assert len(rounds) == 40 and all(sorted(order) == list("abcdefg") for order in rounds)
-    inner = [re.findall("[ace]{3}|[df]{2}|[bg]", order) for order in rounds]
-    assert all(sorted(map(len, found)) == [1, 1, 2, 3] for found in inner)
-    assert len({part for found in inner for part in found if len(part) == 3}) == 6
-    assert len({tuple(map(len, found)) for found in inner}) > 6
 
 
 def test_the_order_follows_the_seed() -> None:

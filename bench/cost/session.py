@@ -206,10 +206,9 @@ class Session:
         def on_block(done: int) -> None:
             self._progress(line.format(f"{done}/{blocks * -(-done // blocks)}"))
 
-        compared = [(control_key, control_key + AGAIN), *((one.key, one.versus) for one in asked)]
         samples, errors = interleave(
             arms, blocks=blocks, rounds=rounds, on_block=on_block, extra_seconds=self._probe.extra_seconds,
-            enough=lambda found: decided(found, asked, control_key + AGAIN, control_key), compared=compared,
+            enough=lambda found: decided(found, asked, control_key + AGAIN, control_key),
         )  # fmt: skip
         for key, error in errors.items():
             if (label := key.partition("\0")[0]) in self._findings:

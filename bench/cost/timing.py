@@ -82,16 +82,12 @@ def interleave(
     blocks: int,
     rounds: int,
     seed: int = 0,
-    compared: Sequence[tuple[str, str]] = (),
     on_block: Callable[[int], None] = lambda done: None,
     enough: Callable[[Mapping[str, "Samples"]], bool] = lambda samples: True,
     extra_seconds: float = EXTRA_SECONDS,
     now: Callable[[], float] = time.monotonic,
 ) -> tuple[dict[str, Samples], dict[str, Exception]]:
     """Time all arms in rounds: in each, every arm runs once, in a random order of its own.
-
-    Arms that are ``compared``, also by way of a third, follow one another: a machine's mood changes within a long
-    round, and what two arms meet far apart is no difference between them.
 
     One run of each arm before the first block warms up and is dropped. An arm that raises leaves the rounds and its
     samples are dropped; the others go on.
@@ -101,7 +97,6 @@ def interleave(
         blocks: Number of blocks, the unit that intervals are made of.
         rounds: Rounds in a block.
         seed: Of the order.
-        compared: Pairs of keys whose ratio somebody asks for; a key without an arm is left out.
         on_block: Called with the number of finished blocks.
         enough: Asked after ``blocks`` blocks, and again after twice as many, whether the samples decide what they are
             for; ``LOOKS`` times ``blocks`` are taken at most.
@@ -112,7 +107,7 @@ def interleave(
     Returns:
         Samples by key, and by key the exception of each arm that failed.
     """
-    order, neighbours = random.Random(seed), _neighbours(arms, compared)
+    order = random.Random(seed)
     samples: dict[str, Samples] = {arm.key: Samples() for arm in arms}
     failures: dict[str, Exception] = {}
 
@@ -135,7 +130,7 @@ def interleave(
                 break
             begun = now()
             for _ in range(rounds):
-                for arm in _shuffled(neighbours, order):
+                for arm in order.sample(list(arms), len(arms)):
                     if arm.key not in failures and (readings := run(arm)) is not None:
                         samples[arm.key].add(block, readings)
             on_block(block + 1)
@@ -143,20 +138,6 @@ def interleave(
             last = now() - begun
             spent += last if block >= blocks else 0.0
     return {key: s for key, s in samples.items() if key not in failures}, failures
-
-
-def _neighbours(arms: Sequence[Arm], compared: Sequence[tuple[str, str]]) -> list[list[Arm]]:
-    """``arms`` in the smallest sets that keep each of the ``compared`` pairs together."""
-    found = [{arm.key} for arm in arms]
-    for pair in compared:
-        touched = [keys for keys in found if keys & set(pair)]
-        found = [keys for keys in found if keys not in touched] + [set().union(*touched)] * bool(touched)
-    return [[arm for arm in arms if arm.key in keys] for keys in found]
-
-
-def _shuffled(neighbours: Sequence[Sequence[Arm]], order: random.Random) -> Iterator[Arm]:
-    for arms in order.sample(neighbours, len(neighbours)):
-        yield from order.sample(arms, len(arms))
 
 
 @dataclass(frozen=True)
