@@ -279,7 +279,7 @@ def _check_same_suite(path: Path, suite: Mapping[str, Any], fresh: bool) -> None
         return
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BenchError(f"{path}: not a readable suite ({error}); give another --out") from error
-    if standing == suite or _widens(standing, suite):
+    if standing == suite or (not fresh and _widens(standing, suite)):
         return
     if fresh and "methods" in standing:  # a resolved one: a run's own, not a person's
         path.replace(path.with_name(f"suite-{time.time_ns()}.toml"))

@@ -1,5 +1,6 @@
 """The optimizers that the ``peft`` library has for its LoRA; it implements none and builds no module."""
 
+import re
 from typing import Any
 
 import torch
@@ -12,6 +13,13 @@ KIND = "LORA"
 """The one ``peft_type`` whose parameters these optimizers know, by name."""
 
 
+ADAMW_EPS = 1e-8
+"""That of the recipe's AdamW; peft's optimizer has 1e-6, which its pairs keep."""
+LARGEST_RATIO = 1e6
+"""Of the two rates; more is a slip."""
+PAIR = re.compile(r"\.lora_([AB])\.[^.]+\.weight$")
+
+
 def check(optimizer_type: Any, loraplus_lr_ratio: Any) -> None:
     """Raise ``ValueError`` where the two do not make an optimizer."""
     if optimizer_type not in (None, "lora+", "lora-fa"):
@@ -19,45 +27,70 @@ def check(optimizer_type: Any, loraplus_lr_ratio: Any) -> None:
     if (optimizer_type == "lora+") != (loraplus_lr_ratio is not None):
         raise ValueError("loraplus_lr_ratio goes with optimizer_type = 'lora+', which needs it (16, for one)")
     number = isinstance(loraplus_lr_ratio, int | float) and not isinstance(loraplus_lr_ratio, bool)
-    if loraplus_lr_ratio is not None and not (number and loraplus_lr_ratio > 0):
-        raise ValueError(f"loraplus_lr_ratio = {loraplus_lr_ratio!r}; it takes a number above 0")
-
-
-def freeze(model: nn.Module, config: Any) -> None:
-    """Freeze in peft's ``model`` what the optimizer of ``config`` leaves alone: every A under LoRA-FA."""
-    if kind(config) == "lora-fa":
-        _lora_fa(model, config, lr=0.0, weight_decay=0.0)  # peft freezes them where it makes the optimizer
-
-
-def groups(model: nn.Module, config: Any, lr: float) -> list[dict[str, Any]]:
-    """LoRA+'s groups over the parameters of peft's ``model`` that train: A at ``lr``, B at the ratio times it."""
-    from peft.optimizers import create_loraplus_optimizer
-
-    made = create_loraplus_optimizer(model, torch.optim.SGD, lr=lr, loraplus_lr_ratio=config.loraplus_lr_ratio)
-    kept = [{"params": group["params"], "lr": group["lr"]} for group in made.param_groups if group["params"]]
-    return [group | _no_decay(group) for group in kept]
-
-
-def lora_fa(model: nn.Module, config: Any, given: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
-    """LoRA-FA's optimizer over peft's ``model``, at the rate of its parameters in ``given``, and the other groups.
-
-    It turns the gradient of B into the one whose update lies nearest to full fine-tuning's (Zhang et al., 2023,
-    arXiv:2308.03303, as peft reads it); parameters outside LoRA take AdamW's step.
-    """
-    own = {id(p) for p in model.parameters()}
-    rate = next(group["lr"] for group in given if any(id(p) in own for p in group["params"]))
-    made = _lora_fa(model, config, lr=rate, weight_decay=weight_decay)
-    for place, group in enumerate(given):
-        if rest := [p for p in group["params"] if id(p) not in own]:
-            named = [f"head.{place}.{number}" for number in range(len(rest))]  # its state is kept by name
-            held = {"params": rest, "names": named, "scaling_factors": [None] * len(rest)}
-            made.add_param_group({"weight_decay": weight_decay} | group | held)
-    return made
+    if loraplus_lr_ratio is not None and not (number and 0 < loraplus_lr_ratio <= LARGEST_RATIO):
+        raise ValueError(f"loraplus_lr_ratio = {loraplus_lr_ratio!r:.40}; it takes a number above 0, a million at most")
 
 
 def kind(config: Any) -> str | None:
     """Which optimizer ``config`` asks for; None: the recipe's."""
     return getattr(config, "optimizer_type", None)
+
+
+def freeze(model: nn.Module, config: Any) -> None:
+    """Freeze in peft's ``model`` what the optimizer of ``config`` leaves alone: every A under LoRA-FA.
+
+    Raises:
+        ValueError: LoRA-FA, and there is more to train than pairs of A and B. peft's optimizer tells them by their
+            order, and neither freezes nor moves the A of an embedding.
+    """
+    if kind(config) != "lora-fa":
+        return
+    found = [PAIR.search(name) for name, _ in model.named_parameters() if "lora" in name]
+    ordered = "".join(match[1] if match else "?" for match in found)
+    if ordered != "AB" * (len(ordered) // 2) or not config.lora_alpha:
+        raise ValueError(
+            "optimizer_type = 'lora-fa' takes pairs of A and B alone: no use_dora, lora_bias or embeddings, and a "
+            "lora_alpha above 0"
+        )
+    _lora_fa(model, config, lr=0.0, weight_decay=0.0)  # peft freezes them where it makes the optimizer
+
+
+def groups(model: nn.Module, config: Any, lr: float) -> list[dict[str, Any]]:
+    """LoRA+'s groups over the parameters of peft's ``model`` that train: all at ``lr``, B at the ratio times it.
+
+    Vectors take no decay, as everywhere here. What adapts an embedding has ``lr`` too; peft's default for it, 1e-6, is
+    no rate that a recipe could choose.
+    """
+    from peft.optimizers import create_loraplus_optimizer
+
+    made = create_loraplus_optimizer(
+        model, torch.optim.SGD, lr=lr, loraplus_lr_ratio=config.loraplus_lr_ratio, loraplus_lr_embedding=lr
+    )
+    found: list[dict[str, Any]] = []
+    for group in made.param_groups:
+        matrices, vectors = ([p for p in group["params"] if (p.ndim > 1) == wide] for wide in (True, False))
+        found += [{"params": matrices, "lr": group["lr"]}, {"params": vectors, "lr": group["lr"], "weight_decay": 0.0}]
+    return [group for group in found if group["params"]]
+
+
+def lora_fa(model: nn.Module, config: Any, given: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
+    """LoRA-FA's optimizer over the pairs of peft's ``model``; what else trains keeps its group of ``given``.
+
+    It turns the gradient of B into the one whose update lies nearest to full fine-tuning's (Zhang et al., 2023,
+    arXiv:2308.03303, as peft reads it); parameters outside LoRA, the head among them, take AdamW's step.
+    """
+    pairs = {id(p) for name, p in model.named_parameters() if "lora" in name}
+    rate = next(group["lr"] for group in given if any(id(p) in pairs for p in group["params"]))
+    made = _lora_fa(model, config, lr=rate, weight_decay=weight_decay)
+    of_pairs = made.param_groups[0]
+    kept = [at for at, p in enumerate(of_pairs["params"]) if id(p) in pairs]
+    of_pairs |= {key: [of_pairs[key][at] for at in kept] for key in ("params", "names", "scaling_factors")}
+    for place, group in enumerate(given):
+        if rest := [p for p in group["params"] if id(p) not in pairs]:
+            named = [f"{place}.{number}" for number in range(len(rest))]  # its state is kept by name
+            held = {"params": rest, "names": named, "scaling_factors": [None] * len(rest)}
+            made.add_param_group({"weight_decay": weight_decay, "eps": ADAMW_EPS} | group | held)
+    return made
 
 
 def _lora_fa(model: nn.Module, config: Any, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -67,7 +100,3 @@ def _lora_fa(model: nn.Module, config: Any, *, lr: float, weight_decay: float) -
         model, r=config.r, lora_alpha=config.lora_alpha, lr=lr, weight_decay=weight_decay
     )
     return made
-
-
-def _no_decay(group: dict[str, Any]) -> dict[str, float]:
-    return {"weight_decay": 0.0} if all(p.ndim <= 1 for p in group["params"]) else {}

@@ -78,6 +78,9 @@ def test_a_search_over_more_rates_goes_on_and_one_over_others_is_refused(tmp_pat
     with open_store(tmp_path, {**SUITE, "tuning": wider}) as store:
         assert "a" in store
     assert read_suite(tmp_path)["tuning"] == wider
+    with open_store(tmp_path, {**SUITE, "tuning": {**wider, "learning_rates": [1e-3, 1e-2, 1e-4, 1e-5]}}, fresh=True):
+        assert len(list(tmp_path.glob("suite-*.toml"))) == len(list(tmp_path.glob("records-*.jsonl"))) == 1
+    wider["learning_rates"] = [1e-3, 1e-2, 1e-4, 1e-5]
     for other in (grid, {}, {**wider, "seeds": [101]}, {**wider, "learning_rates": [1e-4, 1e-3, 3e-2]}):
         with pytest.raises(BenchError, match=r"holds another suite \(tuning differ\)"):
             with open_store(tmp_path, {**SUITE, "tuning": other}):

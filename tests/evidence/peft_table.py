@@ -23,7 +23,8 @@ Left out of a type that works: SHADOW's auxiliary loss and CPT's loss weights ne
 prompt, token types are those of a single text.
 
 LoRA also takes peft's two optimizers for it: `optimizer_type = "lora+"` with `loraplus_lr_ratio = 16`, or
-`optimizer_type = "lora-fa"`, beside the fields of its configuration.
+`optimizer_type = "lora-fa"`, beside the fields of its configuration; the latter takes pairs of A and B alone (no DoRA,
+biases of B or embeddings).
 
 | type | bert | gpt2 | llama |
 | --- | --- | --- | --- |

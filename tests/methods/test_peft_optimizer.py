@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 from bench.cost.setting import Setting
 from bench.cost.step import set_dropout
 from bench.errors import BenchError
 from bench.head import TaskModel, make_head
 from bench.registry import make
-from bench.train import Recipe, train
+from bench.train import Recipe, check_groups, head_groups, optimizer_for, train
 from tests.cost_steps import FFN, LAYERS, WIDTH, fake_counts, real_counts, real_step, tiny_shape
 from tests.methods.adapted import adapt, trained
 from tests.methods.families import batch, tiny
@@ -54,7 +55,7 @@ def test_lora_plus_of_peft_trains_as_ours():
 
 @PEFT_WARNS
 def test_lora_fa_is_what_peft_s_own_loop_does():
-    """Bit by bit what its factory does with peft's own model; the head takes the step of the same class beside it."""
+    """Bit by bit what its factory does with peft's own model; the head takes AdamW's step, as beside any method."""
     from peft import LoraConfig, get_peft_model
     from peft.optimizers import create_lorafa_optimizer
 
@@ -62,7 +63,7 @@ def test_lora_fa_is_what_peft_s_own_loop_does():
     model = get_peft_model(tiny("bert"), LoraConfig(**{k: v for k, v in LORA.items() if k != "peft_type"}))
     whole = with_head(model)
     optimizer = create_lorafa_optimizer(model, r=4, lora_alpha=16, lr=1e-2, weight_decay=0.01)
-    dense = type(optimizer)([head_group(name, p) for name, p in whole.head.named_parameters()])
+    dense = torch.optim.AdamW(head_groups(whole.head, 1e-3), weight_decay=0.01)
     for step in range(RECIPE.steps):
         for group, peak in [(optimizer.param_groups[0], 1e-2), *((group, 1e-3) for group in dense.param_groups)]:
             group["lr"] = peak * (RECIPE.steps - step) / RECIPE.steps
@@ -71,12 +72,9 @@ def test_lora_fa_is_what_peft_s_own_loop_does():
         dense.step()
         whole.zero_grad()
     expected = [p.detach() for p in trained(whole).values()]
-    torch.testing.assert_close(list(found.values()), expected, atol=0, rtol=0)
-
-
-def head_group(name, p):
-    """A tensor of the head with weight decay where it is a matrix."""
-    return {"params": [p], "names": [name], "scaling_factors": [None], "weight_decay": 0.01 * (p.ndim > 1)}
+    *pairs, weight, bias = found.values()
+    torch.testing.assert_close(pairs, expected[:-2], atol=0, rtol=0)
+    torch.testing.assert_close([weight, bias], expected[-2:], atol=1e-6, rtol=1e-5)
 
 
 def test_lora_fa_trains_every_b_and_no_a():
@@ -84,6 +82,47 @@ def test_lora_fa_trains_every_b_and_no_a():
     names = list(trained(module))
     assert names and all("lora_B" in name for name in names)
     assert not any(p.requires_grad for name, p in module.named_parameters() if "lora_A" in name)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"use_dora": True}, {"lora_bias": True}, {"target_modules": ["word_embeddings", "query"]}, {"lora_alpha": 0}],
+    ids=lambda more: next(iter(more)),
+)
+def test_lora_fa_of_more_than_pairs_is_refused(more):
+    """The library's optimizer would pair the wrong tensors, or train an embedding's zeros by zero gradients."""
+    with pytest.raises(BenchError, match="'lora-fa' takes pairs of A and B alone"):
+        adapt("peft", "bert", **LORA | FA | more)
+
+
+def decays(method, module):
+    """Weight decay and rate of each trained tensor under the recipe, by name."""
+    groups = [*method.param_groups(module, 1e-2), *head_groups(make_head(module, 2), 1e-3)]
+    check_groups(groups, nn.ModuleList([module, nn.ParameterList(p for group in groups[-2:] for p in group["params"])]))
+    names = {id(p): name for name, p in module.named_parameters()}
+    made = optimizer_for(method, module, groups, weight_decay=0.5)
+    return {
+        names.get(id(p), "head"): (group["weight_decay"], group["lr"])
+        for group in made.param_groups
+        for p in group["params"]
+    }
+
+
+@pytest.mark.parametrize("optimizer", [PLUS, FA], ids=["lora+", "lora-fa"])
+def test_vectors_take_no_decay_and_rates_are_the_recipes(optimizer):
+    method, module = adapt("peft", "bert", **LORA, **optimizer, bias="all")
+    found, ndim = decays(method, module), {name: p.ndim for name, p in trained(module).items()}
+    assert found.keys() >= ndim.keys()
+    for name, wide in ndim.items():
+        fast = 4 if optimizer is PLUS and (wide == 1 or "lora_B" in name) else 1
+        assert found[name] == (0.5 * (wide > 1), 1e-2 * fast), name
+    assert found["head"][1] == 1e-3
+
+
+def test_lora_plus_trains_an_embedding_at_the_recipes_rate():
+    method, module = adapt("peft", "bert", **LORA | PLUS | {"target_modules": ["word_embeddings", "query"]})
+    rates = {rate for name, (_, rate) in decays(method, module).items() if "embedding" in name}
+    assert rates == {1e-2}
 
 
 def test_lora_fa_is_counted_without_weights_as_with_them(tmp_path):
@@ -104,6 +143,9 @@ def test_lora_fa_is_counted_without_weights_as_with_them(tmp_path):
         ({"loraplus_lr_ratio": 4}, "loraplus_lr_ratio goes with"),
         ({"optimizer_type": "lora+", "loraplus_lr_ratio": 0}, "loraplus_lr_ratio = 0; it takes a number above 0"),
         ({"optimizer_type": "lora+", "loraplus_lr_ratio": True}, "loraplus_lr_ratio = True; it takes a number above 0"),
+        ({"optimizer_type": "lora+", "loraplus_lr_ratio": 10**400}, "takes a number above 0, a million at most"),
+        ({"optimizer_type": "lora+", "loraplus_lr_ratio": float("inf")}, "loraplus_lr_ratio = inf; it takes"),
+        ({"optimizer_type": ["lora+"]}, "it takes 'lora"),
         ({"peft_type": "OFT", "optimizer_type": "lora-fa"}, "unknown key 'optimizer_type'"),
     ],
 )
