@@ -8,9 +8,10 @@ QUIET = (0.97, 1.03)
 """Where the interval of a control lies on a machine that is quiet enough to decide by."""
 WIDENING = 2.0
 """A time's interval is widened to both sides by so many times the far end of the control's, on the log scale. One
-control is one draw of how far identical code comes out apart; another may be worse. Simulated with autocorrelated
-blocks, drift and builds that differ, a claim at its very bound passes in 3 % of runs at most where that end is taken
-once in 11 %, but in up to 12 % where builds or drift are several times the noise (once: 23 %); see METHODOLOGY.md."""
+control is one draw of how far identical code comes out apart; another may be worse. Simulated (docs/claim-errors.md),
+a claim at its very bound passes in 4 % of runs at most where builds and drift are up to twice the noise of a block, in
+9 % where they are four and eight times as large; with that end taken once it is 7 and 18 %, at a fixed number of
+blocks."""
 
 
 def is_quiet(control: Control) -> bool:

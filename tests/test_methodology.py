@@ -14,9 +14,11 @@ from bench.report.markdown import HOW
 from bench.scaling import HOLDS
 from bench.store import read_run
 from bench.suite import CostTable
+from tests.evidence import claim_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "METHODOLOGY.md").read_text()
+CONTROL = " ".join((ROOT / "bench/control.py").read_text().split())
 HEADINGS = re.findall(r"^#+ (.+)$", TEXT, flags=re.MULTILINE)
 WORDS = {2: "twice", 3: "three", 5: "five", 8: "eight"}
 
@@ -85,3 +87,26 @@ def test_the_ladder_s_times_in_the_bias_section_are_those_of_the_records():
 @pytest.mark.parametrize("run", ["glue-small", "cost-minilm", "cost-minilm-two-threads", "cost-bert-base"])
 def test_some_control_of_every_published_run_leaves_its_band_as_the_bias_section_says(run):
     assert not compare.controls(read_run(ROOT / "results/published" / run).records).quiet.all()
+
+
+def test_the_shares_of_wrong_verdicts_are_those_of_the_simulated_page():
+    def rows(text):
+        cells = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "
+        )
+        return {found[0]: found[1:3] for found in cells if "widened" in found[0]}
+
+    page = rows((ROOT / "docs/claim-errors.md").read_text())
+    assert rows(section("Claims and gates")) == page
+    assert list(page) == [*claim_errors.RULES, claim_errors.STOPS]
+    few, much = (re.findall(r"\d+", share)[-1] for share in page[claim_errors.STOPS])
+    assert f"in {few} % of runs at most" in CONTROL and f"in {much} %" in CONTROL
+
+
+def test_a_claim_at_its_bound_passes_seldom_where_builds_differ():
+    """A part of that simulation, small enough to run here."""
+    job = (claim_errors.Machine(0.01, builds=2.0), 6, 0.0, 150)
+    found = claim_errors.shares(job)
+    assert max(found["not widened"]) > 0.1
+    assert max(found[claim_errors.STOPS]) < 0.08
+    assert found == claim_errors.shares(job)

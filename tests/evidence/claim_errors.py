@@ -182,6 +182,9 @@ inside*: it passed where it holds by a factor of two. *Few*: builds and drift of
 of four and eight times. The last rule measures as many blocks again where the claim is open, {looks} times as many at
 most. Each range is over kinds of machine and numbers of blocks.
 
+Not simulated: several claims at once, which share the level; a claim that shares no arm with the control; blocks of
+several rounds; extra blocks that end because their time is up.
+
 | the interval is | at the bound, few | much | 5 % inside but failed, few | much | twice inside and passed, few | much |
 | --- | --- | --- | --- | --- | --- | --- |"""
 
