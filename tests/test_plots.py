@@ -206,11 +206,15 @@ def test_long_labels_are_told_apart_by_what_no_other_has():
         "peft(peft_type='LORA', r=8, target_modules=['query', 'value'])",
         "peft(peft_type='LORA', r=8, target_modules=['query', 'value'], use_dora=True)",
         "peft(peft_type='PREFIX_TUNING', num_virtual_tokens=20)",
+        "peft(peft_type='LORA', r=8, target_modules=['query', 'value'], optimizer_type='lora-fa')",
+        "peft(peft_type='LORA', r=8, target_modules=['query', 'value'], optimizer_type='lora+', loraplus_lr_ratio=16)",
+        "peft(peft_type='LORA', r=8, target_modules=['query', 'value'], use_quantised_lora=True)",
         "lora(rank=8)", "not a call at all, and much too long for a figure",
     ]  # fmt: skip
     told = [look.text for look in looks(labels, labels[0]).values()]
-    assert told == ["peft('LORA', …)", "peft('LORA', …, use_dora=True)", "peft('PREFIX_TUNING', num_vir…",
-                    "lora(rank=8)", "not a call at all, and much t…"]  # fmt: skip
+    assert told == ["peft('LORA', …)", "peft('LORA', …, use_dora=True)", "peft('PREFIX_TUNING', 20)",
+                    "peft('LORA', …, 'lora-fa')", "peft('LORA', …, 'lora+', 16)",
+                    "peft('LORA', …, use_quantised…", "lora(rank=8)", "not a call at all, and much t…"]  # fmt: skip
 
 
 def test_a_title_has_room_for_a_short_baseline_alone():

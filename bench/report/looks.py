@@ -54,7 +54,7 @@ def _telling(label: str, labels: Sequence[str]) -> str | None:
     """A label by its first argument and those that no other of the same beginning has; None where it has none.
 
     ``peft(peft_type='LORA', r=8, use_dora=True)`` beside ``peft(peft_type='LORA', r=8)`` is ``peft('LORA', …,
-    use_dora=True)``.
+    use_dora=True)``. Where that is too long, names of arguments that have a value of their own are left out.
     """
     own = _arguments(label)
     if own is None:
@@ -62,11 +62,20 @@ def _telling(label: str, labels: Sequence[str]) -> str | None:
     alike = [other for other in map(_arguments, labels) if other and other[:2] == own[:2] and other != own]
     told = [argument for argument in own[2] if all(argument not in other[2] for other in alike)]
     left_out = ["…"] * (len(told) < len(own[2]))
-    return fmt.plain(f"{own[0]}({', '.join([own[1], *left_out, *told])})")
+    spelled = [f"{key}={value}" for key, value in told]
+    whole = _call(own, [*left_out, *spelled])
+    if len(whole) <= LONGEST:
+        return whole
+    short = {"True": "{key}", "False": "{key}=False"}
+    return _call(own, [*left_out, *(short.get(value, "{value}").format(key=key, value=value) for key, value in told)])
 
 
-def _arguments(label: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """Name, value of the first argument, and the others as they are spelled; None where ``label`` has none."""
+def _call(own: tuple[str, str, object], rest: Sequence[str]) -> str:
+    return fmt.plain(f"{own[0]}({', '.join([own[1], *rest])})")
+
+
+def _arguments(label: str) -> tuple[str, str, tuple[tuple[str, str], ...]] | None:
+    """Name, value of the first argument, and the others, key and value; None where ``label`` has none."""
     try:
         call = ast.parse(label, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -74,4 +83,5 @@ def _arguments(label: str) -> tuple[str, str, tuple[str, ...]] | None:
     if not isinstance(call, ast.Call) or not call.keywords:
         return None
     first, *others = call.keywords
-    return ast.unparse(call.func), ast.unparse(first.value), tuple(map(ast.unparse, others))
+    rest = tuple((one.arg or "**", ast.unparse(one.value)) for one in others)
+    return ast.unparse(call.func), ast.unparse(first.value), rest
