@@ -11,8 +11,6 @@ FIELDS: dict[str, Any] = {"optimizer_type": None, "loraplus_lr_ratio": None}
 ``"lora-fa"``, as in peft's published method comparison; None is the recipe's optimizer."""
 KIND = "LORA"
 """The one ``peft_type`` whose parameters these optimizers know, by name."""
-
-
 ADAMW_EPS = 1e-8
 """That of the recipe's AdamW; peft's optimizer has 1e-6, which its pairs keep."""
 LARGEST_RATIO = 1e6
