@@ -72,8 +72,8 @@ class Peft(Method):
 
     A prompt's positions are stripped from the output. An orthogonality weight and losses that a tuner offers are added
     to the task's; budgets are reallocated after each step, AdaLoRA's over the recipe's steps unless ``total_step`` is
-    given. LoRA takes peft's optimizers for it, LoRA+ and LoRA-FA, by ``optimizer_type``. Left out is what needs a head
-    of peft's own (SHADOW's auxiliary loss, CPT's weighted one).
+    given. LoRA takes peft's three optimizers for it by ``optimizer_type`` (``methods.peft_optimizer``). Left out is
+    what needs a head of peft's own (SHADOW's auxiliary loss, CPT's weighted one).
 
     Paper: that of the ``peft_type``; LoRA, for one, is arXiv:2106.09685.
     Trains: exactly what peft sets to ``requires_grad``.
@@ -103,10 +103,10 @@ class Peft(Method):
     def optimizer(
         self, module: Bridged, groups: list[dict[str, Any]], weight_decay: float
     ) -> torch.optim.Optimizer | None:
-        """LoRA-FA's, peft's own, under ``optimizer_type = "lora-fa"``, else the recipe's."""
-        if peft_optimizer.kind(module.options) == "lora-fa":
-            return peft_optimizer.lora_fa(module.peft, module.options, groups, weight_decay)
-        return None
+        """That of peft under ``optimizer_type = "lora-fa"`` or ``"riemannian"``, else None: the recipe's."""
+        own = {"lora-fa": peft_optimizer.lora_fa, "riemannian": peft_optimizer.riemannian}
+        make = own.get(peft_optimizer.kind(module.options) or "")
+        return make(module.peft, module.options, groups, weight_decay) if make else None
 
     def regularizer(self, module: Bridged) -> Tensor | None:
         """Sum of the losses that the tuner adds to the task's, or None."""

@@ -60,7 +60,7 @@ class PeftConfig(MethodConfig):
             )
         found = {**_defaults(kind), **given, "peft_version": version()}
         try:
-            peft_optimizer.check(*(found.get(field) for field in peft_optimizer.FIELDS))
+            peft_optimizer.check(peft_optimizer.FIELDS | found)
         except ValueError as error:
             raise BenchError(f"{at}{error}") from error
         try:

@@ -1,32 +1,43 @@
 """The optimizers that the ``peft`` library has for its LoRA; it implements none and builds no module."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-FIELDS: dict[str, Any] = {"optimizer_type": None, "loraplus_lr_ratio": None}
-"""What stands beside the fields of peft's own configuration, with its default. ``optimizer_type`` is ``"lora+"`` or
-``"lora-fa"``, as in peft's published method comparison; None is the recipe's optimizer."""
+FIELDS: dict[str, Any] = {"optimizer_type": None, "loraplus_lr_ratio": None, "riemannian_reg": None}
+"""What stands beside the fields of peft's own configuration, with its default. ``optimizer_type`` is one of ``KINDS``;
+None is the recipe's optimizer. ``loraplus_lr_ratio`` goes with LoRA+, which needs it; ``riemannian_reg``, the damping
+of the preconditioner, with the Riemannian one, which takes peft's where it is None."""
+KINDS = ("lora+", "lora-fa", "riemannian")
+"""As peft's published method comparison spells them."""
+OPTION = {"loraplus_lr_ratio": "lora+", "riemannian_reg": "riemannian"}
+"""Number -> the optimizer that it goes with."""
 KIND = "LORA"
 """The one ``peft_type`` whose parameters these optimizers know, by name."""
 ADAMW_EPS = 1e-8
 """That of the recipe's AdamW; peft's optimizer has 1e-6, which its pairs keep."""
-LARGEST_RATIO = 1e6
-"""Of the two rates; more is a slip."""
+LARGEST = 1e6
+"""Of a ratio of rates or a damping; more is a slip."""
 PAIR = re.compile(r"\.lora_([AB])\.[^.]+\.weight$")
 
 
-def check(optimizer_type: Any, loraplus_lr_ratio: Any) -> None:
-    """Raise ``ValueError`` where the two do not make an optimizer."""
-    if optimizer_type not in (None, "lora+", "lora-fa"):
-        raise ValueError(f"optimizer_type = {optimizer_type!r}; it takes 'lora+' or 'lora-fa'")
-    if (optimizer_type == "lora+") != (loraplus_lr_ratio is not None):
-        raise ValueError("loraplus_lr_ratio goes with optimizer_type = 'lora+', which needs it (16, for one)")
-    number = isinstance(loraplus_lr_ratio, int | float) and not isinstance(loraplus_lr_ratio, bool)
-    if loraplus_lr_ratio is not None and not (number and 0 < loraplus_lr_ratio <= LARGEST_RATIO):
-        raise ValueError(f"loraplus_lr_ratio = {loraplus_lr_ratio!r:.40}; it takes a number above 0, a million at most")
+def check(values: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` where those of ``FIELDS`` in ``values`` do not make an optimizer."""
+    wanted = values["optimizer_type"]
+    if wanted is not None and wanted not in KINDS:
+        raise ValueError(f"optimizer_type = {wanted!r}; it takes {', '.join(map(repr, KINDS[:-1]))} or {KINDS[-1]!r}")
+    if wanted == "lora+" and values["loraplus_lr_ratio"] is None:
+        raise ValueError("optimizer_type = 'lora+' needs loraplus_lr_ratio (16, for one)")
+    for name, kind in OPTION.items():
+        value = values[name]
+        if value is not None and wanted != kind:
+            raise ValueError(f"{name} goes with optimizer_type = {kind!r} alone; leave it out")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value <= LARGEST):
+            raise ValueError(f"{name} = {value!r:.40}; it takes a number above 0, a million at most")
 
 
 def kind(config: Any) -> str | None:
@@ -38,9 +49,11 @@ def freeze(model: nn.Module, config: Any) -> None:
     """Freeze in peft's ``model`` what the optimizer of ``config`` leaves alone: every A under LoRA-FA.
 
     Raises:
-        ValueError: LoRA-FA, and there is more to train than pairs of A and B. peft's optimizer tells them by their
-            order, and neither freezes nor moves the A of an embedding.
+        ValueError: The optimizer has no pair of A and B to work on; or LoRA-FA, and there is more to train than pairs:
+            peft's tells them by their order, and neither freezes nor moves the A of an embedding.
     """
+    if kind(config) == "riemannian":
+        _riemannian(model, config, weight_decay=0.0)  # peft looks for its pairs where it makes the optimizer
     if kind(config) != "lora-fa":
         return
     found = [PAIR.search(name) for name, _ in model.named_parameters() if "lora" in name]
@@ -91,10 +104,35 @@ def lora_fa(model: nn.Module, config: Any, given: list[dict[str, Any]], weight_d
     return made
 
 
+def riemannian(
+    model: nn.Module, config: Any, given: list[dict[str, Any]], weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW over the groups of ``given``, which first preconditions the gradients of the pairs of peft's ``model``.
+
+    ``g_A`` becomes ``(B^T B + reg I)^-1 g_A`` and ``g_B`` becomes ``g_B (A A^T + reg I)^-1`` (Zhang, Pilanci, 2024,
+    arXiv:2402.02347, as peft reads it); the head and whatever else trains takes AdamW's step.
+    """
+    made = _riemannian(model, config, weight_decay=weight_decay)
+    made.param_groups.clear()
+    for group in given:
+        made.add_param_group(group)
+    return made
+
+
 def _lora_fa(model: nn.Module, config: Any, *, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     from peft.optimizers import create_lorafa_optimizer
 
     made: torch.optim.Optimizer = create_lorafa_optimizer(
         model, r=config.r, lora_alpha=config.lora_alpha, lr=lr, weight_decay=weight_decay
+    )
+    return made
+
+
+def _riemannian(model: nn.Module, config: Any, *, weight_decay: float) -> torch.optim.Optimizer:
+    from peft.optimizers import create_riemannian_optimizer
+
+    damping = {} if config.riemannian_reg is None else {"reg": config.riemannian_reg}
+    made: torch.optim.Optimizer = create_riemannian_optimizer(
+        model, torch.optim.AdamW, lr=0.0, weight_decay=weight_decay, fused=True, **damping
     )
     return made

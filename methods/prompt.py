@@ -17,6 +17,9 @@ from bench.method import Method, MethodConfig, at_least
 COMMON_WORDS = 5000
 """Rows of the vocabulary that an initial prompt is sampled from (Lester et al. 2021, section 3.2)."""
 
+COUNT_TOKENS = ("roberta", "opt")
+"""Families whose learned positions number the tokens that are no padding; the others number columns."""
+
 
 def first_position(backbone: nn.Module) -> int:
     """Row of the learned position table that the first token takes; RoBERTa's table starts behind its padding row."""
@@ -120,7 +123,8 @@ class Prompted(nn.Module):
         self.length = length
         self.position_shift = position_shift
         self.word_embeddings = parts.word_embeddings
-        self.learned_positions = parts.positions is not None
+        by_column = parts.family not in COUNT_TOKENS and position_shift  # as the backbone numbers prompt and tokens itself
+        self.own_positions = parts.positions is not None and not by_column
 
     def forward(
         self,
@@ -143,7 +147,7 @@ class Prompted(nn.Module):
         prompt = self.prompt().to(words.dtype).expand(len(words), -1, -1)
         if token_type_ids is not None:
             kwargs["token_type_ids"] = F.pad(token_type_ids, (self.length, 0))
-        if self.learned_positions or position_ids is not None:
+        if self.own_positions or position_ids is not None:
             kwargs["position_ids"] = self._positions(input_ids, attention_mask, position_ids)
         if attention_mask is not None:
             attention_mask = F.pad(attention_mask, (self.length, 0), value=1)

@@ -22,9 +22,9 @@ peft marks and no gradient reaches. Else: the reason of the refusal.
 Left out of a type that works: SHADOW's auxiliary loss and CPT's loss weights need a head of peft's own; beside a
 prompt, token types are those of a single text.
 
-LoRA also takes peft's two optimizers for it: `optimizer_type = "lora+"` with `loraplus_lr_ratio = 16`, or
-`optimizer_type = "lora-fa"`, beside the fields of its configuration; the latter takes pairs of A and B alone (no DoRA,
-biases of B or embeddings).
+LoRA also takes peft's three optimizers for it beside the fields of its configuration: `optimizer_type = "lora+"` with
+`loraplus_lr_ratio = 16`; `optimizer_type = "lora-fa"`, which takes pairs of A and B alone (no DoRA, biases of B or
+embeddings); and `optimizer_type = "riemannian"`, whose damping `riemannian_reg` is peft's own where it is left out.
 
 | type | bert | gpt2 | llama |
 | --- | --- | --- | --- |

@@ -17,6 +17,7 @@ from tests.methods.families import batch, tiny
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["query", "value"]}
 PLUS = {"optimizer_type": "lora+", "loraplus_lr_ratio": 4}
 FA = {"optimizer_type": "lora-fa"}
+RIEMANNIAN = {"optimizer_type": "riemannian", "riemannian_reg": 0.05}
 RECIPE = Recipe(
     steps=3, batch_size=2, max_length=12, learning_rate=1e-2, head_learning_rate=1e-3, warmup=0.1, weight_decay=0.01,
     gradient_clip=0.0,
@@ -77,6 +78,43 @@ def test_lora_fa_is_what_peft_s_own_loop_does():
     torch.testing.assert_close([weight, bias], expected[-2:], atol=1e-6, rtol=1e-5)
 
 
+@PEFT_WARNS
+def test_the_riemannian_optimizer_is_what_peft_s_own_loop_does():
+    """Bit by bit what its factory does with peft's own model, whose head takes AdamW's step; and it is no AdamW."""
+    from peft import LoraConfig, get_peft_model
+    from peft.optimizers import create_riemannian_optimizer
+
+    found = trained_by_the_harness("peft", **LORA, **RIEMANNIAN)
+    model = get_peft_model(tiny("bert"), LoraConfig(**{k: v for k, v in LORA.items() if k != "peft_type"}))
+    whole = with_head(model)
+    pairs = create_riemannian_optimizer(model, torch.optim.AdamW, lr=1e-2, reg=0.05, weight_decay=0.01, fused=True)
+    dense = torch.optim.AdamW(head_groups(whole.head, 1e-3), weight_decay=0.01, fused=True)
+    for step in range(RECIPE.steps):
+        for group, peak in [(pairs.param_groups[0], 1e-2), *((group, 1e-3) for group in dense.param_groups)]:
+            group["lr"] = peak * (RECIPE.steps - step) / RECIPE.steps
+        whole.loss(ROWS).backward()
+        pairs.step()
+        dense.step()
+        whole.zero_grad()
+    expected = [p.detach() for p in trained(whole).values()]
+    torch.testing.assert_close(list(found.values()), expected, atol=0, rtol=0)
+    plain = trained_by_the_harness("peft", **LORA).values()
+    assert not any(torch.equal(one, other) for one, other in zip(found.values(), plain, strict=True))
+
+
+def test_the_riemannian_optimizer_takes_peft_s_damping_where_none_is_given():
+    moved = [
+        trained_by_the_harness("peft", **LORA, **RIEMANNIAN | {"riemannian_reg": reg}) for reg in (None, 0.01, 0.05)
+    ]
+    weights = [torch.cat([p.flatten() for p in one.values()]) for one in moved]
+    assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
+
+
+def test_the_riemannian_optimizer_without_a_pair_is_refused():
+    with pytest.raises(BenchError, match="did not find any trainable lora_A/lora_B"):
+        adapt("peft", "bert", **LORA | RIEMANNIAN | {"target_modules": ["word_embeddings"]})
+
+
 def test_lora_fa_trains_every_b_and_no_a():
     _, module = adapt("peft", "bert", **LORA, **FA)
     names = list(trained(module))
@@ -108,7 +146,7 @@ def decays(method, module):
     }
 
 
-@pytest.mark.parametrize("optimizer", [PLUS, FA], ids=["lora+", "lora-fa"])
+@pytest.mark.parametrize("optimizer", [PLUS, FA, RIEMANNIAN], ids=["lora+", "lora-fa", "riemannian"])
 def test_vectors_take_no_decay_and_rates_are_the_recipes(optimizer):
     method, module = adapt("peft", "bert", **LORA, **optimizer, bias="all")
     found, ndim = decays(method, module), {name: p.ndim for name, p in trained(module).items()}
@@ -125,9 +163,10 @@ def test_lora_plus_trains_an_embedding_at_the_recipes_rate():
     assert rates == {1e-2}
 
 
-def test_lora_fa_is_counted_without_weights_as_with_them(tmp_path):
+@pytest.mark.parametrize("optimizer", [FA, RIEMANNIAN], ids=["lora-fa", "riemannian"])
+def test_a_step_with_them_is_counted_without_weights_as_with_them(optimizer, tmp_path):
     shape, setting = tiny_shape("bert", tmp_path), Setting(batch=2, length=8)
-    config = {"peft_type": "LORA", "r": 2, "target_modules": "all-linear", **FA}
+    config = {"peft_type": "LORA", "r": 2, "target_modules": "all-linear", **optimizer}
     counted = fake_counts(shape, "peft", setting, **config)
     assert counted == real_counts(real_step(shape, "peft", setting, **config))
     maps = 2 * (4 * WIDTH + WIDTH + FFN)  # sides that a B of rank 2 reaches: four square maps and two of the FFN
@@ -137,10 +176,12 @@ def test_lora_fa_is_counted_without_weights_as_with_them(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"optimizer_type": "lora-plus"}, r"optimizer_type = 'lora-plus'; it takes 'lora\+' or 'lora-fa'"),
-        ({"optimizer_type": "lora+"}, "loraplus_lr_ratio goes with optimizer_type = 'lora\\+'"),
+        ({"optimizer_type": "lora-plus"}, r"optimizer_type = 'lora-plus'; it takes 'lora\+', 'lora-fa' or 'riem"),
+        ({"optimizer_type": "lora+"}, "optimizer_type = 'lora\\+' needs loraplus_lr_ratio"),
         ({"optimizer_type": "lora-fa", "loraplus_lr_ratio": 4}, "loraplus_lr_ratio goes with"),
         ({"loraplus_lr_ratio": 4}, "loraplus_lr_ratio goes with"),
+        ({"riemannian_reg": 0.01}, "riemannian_reg goes with optimizer_type = 'riemannian' alone"),
+        (RIEMANNIAN | {"riemannian_reg": -1}, "riemannian_reg = -1; it takes a number above 0"),
         ({"optimizer_type": "lora+", "loraplus_lr_ratio": 0}, "loraplus_lr_ratio = 0; it takes a number above 0"),
         ({"optimizer_type": "lora+", "loraplus_lr_ratio": True}, "loraplus_lr_ratio = True; it takes a number above 0"),
         ({"optimizer_type": "lora+", "loraplus_lr_ratio": 10**400}, "takes a number above 0, a million at most"),
