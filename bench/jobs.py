@@ -82,6 +82,8 @@ class Probe(_Job):
     rounds: int
     extra_seconds: float = EXTRA_SECONDS
     """For the blocks of one measurement beyond ``blocks``."""
+    rebuild: bool = False
+    """Whether every block builds anew what it times."""
     threads: int | None = None
     """Torch threads; one for each core where None."""
     latency_batches: tuple[int, ...]

@@ -186,7 +186,17 @@ def _resolved(
         resolved["data"] = {"kind": source.kind, "reason": source.reason}  # where files lie decides nothing
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
     shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
-    shape |= {"extra_seconds", "latency_length", "threads", "optimizer", "dropout", "checkpointing", "compile", "timed"}
+    shape |= {
+        "extra_seconds",
+        "rebuild",
+        "latency_length",
+        "threads",
+        "optimizer",
+        "dropout",
+        "checkpointing",
+        "compile",
+    }
+    shape |= {"timed"}
     if suite.claim:
         resolved["claims"] = [claim.model_dump(mode="json", exclude_none=True) for claim in suite.claim]
     resolved["cost"] = [

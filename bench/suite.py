@@ -173,6 +173,8 @@ class CostTable(_Table):
     """Rounds per block; each round times every method once in random order."""
     extra_seconds: float = Field(default=EXTRA_SECONDS, ge=0)
     """Seconds that training steps, and latency at each batch, may take for blocks that an open claim asks for."""
+    rebuild: bool = False
+    """Build all modules anew for every block: where their tensors lie then widens intervals and moves no figure."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
     latency_batches: tuple[Literal[1, 8, 32], ...] = (1, 32)

@@ -123,7 +123,9 @@ class Prompted(nn.Module):
         self.length = length
         self.position_shift = position_shift
         self.word_embeddings = parts.word_embeddings
-        by_column = parts.family not in COUNT_TOKENS and position_shift  # as the backbone numbers prompt and tokens itself
+        by_column = (
+            parts.family not in COUNT_TOKENS and position_shift
+        )  # as the backbone numbers prompt and tokens itself
         self.own_positions = parts.positions is not None and not by_column
 
     def forward(

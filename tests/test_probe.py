@@ -1,6 +1,7 @@
 """A probe: one record a method, failures included, every figure in its place."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -208,6 +209,33 @@ def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_d
     assert blocks(**itself, bounds=Bounds(min=1e-9)) == (2, 2)
     latency = {"phase": "latency", "batch": 1, "method": "head", "versus": "base"}
     assert blocks(**latency, bounds=Bounds(min=1e-300, max=1e300)) == (2, 2)
+
+
+def test_a_probe_that_rebuilds_builds_anew_for_every_block(broken: type[Broken]) -> None:
+    def record(number: int, *, rebuild: bool) -> CostRecord:
+        """Of ``broken``, which fails from its build ``number`` on."""
+        builds = itertools.count(1)
+
+        def apply(self: Broken, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+            if next(builds) >= number:
+                raise MemoryError("no room")
+            return backbone.requires_grad_(True)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(broken, "apply", apply)
+            asked = probe("full", "broken", "head", latency_batches=(1,), blocks=3, rounds=2, rebuild=rebuild)
+            full, ours, head = run_probe(asked)
+        assert (full.status, head.status) == ("ok", "ok")
+        assert not any("varies" in line for line in full.warnings + head.warnings)
+        assert [len(block) for block in head.step_seconds.samples] == [2, 2, 2]
+        assert [len(block) for block in head.latency_seconds.unmerged.batch_1.samples] == [8, 8, 8]
+        return ours
+
+    counted, once = 2, 2  # on fake tensors and on a real step; timed and deployed once each
+    assert record(counted + once + 1, rebuild=False).status == "ok"
+    assert record(counted + 3 + 3 + 1, rebuild=True).status == "ok"
+    assert record(counted + 3 + 3, rebuild=True).status == "oom"
+    assert record(counted + 2, rebuild=True).status == "oom"
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bench.claim_table import LOOKS, Bounds
+from bench.cost.builds import Builds, renew
 from bench.cost.timing import Arm, Asked, Round, Samples, control, decided, groups, interleave, timing
-from bench.cost.training import PHASES, StepClock
+from bench.cost.training import PHASES, Seen, StepClock
 from bench.method import Method
 from bench.train import NonFiniteLoss
 from tests.cost_steps import SIZES, training_step
@@ -132,7 +133,7 @@ def test_timed_steps_leave_the_weights_alone() -> None:
     for _ in range(3):
         clock.run()
     assert all(torch.equal(before[name], p) for name, p in step.model.named_parameters())
-    assert clock.warnings == []
+    assert clock.seen.warnings == []
     assert all(p.grad is None for p in step.model.parameters())
 
 
@@ -143,7 +144,7 @@ def test_a_loss_that_moves_at_rate_zero_is_reported() -> None:
     with torch.no_grad():
         step.model.head.linear.weight.add_(1.0)
     clock.run()
-    assert "the method's work varies" in clock.warnings[0]
+    assert "the method's work varies" in clock.seen.warnings[0]
 
 
 def test_a_loss_that_is_not_finite_ends_the_arm() -> None:
@@ -213,6 +214,52 @@ def test_a_machine_that_slows_down_costs_extra_blocks_one_slow_block_and_no_more
 def test_measured_time_bounds_the_extra_blocks_of_a_real_clock() -> None:
     taken, _ = interleave([constant("a", 1.0, [])], blocks=4, rounds=2, enough=lambda found: False, extra_seconds=0.0)
     assert len(taken["a"].wall["work"]) == 4
+
+
+def test_what_arms_run_is_built_anew_before_every_block_but_the_first_and_warmed_up() -> None:
+    log: list[str] = []
+    taken, failures = interleave([constant("a", 1.0, log)], blocks=3, rounds=2, renew=lambda: log.append("new"))
+    assert log == ["a", "a", "a", "new", "a", "a", "a", "new", "a", "a", "a"]
+    assert [len(block) for block in taken["a"].wall["work"]] == [2, 2, 2] and not failures
+
+
+def test_builds_hold_nothing_old_beside_the_new_and_tell_whoever_asks_what_went_wrong() -> None:
+    class Heavy:
+        def __init__(self) -> None:
+            self.itself = self  # a cycle, as modules have them
+
+    made, held = [], list[weakref.ref[Heavy]]()
+
+    def make(key: str) -> Heavy:
+        made.append(key)
+        if key == "bad" and len(made) > 3:
+            raise MemoryError("no room")
+        held.append(weakref.ref(heavy := Heavy()))
+        return heavy
+
+    builds = Builds(["a", "bad", "c"], make)
+    first = len(held)
+    assert [builds.get(key) for key in ("a", "bad", "c")] == [ref() for ref in held]
+    for round_ in range(1, 5):
+        renew([builds])
+        assert not any(ref() for ref in held[:first])
+        assert sorted(made[3 * round_ :]) == ["a", "bad", "c"]
+        with pytest.raises(MemoryError, match="no room"):
+            builds.get("bad")
+        assert builds.get("a") is not builds.get("c")
+        first = len(held)
+    assert len({tuple(made[at : at + 3]) for at in range(0, 15, 3)}) > 1, "their order is drawn anew"
+
+
+def test_a_second_build_of_a_step_has_to_meet_the_loss_of_the_first() -> None:
+    seen = Seen()
+    for noise in (0.0, 0.0, 0.5):
+        assert seen.warnings == []
+        step = training_step("lora")
+        with torch.no_grad():
+            step.model.head.linear.bias[0] += noise
+        StepClock(step, "cpu", seen).run()
+    assert "the method's work varies" in seen.warnings[0]
 
 
 @pytest.mark.parametrize(("looks", "blocks"), [(1, 4), (2, 8), (3, 12), (99, 12)])

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,18 @@ def deploy(method: Method, body: nn.Module, head: nn.Module) -> Deployed:
     return Deployed(method, unmerged, unmerged if folded is finalized else TaskModel(folded, head).eval())
 
 
-def inference_arm(key: str, model: TaskModel, batch: Batch, device: str, phase: str = "latency") -> Arm:
-    """Logits of ``batch`` under ``inference_mode``, checked to be finite and the same in every run."""
+def inference_arm(
+    key: str, running: Callable[[], nn.Module | None], batch: Batch, device: str, phase: str = "latency"
+) -> Arm:
+    """Logits of ``batch`` under ``inference_mode``, checked to be finite and the same in every run.
+
+    ``running`` gives the model of the moment, which may be another build in every block.
+    """
     first: list[Tensor] = []
 
     def run() -> Round:
+        model = running()
+        assert model is not None
         with torch.inference_mode():
             start = clock(device)
             logits = model(batch)

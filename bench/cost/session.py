@@ -14,6 +14,7 @@ from bench import backbone, registry
 from bench.anatomy import anatomy
 from bench.claim_table import BASE
 from bench.cost import latency
+from bench.cost.builds import Builds, renew
 from bench.cost.counting import Counts, count, summary
 from bench.cost.findings import Findings
 from bench.cost.ledger import count_step
@@ -21,8 +22,8 @@ from bench.cost.memory import measure_step, nbytes
 from bench.cost.places import Origin
 from bench.cost.setting import Setting
 from bench.cost.step import TrainingStep, adapt, optimizer_groups, random_batch, randomise
-from bench.cost.timing import Arm, Asked, Samples, control, decided, groups, interleave, timing
-from bench.cost.training import PHASES, StepClock
+from bench.cost.timing import Arm, Asked, Round, Samples, control, decided, groups, interleave, timing
+from bench.cost.training import PHASES, Seen, StepClock
 from bench.errors import BenchError
 from bench.head import Head, TaskModel, make_head
 from bench.jobs import MethodSpec, Probe
@@ -78,12 +79,12 @@ class Session:
         for number, labels in enumerate(groups_ := self._groups(lambda found: 2 * found.held_bytes), start=1):
             self._infer_group(labels, f" of group {number}/{len(groups_)}" if len(groups_) > 1 else "")
 
-    def clock(self, label: str) -> StepClock:
+    def clock(self, label: str, seen: Seen | None = None) -> StepClock:
         """A training step of method ``label``, its delta moved off zero, ready to be timed."""
         step = self._step(self._specs[label], noise=True)
         if self._probe.compile:
             step.model.compile()
-        return StepClock(step, self.device)
+        return StepClock(step, self.device, seen)
 
     @contextmanager
     def _answering_for(self, label: str) -> Iterator[Findings]:
@@ -170,34 +171,45 @@ class Session:
         return groups(alive, baseline, int(0.6 * free_bytes(self.device)) - largest)
 
     def _time_group(self, labels: list[str], suffix: str) -> None:
-        baseline, clocks = self._probe.baseline, dict[str, StepClock]()
-        for key in [*labels, baseline + AGAIN]:
-            label = key.removesuffix(AGAIN)
-            with self._answering_for(label):
-                clocks[key] = self.clock(label)
-        arms = [Arm(key, stepping.run) for key, stepping in clocks.items()]
+        baseline = self._probe.baseline
+        keys = [*labels, baseline + AGAIN]
+        seen = {key: Seen() for key in keys}
+        clocks = Builds(keys, lambda key: self.clock(key.removesuffix(AGAIN), seen[key]))
+        arms = []
+        for key in keys:
+            with self._answering_for(key.removesuffix(AGAIN)):
+                clocks.get(key)  # raises what making it raised
+                arms.append(Arm(key, functools.partial(_step, clocks, key)))
         asked = [
             Asked(b.phase, b.method, b.versus, b.bounds, b.equivalence) for b in self._probe.bounds if b.phase in PHASES
         ]
-        samples = self._interleave(arms, self._probe.rounds, "timed block {}" + suffix, asked, baseline)
+        samples = self._interleave(arms, [clocks], self._probe.rounds, "timed block {}" + suffix, asked, baseline)
         if not self._paired(samples, labels, baseline):
             return
-        if clocks[baseline].loss != clocks[baseline + AGAIN].loss:
+        if seen[baseline].loss != seen[baseline + AGAIN].loss:
             self._findings[baseline].warnings.append("the two builds of the A/A control have different losses")
         controls = {phase: control(samples[baseline + AGAIN], samples[baseline], phase) for phase in PHASES}
         for label in labels:
             if label not in samples:
                 continue
             with self._answering_for(label) as found:
-                found.warnings += clocks[label].warnings
+                found.warnings += seen[label].warnings
                 found.figures.setdefault("aa_control", {}).update(controls)
                 for phase in PHASES:
                     found.figures[f"{phase}_seconds"] = timing(samples[label], samples[baseline], phase)
 
     def _interleave(
-        self, arms: list[Arm], rounds: int, line: str, asked: Sequence[Asked], control_key: str
+        self,
+        arms: list[Arm],
+        builds: Sequence[Builds[Any]],
+        rounds: int,
+        line: str,
+        asked: Sequence[Asked],
+        control_key: str,
     ) -> dict[str, Samples]:
-        """Time ``arms`` until what is asked of them is decided; ``control_key`` has a second arm beside it.
+        """Time ``arms``, which run ``builds``, until what is asked of them is decided.
+
+        ``control_key`` has a second arm beside it.
 
         A key is a label, with a suffix after a NUL where a label has several arms.
         """
@@ -209,6 +221,7 @@ class Session:
         samples, errors = interleave(
             arms, blocks=blocks, rounds=rounds, on_block=on_block, extra_seconds=self._probe.extra_seconds,
             enough=lambda found: decided(found, asked, control_key + AGAIN, control_key),
+            renew=(lambda: renew(builds)) if self._probe.rebuild else None,
         )  # fmt: skip
         for key, error in errors.items():
             if (label := key.partition("\0")[0]) in self._findings:
@@ -224,14 +237,14 @@ class Session:
         return False
 
     def _infer_group(self, labels: list[str], suffix: str) -> None:
-        deployed: dict[str, latency.Deployed] = {}
+        builds, alive = Builds(labels, self._deployed), []
         for label in labels:
             with self._answering_for(label) as found:
-                deployed[label] = self._deployed(label)
-                self._count_inference(deployed[label], found)
-                self._switch(deployed[label], found)
+                self._count_inference(builds.get(label), found)
+                self._switch(builds.get(label), found)
+                alive.append(label)
         for rows in self._probe.latency_batches:
-            self._infer_batch(deployed, rows, suffix)
+            self._infer_batch(builds, alive, rows, suffix)
 
     def _deployed(self, label: str) -> latency.Deployed:
         method, _, _, model = self._adapt(self._specs[label])
@@ -264,31 +277,37 @@ class Session:
         if seconds is None:
             found.warnings.append("no switch time: the delta is empty or not a set of tensors of the running module")
 
-    def _infer_batch(self, deployed: dict[str, latency.Deployed], rows: int, suffix: str) -> None:
-        batch, base = self._batch(rows, self._probe.latency_length), "\0base"
-        models = {key: self._base() for key in (base, base + AGAIN)}
-        for label, ready in deployed.items():
-            models[label] = ready.unmerged
+    def _infer_batch(self, builds: Builds[latency.Deployed], labels: list[str], rows: int, suffix: str) -> None:
+        batch, bare = self._batch(rows, self._probe.latency_length), "\0base"
+        bases = Builds((bare, bare + AGAIN), lambda key: self._base())
+        models: dict[str, Callable[[], TaskModel | None]] = {
+            key: functools.partial(bases.get, key) for key in bases.keys
+        }
+        for label in labels:
+            models[label] = functools.partial(_unmerged, builds, label)
+            ready = builds.get(label)
             if ready.merged is not None and ready.merged is not ready.unmerged:
-                models[f"{label}\0merged"] = ready.merged
+                models[f"{label}\0merged"] = functools.partial(_merged, builds, label)
         arms = [latency.inference_arm(key, model, batch, self.device) for key, model in models.items()]
         rounds = self._probe.rounds * (SMALL_BATCH_ROUNDS if rows == 1 else 1)
         asked = [
-            Asked("latency", f"{b.method}\0merged" if b.merged else b.method, base, b.bounds, b.equivalence)
+            Asked("latency", f"{b.method}\0merged" if b.merged else b.method, bare, b.bounds, b.equivalence)
             for b in self._probe.bounds if b.phase == "latency" and b.batch == rows and b.versus == BASE
         ]  # fmt: skip
-        samples = self._interleave(arms, rounds, f"latency at batch {rows}: block {{}}{suffix}", asked, base)
-        if not self._paired(samples, deployed, base):
+        line = f"latency at batch {rows}: block {{}}{suffix}"
+        samples = self._interleave(arms, [bases, builds], rounds, line, asked, bare)
+        if not self._paired(samples, labels, bare):
             return
-        found = control(samples[base + AGAIN], samples[base], "latency")
-        for label, ready in deployed.items():
+        found = control(samples[bare + AGAIN], samples[bare], "latency")
+        for label in labels:
             if label not in samples or (f"{label}\0merged" in models and f"{label}\0merged" not in samples):
                 continue
             controls = self._findings[label].figures.setdefault("aa_control", {})
             controls |= {f"latency_batch_{rows}": found, "latency": controls.get("latency", found)}
-            merged = samples.get(f"{label}\0merged", samples[label]) if ready.merged is not None else None
             with self._answering_for(label):
-                self._add_latency(label, rows, samples[base], samples[label], merged)
+                foldable = builds.get(label).merged is not None
+                merged = samples.get(f"{label}\0merged", samples[label]) if foldable else None
+                self._add_latency(label, rows, samples[bare], samples[label], merged)
 
     def _add_latency(self, label: str, rows: int, base: Samples, unmerged: Samples, merged: Samples | None) -> None:
         empty = Latencies(base=Latency(), unmerged=Latency(), merged=Latency() if merged else None)
@@ -300,6 +319,18 @@ class Session:
             if samples is not None
         }
         self._findings[label].figures["latency_seconds"] = old.model_copy(update=new)
+
+
+def _step(clocks: Builds[StepClock], key: str) -> Round:
+    return clocks.get(key).run()
+
+
+def _unmerged(builds: Builds[latency.Deployed], label: str) -> TaskModel:
+    return builds.get(label).unmerged
+
+
+def _merged(builds: Builds[latency.Deployed], label: str) -> TaskModel | None:
+    return builds.get(label).merged
 
 
 def _counted(counts: Counts) -> dict[str, Any]:

@@ -85,12 +85,13 @@ def interleave(
     on_block: Callable[[int], None] = lambda done: None,
     enough: Callable[[Mapping[str, "Samples"]], bool] = lambda samples: True,
     extra_seconds: float = EXTRA_SECONDS,
+    renew: Callable[[], None] | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> tuple[dict[str, Samples], dict[str, Exception]]:
     """Time all arms in rounds: in each, every arm runs once, in a random order of its own.
 
-    One run of each arm before the first block warms up and is dropped. An arm that raises leaves the rounds and its
-    samples are dropped; the others go on.
+    One run of each arm before the first block, and wherever ``renew`` was called, warms up and is dropped. An arm that
+    raises leaves the rounds and its samples are dropped; the others go on.
 
     Args:
         arms: What to time; keys are unique.
@@ -102,6 +103,7 @@ def interleave(
             for; ``LOOKS`` times ``blocks`` are taken at most.
         extra_seconds: For all blocks beyond ``blocks``. One that would not fit, if it took as long as the block before
             it, is not begun: these can outlast their time by what the last of them is slower.
+        renew: Called before every block but the first, to build anew what the arms run.
         now: Wall seconds; passed by tests.
 
     Returns:
@@ -119,8 +121,12 @@ def interleave(
             traceback.clear_frames(error.__traceback__)  # they would hold the activations of the failed step
             return None
 
-    for arm in arms:
-        run(arm)
+    def warm_up() -> None:
+        for arm in arms:
+            if arm.key not in failures:
+                run(arm)
+
+    warm_up()
     with quiet():
         spent = last = 0.0
         for block in range(LOOKS * blocks):
@@ -129,6 +135,9 @@ def interleave(
             if block >= blocks and spent + last > extra_seconds:
                 break
             begun = now()
+            if block and renew is not None:
+                renew()
+                warm_up()
             for _ in range(rounds):
                 for arm in order.sample(list(arms), len(arms)):
                     if arm.key not in failures and (readings := run(arm)) is not None:

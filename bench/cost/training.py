@@ -1,6 +1,7 @@
 """Times the phases of training steps against each other; it builds no method and reduces no samples."""
 
 import math
+from dataclasses import dataclass, field
 
 from bench.cost.step import TrainingStep
 from bench.cost.timing import Arm, Round, between, clock
@@ -13,32 +14,30 @@ SHORT_SECONDS = 0.005
 MOST_REPEATS = 20
 
 
-class StepClock:
-    """One arm: a training step at rate 0, so that its loss has to stay the same bit for bit."""
+@dataclass
+class Seen:
+    """What the builds of one step have in common."""
 
-    def __init__(self, step: TrainingStep, device: str) -> None:
+    loss: float | None = None
+    """Of the first run."""
+    repeats: int = 0
+    """Optimizer steps in one sample; 0 before the first run, which chooses them."""
+    warnings: list[str] = field(default_factory=list)
+    """What a reader of the times must know."""
+
+
+class StepClock:
+    """One arm: a training step at rate 0, so that its loss has to stay the same bit for bit.
+
+    ``seen`` goes from one build of a step to the next.
+    """
+
+    def __init__(self, step: TrainingStep, device: str, seen: Seen | None = None) -> None:
         self._step = step
         self._device = device
-        self._repeats = 0
-        self._loss: float | None = None
-        self.warnings: list[str] = []
-        """What a reader of the times must know."""
+        self.seen = seen or Seen()
         for group in step.optimizer.param_groups:
             group["lr"] = 0.0
-
-    @property
-    def loss(self) -> float | None:
-        """Loss of the first run."""
-        return self._loss
-
-    @property
-    def repeats(self) -> int:
-        """Optimizer steps in one sample; 0 before the first run, which chooses them. May be set."""
-        return self._repeats
-
-    @repeats.setter
-    def repeats(self, number: int) -> None:
-        self._repeats = number
 
     def arm(self, key: str) -> Arm:
         """This clock under ``key`` among the arms of an interleaved measurement."""
@@ -50,7 +49,7 @@ class StepClock:
         Raises:
             NonFiniteLoss: The loss is NaN or infinite.
         """
-        repeats = self._repeats or 1
+        repeats = self.seen.repeats or 1
         start = clock(self._device)
         loss = self._step.forward()
         forwarded = clock(self._device)
@@ -61,8 +60,8 @@ class StepClock:
         ended = clock(self._device)
         value = loss.item()
         del loss
-        if not self._repeats:
-            self._repeats = self._choose_repeats()
+        if not self.seen.repeats:
+            self.seen.repeats = self._choose_repeats()
         self._step.zero()
         self._check(value)
         forward, backward = between(start, forwarded), between(forwarded, backwarded)
@@ -80,11 +79,12 @@ class StepClock:
     def _check(self, value: float) -> None:
         if not math.isfinite(value):
             raise NonFiniteLoss(f"the loss of a timed step is {value}")
-        if self._loss is None:
-            self._loss = value
+        if self.seen.loss is None:
+            self.seen.loss = value
         moves_weights = type(self._step.method).after_step is not Method.after_step
-        same = value == self._loss or (self._device == "cuda" and math.isclose(value, self._loss, rel_tol=1e-4))
-        if not same and not moves_weights and not self.warnings:
-            self.warnings.append(
-                f"the loss of timed steps moved from {self._loss!r} to {value!r} at rate 0: the method's work varies"
+        first = self.seen.loss
+        same = value == first or (self._device == "cuda" and math.isclose(value, first, rel_tol=1e-4))
+        if not same and not moves_weights and not self.seen.warnings:
+            self.seen.warnings.append(
+                f"the loss of timed steps moved from {first!r} to {value!r} at rate 0: the method's work varies"
             )

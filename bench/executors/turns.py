@@ -137,10 +137,10 @@ class _Server:
         self._clock.run()
         self._clock.run()
         self._quiet.enter_context(quiet())
-        return self.source(label), self._clock.loss, self._clock.repeats
+        return self.source(label), self._clock.seen.loss, self._clock.seen.repeats
 
     def repeat(self, number: int) -> None:
-        self._clock.repeats = number
+        self._clock.seen.repeats = number
 
     def turn(self) -> "Round":
         readings: Round = self._clock.run()
