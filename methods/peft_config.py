@@ -33,7 +33,8 @@ class PeftConfig(MethodConfig):
 
         Args:
             values: Fields by name, or ``adapter_config``, the path of such a file or of its folder, whose fields those
-                beside it replace.
+                beside it replace. A ``training_params.json`` in that folder, as in the experiments of peft's method
+                comparison, says LoRA's optimizer; rates, steps and all else of a recipe are the suite's.
             where: Prefix of error messages.
 
         Returns:
@@ -144,15 +145,33 @@ def _configs() -> dict[str, type]:
 
 
 def _read(path: Any, at: str) -> dict[str, Any]:
+    """Fields of a saved configuration, and the optimizer that an experiment of peft's comparison names beside it.
+
+    A field that the installed peft lacks is left out where it is null, false or empty: it asks for nothing.
+    """
     file = Path(str(path))
     file = file / "adapter_config.json" if file.is_dir() else file
+    found = {key: value for key, value in _table(file, at).items() if key not in (*OURS, "peft_version")}
+    kind = found.get("peft_type")
+    known = _defaults(kind) if isinstance(kind, str) and kind in _configs() else found
+    found = {key: value for key, value in found.items() if value or key in known}
+    beside = file.with_name("training_params.json")
+    if kind != peft_optimizer.KIND or not beside.exists():
+        return found
+    try:
+        return found | peft_optimizer.of_experiment(_table(beside, at), found)
+    except ValueError as error:
+        raise BenchError(f"{at}adapter_config: {beside}: {error}") from error
+
+
+def _table(file: Path, at: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BenchError(f"{at}adapter_config: {file} is no readable JSON file ({error})") from error
     if not isinstance(found, dict):
         raise BenchError(f"{at}adapter_config: {file} holds no table of fields; give a file that peft saved")
-    return {key: value for key, value in found.items() if key not in (*OURS, "peft_version")}
+    return found
 
 
 def _check_keys(given: Mapping[str, Any], where: str) -> None:

@@ -15,6 +15,8 @@ KINDS = ("lora+", "lora-fa", "riemannian")
 """As peft's published method comparison spells them."""
 OPTION = {"loraplus_lr_ratio": "lora+", "riemannian_reg": "riemannian"}
 """Number -> the optimizer that it goes with."""
+ARGUMENT = {"loraplus_lr_ratio": "loraplus_lr_ratio", "riemannian_reg": "reg"}
+"""Number -> what peft's factory and the comparison's files call it."""
 KIND = "LORA"
 """The one ``peft_type`` whose parameters these optimizers know, by name."""
 ADAMW_EPS = 1e-8
@@ -38,6 +40,29 @@ def check(values: Mapping[str, Any]) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (number and 0 < value <= LARGEST):
             raise ValueError(f"{name} = {value!r:.40}; it takes a number above 0, a million at most")
+
+
+def of_experiment(training: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``FIELDS`` that an experiment of peft's method comparison sets.
+
+    Args:
+        training: Content of its ``training_params.json``.
+        adapter: Content of its ``adapter_config.json``.
+
+    Raises:
+        ValueError: LoRA-FA's optimizer is told another rank or alpha than the adapter has.
+    """
+    wanted, arguments = training.get("optimizer_type"), training.get("optimizer_kwargs")
+    if wanted not in KINDS:
+        return {}
+    arguments = arguments if isinstance(arguments, dict) else {}
+    for name in ("r", "lora_alpha") if wanted == "lora-fa" else ():
+        if name in arguments and arguments[name] != adapter.get(name):
+            raise ValueError(
+                f"optimizer_kwargs has {name} = {arguments[name]!r}, the adapter {adapter.get(name)!r}; make them equal"
+            )
+    numbers = {name: arguments.get(ARGUMENT[name]) for name, goes_with in OPTION.items() if goes_with == wanted}
+    return {"optimizer_type": wanted} | numbers
 
 
 def kind(config: Any) -> str | None:
@@ -131,7 +156,7 @@ def _lora_fa(model: nn.Module, config: Any, *, lr: float, weight_decay: float) -
 def _riemannian(model: nn.Module, config: Any, *, weight_decay: float) -> torch.optim.Optimizer:
     from peft.optimizers import create_riemannian_optimizer
 
-    damping = {} if config.riemannian_reg is None else {"reg": config.riemannian_reg}
+    damping = {} if config.riemannian_reg is None else {ARGUMENT["riemannian_reg"]: config.riemannian_reg}
     made: torch.optim.Optimizer = create_riemannian_optimizer(
         model, torch.optim.AdamW, lr=0.0, weight_decay=weight_decay, fused=True, **damping
     )

@@ -1,5 +1,6 @@
 """Every command in README and the guides runs, and the two set-up commands stand as they must."""
 
+import collections
 import io
 import os
 import re
@@ -122,18 +123,22 @@ def test_the_readme_says_of_peft_s_forms_what_the_run_s_claims_say():
     assert said["forward_seconds"] in README and said["backward_seconds"] in README
     steps = [found for found in told if found.metric == "step_seconds"]
     assert len(steps) == 15 and "fifteen pairings of the fourteen methods" in README
-    assert all(found.says.endswith("a step is at most 5 % slower than peft's") for found in steps)
+    margins = collections.Counter(found.says.partition("at most ")[2] for found in steps)
+    assert margins == {"1 % slower than peft's": 11, "3 % slower than peft's": 4}
+    assert "none of the eleven pairings of layers is more than 1 % slower, none of the four of prompts" in README
     ends = sorted((found.figures.partition(" [")[0], found.says.partition(":")[0]) for found in steps)
-    assert "more than 5 % longer" in README and "{} ({}) to {} ({})".format(*ends[0], *ends[-1]) in README
+    assert "{} ({}) to {} ({})".format(*ends[0], *ends[-1]) in README
 
 
-def test_no_pairing_counts_more_flops_than_peft_s_form():
-    """The README says so."""
+def test_no_pairing_counts_more_than_peft_s_form():
+    """The README says so of FLOPs and operations; a backward pass hangs together in no longer chain either."""
     run = read_run(ROOT / "results/published/against-peft")
-    flops = {record.method.label: record.flops for record in compare.cost_records(run.records)}
+    counted = {record.method.label: record for record in compare.cost_records(run.records)}
     pairs = [claim for claim in run.suite["claims"] if claim["metric"] == "step_seconds"]
-    for ours, theirs in ((flops[pair["method"][0]], flops[pair["versus"]]) for pair in pairs):
-        assert ours.forward <= theirs.forward and ours.backward <= theirs.backward
+    for ours, theirs in ((counted[pair["method"][0]], counted[pair["versus"]]) for pair in pairs):
+        assert ours.flops.forward <= theirs.flops.forward and ours.flops.backward <= theirs.flops.backward
+        assert ours.inference.unmerged.operations <= theirs.inference.unmerged.operations
+        assert ours.backward_path.depth <= theirs.backward_path.depth
 
 
 def decimals(text):

@@ -209,6 +209,16 @@ def test_the_report_names_the_version_of_a_library_whose_methods_ran(run):
     assert ("methods of", "peft 0.21.2") in page_origin.rows(found)
 
 
+@pytest.mark.parametrize("asked", [{}, {"rebuild": False}, {"rebuild": True}])
+def test_the_report_says_where_modules_were_built_anew_for_every_block(run, asked):
+    shape = cost("full").shape
+    table = {"batch": shape.batch, "length": shape.length, **asked}
+    rebuilt = replace(run, suite=run.suite | {"cost": [table]})
+    (caption,) = [found.caption for found in page_tables.costs(rebuilt, shape) if found.caption.startswith("Timed")]
+    for text in (caption, markdown.write(rebuilt).read_text()):
+        assert ("; all modules built anew for every block" in text) == asked.get("rebuild", False)
+
+
 def test_inference_is_reported_against_the_base_at_the_batches_that_were_timed(run):
     report = markdown.write(run).read_text()
     assert (

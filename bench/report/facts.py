@@ -293,6 +293,12 @@ def inference_length(run: Run, shape: Shape | None) -> int | None:
     return next((length for length in (*told, *asked) if length is not None), None)
 
 
+def timed_on(run: Run, shape: Shape) -> str:
+    """The machine, and how a probe of ``shape`` timed there beyond what every probe does."""
+    rebuilt = compare.asked_of(run.suite, shape).get("rebuild", False)
+    return this_machine(run) + ("; all modules built anew for every block" if rebuilt else "")
+
+
 def shape_line(shape: Shape) -> str:
     """What a probe measured on, in words."""
     rare = [name for name in ("checkpointing", "compiled") if getattr(shape, name)]

@@ -165,7 +165,7 @@ def _costs(run: Run) -> str:
         parts.append("Counted: exact on any machine.\n\n" + _counted(rows, baseline))
         parts.append(_memory(rows, facts.peak_name(source)))
         parts.append(_largest(run, shape))
-        timed = f"Timed: {text(facts.this_machine(run))}. n = blocks, samples in all; interval 95 %."
+        timed = f"Timed: {text(facts.timed_on(run, shape))}. n = blocks, samples in all; interval 95 %."
         parts.append(f"{timed}\n\n{_timed(rows, baseline)}")
         length = facts.inference_length(run, shape)
         parts.append(_inference(rows, length))

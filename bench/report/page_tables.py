@@ -136,7 +136,7 @@ def costs(run: Run, shape: Shape) -> list[Table]:
     made = (
         _counted(rows, baseline),
         _memory(rows, facts.peak_name(source)),
-        _timed(run, rows, baseline),
+        _timed(facts.timed_on(run, shape), rows, baseline),
         _inference(rows, facts.inference_length(run, shape)),
         _latency(rows, compare.measured_batches(found), facts.inference_length(run, shape)),
     )
@@ -169,7 +169,7 @@ def _plain_table(caption: str, rows: Rows, shown: Sequence[tuple[str, str, Show]
     return _made(caption, head, body)
 
 
-def _timed(run: Run, rows: Rows, baseline: str) -> Table | None:
+def _timed(where: str, rows: Rows, baseline: str) -> Table | None:
     head = ["method", *(name for phase in compare.PHASES for name in (phase, f"{phase} / {baseline}, 95 %"))]
     body = []
     for label, row in rows:
@@ -178,7 +178,7 @@ def _timed(run: Run, rows: Rows, baseline: str) -> Table | None:
             cells += [_figure(fmt.seconds, row[f"{phase}_seconds"]), _interval(row, phase)]
         cells += [_figure(lambda value: fmt.exact(value), row[f"step_{leaf}"]) for leaf in ("blocks", "samples")]
         body.append([*cells, _figure(fmt.seconds, row["switch_seconds"])])
-    return _made(f"Timed: {facts.this_machine(run)}", [*head, "blocks", "samples", "switch"], body)
+    return _made(f"Timed: {where}", [*head, "blocks", "samples", "switch"], body)
 
 
 def _inference(rows: Rows, length: int | None) -> Table | None:
