@@ -45,6 +45,7 @@ def text() -> str:
     with tempfile.TemporaryDirectory() as folder:
         for number, experiment in enumerate(experiments().values()):
             counted, said = outcome(experiment, Path(folder, str(number)))
+            print(number, experiment.name, counted, said[:60], flush=True)
             found["run"] += counted is not None
             if counted is not None:
                 compared = "equal" if counted == experiment.trainable else "unequal"

@@ -64,32 +64,46 @@ def method_of(experiment: Experiment, folder: Path) -> tuple[Any, Any]:
 
 
 def trainable(experiment: Experiment, folder: Path) -> int:
-    """Parameters that train on the comparison's backbone, which is built without weights."""
-    method, config = method_of(experiment, folder)
-    module = method.apply(backbone.load(BACKBONE, device="meta"), config)
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Parameters that train on the comparison's backbone, which is built without weights.
+
+    Raises:
+        NotImplementedError: The type starts from the values of the weights.
+    """
+    return _held(*method_of(experiment, folder), backbone.load(BACKBONE, device="meta"))
 
 
 def outcome(experiment: Experiment, folder: Path) -> tuple[int | None, str]:
     """Trainable parameters, and what becomes of a training step of one row of ``LENGTH`` tokens without weights.
 
-    A type that starts from the values of the weights is built, and its step counted, on one layer with random ones.
+    Where it asks for values, the step runs on one layer with random weights.
     """
     try:
         method, config = method_of(experiment, folder)
     except BenchError as refusal:
         return None, str(refusal).removeprefix("peft: ")
-    setting = Setting(batch=1, length=LENGTH)
     try:
-        return count(BACKBONE, method, config, setting).trainable.method, "a step is counted"
-    except NotImplementedError:
-        one = dataclasses.replace(BACKBONE, layers=1)
+        counted = count(BACKBONE, method, config, Setting(batch=1, length=LENGTH))
+        return counted.trainable.method, "a step is counted"
     except BenchError as refusal:
         return None, str(refusal).removeprefix("peft: ")
+    except Exception:  # whatever a type does with values that are not there
+        alone = _stepped(method, config, layers=1)
+    bare = backbone.load(BACKBONE, device="meta")
+    try:
+        return _held(method, config, bare), "a step asks for values; it runs on one layer"
+    except NotImplementedError:
+        layers = int(bare.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+        each = _stepped(method, config, layers=2) - alone
+        return alone + (layers - 1) * each, "starts from values; a step runs on one layer and on two, counted on to all"
+
+
+def _stepped(method: Any, config: Any, layers: int) -> int:
+    """Parameters that train on the first ``layers`` layers with random weights, on which a step is taken."""
     torch.manual_seed(0)
-    module = method.apply(backbone.load(one), config)
-    hidden = module(input_ids=torch.arange(5, 13)[None]).last_hidden_state
-    hidden.mean().backward()
-    layers = int(backbone.load(BACKBONE, device="meta").config.num_hidden_layers)
-    held = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return layers * held, f"needs weights: a step runs on one layer, whose parameters count {layers} times"
+    module = method.apply(backbone.load(dataclasses.replace(BACKBONE, layers=layers)), config)
+    module(input_ids=torch.arange(5, 13)[None]).last_hidden_state.mean().backward()
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _held(method: Any, config: Any, bare: Any) -> int:
+    return sum(p.numel() for p in method.apply(bare, config).parameters() if p.requires_grad)
