@@ -141,6 +141,17 @@ def test_no_pairing_counts_more_than_peft_s_form():
         assert ours.backward_path.depth <= theirs.backward_path.depth
 
 
+def test_the_readme_says_of_peft_s_own_comparison_what_its_page_counts():
+    page = (ROOT / "docs/peft-comparison.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| [\w+]+/", line)]
+    run = [(counted, published) for _, _, counted, published, _ in rows if counted]
+    known = [(counted, published) for counted, published in run if published]
+    equal = [counted for counted, published in known if counted == published]
+    assert f"Of {len(rows)} experiments {len(run)} run, and {len(rows) - len(run)} need" in page
+    assert f"Of {len(rows)} experiments of `peft`'s own method comparison [{len(run)} run as they are]" in README
+    assert len(equal) == len(known) and f"all {len(equal)} of them that have a published figure" in README
+
+
 def decimals(text):
     """Figures of the prose: those of blocks are compared whole."""
     return sorted(re.findall(r"\d+\.\d+", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))

@@ -27,12 +27,12 @@ The configuration comes from its `adapter_config.json`; LoRA's own optimizer (`l
 method: they are the suite's. A field that the installed peft lacks is left out where it is null, false or empty, and
 refused where it asks for something.
 
-Below, with peft {version}, a training step of every experiment of rows of {length} tokens on the shape of Llama 3.2 3B,
+Below, with peft {version}: a training step of every experiment, one row of {length} tokens on the shape of Llama 3.2 3B
 without weights. *published*: the trainable parameters that the comparison's own result prints; empty where none was to
-be had. Of {total} experiments {run} run, of which {equal} train exactly as many parameters as published, {unequal}
-another number, and {unknown} have nothing to compare with. Names leave out `llama-3.2-3B-`. The configurations and
-figures are those of huggingface/peft, method_comparison/MetaMathQA, in versions of its files that are not all of one
-date.
+be had. Of {total} experiments {run} run, and {refused} need a type, field or value that this peft has not. Of those
+that run, {equal} train exactly as many parameters as published, {unequal} another number; {unknown} have nothing to
+compare with. Names leave out `llama-3.2-3B-`. The configurations and figures are those of huggingface/peft,
+method_comparison/MetaMathQA, in versions of its files that are not all of one date.
 
 | experiment | type | trainable | published | |
 | --- | --- | ---: | ---: | --- |
@@ -58,7 +58,7 @@ def text() -> str:
             )
     head = HEAD.format(
         version=importlib.metadata.version("peft"), length=LENGTH, total=len(rows),
-        **{key: found[key] for key in ("run", "equal", "unequal", "unknown")},
+        refused=len(rows) - found["run"], **{key: found[key] for key in ("run", "equal", "unequal", "unknown")},
     )  # fmt: skip
     return head + "".join(f"| {row} |\n" for row in rows)
 
