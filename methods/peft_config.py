@@ -51,7 +51,7 @@ class PeftConfig(MethodConfig):
             raise BenchError(f"{at}{ours[0]} is set by the harness; leave it out")
         if given.get("peft_version", version()) != version():
             raise BenchError(f"{at}peft_version = {given['peft_version']!r} is not the installed one; leave it out")
-        given = given if path is None else _read(path, at) | given
+        given = given if path is None else _read(path, given, at) | given
         _check_keys(given, where)
         kind = given["peft_type"]
         if "adapters" in _defaults(kind):
@@ -144,19 +144,20 @@ def _configs() -> dict[str, type]:
     return {kind.value: cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 
 
-def _read(path: Any, at: str) -> dict[str, Any]:
+def _read(path: Any, given: Mapping[str, Any], at: str) -> dict[str, Any]:
     """Fields of a saved configuration, and the optimizer that an experiment of peft's comparison names beside it.
 
-    A field that the installed peft lacks is left out where it is null, false or empty: it asks for nothing.
+    An ``optimizer_type`` of ``given`` stands alone, without the numbers of the one that it replaces. A field that the
+    installed peft lacks is left out where it is null, false or empty: it asks for nothing.
     """
     file = Path(str(path))
     file = file / "adapter_config.json" if file.is_dir() else file
     found = {key: value for key, value in _table(file, at).items() if key not in (*OURS, "peft_version")}
-    kind = found.get("peft_type")
+    kind = given.get("peft_type", found.get("peft_type"))
     known = _defaults(kind) if isinstance(kind, str) and kind in _configs() else found
-    found = {key: value for key, value in found.items() if value or key in known}
+    found = {key: value for key, value in found.items() if not _empty(value) or key in known}
     beside = file.with_name("training_params.json")
-    if kind != peft_optimizer.KIND or not beside.exists():
+    if kind != peft_optimizer.KIND or "optimizer_type" in given or not beside.exists():
         return found
     try:
         return found | peft_optimizer.of_experiment(_table(beside, at), found)
@@ -164,10 +165,15 @@ def _read(path: Any, at: str) -> dict[str, Any]:
         raise BenchError(f"{at}adapter_config: {beside}: {error}") from error
 
 
+def _empty(value: Any) -> bool:
+    """Null, false or empty; zero is a number and may ask for something."""
+    return value is None or value is False or value in ("", [], {})
+
+
 def _table(file: Path, at: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{at}adapter_config: {file} is no readable JSON file ({error})") from error
     if not isinstance(found, dict):
         raise BenchError(f"{at}adapter_config: {file} holds no table of fields; give a file that peft saved")
@@ -182,7 +188,7 @@ def _check_keys(given: Mapping[str, Any], where: str) -> None:
             raise unknown("key", strange[0], ("adapter_config", "peft_type"), where)
         at = f"{where}: " if where else ""
         raise BenchError(f"{at}peft_type is missing; give it with its fields, or adapter_config = the path of a file")
-    if kind not in configs:
+    if not isinstance(kind, str) or kind not in configs:
         raise unknown("peft_type", str(kind), configs, where)
     for key in given.keys() - {"peft_type", "peft_version"}:
         if key not in _defaults(kind):

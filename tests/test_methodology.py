@@ -49,7 +49,7 @@ NUMBERS = {
     "Training FLOPs": f"at {WORDS[LENGTHS]} lengths",
     "Rank at searched rates": f"from {WORDS[compare.FEWEST_SEEDS]} seeds on",
     "Times": f"shorter than {1000 * training.SHORT_SECONDS:.0f} ms",
-    "times": f"{training.MOST_REPEATS} times at most",
+    "times": "{}, {}, {} or {} times".format(*training.REPEATS[1:]),
     "Peak memory (counted)": f"rounded to {memory.ROUNDING} bytes",
     "Grows as": f"more than {HOLDS:.1%}".replace("%", " %"),
     "Latency": "of {} and of {} rows unless".format(*CostTable.model_fields["latency_batches"].default),

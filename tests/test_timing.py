@@ -2,6 +2,7 @@
 
 import gc
 import math
+import random
 import weakref
 from collections.abc import Mapping
 
@@ -11,7 +12,7 @@ import torch
 from bench.claim_table import LOOKS, Bounds
 from bench.cost.builds import Builds, renew
 from bench.cost.timing import Arm, Asked, Round, Samples, control, decided, groups, interleave, timing
-from bench.cost.training import PHASES, Seen, StepClock
+from bench.cost.training import PHASES, REPEATS, Seen, StepClock
 from bench.method import Method
 from bench.train import NonFiniteLoss
 from tests.cost_steps import SIZES, training_step
@@ -167,7 +168,7 @@ def test_the_methods_own_work_counts_as_optimizer_time(monkeypatch: pytest.Monke
     clock.run()
     once = len(calls)
     clock.run()
-    assert once == 2  # one in the phase, one to see how often a sample has to repeat it
+    assert once == 6  # one in the phase, the shortest of five to see how often a sample has to repeat it
     assert len(calls) - once > 1
 
 
@@ -237,11 +238,11 @@ def test_builds_hold_nothing_old_beside_the_new_and_tell_whoever_asks_what_went_
         held.append(weakref.ref(heavy := Heavy()))
         return heavy
 
-    builds = Builds(["a", "bad", "c"], make)
+    builds, order = Builds(["a", "bad", "c"], make), random.Random(0)
     first = len(held)
     assert [builds.get(key) for key in ("a", "bad", "c")] == [ref() for ref in held]
     for round_ in range(1, 5):
-        renew([builds])
+        renew([builds], order)
         assert not any(ref() for ref in held[:first])
         assert sorted(made[3 * round_ :]) == ["a", "bad", "c"]
         with pytest.raises(MemoryError, match="no room"):
@@ -249,6 +250,49 @@ def test_builds_hold_nothing_old_beside_the_new_and_tell_whoever_asks_what_went_
         assert builds.get("a") is not builds.get("c")
         first = len(held)
     assert len({tuple(made[at : at + 3]) for at in range(0, 15, 3)}) > 1, "their order is drawn anew"
+
+
+def test_builds_of_several_kinds_are_made_in_one_mixed_order() -> None:
+    made: list[str] = []
+    kinds = [Builds([f"{kind}{n}" for n in range(3)], made.append) for kind in "ab"]
+    order = random.Random(0)
+    for _ in range(20):
+        renew(kinds, order)
+    renewed = [made[at][0] for at in range(6, len(made), 6)]
+    assert set(renewed) == {"a", "b"}, "neither kind is always the first"
+
+
+def test_a_build_that_fails_does_not_hold_what_it_had_begun() -> None:
+    begun = []
+
+    def make(key: str) -> None:
+        model = torch.nn.Linear(2, 2)
+        begun.append(weakref.ref(model))
+        raise MemoryError("no room")
+
+    builds = Builds(["a"], make)
+    assert begun[0]() is None
+    with pytest.raises(MemoryError, match="no room"):
+        builds.get("a")
+
+
+def test_an_optimizer_that_changes_gradients_takes_one_step_a_sample() -> None:
+    step = training_step("lora")
+    plain = StepClock(step, "cpu")
+    plain.run()
+    assert plain.seen.repeats in REPEATS[1:]
+    take = step.optimizer.step
+
+    def halving() -> None:
+        take()
+        for group in step.optimizer.param_groups:
+            for p in group["params"]:
+                p.grad.mul_(0.5)
+
+    step.optimizer.step = halving
+    changing = StepClock(step, "cpu")
+    changing.run()
+    assert changing.seen.repeats == 1
 
 
 def test_a_second_build_of_a_step_has_to_meet_the_loss_of_the_first() -> None:

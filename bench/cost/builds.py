@@ -2,6 +2,7 @@
 
 import gc
 import random
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -15,24 +16,24 @@ class Builds(Generic[T]):
     luck is part of a figure; made anew in every block, in another order, it is part of the figure's interval.
     """
 
-    def __init__(self, keys: Iterable[str], make: Callable[[str], T], seed: int = 0) -> None:
+    def __init__(self, keys: Iterable[str], make: Callable[[str], T]) -> None:
         self.keys = tuple(keys)
         self._make = make
-        self._order = random.Random(seed)
         self._made: dict[str, T | Exception] = {}
-        self.fill()
+        for key in self.keys:
+            self.build(key)
 
     def drop(self) -> None:
-        """Hold nothing until ``fill`` is called."""
+        """Hold nothing until each key is made again."""
         self._made.clear()
 
-    def fill(self, *, shuffle: bool = False) -> None:
-        """Make what belongs to every key, in their order or in a random one."""
-        for key in self._order.sample(self.keys, len(self.keys)) if shuffle else self.keys:
-            try:
-                self._made[key] = self._make(key)
-            except Exception as error:  # whoever asks for it gets the reason; the others are still worth their time
-                self._made[key] = error
+    def build(self, key: str) -> None:
+        """Make what belongs to ``key``; where that fails, whoever asks for it gets the reason."""
+        try:
+            self._made[key] = self._make(key)
+        except Exception as error:  # the others are still worth their time
+            traceback.clear_frames(error.__traceback__)  # they would hold a half-built model beside the others
+            self._made[key] = error
 
     def get(self, key: str) -> T:
         """What was made for ``key``.
@@ -46,10 +47,11 @@ class Builds(Generic[T]):
         return made
 
 
-def renew(builds: Sequence[Builds[Any]]) -> None:
-    """Drop all that ``builds`` hold, then make it anew in a random order."""
+def renew(builds: Sequence[Builds[Any]], order: random.Random) -> None:
+    """Drop all that ``builds`` hold, then make it anew in an order that ``order`` draws over all of them."""
     for one in builds:
         one.drop()
     gc.collect()  # modules lie in cycles: what is not collected here would hold its memory beside the next
-    for one in builds:
-        one.fill(shuffle=True)
+    places = [(one, key) for one in builds for key in one.keys]
+    for one, key in order.sample(places, len(places)):
+        one.build(key)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,7 @@ class Session:
         self._probe = probe
         self._findings = findings
         self._progress = progress
+        self._order = random.Random(0)
         self._specs = {spec.label: spec for spec in probe.methods}
         self.device = device_of(probe)
         self._setting = Setting(
@@ -183,6 +185,9 @@ class Session:
         asked = [
             Asked(b.phase, b.method, b.versus, b.bounds, b.equivalence) for b in self._probe.bounds if b.phase in PHASES
         ]
+        with self._answering_for(baseline):
+            clocks.get(baseline).run()
+            seen[baseline + AGAIN].repeats = seen[baseline].repeats  # as alike as the code
         samples = self._interleave(arms, [clocks], self._probe.rounds, "timed block {}" + suffix, asked, baseline)
         if not self._paired(samples, labels, baseline):
             return
@@ -221,7 +226,7 @@ class Session:
         samples, errors = interleave(
             arms, blocks=blocks, rounds=rounds, on_block=on_block, extra_seconds=self._probe.extra_seconds,
             enough=lambda found: decided(found, asked, control_key + AGAIN, control_key),
-            renew=(lambda: renew(builds)) if self._probe.rebuild else None,
+            renew=functools.partial(renew, builds, self._order) if self._probe.rebuild else None,
         )  # fmt: skip
         for key, error in errors.items():
             if (label := key.partition("\0")[0]) in self._findings:
@@ -284,10 +289,11 @@ class Session:
             key: functools.partial(bases.get, key) for key in bases.keys
         }
         for label in labels:
-            models[label] = functools.partial(_unmerged, builds, label)
-            ready = builds.get(label)
-            if ready.merged is not None and ready.merged is not ready.unmerged:
-                models[f"{label}\0merged"] = functools.partial(_merged, builds, label)
+            with self._answering_for(label):  # a build of an earlier batch may have failed
+                folded = _has_its_own_merge(builds.get(label))
+                models[label] = functools.partial(_unmerged, builds, label)
+                if folded:
+                    models[f"{label}\0merged"] = functools.partial(_merged, builds, label)
         arms = [latency.inference_arm(key, model, batch, self.device) for key, model in models.items()]
         rounds = self._probe.rounds * (SMALL_BATCH_ROUNDS if rows == 1 else 1)
         asked = [
@@ -323,6 +329,10 @@ class Session:
 
 def _step(clocks: Builds[StepClock], key: str) -> Round:
     return clocks.get(key).run()
+
+
+def _has_its_own_merge(ready: latency.Deployed) -> bool:
+    return ready.merged is not None and ready.merged is not ready.unmerged
 
 
 def _unmerged(builds: Builds[latency.Deployed], label: str) -> TaskModel:

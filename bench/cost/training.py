@@ -1,7 +1,11 @@
 """Times the phases of training steps against each other; it builds no method and reduces no samples."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
 
 from bench.cost.step import TrainingStep
 from bench.cost.timing import Arm, Round, between, clock
@@ -11,7 +15,9 @@ from bench.train import NonFiniteLoss
 PHASES = ("forward", "backward", "optimizer", "step")
 SHORT_SECONDS = 0.005
 """An optimizer step shorter than this is repeated within a sample: alone it would measure the clock and the caches."""
-MOST_REPEATS = 20
+REPEATS = (1, 2, 5, 10, 20)
+"""Of such a step, the largest that SHORT_SECONDS asks for: few values, since a later repeat finds warm caches and arms
+whose steps are as long should repeat them as often."""
 
 
 @dataclass
@@ -71,10 +77,24 @@ class StepClock:
 
     def _choose_repeats(self) -> int:
         # Not from the first optimizer step: that one also makes the optimizer's state.
+        least = self._optimizer_seconds()
+        if least >= SHORT_SECONDS:
+            return 1
+        before = [grad.clone() for grad in self._gradients()]
+        least = min(least, self._optimizer_seconds())
+        if not all(map(torch.equal, self._gradients(), before)):
+            return 1  # it changes gradients, so a second step would do other work than the first
+        least = min(least, *(self._optimizer_seconds() for _ in range(3)))
+        return max(number for number in REPEATS if number == 1 or number <= math.ceil(SHORT_SECONDS / least))
+
+    def _optimizer_seconds(self) -> float:
         start = clock(self._device)
         self._step.optimize()
-        seconds, _ = between(start, clock(self._device))
-        return min(MOST_REPEATS, math.ceil(SHORT_SECONDS / seconds))
+        return between(start, clock(self._device))[0]
+
+    def _gradients(self) -> Iterator[Tensor]:
+        groups = self._step.optimizer.param_groups
+        return (p.grad for group in groups for p in group["params"] if p.grad is not None)
 
     def _check(self, value: float) -> None:
         if not math.isfinite(value):

@@ -105,9 +105,38 @@ def test_the_optimizer_of_lora_comes_from_the_file_beside_it_and_rates_from_the_
     assert config == make("peft", {"adapter_config": str(tmp_path / "adapter_config.json")})[1]
 
 
-def test_an_optimizer_beside_the_path_wins(tmp_path):
-    config = made(tmp_path, {"optimizer_type": "riemannian"}, optimizer_type="lora-fa")
-    assert config.optimizer_type == "lora-fa"
+PLUS = {"optimizer_type": "lora+", "optimizer_kwargs": {"loraplus_lr_ratio": 16}}
+
+
+@pytest.mark.parametrize(
+    ("training", "beside", "expected"),
+    [
+        ({"optimizer_type": "riemannian"}, {"optimizer_type": "lora-fa"}, ("lora-fa", None, None)),
+        (PLUS, {"optimizer_type": "lora-fa"}, ("lora-fa", None, None)),
+        (PLUS, {"loraplus_lr_ratio": 4}, ("lora+", 4, None)),
+        ({"optimizer_type": "riemannian"}, {"riemannian_reg": 0.5}, ("riemannian", None, 0.5)),
+        ({"optimizer_type": "riemannian", "optimizer_kwargs": {"reg": 0.1}},
+         {"optimizer_type": "lora+", "loraplus_lr_ratio": 4}, ("lora+", 4, None)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_stands_beside_the_path_wins(training, beside, expected, tmp_path):
+    config = made(tmp_path, training, **beside)
+    assert (config.optimizer_type, config.loraplus_lr_ratio, config.riemannian_reg) == expected
+
+
+def test_another_type_beside_the_path_has_none_of_lora_s_optimizers(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"r": 4}')
+    (tmp_path / "training_params.json").write_text('{"optimizer_type": "riemannian"}')
+    assert make("peft", {"adapter_config": str(tmp_path), "peft_type": "HRA"})[1].r == 4
+    assert make("peft", {"adapter_config": str(tmp_path), "peft_type": "LORA"})[1].optimizer_type == "riemannian"
+
+
+@pytest.mark.parametrize("kind", [["LORA"], {"LORA": 1}, 7, True])
+def test_a_type_that_is_no_name_is_refused_by_one_sentence(kind, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
+    with pytest.raises(BenchError, match="unknown peft_type"):
+        make("peft", {"adapter_config": str(tmp_path)})
 
 
 @pytest.mark.parametrize(
@@ -138,7 +167,8 @@ def test_a_field_that_the_installed_peft_lacks_and_that_asks_for_nothing_is_left
     assert not hasattr(make("peft", {"adapter_config": str(tmp_path)})[1], "of_tomorrow")
 
 
-def test_a_field_that_the_installed_peft_lacks_and_that_asks_for_something_is_refused(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3", "of_tomorrow": 1}))
+@pytest.mark.parametrize("value", [1, 0, 0.0, "no", [0]])
+def test_a_field_that_the_installed_peft_lacks_and_that_asks_for_something_is_refused(value, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3", "of_tomorrow": value}))
     with pytest.raises(BenchError, match="unknown key 'of_tomorrow'"):
         make("peft", {"adapter_config": str(tmp_path)})
