@@ -29,6 +29,11 @@ class Deployed:
     merged: TaskModel | None
     """None where the method cannot be merged; ``unmerged`` itself where there is nothing to fold."""
 
+    @property
+    def folded(self) -> TaskModel | None:
+        """``merged`` where it is a model of its own."""
+        return None if self.merged is self.unmerged else self.merged
+
 
 def deploy(method: Method, body: nn.Module, head: nn.Module) -> Deployed:
     """Finalize and merge a trained body; both variants share the head."""

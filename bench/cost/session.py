@@ -290,10 +290,10 @@ class Session:
         }
         for label in labels:
             with self._answering_for(label):  # a build of an earlier batch may have failed
-                folded = _has_its_own_merge(builds.get(label))
+                folds = builds.get(label).folded is not None
                 models[label] = functools.partial(_unmerged, builds, label)
-                if folded:
-                    models[f"{label}\0merged"] = functools.partial(_merged, builds, label)
+                if folds:
+                    models[f"{label}\0merged"] = functools.partial(_folded, builds, label)
         arms = [latency.inference_arm(key, model, batch, self.device) for key, model in models.items()]
         rounds = self._probe.rounds * (SMALL_BATCH_ROUNDS if rows == 1 else 1)
         asked = [
@@ -331,16 +331,12 @@ def _step(clocks: Builds[StepClock], key: str) -> Round:
     return clocks.get(key).run()
 
 
-def _has_its_own_merge(ready: latency.Deployed) -> bool:
-    return ready.merged is not None and ready.merged is not ready.unmerged
-
-
 def _unmerged(builds: Builds[latency.Deployed], label: str) -> TaskModel:
     return builds.get(label).unmerged
 
 
-def _merged(builds: Builds[latency.Deployed], label: str) -> TaskModel | None:
-    return builds.get(label).merged
+def _folded(builds: Builds[latency.Deployed], label: str) -> TaskModel | None:
+    return builds.get(label).folded
 
 
 def _counted(counts: Counts) -> dict[str, Any]:
