@@ -123,9 +123,8 @@ class Prompted(nn.Module):
         self.length = length
         self.position_shift = position_shift
         self.word_embeddings = parts.word_embeddings
-        by_column = (
-            parts.family not in COUNT_TOKENS and position_shift
-        )  # as the backbone numbers prompt and tokens itself
+        # where columns count and the prompt takes the first, the backbone numbers both as it should by itself
+        by_column = parts.family not in COUNT_TOKENS and position_shift
         self.own_positions = parts.positions is not None and not by_column
 
     def forward(

@@ -1,4 +1,4 @@
-"""Write what this harness makes of every experiment of peft's public method comparison.
+"""Write what this harness makes of the experiments of peft's public method comparison.
 
 python -m tests.evidence.peft_comparison docs/peft-comparison.md
 """
@@ -27,12 +27,15 @@ The configuration comes from its `adapter_config.json`; LoRA's own optimizer (`l
 method: they are the suite's. A field that the installed peft lacks is left out where it is null, false or empty, and
 refused where it asks for something.
 
-Below, with peft {version}: a training step of every experiment, one row of {length} tokens on the shape of Llama 3.2 3B
+Below, with peft {version}: a training step of each experiment, one row of {length} tokens on the shape of Llama 3.2 3B
 without weights. *published*: the trainable parameters that the comparison's own result prints; empty where none was to
 be had. Of {total} experiments {run} run, and {refused} need a type, field or value that this peft has not. Of those
 that run, {equal} train exactly as many parameters as published, {unequal} another number; {unknown} have nothing to
-compare with. Names leave out `llama-3.2-3B-`. The configurations and figures are those of huggingface/peft,
-method_comparison/MetaMathQA, in versions of its files that are not all of one date.
+compare with. Names leave out `llama-3.2-3B-`.
+
+The configurations and figures are those of huggingface/peft, method_comparison/MetaMathQA, in versions of its files
+that are not all of one date. Left out are ten experiments whose `adapter_config.json` was not to be had, most of which
+differ by name in rates, steps or the batch alone, and full fine-tuning, which has none.
 
 | experiment | type | trainable | published | |
 | --- | --- | ---: | ---: | --- |
@@ -50,12 +53,9 @@ def text() -> str:
             if counted is not None:
                 compared = "equal" if counted == experiment.trainable else "unequal"
                 found["unknown" if experiment.trainable is None else compared] += 1
-            figures = ("" if figure is None else f"{figure:,}" for figure in (counted, experiment.trainable))
-            rows.append(
-                " | ".join(
-                    (experiment.name, experiment.adapter["peft_type"], *figures, cell(said.partition("; known")[0]))
-                )
-            )
+            figures = ["" if figure is None else f"{figure:,}" for figure in (counted, experiment.trainable)]
+            reason = cell(said.partition("; known")[0])
+            rows.append(" | ".join((experiment.name, experiment.adapter["peft_type"], *figures, reason)))
     head = HEAD.format(
         version=importlib.metadata.version("peft"), length=LENGTH, total=len(rows),
         refused=len(rows) - found["run"], **{key: found[key] for key in ("run", "equal", "unequal", "unknown")},

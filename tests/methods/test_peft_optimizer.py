@@ -34,6 +34,18 @@ def trained_by_the_harness(name, **config):
     return {name: p.detach() for name, p in trained(model).items()}
 
 
+def trained_by_hand(model, pairs, dense):
+    """What a plain loop over the recipe's steps makes of ``model``; ``pairs`` steps its body, ``dense`` its head."""
+    for step in range(RECIPE.steps):
+        for group, peak in [(pairs.param_groups[0], 1e-2), *((group, 1e-3) for group in dense.param_groups)]:
+            group["lr"] = peak * (RECIPE.steps - step) / RECIPE.steps
+        model.loss(ROWS).backward()
+        pairs.step()
+        dense.step()
+        model.zero_grad()
+    return [p.detach() for p in trained(model).values()]
+
+
 def with_head(module):
     """``module`` under a head; A of every LoRA from one stream, B zero, and nothing is dropped."""
     stream = torch.Generator().manual_seed(1)
@@ -65,14 +77,7 @@ def test_lora_fa_is_what_peft_s_own_loop_does():
     whole = with_head(model)
     optimizer = create_lorafa_optimizer(model, r=4, lora_alpha=16, lr=1e-2, weight_decay=0.01)
     dense = torch.optim.AdamW(head_groups(whole.head, 1e-3), weight_decay=0.01)
-    for step in range(RECIPE.steps):
-        for group, peak in [(optimizer.param_groups[0], 1e-2), *((group, 1e-3) for group in dense.param_groups)]:
-            group["lr"] = peak * (RECIPE.steps - step) / RECIPE.steps
-        whole.loss(ROWS).backward()
-        optimizer.step()
-        dense.step()
-        whole.zero_grad()
-    expected = [p.detach() for p in trained(whole).values()]
+    expected = trained_by_hand(whole, optimizer, dense)
     *pairs, weight, bias = found.values()
     torch.testing.assert_close(pairs, expected[:-2], atol=0, rtol=0)
     torch.testing.assert_close([weight, bias], expected[-2:], atol=1e-6, rtol=1e-5)
@@ -89,14 +94,7 @@ def test_the_riemannian_optimizer_is_what_peft_s_own_loop_does():
     whole = with_head(model)
     pairs = create_riemannian_optimizer(model, torch.optim.AdamW, lr=1e-2, reg=0.05, weight_decay=0.01, fused=True)
     dense = torch.optim.AdamW(head_groups(whole.head, 1e-3), weight_decay=0.01, fused=True)
-    for step in range(RECIPE.steps):
-        for group, peak in [(pairs.param_groups[0], 1e-2), *((group, 1e-3) for group in dense.param_groups)]:
-            group["lr"] = peak * (RECIPE.steps - step) / RECIPE.steps
-        whole.loss(ROWS).backward()
-        pairs.step()
-        dense.step()
-        whole.zero_grad()
-    expected = [p.detach() for p in trained(whole).values()]
+    expected = trained_by_hand(whole, pairs, dense)
     torch.testing.assert_close(list(found.values()), expected, atol=0, rtol=0)
     plain = trained_by_the_harness("peft", **LORA).values()
     assert not any(torch.equal(one, other) for one, other in zip(found.values(), plain, strict=True))
