@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.cost.account import account
-    from bench.store import read_records as load_records
-    from bench.suite import load_suite
+    from bench.count.account import account
+    from bench.schema.suite import load_suite
+    from bench.store.store import read_records as load_records
 
 __all__ = ["account", "load_records", "load_suite"]
 
@@ -13,15 +13,15 @@ __all__ = ["account", "load_records", "load_suite"]
 def __getattr__(name: str) -> Any:
     """Import on first use: the command line's help must not wait for torch or the readers."""
     if name == "account":
-        from bench.cost.account import account
+        from bench.count.account import account
 
         return account
     if name == "load_suite":
-        from bench.suite import load_suite
+        from bench.schema.suite import load_suite
 
         return load_suite
     if name == "load_records":
-        from bench.store import read_records
+        from bench.store.store import read_records
 
         return read_records
     raise AttributeError(f"module 'bench' has no attribute {name!r}")

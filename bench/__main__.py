@@ -7,7 +7,7 @@ from bench.errors import BenchError
 
 def main() -> None:
     """Entry point of ``python -m bench`` and ``peft-ledger``."""
-    from bench.cli import app
+    from bench.cli.app import app
 
     try:
         app()

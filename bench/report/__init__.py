@@ -1,1 +1,1 @@
-"""What a person reads of a run: terminal, report.html, report.md, plots; measures nothing and decides no verdict."""
+"""What a person reads of a run: one content, rendered as page, Markdown and terminal text."""

@@ -8,8 +8,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.downloads import limit_silence, reason
 from bench.errors import BenchError
+from bench.models.downloads import limit_silence, reason
 from bench.tasks.folder import parse_label
 from bench.tasks.glue import HUB_ID, HUB_REVISION, TaskSpec
 from bench.tasks.rows import Rows

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import html as page
-from bench.store import Run, read_run
-from tests.records import glue_small
-from tests.test_html import write_folder
+from bench.report.render import html as page
+from bench.store.store import Run, read_run
+from tests.factories.records import glue_small
+from tests.report.test_html import write_folder
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results/published"
 RUNS = ("glue-small", "cost-minilm", "scaling")
@@ -154,7 +154,7 @@ def picked(browser):
 
 
 def test_a_need_picks_its_rows_and_shows_its_rule(opened):
-    from bench.picks import picks
+    from bench.report.sections.picks import picks
 
     browser = opened()
     found = picks(read_run(PUBLISHED / "glue-small"))

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from bench import backbone
-from bench.backbone import BackboneSpec
-from bench.cost.counting import count
-from bench.cost.setting import Setting
+from bench.count.count import count
+from bench.count.setting import Setting
 from bench.errors import BenchError
+from bench.models import backbone
+from bench.models.backbone import BackboneSpec
 from bench.registry import make
 
 BACKBONE = BackboneSpec(name="llama-3.2-3b", weights="random")

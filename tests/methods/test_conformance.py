@@ -10,9 +10,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.errors import BenchError
-from bench.head import TaskModel, make_head
+from bench.models.head import TaskModel, make_head
 from bench.registry import load_method, make, resolved
-from bench.train import check_groups, head_groups, make_optimizer
+from bench.training.loop import check_groups, head_groups, make_optimizer
 from methods import BRIDGES, BUILTIN
 from tests.methods.adapted import ONE_OF_EACH, randomise, shape_of
 from tests.methods.families import FAMILIES, batch, tiny

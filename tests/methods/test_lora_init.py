@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from bench.errors import BenchError
-from bench.head import TaskModel, make_head
+from bench.models.head import TaskModel, make_head
 from bench.registry import make, resolved
-from bench.train import Recipe, train
+from bench.training.loop import Recipe, train
 from methods.lora_init import start
 from methods.low_rank import low_rank
 from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, shape_of, states, trained

@@ -8,9 +8,9 @@ import torch
 
 from bench.errors import BenchError
 from bench.registry import make, resolved
-from tests.evidence import peft_table
 from tests.methods.adapted import adapt, randomise, states, trained
 from tests.methods.peft_types import outcome
+from tools import peft_table
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 16, "target_modules": ["query", "value"]}
 

@@ -10,9 +10,9 @@ import pytest
 
 from bench.errors import BenchError
 from bench.registry import make
-from tests.command import bench
-from tests.evidence import peft_comparison
+from tests.factories.command import bench
 from tests.methods.comparison import experiments, method_of, trainable
+from tools import peft_comparison
 
 EXPERIMENTS = experiments()
 LACKS = {

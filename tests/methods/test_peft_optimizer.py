@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from bench.cost.setting import Setting
-from bench.cost.step import set_dropout
+from bench.count.setting import Setting
+from bench.count.step import set_dropout
 from bench.errors import BenchError
-from bench.head import TaskModel, make_head
+from bench.models.head import TaskModel, make_head
 from bench.registry import make
-from bench.train import Recipe, check_groups, head_groups, optimizer_for, train
-from tests.cost_steps import FFN, LAYERS, WIDTH, fake_counts, real_counts, real_step, tiny_shape
+from bench.training.loop import Recipe, check_groups, head_groups, optimizer_for, train
+from tests.factories.cost_steps import FFN, LAYERS, WIDTH, fake_counts, real_counts, real_step, tiny_shape
 from tests.methods.adapted import adapt, trained
 from tests.methods.families import batch, tiny
 

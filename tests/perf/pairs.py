@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bench.cost.step import random_batch, set_dropout
+from bench.count.step import random_batch, set_dropout
 from tests.methods.adapted import adapt, randomise, trained
 from tests.methods.families import tiny
 

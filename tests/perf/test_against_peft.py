@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from bench.cost.timing import Arm, Samples, between, clock, interleave
-from bench.stats import LEVEL, block_bootstrap_ratio
+from bench.stats.intervals import LEVEL, block_bootstrap_ratio
+from bench.timing.interleave import Arm, Samples, between, clock, interleave
 from tests.perf.pairs import LENGTH, PAIRS, ROWS, WIDTH, build, padded_batch
 
 BLOCKS, ROUNDS = 8, 5

@@ -10,14 +10,14 @@ import time
 import pytest
 import torch
 
-from bench.backbone import configuration
-from bench.executors.local import Progress, run_jobs, warm_context
-from bench.head import TaskModel, make_head
-from bench.plan import make_plan
+from bench.execute.workers import Progress, run_jobs, warm_context
+from bench.models.backbone import configuration
+from bench.models.head import TaskModel, make_head
+from bench.plan.planner import make_plan
+from bench.plan.select import Selection, select
 from bench.registry import make
-from bench.selection import Selection, select
-from bench.suite import load_suite
-from bench.train import Recipe, head_groups, make_optimizer, train
+from bench.schema.suite import load_suite
+from bench.training.loop import Recipe, head_groups, make_optimizer, train
 from tests.methods.families import batch, tiny
 
 STEPS = 15

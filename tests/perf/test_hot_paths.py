@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.backbone import BackboneSpec
-from bench.claims import judge
-from bench.cost.counting import count
-from bench.cost.setting import Setting
-from bench.gate import check, stale, verdict
-from bench.plan import make_plan
-from bench.reference import figures_of, read_reference, reference_of, write_reference
+from bench.count.count import count
+from bench.count.setting import Setting
+from bench.models.backbone import BackboneSpec
+from bench.plan.planner import make_plan
+from bench.plan.select import label
 from bench.registry import make
-from bench.report import markdown, plots, terminal
-from bench.selection import label
-from bench.stats import block_bootstrap_ratio
-from bench.store import read_records, read_run
-from bench.suite import load_suite
-from tests.records import glue_small, score
+from bench.report.charts import catalogue as plots
+from bench.report.render import markdown, terminal
+from bench.schema.suite import load_suite
+from bench.stats.intervals import block_bootstrap_ratio
+from bench.store.store import read_records, read_run
+from bench.verdicts.claims import judge
+from bench.verdicts.gate import check, stale, verdict
+from bench.verdicts.reference import figures_of, read_reference, reference_of, write_reference
+from tests.factories.records import glue_small, score
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 RECORDS = 10_000

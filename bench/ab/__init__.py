@@ -1,0 +1,1 @@
+"""Two versions of the methods' code, timed against each other."""

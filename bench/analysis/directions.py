@@ -1,0 +1,98 @@
+"""Lifts the directions of what training added: against the weight, the baseline's update and another seed's."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from bench.analysis.records import in_order, score_records
+from bench.analysis.scores import check_one_content
+from bench.errors import BenchError
+from bench.schema.record import ScoreRecord
+from bench.stats.subspaces import Vectors, angles, overlap, sha256
+from bench.store.sidecars import directions_path
+from bench.store.store import Run
+
+OF_RECORD = ("relative_norm", "stable_rank", "leading_share", "with_weight", "angle_to_weight")
+"""Figures that a record holds."""
+OF_FILES = ("with_baseline", "angle_to_baseline", "with_seed")
+"""Figures that two cells' vectors give."""
+
+
+def direction_table(run: Run, order: Sequence[str] = ()) -> pd.DataFrame:
+    """How the updates of a run lie.
+
+    Args:
+        run: Its folder holds the vectors of each cell; without them what needs two cells is NaN.
+        order: Labels in the order of the suite.
+
+    Returns:
+        One row per (method, task, seed, map): the figures of the record; ``by_chance``, the overlap of two random
+        subspaces; overlap with the baseline's update of the same seed and the smallest angle to it (degrees); overlap
+        with the same method's update of the next seed. NaN where there is no such cell.
+
+    Raises:
+        BenchError: The same task was read from different rows, or a file of vectors is damaged.
+    """
+    done = [r for r in score_records(run.records) if r.status == "ok" and r.directions]
+    check_one_content(done)
+    vectors = {(r.method.label, r.task_name, r.seed): read_directions(run.folder, r) or {} for r in done}
+    rows = []
+    for record in done:
+        place = (record.method.label, record.task_name, record.seed)
+        full = vectors.get((run.suite["baseline"], *place[1:]), {})
+        next_seed = _next(record.seed, place[:2], vectors)
+        again = vectors[*place[:2], next_seed] if next_seed is not None else {}
+        for name, found in record.directions.items():
+            mine = vectors[place].get(name)
+            rows.append({
+                **dict(zip(("method", "task", "seed", "map"), (*place, name), strict=True)),
+                **found.model_dump(), "by_chance": found.leading / found.outputs,
+                "with_baseline": _overlap(mine, full.get(name)), "angle_to_baseline": _angle(mine, full.get(name)),
+                "with_seed": _overlap(mine, again.get(name)),
+            })  # fmt: skip
+    names = ["method", "task", "seed", "map", "leading", "outputs", "by_chance", *OF_RECORD, *OF_FILES]
+    table = pd.DataFrame(rows, columns=names)
+    places = {label: at for at, label in enumerate(in_order(table["method"], order))}
+    return table.sort_values("method", key=lambda labels: labels.map(places), kind="stable", ignore_index=True)
+
+
+def _next(seed: int, place: tuple[str, str], vectors: Mapping[tuple[str, str, int], object]) -> int | None:
+    """The seed after ``seed`` among those of the same method and task, round and round; None where it is alone."""
+    seeds = sorted(other for *own, other in vectors if tuple(own) == place)
+    return seeds[(seeds.index(seed) + 1) % len(seeds)] if len(seeds) > 1 else None
+
+
+def _overlap(mine: Vectors | None, other: Vectors | None) -> float:
+    return float("nan") if mine is None or other is None else overlap(*_as_many(mine, other))
+
+
+def _angle(mine: Vectors | None, other: Vectors | None) -> float:
+    return float("nan") if mine is None or other is None else float(angles(*_as_many(mine, other))[0])
+
+
+def _as_many(first: Vectors, second: Vectors) -> tuple[Vectors, Vectors]:
+    """As many leading vectors of each: an update of low rank has few."""
+    number = min(first.shape[1], second.shape[1])
+    return first[:, :number], second[:, :number]
+
+
+def read_directions(folder: Path, record: ScoreRecord) -> dict[str, Vectors] | None:
+    """The vectors ``[out, leading]`` of a cell by map; None where the file is not there.
+
+    Raises:
+        BenchError: The file is damaged or another cell's.
+    """
+    path = directions_path(folder, record.id)
+    if not path.exists():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        found: dict[str, Vectors] = load(path.read_bytes())
+    except (OSError, SafetensorError, ValueError) as error:
+        raise BenchError(f"{path}: not readable vectors ({error}); restore or remove the file") from error
+    if sha256(found) != record.directions_sha256:
+        raise BenchError(f"{path}: not the vectors of its record (another hash); restore or remove the file")
+    return found

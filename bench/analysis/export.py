@@ -1,0 +1,157 @@
+"""Lifts a run into one wide table for other programs: a row per method and shape, point of a sweep, task, reading."""
+
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis.costs import BASE, LEAVES, MODES, cost_shapes, cost_table
+from bench.analysis.curves import curve_table, reached
+from bench.analysis.gradients import gradient_table, start_table
+from bench.analysis.over_rows import paired_rows
+from bench.analysis.ranking import fronts
+from bench.analysis.records import count_records, score_records
+from bench.analysis.scores import per_task, score_table
+from bench.errors import BenchError
+from bench.schema.record import Shape, Tuning
+from bench.store.store import Run
+
+SECONDS = {"p95": "p95_seconds", "low": "ratio_low", "high": "ratio_high"}
+"""Leaves of a timing whose own name in `cost_table` holds no unit."""
+UNITS = {"latency_length": "tokens"} | {f"inference_{mode}_depth": "operations" for mode in (BASE, *MODES)}
+"""Of columns of `cost_table` whose own name does not end with it."""
+SHAPE = tuple(Shape.model_fields)
+
+
+def figure_table(run: Run) -> pd.DataFrame:
+    """All figures of ``run`` in SI base units, scores in points of 100; the unit stands in the column's name.
+
+    Returns:
+        One row per method and shape (``kind`` cost), point of a sweep (count), task (score, reach), reading on the way
+        (curve), part and first step (gradient) or alone (standing). ``suite kind method status``, the shape, ``sweep
+        vary value``, ``task``, then the figures. A figure that a row lacks is missing, never 0; a column that no row
+        fills is left out.
+
+    Raises:
+        BenchError: The run holds no record, or its records cannot stand in one table.
+    """
+    if not run.records:
+        raise BenchError(f"{run.folder}: holds no record; finish the run first: {run.command}")
+    order = run.suite["methods"]
+    parts = [_costs(run, shape, order) for shape in cost_shapes(run.records)]
+    parts += [_counts(run), _scores(run, order), _standing(run, order), _curves(run, order), _reach(run, order)]
+    parts += [_gradients(run, order)]
+    found = [part.dropna(axis="columns", how="all") for part in parts if not part.empty]
+    table = pd.concat(found, ignore_index=True)
+    table.insert(0, "suite", run.suite["name"])
+    first = ["suite", "kind", "method", "status", *SHAPE, "sweep", "vary", "value", "task"]
+    return table[[name for name in first if name in table] + [name for name in table if name not in first]]
+
+
+def _costs(run: Run, shape: Shape, order: list[str]) -> pd.DataFrame:
+    table = cost_table(run.records, order, shape)
+    table = table[table["status"].notna()].rename(columns=_with_unit)
+    return table.assign(kind="cost", **shape.model_dump()).reset_index()
+
+
+def _with_unit(column: str) -> str:
+    """``step_p95`` becomes ``step_p95_seconds``, ``trainable_head`` ``trainable_head_parameters``."""
+    if column in UNITS:
+        return f"{column}_{UNITS[column]}"
+    name, _, leaf = column.rpartition("_")
+    if column.startswith("trainable_"):
+        return f"{column}_parameters"
+    return f"{name}_{SECONDS[leaf]}" if leaf in SECONDS and leaf in LEAVES else column
+
+
+def _counts(run: Run) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for record in count_records(run.records):
+        row: dict[str, Any] = {
+            "kind": "count",
+            "method": record.method.label,
+            "status": record.status,
+            "sweep": record.sweep,
+        }
+        row |= {"vary": record.vary, "value": record.value, "delta_bytes": record.delta_bytes}
+        row |= record.shape.model_dump()
+        if record.trainable_parameters:
+            row |= {f"trainable_{k}_parameters": v for k, v in record.trainable_parameters.model_dump().items()}
+        if record.flops:
+            row |= {"flops_forward": record.flops.forward, "flops_backward": record.flops.backward}
+            row["flops_backward_weight_gradient"] = record.flops.backward_weight_gradient
+            row["flops_backward_input_gradient"] = record.flops.backward_input_gradient
+            row["flops_backward_backbone"] = record.flops.backbone.backward
+        if record.bytes:
+            row |= {f"{name}_bytes": value for name, value in record.bytes.model_dump().items()}
+        if record.predicted_peak_memory_bytes:
+            row["predicted_step_bytes"] = record.predicted_peak_memory_bytes.step
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _scores(run: Run, order: list[str]) -> pd.DataFrame:
+    single = per_task(run.records, run.suite["baseline"], order)
+    if single.empty:
+        return pd.DataFrame()
+    by_row = paired_rows(run, order).table[["rows", "low", "high", "only_baseline", "only_method", "p"]]
+    by_row.columns = pd.Index(OVER_ROWS)
+    points = ("mean", "low", "high", "difference", "difference_low", "difference_high")
+    names = {name: f"score_{name}_points" for name in points} | {"n": "seeds", "floor": "bag_of_words_points"}
+    table = single.rename(columns=names).join(by_row).reset_index()
+    table["flags"] = table["flags"].map(" ".join)
+    failed: dict[tuple[str, str], int] = {}
+    searched: dict[str, dict[str, int | str | None]] = {}
+    for record in score_records(run.records):
+        if record.status != "ok":
+            failed[record.method.label, record.task_name] = failed.get((record.method.label, record.task_name), 0) + 1
+        elif record.tuning is not None:
+            searched[record.method.label] = record.tuning.model_dump()
+    table["failed_cells"] = [failed.get(key, 0) for key in zip(table["method"], table["task"], strict=True)]
+    for field in Tuning.model_fields:
+        table[f"search_{field}"] = [searched.get(label, {}).get(field) for label in table["method"]]
+    numbers = [field for field in Tuning.model_fields if field != "task"]
+    return table.assign(kind="score", status="ok").astype({f"search_{field}": float for field in numbers})
+
+
+OVER_ROWS = (
+    *("test_rows", "difference_over_rows_low_points", "difference_over_rows_high_points"),
+    *("only_baseline_right_rows", "only_method_right_rows", "mcnemar_p"),
+)
+
+
+def _standing(run: Run, order: list[str]) -> pd.DataFrame:
+    """Each method among all: mean score, rank, chance to be the best, and why it carries no verdict."""
+    found = fronts(run, order, [])
+    if not found.seeds:
+        return pd.DataFrame()
+    table = found.table[found.table["compared"]].drop(columns=["compared", "why"])
+    whole = score_table(run.records, run.suite["baseline"], order)
+    table = table.rename(columns={"best": "best_probability", "rank": "average_rank"})
+    table = table.join(whole[["mean", "mean_low", "mean_high"]].add_prefix("score_").add_suffix("_points"))
+    table["no_verdict_because"] = whole["why"].map("; ".join)
+    return table.rename_axis("method").reset_index().assign(kind="standing", status="ok")
+
+
+def _curves(run: Run, order: list[str]) -> pd.DataFrame:
+    names = {"n": "seeds", "step": "training_steps", "seconds": "training_seconds", "flops": "training_flops",
+             "loss": "training_loss", "score": "score_mean_points", "low": "score_low_points",
+             "high": "score_high_points"}  # fmt: skip
+    table = curve_table(run.records, order).reset_index().rename(columns=names)
+    return table.assign(kind="curve", status="ok")
+
+
+def _reach(run: Run, order: list[str]) -> pd.DataFrame:
+    names = {"target": "target_points", "reached": "reached_seeds", "step": "training_steps",
+             "seconds": "training_seconds", "flops": "training_flops", "peak_bytes": "peak_step_bytes",
+             "why": "no_verdict_because"}  # fmt: skip
+    table = reached(run, order).table.reset_index().rename(columns=names)
+    table["no_verdict_because"] = table["no_verdict_because"].map("; ".join)
+    return table.assign(kind="reach", status="ok")
+
+
+def _gradients(run: Run, order: list[str]) -> pd.DataFrame:
+    names = {"n": "seeds", "step": "training_steps", "mean": "gradient_norm_mean", "low": "gradient_norm_smallest",
+             "high": "gradient_norm_largest", "loss": "loss_at_step_0"}  # fmt: skip
+    starts = start_table(run.records, run.suite["baseline"], order)["loss"]
+    table = gradient_table(run.records, order).join(starts).reset_index().rename(columns=names)
+    return table.assign(kind="gradient", status="ok")

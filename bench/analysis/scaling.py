@@ -1,0 +1,199 @@
+"""Reads the counts of sweeps: how figures grow, where curves cross; counts nothing, formats nothing.
+
+All figures keep SI base units; one that a record lacks is NaN, never 0.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.analysis import count_records
+from bench.schema.record import CountRecord, Record
+
+Figure = Literal["peak_memory", "saved_activations", "training_flops"]
+FIGURES: tuple[Figure, ...] = ("peak_memory", "saved_activations", "training_flops")
+DEGREES = {"batch": 1, "layers": 1}
+"""Highest power by which a figure can grow with a quantity; 2 for the others: attention, and products of widths."""
+HOLDS = 1e-3
+"""A polynomial holds where it misses no counted point by more than this share of it."""
+
+
+def swept(suite: Mapping[str, Any], records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """The sweeps of a resolved suite by name; those that only records know have ``vary`` alone."""
+    asked = {table["title"]: dict(table) for table in suite.get("sweep") or ()}
+    for record in count_records(records):
+        asked.setdefault(record.sweep, {"title": record.sweep, "vary": record.vary})
+    return asked
+
+
+def guests(suite: Mapping[str, Any]) -> dict[str, str]:
+    """Sweeps of one method that a crossover compares with a curve of a sweep of several: guest -> that sweep."""
+    alone = {table["title"]: len(table["methods"]) == 1 for table in suite.get("sweep") or ()}
+    pairs = [(asked["sweep"], asked.get("than_sweep", asked["sweep"])) for asked in suite.get("crossover") or ()]
+    both_ways = [*pairs, *((second, first) for first, second in pairs)]
+    return {guest: host for host, guest in both_ways if alone[guest] and not alone[host]}
+
+
+def figure_of(record: CountRecord, figure: Figure) -> float:
+    """One figure of a point: bytes, or FLOPs of forward and backward; NaN where it was not counted."""
+    if record.status != "ok" or not (record.flops and record.bytes and record.predicted_peak_memory_bytes):
+        return float("nan")
+    if figure == "peak_memory":
+        return float(record.predicted_peak_memory_bytes.step)
+    return float(record.bytes.saved_activations if figure == "saved_activations" else _training(record))
+
+
+def _training(record: CountRecord) -> int:
+    assert record.flops is not None
+    return record.flops.forward + record.flops.backward
+
+
+def sweep_table(records: Iterable[Record], title: str, figure: Figure, order: Sequence[str] = ()) -> pd.DataFrame:
+    """One figure of each method at each value of a sweep.
+
+    Args:
+        records: Any records; only counts are read.
+        title: Name of the sweep.
+        figure: What to read.
+        order: Labels in the order of the suite.
+
+    Returns:
+        One row per method that the sweep has counted, one column per value, rising.
+    """
+    points = [record for record in count_records(records) if record.sweep == title]
+    labels = {record.method.label for record in points}
+    table = pd.DataFrame(
+        {value: {r.method.label: figure_of(r, figure) for r in points if r.value == value}
+         for value in sorted({record.value for record in points})}
+    )  # fmt: skip
+    return table.reindex([*(label for label in order if label in labels), *sorted(labels - {*order})])
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """A polynomial through one method's counted points, from some value to the largest."""
+
+    since: float
+    """Smallest value of the range that it was fitted to."""
+    until: float
+    """Largest counted value."""
+    bent: bool
+    """Whether points below the range were left out: something else decides the figure there."""
+    coefficients: tuple[float, ...]
+    """Of value**0, value**1, ...; the lowest degree that holds."""
+    residual: float
+    """Largest miss of a point in this range, as a share of that point."""
+    r_squared: float
+    exponent: float
+    """d log(figure) / d log(value) at the largest value."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it misses no point in its range by more than `HOLDS`."""
+        return self.residual <= HOLDS
+
+
+def growth(points: "pd.Series", vary: str) -> Growth | None:
+    """How a figure grows with the swept quantity.
+
+    The range starts at the smallest value from which on one polynomial holds: a peak that one phase decides at small
+    values and another at large ones has a bend. Where none holds, it is fitted to all points and its residual says so.
+
+    Args:
+        points: Figure by value; NaN is passed over.
+        vary: The swept quantity, which decides the highest degree.
+
+    Returns:
+        None with fewer than three points.
+    """
+    points = points.dropna()
+    x, y = points.index.to_numpy(dtype=float), points.to_numpy(dtype=float)
+    highest = DEGREES.get(vary, 2)
+    found = [
+        fit
+        for start in range(len(x) - 2)
+        for degree in range(highest + 1)
+        if len(x) - start >= degree + 2  # a point more than coefficients, or every polynomial holds
+        and (fit := _fit(x, y, start, degree)).holds
+    ]
+    if found:
+        return found[0]
+    return _fit(x, y, 0, min(highest, len(x) - 2)) if len(x) >= 3 else None
+
+
+def _fit(x: NDArray[np.float64], y: NDArray[np.float64], start: int, degree: int) -> Growth:
+    x, y = x[start:], y[start:]
+    polynomial = np.polynomial.Polynomial.fit(x, y, degree)
+    off = np.abs(polynomial(x) - y)
+    spread = float(((y - y.mean()) ** 2).sum())
+    slope, last = float(polynomial.deriv()(x[-1])), float(polynomial(x[-1]))
+    return Growth(
+        since=float(x[0]), until=float(x[-1]), bent=start > 0,
+        coefficients=tuple(map(float, polynomial.convert().coef)),
+        residual=float((off / np.maximum(np.abs(y), 1)).max()),
+        r_squared=1 - float((off**2).sum()) / spread if spread else 1.0,
+        exponent=float(x[-1]) * slope / last if last else 0.0,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossing:
+    """Two neighbouring counted values between which one curve passes the other."""
+
+    low: int
+    high: int
+    near: float
+    """Where straight lines between the counted points meet."""
+    rises: bool
+    """Whether the first curve lies above from ``high`` on, not up to ``low``."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether no whole number lies between the two values."""
+        return self.high - self.low == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossover:
+    """Answer to one ``[[crossover]]`` of a suite."""
+
+    asked: Mapping[str, Any]
+    """``sweep``, ``method``, ``than``, ``figure`` and perhaps ``than_sweep``."""
+    curves: pd.DataFrame
+    """Columns ``first`` and ``second`` by value, at those that both have."""
+    crossings: tuple[Crossing, ...]
+    """Empty where one curve lies above the other at every counted value."""
+
+    @property
+    def always(self) -> bool:
+        """Whether the first curve lies above at every counted value."""
+        return not self.crossings and bool((self.curves["first"] > self.curves["second"]).all())
+
+
+def crossovers(suite: Mapping[str, Any], records: Iterable[Record]) -> list[Crossover]:
+    """The crossovers that a resolved suite asks for, in its order."""
+    records = list(records)
+    return [_crossover(records, asked) for asked in suite.get("crossover") or ()]
+
+
+def _crossover(records: Sequence[Record], asked: Mapping[str, Any]) -> Crossover:
+    figure: Figure = asked["figure"]
+    first = sweep_table(records, asked["sweep"], figure)
+    second = sweep_table(records, asked.get("than_sweep") or asked["sweep"], figure)
+    names = (("first", first, asked["method"]), ("second", second, asked["than"]))
+    both = {column: table.loc[label] for column, table, label in names if label in table.index}
+    curves = pd.DataFrame(both, columns=["first", "second"], dtype=float).dropna().sort_index()
+    return Crossover(asked, curves, tuple(_crossings(curves)))
+
+
+def _crossings(curves: pd.DataFrame) -> Iterable[Crossing]:
+    above = curves["first"] - curves["second"]
+    for (low, before), (high, after) in itertools.pairwise(above.items()):
+        if (before > 0) != (after > 0):
+            near = low + (high - low) * before / (before - after)
+            yield Crossing(int(low), int(high), float(near), bool(after > 0))

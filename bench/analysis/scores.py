@@ -1,0 +1,183 @@
+"""Lifts score records into means, paired differences and reasons for doubt; knows nothing of costs.
+
+Scores are in points of 100. A figure that no record has is NaN, never 0.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis.once import Once
+from bench.analysis.records import in_order, score_records
+from bench.errors import BenchError
+from bench.schema.record import Record, Scored, ScoreRecord
+from bench.stats.intervals import Interval, mean_interval, paired_difference
+
+MIN_SEEDS = 5
+"""Fewer seeds carry no verdict about scores."""
+
+
+def check_one_content(records: Sequence[Scored]) -> None:
+    """Refuse to compare scores that were taken on different rows of the same task."""
+    seen: dict[str, Scored] = {}
+    for record in records:
+        first = seen.setdefault(record.task_name, record)
+        if record.task is None or first.task is None or record.task.content_sha256 == first.task.content_sha256:
+            continue
+        raise BenchError(
+            f"scores on different data cannot be compared: task {record.task_name!r} has the rows "
+            f"{first.task.content_sha256[:12]} ({first.task.source}) for {first.method.label!r} but "
+            f"{record.task.content_sha256[:12]} ({record.task.source}) for {record.method.label!r}; "
+            "run both on the same data into a new folder (--out) or again (--fresh)"
+        )
+
+
+def cells(records: Iterable[Record]) -> dict[str, dict[tuple[str, int], float]]:
+    """Main score in points of 100 by method label and (task, seed); ok records only."""
+    scores: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
+    for record in score_records(records):
+        if record.status == "ok" and record.score is not None:
+            scores[record.method.label][record.task_name, record.seed] = 100 * record.score
+    return dict(scores)
+
+
+def _mean_over_seeds(scores: Mapping[tuple[str, int], float]) -> Interval | None:
+    """Student t interval over seeds of the mean over tasks; seeds that lack a task are left out."""
+    tasks = {task for task, _ in scores}
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for (_, seed), value in scores.items():
+        by_seed[seed].append(value)
+    whole = [sum(found) / len(found) for found in by_seed.values() if len(found) == len(tasks)]
+    return mean_interval(whole)[1] if whole else None
+
+
+def doubts(records: Sequence[ScoreRecord], pairs: Iterable[tuple[str, int]]) -> list[str]:
+    """Why a comparison of these records over ``pairs`` of task and seed carries no verdict, as short phrases."""
+    seeds = len({seed for _, seed in pairs})
+    found = [f"{seeds} seed{'s' * (seeds != 1)}"] if seeds < MIN_SEEDS else []
+    if any("synthetic" in r.flags or (r.task and r.task.source == "synthetic") for r in records):
+        found.append("synthetic data")
+    if any("random_weights" in r.flags or (r.backbone and r.backbone.weights == "random") for r in records):
+        found.append("random weights")
+    return found + training_doubts(records)
+
+
+def training_doubts(records: Iterable[ScoreRecord]) -> list[str]:
+    """What the training of these records leaves to doubt: ``did not learn``, ``still improving``."""
+    flags = _flags(records)
+    return [name.replace("_", " ") for name in ("did_not_learn", "still_improving") if name in flags]
+
+
+def training_doubts_of(records: Iterable[Record]) -> dict[str, list[str]]:
+    """As `training_doubts`, of the newest ok scores of each method that has any."""
+    grouped: dict[str, list[ScoreRecord]] = defaultdict(list)
+    for record in score_records(records):
+        if record.status == "ok":
+            grouped[record.method.label].append(record)
+    return {label: found for label, mine in grouped.items() if (found := training_doubts(mine))}
+
+
+def _flags(records: Iterable[ScoreRecord]) -> tuple[str, ...]:
+    return tuple(sorted({flag for record in records for flag in record.flags}))
+
+
+def score_table(records: Iterable[Record], baseline: str, order: Sequence[str] = ()) -> pd.DataFrame:
+    """Scores of each method over all tasks and seeds, and the paired difference to the baseline.
+
+    Args:
+        records: Any records; only scores are read.
+        baseline: Label that the others are compared with.
+        order: Labels in the order of the suite; a label without a record gets an empty row.
+
+    Returns:
+        One row per method label: ``n`` ok cells, ``failed`` cells, ``mean`` with ``mean_low mean_high`` (95 %, over
+        seeds), ``difference low high`` (points, 95 %, paired by task and seed), ``n_pairs``, ``dropped`` (cells that
+        only one side has), ``flags``, ``verdict`` (whether one is allowed) and ``why`` not; ``trainable_method`` and
+        ``delta_bytes`` as the cells counted them.
+
+    Raises:
+        BenchError: The same task was read from different rows.
+    """
+    if isinstance(records, tuple):  # those of a run, whose every page shows this table
+        key = (baseline, tuple(order))
+        return _KNOWN.get(records, lambda: _score_table(records, baseline, order), key).copy()
+    return _score_table(records, baseline, order)
+
+
+_KNOWN: Once[tuple[Record, ...], pd.DataFrame] = Once()
+
+
+def _score_table(records: Iterable[Record], baseline: str, order: Sequence[str]) -> pd.DataFrame:
+    scores = score_records(records)
+    check_one_content([record for record in scores if record.status == "ok"])
+    by_cell = cells(scores)
+    grouped: dict[str, list[ScoreRecord]] = defaultdict(list)
+    for record in scores:
+        grouped[record.method.label].append(record)
+    labels = in_order(grouped, order)
+    rows = [_score_row(label, baseline, grouped, by_cell) for label in labels]
+    return pd.DataFrame(rows, index=pd.Index(labels, name="method"))
+
+
+def _score_row(
+    label: str,
+    baseline: str,
+    grouped: Mapping[str, list[ScoreRecord]],
+    by_cell: Mapping[str, dict[tuple[str, int], float]],
+) -> dict[str, Any]:
+    mine, theirs = by_cell.get(label, {}), by_cell.get(baseline, {})
+    done = [record for record in grouped.get(label, []) if record.status == "ok"]
+    row: dict[str, Any] = {"n": len(done), "failed": len(grouped.get(label, [])) - len(done)}
+    row["mean"] = sum(mine.values()) / len(mine) if mine else float("nan")
+    row["mean_low"], row["mean_high"] = _mean_over_seeds(mine) or (float("nan"), float("nan"))
+    pair = paired_difference(mine, theirs) if label != baseline else None
+    row["difference"] = pair.mean if pair and pair.mean is not None else float("nan")
+    row["low"], row["high"] = (pair.interval if pair else None) or (float("nan"), float("nan"))
+    row["n_pairs"], row["dropped"] = (pair.n_pairs, pair.dropped) if pair else (0, 0)
+    row["flags"] = _flags(done)
+    why = doubts(done, mine.keys() & theirs.keys())
+    other = [] if label == baseline else [r for r in grouped.get(baseline, []) if r.status == "ok"]
+    why += [f"{baseline} {doubt}" for doubt in training_doubts(other)]
+    row["why"] = tuple(why)
+    row["verdict"] = bool(pair and pair.interval) and not why
+    counted = next((record for record in done if record.trainable_parameters), None)
+    used = counted.trainable_parameters if counted else None
+    row["trainable_method"] = used.method if used else float("nan")
+    row["delta_bytes"] = next((r.delta_bytes for r in done if r.delta_bytes is not None), float("nan"))
+    return row
+
+
+def per_task(records: Iterable[Record], baseline: str, order: Sequence[str] = ()) -> pd.DataFrame:
+    """Scores of each method on each task.
+
+    Returns:
+        One row per (method, task) with ok cells: ``n mean low high`` (95 %, over seeds), the paired ``difference
+        difference_low difference_high``, ``floor`` (bag of words, points) and ``flags``.
+    """
+    grouped: dict[tuple[str, str], list[ScoreRecord]] = defaultdict(list)
+    for record in score_records(records):
+        if record.status == "ok" and record.score is not None:
+            grouped[record.method.label, record.task_name].append(record)
+    by_seed = {key: {r.seed: 100 * (r.score or 0.0) for r in found} for key, found in grouped.items()}
+    rows = []
+    labels = in_order([label for label, _ in grouped], order)
+    for label, task in sorted(grouped, key=lambda key: labels.index(key[0])):
+        mine = by_seed[label, task]
+        mean, interval = mean_interval(list(mine.values()))
+        low, high = interval or (None, None)
+        pair = paired_difference(mine, by_seed.get((baseline, task), {})) if label != baseline else None
+        pair_low, pair_high = (pair.interval if pair else None) or (None, None)
+        found = grouped[label, task]
+        floor = next((100 * r.task.floor for r in found if r.task), None)
+        difference = pair.mean if pair else None
+        rows.append((label, task, len(mine), mean, low, high, difference, pair_low, pair_high, floor, _flags(found)))
+    names = "method task n mean low high difference difference_low difference_high floor flags".split()
+    table = pd.DataFrame(rows, columns=names)
+    return table.astype({name: float for name in names[3:10]}).set_index(["method", "task"])
+
+
+def floors(records: Iterable[Record]) -> dict[str, float]:
+    """Bag-of-words score of each task, in points of 100."""
+    return {r.task_name: 100 * r.task.floor for r in score_records(records) if r.status == "ok" and r.task}

@@ -1,0 +1,319 @@
+"""The command line: verbs, paths and filters; everything heavy is imported inside the command that needs it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bench.cli.ci import ci
+from bench.cli.options import (
+    Attention,
+    BackboneOption,
+    CountsOption,
+    DataOption,
+    Device,
+    Dtype,
+    InconclusiveOption,
+    JsonOption,
+    MethodsOption,
+    Optimizer,
+    OutOption,
+    RunArgument,
+    SeedsOption,
+    SuiteOption,
+    TasksOption,
+    TuningOption,
+    Weights,
+    check_output,
+    selection_of,
+    split_specs,
+)
+from bench.cli.tune import search
+from bench.execute.run import MEASURE, carry_out, planned, quiet_libraries, selected, warm_up
+
+app = typer.Typer(
+    name="peft-ledger",
+    help="What does each way of fine-tuning a transformer cost, and what does it buy?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+READ = "Read"
+
+
+@app.command(rich_help_panel=MEASURE)
+def run(
+    suite: SuiteOption,
+    out: Annotated[Path | None, typer.Option(help="Run folder; results/runs/<suite>-<hash> where left out.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records of this run aside and repeat.")] = False,
+    data: DataOption = None,
+    methods: MethodsOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
+    backbone: BackboneOption = None,
+    counts: CountsOption = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells or sweeps at once; one a core if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a suite: costs first, then scores; the same command resumes."""
+    from bench.cli.progress import Display
+
+    display = Display(quiet=as_json)
+    narrowed = selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts))
+    context = warm_up(narrowed)
+    plan = planned(narrowed, display.note)
+    folder = out or Path("results/runs") / plan.name
+    records = carry_out(plan, folder, fresh, workers, context, display)
+    _report(folder, display.console, as_json)
+    raise typer.Exit(1 if any(record.status != "ok" for record in records) else 0)
+
+
+def _report(folder: Path, console: Any, as_json: bool, tuning: Path | None = None) -> None:
+    from bench.analysis.tuned import change_in
+    from bench.report.charts import catalogue as plots
+    from bench.report.render import html, markdown, terminal
+    from bench.report.sections import overview as facts
+    from bench.store.store import read_run
+
+    done = read_run(folder)
+    change = change_in(tuning, done, facts.labels(done)) if tuning is not None else None
+    drawn = plots.draw(done, change)
+    markdown.write(done, change)
+    page = html.write(done, drawn, change)
+    if as_json:
+        failed = [r.id for r in done.records if r.status != "ok"]
+        summary = {
+            "folder": str(folder), "suite": done.suite["name"], "records": len(done.records), "failed": failed,
+            "plots": [str(path) for path in drawn], "report": str(folder / "report.md"), "page": str(page),
+        }  # fmt: skip
+        if change is not None:
+            summary["tuning"] = {"kendall_tau": change.tau if change.tau == change.tau else None,
+                                 "pairs_swapped": change.swapped, "pairs": change.pairs}  # fmt: skip
+        print(json.dumps(summary, indent=2))
+    else:
+        terminal.render(done, console, change=change)
+
+
+@app.command(rich_help_panel=MEASURE)
+def ab(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Git revision, or a folder with methods/.")],
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="Same; . is the files as they stand.")],
+    suite: SuiteOption,
+    methods: MethodsOption = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Of measuring, divided among the methods.")] = 40.0,
+    margin: Annotated[float, typer.Option(min=0, max=1, help="Relative difference too small to matter.")] = 0.01,
+    inconclusive: InconclusiveOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Did a change make a training step slower? Times methods/ of two revisions in turns, with an A/A control.
+
+    Measures the suite's first cost shape, and the methods whose source differs unless --methods names some.
+    Exit codes: 0 not slower, 1 slower, 2 usage, 3 inconclusive.
+    """
+    quiet_libraries()
+    import tempfile
+
+    from bench.ab.revision import unpack
+    from bench.schema.suite import load_suite
+
+    with tempfile.TemporaryDirectory() as folder:
+        old, new = unpack(base, Path(folder) / "base"), unpack(head, Path(folder) / "head")
+        loaded = load_suite(suite)
+        context = warm_up(loaded.model_copy(update={"tasks": ()}))
+        import torch
+
+        from bench.ab.experiment import compare, probe_of, verdict
+        from bench.cli.progress import waiting, wide_console
+        from bench.report.sections import ab as versions
+
+        specs = None if methods is None else [spec for text in methods for spec in split_specs(text)]
+        probe, labels = probe_of(loaded, specs, "cuda" if torch.cuda.is_available() else "cpu")
+        with waiting() as say:
+            found = list(compare(old, new, probe, labels, context, seconds=seconds, margin=margin, say=say))
+    console = wide_console(stderr=as_json)
+    shape = f"{probe.batch} x {probe.length}"
+    if as_json:
+        about = {"base": old.name, "head": new.name, "suite": loaded.name, "margin": margin}
+        print(json.dumps(versions.as_json(found, about | {"batch": probe.batch, "length": probe.length}), indent=2))
+    elif found:
+        title = f"{new.name} against {old.name}: {probe.backbone.name}, {shape}, {seconds:g} s"
+        versions.render(found, title, margin, console)
+    else:
+        console.print(f"no method of {loaded.name} differs in source; --methods times some all the same", markup=False)
+    open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
+    raise typer.Exit({"not slower": 0, "slower": 1}.get(verdict(found), open_code))
+
+
+@app.command(rich_help_panel=MEASURE)
+def predict(
+    backbone: Annotated[str, typer.Option(help="Named shape, hub id or path of a config.json; no weights are read.")],
+    method: Annotated[str, typer.Option(help="name, name(key=value, ...), several by commas, or all.")] = "all",
+    batch: Annotated[int, typer.Option(min=1, help="Rows of one training step.")] = 8,
+    seq: Annotated[int, typer.Option(min=1, help="Tokens a row, prompts not counted.")] = 128,
+    dtype: Annotated[Dtype, typer.Option(help="Type that the step computes in.")] = "float32",
+    optimizer: Annotated[Optimizer, typer.Option(help="Form of the optimizer.")] = "adamw_fused",
+    attention: Annotated[Attention, typer.Option(help="Attention implementation.")] = "sdpa",
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Run each layer forward twice.")] = False,
+    dropout: Annotated[float, typer.Option(help="Probability in place of every dropout of the model.")] = 0.0,
+    weights: Annotated[Weights, typer.Option(help="Frozen linear weights as computed with, or in 4 bits.")] = "native",
+    device: Annotated[Device, typer.Option(help="Whose forms of the operations are counted; none is used.")] = "cuda",
+    device_memory: Annotated[str | None, typer.Option(help="Also say what fits: 24GiB, 80GB ...")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for two figures: memory, backward by depth.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count memory, FLOPs and parameters of a training step, without weights, without a GPU, without running it.
+
+    Of the eager form: for torch.compile there is no count.
+    """
+    quiet_libraries()
+    from bench.count.predict import parse_memory, predictions
+    from bench.errors import BenchError
+
+    if not 0 <= dropout < 1:
+        raise BenchError(f"--dropout {dropout:g} is no probability; give a number from 0 to below 1")
+    memory = parse_memory(device_memory) if device_memory is not None else None
+    specs = None if method == "all" else split_specs(method)
+    from bench.cli.progress import waiting
+    from bench.count.setting import Setting
+
+    setting = Setting(
+        batch=batch, length=seq, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,
+        checkpointing=checkpointing, weights=weights, device=device,
+    )  # fmt: skip
+    with waiting() as say:
+        rows = predictions(backbone, specs, setting, memory, say)
+    _show_predictions(rows, plot, as_json)
+    raise typer.Exit(0 if any("flops" in row for row in rows) else 1)
+
+
+def _show_predictions(rows: list[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
+    from bench.cli.progress import wide_console
+    from bench.report.sections import prediction
+
+    drawn = prediction.draw(rows, plot) if plot is not None else []
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    console = wide_console()
+    prediction.render(rows, console)
+    for path in drawn:
+        console.print(f"plot    {path}", soft_wrap=True, markup=False)
+
+
+@app.command(rich_help_panel=READ)
+def report(
+    folder: RunArgument,
+    form: Annotated[
+        Literal["tables", "markdown", "csv", "parquet", "pytest-benchmark"],
+        typer.Option("--format", help="Or every figure, a row per method and shape or task; or the times as JSON."),
+    ] = "tables",
+    tuning: TuningOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the tables of a run again and rewrite report.html, report.md and plots/; nothing is measured."""
+    check_output(form, out, as_json, shown="tables")
+    from bench.errors import BenchError
+    from bench.store.store import read_run
+
+    if tuning is not None and form != "tables":
+        raise BenchError(f"--tuning is for the tables of a report; leave it out or --format {form}")
+    if form == "tables":
+        from bench.cli.progress import wide_console
+
+        _report(folder, wide_console(), as_json, tuning)
+    elif form == "pytest-benchmark":
+        from bench.report.render.benchmarks import export
+        from bench.report.render.export import emit
+
+        emit((json.dumps(export(read_run(folder)), indent=2) + "\n").encode(), out)
+    else:
+        from bench.analysis.export import figure_table
+        from bench.report.render.export import emit, encoded
+
+        emit(encoded(figure_table(read_run(folder)), form), out)
+
+
+@app.command(rich_help_panel=READ)
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is compared with.")],
+    form: Annotated[
+        Literal["table", "markdown", "csv", "parquet"],
+        typer.Option("--format", help="Or all figures: a report, or a row per run, method and figure."),
+    ] = "table",
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what differs between runs: settings, exact figures, ratios of times and paired scores with intervals.
+
+    Absolute times are not compared: two runs were measured at other moments, often on other machines.
+    """
+    check_output(form, out, as_json, shown="table")
+    from bench.analysis.runs import compare_runs
+    from bench.report.render import export
+    from bench.report.sections import comparison
+    from bench.store.store import read_run
+
+    found = compare_runs([read_run(folder) for folder in folders])
+    if as_json:
+        typer.echo(comparison.as_json(found))
+    elif form == "markdown":
+        export.emit(comparison.as_markdown(found).encode(), out)
+    elif form == "table":
+        from bench.cli.progress import wide_console
+
+        comparison.render(found, wide_console())
+    else:
+        export.emit(export.encoded(found.changes, form), out)
+
+
+@app.command("plan", rich_help_panel=READ)
+def show_plan(
+    suite: SuiteOption,
+    data: DataOption = None,
+    methods: MethodsOption = None,
+    tasks: TasksOption = None,
+    seeds: SeedsOption = None,
+    backbone: BackboneOption = None,
+    counts: CountsOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a run would do, in order, and run nothing."""
+    from bench.schema.budget import match_lines
+
+    plan = planned(selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))
+    if as_json:
+        print(plan.model_dump_json(indent=2))
+        return
+    print(plan.name)
+    for line in match_lines(plan.suite):
+        print(f"match  {line}")
+    for sweep in plan.sweeps:
+        print(f"sweep  {sweep.id[:12]}  {sweep.name} · {len(sweep.methods)} methods at {len(sweep.values)} values")
+    for probe in plan.probes:
+        print(f"probe  {probe.id[:12]}  {probe.name} · {len(probe.methods)} methods")
+    for cell in plan.cells:
+        print(f"cell   {cell.id[:12]}  {cell.name} · {cell.recipe['steps']} steps, lr {cell.recipe['learning_rate']:g}")
+
+
+@app.command("list", rich_help_panel=READ)
+def list_names(
+    what: Annotated[Literal["methods", "suites", "tasks", "backbones"], typer.Argument(help="What to list.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List methods, suites, tasks or backbones by name."""
+    from bench.cli.listing import listing
+
+    rows = listing(what)
+    if as_json:
+        print(json.dumps([{"name": name, "description": text} for name, text in rows], indent=2))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name:<{width}}  {text}")
+
+
+app.add_typer(search)
+app.add_typer(ci)

@@ -1,0 +1,58 @@
+"""The command line's verbs for continuous integration; what is heavy is imported inside the command that needs it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.options import InconclusiveOption, JsonOption, RunArgument
+
+ci = typer.Typer()
+PANEL = "CI"
+
+
+@ci.command(rich_help_panel=PANEL)
+def reference(
+    folder: RunArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write; commit it.")],
+) -> None:
+    """Write the exact figures and scores of a run to the file that a gate compares with."""
+    from bench.store.store import read_run
+    from bench.verdicts.reference import reference_of, write_reference
+
+    made = reference_of(read_run(folder))
+    write_reference(made, out)
+    figures = sum(len(found) for costs in made.costs for found in costs.methods.values())
+    typer.echo(f"{out}: {figures} exact figures, scores of {len(made.scores)} tasks")
+
+
+@ci.command(rich_help_panel=PANEL)
+def gate(
+    folder: RunArgument,
+    reference: Annotated[Path, typer.Option(help="File that the reference command wrote.")],
+    inconclusive: InconclusiveOption = None,
+    margin: Annotated[float, typer.Option(min=0, help="Points by which a score may lie below the reference's.")] = 1.0,
+    junit: Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare a run with its reference and judge its claims.
+
+    Exit codes: 0 pass, 1 regression, 2 usage, 3 inconclusive or invalid, 4 reference missing or stale.
+    """
+    from bench.report.sections import gate as published
+    from bench.store.store import read_run
+    from bench.verdicts.gate import check, stale, verdict
+    from bench.verdicts.reference import figures_of, read_reference
+
+    run, expected = read_run(folder), read_reference(reference)
+    ours = figures_of(run)
+    reason = "there is no such file" if expected is None else stale(ours, expected)
+    if expected is None or reason:
+        typer.echo(f"{reference}: {reason}; make it with: python -m bench reference {folder} -o {reference}", err=True)
+        raise typer.Exit(4)
+    checks = check(run, ours, expected, margin=margin)
+    title = f"{run.suite['name']} against {reference}"
+    published.write(title, checks, junit)
+    typer.echo(published.as_json(checks) if as_json else "\n".join(published.screen(title, checks)))
+    open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
+    raise typer.Exit({"pass": 0, "fail": 1}.get(verdict(checks), open_code))

@@ -1,0 +1,99 @@
+"""Options of the command line, and what their text means; declares no command and imports nothing heavy at the top."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.plan.select import Selection
+
+# As in bench.schema.record, whose library takes a while to load: --help must not wait for it. A test holds them equal.
+Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
+Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
+Attention = Literal["sdpa", "eager"]
+Weights = Literal["native", "nf4"]
+Device = Literal["cuda", "cpu"]
+
+SuiteOption = Annotated[
+    str, typer.Option("--suite", help="Name of a suite (see: list suites) or path of a .toml file.")
+]
+DataOption = Annotated[str | None, typer.Option(help="auto, hub, synthetic or a folder with GLUE files.")]
+MethodsOption = Annotated[
+    list[str] | None,
+    typer.Option("--methods", help="Only these; name or name(key=value, ...), separated by commas; repeatable."),
+]
+TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
+SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
+BackboneOption = Annotated[str | None, typer.Option(help="Another backbone: a named shape (random weights) or hub id.")]
+CountsOption = Annotated[bool, typer.Option("--counts", help="Count costs alone: nothing is timed or scored.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]
+TuningOption = Annotated[
+    Path | None,
+    typer.Option("--tuning", metavar="DIR", help="A search, or a run at default rates: also rank by those rates."),
+]
+InconclusiveOption = Annotated[
+    Literal["ok", "fail"] | None, typer.Option(help="Exit code 0 or 1, and not 3, where no verdict is possible.")
+]
+OutOption = Annotated[Path | None, typer.Option("-o", "--out", help="File to write; the screen where left out.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def check_output(form: str, out: Path | None, as_json: bool, *, shown: str) -> None:
+    """Refuse before any work what cannot be written or shown.
+
+    Args:
+        form: What ``--format`` asks for.
+        out: What ``-o`` asks for.
+        as_json: Whether ``--json`` is asked for.
+        shown: The form that is for the screen alone.
+
+    Raises:
+        BenchError: ``-o`` of what is for the screen, parquet without ``-o``, or two forms at once.
+    """
+    from bench.errors import BenchError
+
+    if as_json and form != shown:
+        raise BenchError(f"--json and --format {form} are two forms; give one of them")
+    if out is not None and form == shown:
+        raise BenchError(f"-o needs a --format that is a file's: --format {shown} and --json are for the screen")
+    if out is None and form == "parquet":
+        raise BenchError("--format parquet is no text for a screen; give a file with -o")
+
+
+def split_specs(text: str) -> list[str]:
+    """Split at commas outside parentheses: ``"full,lora(rank=4, alpha=8)"`` gives two specs."""
+    parts, depth, current = [], 0, ""
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append(current.strip())
+            current = ""
+        else:
+            current += character
+    return [part for part in (*parts, current.strip()) if part]
+
+
+def selection_of(
+    data: str | None,
+    methods: list[str] | None,
+    tasks: str | None,
+    seeds: str | None,
+    backbone: str | None,
+    counts: bool,
+) -> "Selection":
+    """What the flags of a run ask for; imports what it needs when it is called.
+
+    Raises:
+        BenchError: Seeds that are no whole numbers.
+    """
+    from bench.errors import BenchError
+    from bench.plan.select import Selection
+
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(",") if seed.strip()) if seeds is not None else None
+    except ValueError:
+        raise BenchError(f"--seeds {seeds!r}: give whole numbers separated by commas, such as 0,1,2") from None
+    chosen = tuple(spec for text in methods for spec in split_specs(text)) if methods is not None else None
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks is not None else None
+    return Selection(data=data, methods=chosen, tasks=names, seeds=numbers, backbone=backbone, counts=counts)

@@ -1,0 +1,70 @@
+"""The command line's verb that searches for learning rates; what is heavy is imported inside the command."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.options import DataOption, JsonOption, MethodsOption, SuiteOption, TasksOption, selection_of
+from bench.execute.run import MEASURE, carry_out, planned, selected, warm_up
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+search = typer.Typer()
+
+
+@search.command(rich_help_panel=MEASURE)
+def tune(
+    suite: SuiteOption,
+    out: Annotated[Path | None, typer.Option(help="Folder; results/runs/tune-<suite>-<hash> where left out.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier trials aside and repeat.")] = False,
+    data: DataOption = None,
+    methods: MethodsOption = None,
+    tasks: TasksOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Trials at once; one a core if left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for learning rates over the grid of the suite's table `tuning`, the same for every method.
+
+    Chooses on rows cut from train, never on the test split; the same command resumes. Writes tuning.md and tuned.toml,
+    the suite with the chosen rates. Exit codes: 0 all trials scored or diverged, 1 some failed otherwise, 2 usage.
+    """
+    from bench.cli.progress import Display
+    from bench.schema.suite import suite_path
+    from bench.schema.tuning import required
+
+    display = Display(quiet=as_json)
+    narrowed = selected(suite, selection_of(data, methods, tasks, None, None, False))
+    required(narrowed.tuning, str(suite_path(suite)))  # before the fork server starts and data is read
+    context = warm_up(narrowed)
+    from bench.plan.tune import plan_search
+
+    plan = planned(narrowed, display.note, plan_search)
+    folder = out or Path("results/runs") / f"tune-{plan.name}"
+    records = carry_out(plan, folder, fresh, workers, context, display)
+    _report(folder, suite_path(suite), display.console, as_json)
+    raise typer.Exit(1 if any(record.status not in ("ok", "nan") for record in records) else 0)
+
+
+def _report(folder: Path, suite_file: Path, console: "Console", as_json: bool) -> None:
+    from bench.analysis.tuning import outcomes, read_search
+    from bench.plan.rewrite import as_spelled, write_tuned
+    from bench.report.charts import plot_tuning
+    from bench.report.sections import tuning as report
+
+    made = read_search(folder)
+    found = outcomes(made)
+    drawn = plot_tuning.draw(made, found)
+    page = report.write(made, found, drawn)
+    tuned = folder / "tuned.toml"
+    in_file = as_spelled(found, made.suite)
+    changed = write_tuned(suite_file, in_file, made.table, tuned)
+    if as_json:
+        typer.echo(report.as_json(made, found, tuned, drawn))
+        return
+    report.render(made, found, console)
+    for label in dict.fromkeys(row.method for row in in_file if row.method not in changed):
+        console.print(f"rates   {label}: none chosen, or not in the suite's file; left as they are", markup=False)
+    console.print(f"suite   {tuned}", soft_wrap=True, markup=False)
+    console.print(f"report  {page}", soft_wrap=True, markup=False)

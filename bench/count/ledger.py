@@ -1,0 +1,243 @@
+"""The exact part of a cost: FLOPs by kind, owner and layer, backward's path, saved bytes; it measures nothing."""
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.count.attribution import Origin, Owner, Place, Places
+from bench.count.fake import asked_device
+from bench.count.operations import Product, factors, product, tensors
+from bench.count.path import CriticalPath
+from bench.schema.record import Flops, Owners, PathCounts, SavedTensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Ledger:
+    """Counts of one training step."""
+
+    flops: Flops
+    saved_activations: int
+    """Bytes that autograd keeps for backward, one storage once, parameters and buffers left out.
+
+    Input ids, mask and labels count where autograd keeps them.
+    """
+    saved_by_owner: dict[Owner, int]
+    """The same bytes by the module whose forward kept them first."""
+    saved: tuple[SavedTensor, ...]
+    """All of these tensors, the largest first."""
+    backward_path: PathCounts
+    """Of backward alone: what forward left has depth 0."""
+
+
+def count_step(
+    model: nn.Module,
+    origin: Origin,
+    forward: Callable[[], Tensor],
+    backward: Callable[[Tensor], object] = Tensor.backward,
+) -> Ledger:
+    """Count one forward and one backward; works alike on real and on fake tensors.
+
+    A backward product belongs to the forward product that made its autograd node, by sequence number: that gives its
+    owner and layer. Its kind is that of the factor whose gradient it computes: a parameter's is a weight gradient
+    (dW = G^T X), another's an input gradient (dX = G W), unless both factors are activations: attention. A fused
+    recurrent backward holds weight and input gradient in equal parts. Forward products inside backward, which
+    checkpointing makes, are recompute. Gradients stay on the parameters.
+
+    Args:
+        model: Model with ``body`` and ``head``.
+        origin: The backbone as it was before the method was applied.
+        forward: Runs the model and returns the scalar loss.
+        backward: Runs backward of that loss.
+    """
+    places = Places(origin, model.body, model.head)  # type: ignore[arg-type]
+    counter = _Counter(places)
+    with places.following():
+        with _saved(model, places) as saved, counter:
+            loss = forward()
+        kept = dict(saved)
+        saved.clear()
+        counter.backward = True
+        with counter, CriticalPath() as path:
+            backward(loss)
+    listed = sorted((tensor for _, tensor in kept.values()), key=lambda tensor: -tensor.bytes)
+    by_owner: dict[Owner, int] = collections.defaultdict(int)
+    for tensor in listed:
+        by_owner[tensor.owner] += tensor.bytes
+    return Ledger(
+        counter.flops(origin.depth), sum(by_owner.values()), dict(by_owner), tuple(listed),
+        PathCounts(operations=path.operations, depth=path.depth),
+    )  # fmt: skip
+
+
+def forward_flops(run: Callable[[], Any]) -> tuple[int, list[tuple[str, tuple[tuple[int, ...], ...]]]]:
+    """FLOPs and operation trace of an inference: name of every dispatched operation with the shapes of its tensors."""
+    with torch.no_grad(), _Trace() as trace:
+        run()
+    return trace.flops, trace.operations
+
+
+_Saved = dict[int, tuple[torch.UntypedStorage, SavedTensor]]
+
+
+@contextlib.contextmanager
+def _saved(model: nn.Module, places: Places) -> Iterator[_Saved]:
+    """Collect what autograd keeps, by storage; the storage is held so that its address is not used again."""
+    own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
+    kept: _Saved = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own and storage._cdata not in kept:
+            found = SavedTensor(
+                module=places.running(), owner=places.now().owner, shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."), bytes=storage.nbytes(),
+            )  # fmt: skip
+            kept[storage._cdata] = (storage, found)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+@dataclasses.dataclass(frozen=True)
+class _Node:
+    """What backward must know of the forward operation that made an autograd node."""
+
+    place: Place
+    factors: tuple[Tensor, Tensor] | None = None
+    """The two factors of a matrix product between activations; held, so that no address is used again."""
+    learned: int | None = None
+    """How many factors of a matrix product are parameters; None for another operation."""
+
+
+_COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.cat.default}
+"""Operations that make of parameters a tensor that counts as one."""
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up products by phase, kind and place."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.backward = False
+        self._places = places
+        self._nodes: dict[int, _Node] = {}
+        self._next = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        self._tally: dict[tuple[str, Place], int] = collections.defaultdict(int)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (device := asked_device(func, args)) is not None:
+            return device
+        kwargs = kwargs or {}
+        # Backward itself records no gradient: where one is recorded, a checkpointed forward runs again.
+        forward = not self.backward or torch.is_grad_enabled()
+        if forward:
+            self._note_nodes(func, args, kwargs)
+        out = func(*args, **kwargs)
+        if func in _COPIES:
+            self._places.follow_copy(list(tensors(args)), out)
+        found = product(func, args, kwargs, out)
+        if found is None:
+            return out
+        operands = list(tensors((args, kwargs)))
+        parameter = self._places.parameter(operands)
+        if forward:
+            part = "recompute" if self.backward else "forward"
+            self._tally[part, self._places.now(parameter)] += found.flops
+        else:
+            current = torch._C._current_autograd_node()
+            node = None if current is None else self._nodes.get(current._sequence_nr())
+            self._add_backward(found, node or _Node(self._places.now(parameter)), operands, parameter is not None)
+        return out
+
+    def _note_nodes(self, func: Any, args: Any, kwargs: Any) -> None:
+        # Autograd numbers a node just before it dispatches the operation: the numbers given since the last dispatch
+        # belong to the operation that is dispatched now.
+        upper = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        if upper == self._next:
+            return
+        place, pair = self._places.now(self._places.parameter(tensors((args, kwargs)))), factors(func, args)
+        node = _Node(place)
+        if pair is not None:
+            learned = sum(map(self._places.is_parameter, pair))
+            node = _Node(place, None if learned else (pair[0].detach(), pair[1].detach()), learned)
+        for number in range(self._next, upper):
+            self._nodes[number] = node
+        self._next = upper
+
+    def _add_backward(self, found: Product, node: _Node, operands: list[Tensor], reads_parameter: bool) -> None:
+        if found.kind == "both":
+            self._tally["input_gradient", node.place] += found.flops // 2
+            self._tally["weight_gradient", node.place] += found.flops - found.flops // 2
+        elif found.kind in ("input", "weight"):
+            self._tally[f"{found.kind}_gradient", node.place] += found.flops
+        else:
+            self._tally[_kind(found, node, operands, reads_parameter), node.place] += found.flops
+
+    def flops(self, depth: int) -> Flops:
+        """The account of everything counted so far."""
+        labels = ["embeddings", *(f"layer_{i}" for i in range(1, depth + 1)), "head"]
+        labels += sorted({place.layer for _, place in self._tally} - set(labels))
+        return Flops(
+            **self._sum(lambda place: True).model_dump(),
+            backbone=self._sum(lambda place: place.owner == "backbone"),
+            method=self._sum(lambda place: place.owner == "method"),
+            head=self._sum(lambda place: place.owner == "head"),
+            by_layer={label: self._sum(lambda place, label=label: place.layer == label) for label in labels},  # type: ignore[misc]
+            backbone_by_layer={
+                label: self._sum(lambda place, label=label: place == ("backbone", label))  # type: ignore[misc]
+                for label in labels[: depth + 1]
+            },
+        )
+
+    def _sum(self, belongs: Callable[[Place], bool]) -> Owners:
+        parts: dict[str, int] = collections.defaultdict(int)
+        for (part, place), flops in self._tally.items():
+            if belongs(place):
+                parts[part] += flops
+        return Owners(
+            forward=parts["forward"],
+            backward=sum(flops for part, flops in parts.items() if part != "forward"),
+            backward_weight_gradient=parts["weight_gradient"],
+            backward_input_gradient=parts["input_gradient"],
+            backward_attention=parts["attention"],
+            backward_recompute=parts["recompute"],
+        )
+
+
+def _kind(found: Product, node: _Node, operands: list[Tensor], reads_parameter: bool) -> str:
+    """Kind of one backward product: by the factor of the forward product that it does not read."""
+    if found.kind == "attention" and not node.learned and not reads_parameter:
+        return "attention"
+    if node.factors is None:
+        return "input_gradient" if reads_parameter and node.learned != 2 else "weight_gradient"
+    # Neither factor is a parameter, as where a weight is computed: the second stands in the weight's place.
+    first, second = node.factors
+    read = {tensor.untyped_storage()._cdata for tensor in operands}
+    reads_first, reads_second = (factor.untyped_storage()._cdata in read for factor in node.factors)
+    if reads_first == reads_second:  # checkpointing made both factors anew: by the dimension that is summed over
+        reads_second = operands[0].shape[-1] == second.shape[-1] != first.shape[-2]
+    return "input_gradient" if reads_second else "weight_gradient"
+
+
+class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every dispatched operation and adds up its FLOPs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+        self.operations: list[tuple[str, tuple[tuple[int, ...], ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        found = product(func, args, kwargs, out)
+        self.flops += found.flops if found else 0
+        self.operations.append((str(func), tuple(tuple(t.shape) for t in tensors((args, kwargs, out)))))
+        return out

@@ -1,0 +1,172 @@
+"""Peak memory of a training step by phase, from the CUDA allocator or by following storages; it measures no time."""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.count.fake import asked_device
+from bench.count.operations import tensors
+from bench.schema.record import Bytes, PeakMemory
+from bench.training.loop import NonFiniteLoss
+
+Source = Literal["cuda_allocated", "tracker"]
+ROUNDING = 512
+"""Bytes; the CUDA caching allocator hands out multiples of it, so the tracker predicts in the same unit."""
+
+
+class Step(Protocol):
+    """What is measured: one training step in phases, as ``bench.count.step.TrainingStep`` has it."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    batch: dict[str, Tensor]
+
+    def forward(self) -> Tensor: ...  # noqa: D102
+    def backward(self, loss: Tensor) -> None: ...  # noqa: D102
+    def optimize(self) -> None: ...  # noqa: D102
+    def zero(self) -> None: ...  # noqa: D102
+
+
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages of all tensors that operations return, on real, fake and meta tensors alike.
+
+    Scratch space inside a kernel is invisible. Peaks equal those of torch's CPU allocator; sums of allocations do not.
+    """
+
+    def __init__(self, rounding: int = ROUNDING) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.current = 0
+        """Bytes that live now."""
+        self.peak = 0
+        """Largest ``current`` since the last reset."""
+        self._rounding = rounding
+        self._live: dict[int, int] = {}
+
+    def seed(self, held: Iterable[Tensor]) -> None:
+        """Count tensors that lived before the tracker was switched on."""
+        for tensor in held:
+            self._see(tensor)
+
+    def reset_peak(self) -> None:
+        """Start a new phase."""
+        self.peak = self.current
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return
+        size = -(-storage.nbytes() // self._rounding) * self._rounding
+        self._live[key] = size
+        self.current += size
+        self.peak = max(self.peak, self.current)
+        weakref.finalize(storage, self._free, key).atexit = False
+
+    def _free(self, key: int) -> None:
+        self.current -= self._live.pop(key, 0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (device := asked_device(func, args)) is not None:
+            return device
+        out = func(*args, **(kwargs or {}))
+        for tensor in tensors(out):
+            self._see(tensor)
+        return out
+
+
+def measure_step(step: Step) -> tuple[Bytes, PeakMemory, Source]:
+    """Bytes held and peaks of one step once the optimizer has its state; where it has none, it takes a step first.
+
+    ``saved_activations`` of the result is 0: the ledger counts it, in a pass of its own, since counting holds what
+    it counts.
+
+    Raises:
+        NonFiniteLoss: The loss is NaN or infinite.
+    """
+    step.zero()
+    if not step.optimizer.state:
+        _make_state(step)
+    cuda = next(step.model.parameters()).device.type == "cuda"
+    peaks, gradients = _by_cuda(step) if cuda else _by_tracker(step)
+    held = Bytes(
+        weights=nbytes(_weights(step.model)),
+        gradients=gradients,
+        optimizer_state=nbytes(_state(step.optimizer)),
+        saved_activations=0,
+    )
+    step.zero()
+    forward, backward, optimizer = peaks
+    peak = PeakMemory(forward=forward, backward=backward, optimizer=optimizer, step=max(peaks))
+    return held, peak, "cuda_allocated" if cuda else "tracker"
+
+
+def _make_state(step: Step) -> None:
+    """Take an optimizer step on zero gradients: the state is there and no activation was."""
+    for parameter in step.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    step.optimizer.step()
+    step.zero()
+
+
+def nbytes(held: Iterable[Tensor]) -> int:
+    """Bytes of the storages of ``held``, a shared one once."""
+    return sum({(s := t.untyped_storage())._cdata: s.nbytes() for t in held}.values())
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return list(tensors([dict(state) for state in optimizer.state.values()]))
+
+
+def _gradients(model: nn.Module) -> int:
+    return nbytes(p.grad for p in model.parameters() if p.grad is not None)
+
+
+def _by_tracker(step: Step) -> tuple[list[int], int]:
+    tracker = Tracker()
+    tracker.seed([*_weights(step.model), *_state(step.optimizer), *step.batch.values()])
+    peaks: list[int] = []
+
+    def end_phase() -> None:
+        peaks.append(tracker.peak)
+        tracker.reset_peak()
+
+    tracker.reset_peak()
+    with tracker:
+        gradients = _phases(step, end_phase)
+    return peaks, gradients
+
+
+def _by_cuda(step: Step) -> tuple[list[int], int]:
+    peaks: list[int] = []
+
+    def end_phase() -> None:
+        torch.cuda.synchronize()
+        peaks.append(torch.cuda.max_memory_allocated())
+        torch.cuda.reset_peak_memory_stats()
+
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return peaks, _phases(step, end_phase)
+
+
+def _phases(step: Step, end_phase: Callable[[], None]) -> int:
+    loss = step.forward()
+    end_phase()
+    step.backward(loss)
+    end_phase()
+    gradients = _gradients(step.model)
+    step.optimize()
+    end_phase()
+    if not math.isfinite(value := loss.item()):
+        raise NonFiniteLoss(f"the loss of the measured step is {value}")
+    return gradients

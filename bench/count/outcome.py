@@ -1,0 +1,46 @@
+"""What a probe has found out about one method so far, failures included; it takes no figure and imports no torch."""
+
+import dataclasses
+import traceback
+from typing import Any
+
+from bench.errors import BenchError
+from bench.schema.record import Status
+
+
+@dataclasses.dataclass
+class Findings:
+    """Figures of one method, filled stage by stage."""
+
+    figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of ``CostRecord`` by name."""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    status: Status = "ok"
+    reason: str | None = None
+    traceback: str | None = None
+    held_bytes: int = 0
+    """Weights and optimizer state: what the method holds between two steps."""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing has failed so far."""
+        return self.status == "ok"
+
+    def fail(self, error: Exception) -> None:
+        """Take down what ended this method's part of the probe; figures taken before stay."""
+        self.status = _status(error)
+        sentence = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        self.reason = (sentence.splitlines() or [type(error).__name__])[0]
+        self.traceback = "".join(traceback.format_exception(error))
+
+
+def _status(error: Exception) -> Status:
+    import torch
+
+    from bench.training.loop import NonFiniteLoss
+
+    if isinstance(error, NonFiniteLoss):
+        return "nan"
+    # The CPU allocator has no exception class of its own.
+    full = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return "oom" if full or isinstance(error, MemoryError | torch.OutOfMemoryError) else "failed"

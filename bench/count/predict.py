@@ -1,0 +1,229 @@
+"""Predicts what methods cost on a backbone's shape, counted on fake tensors: no weights, no run; it prints nothing."""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from bench import registry
+from bench.anatomy import anatomy
+from bench.errors import BenchError
+from bench.models import backbone
+from bench.models.backbone import BackboneSpec
+from bench.schema.jobs import MethodSpec, Plan
+from bench.training.cell import checked_length
+from methods import BUILTIN
+
+if TYPE_CHECKING:
+    from bench.count.count import Counts
+    from bench.count.setting import Setting
+
+Row = dict[str, Any]
+
+
+def predictions(
+    name: str,
+    specs: Sequence[str] | None,
+    setting: "Setting",
+    device_memory: int | None = None,
+    progress: Callable[[str], object] = lambda line: None,
+) -> list[Row]:
+    """Figures of each method on backbone ``name`` in ``setting``.
+
+    Args:
+        name: Named shape, hub id (its configuration only) or path of a ``config.json``.
+        specs: Methods as ``name(key=value, ...)``; every built-in method where None.
+        setting: Shape and form of the training step.
+        device_memory: Bytes that a step may take; None where nobody asked what fits.
+        progress: Called with short lines such as ``counting lora, 3 of 13``.
+
+    Returns:
+        One row a method: ``method``, ``backbone``, ``shape`` (all of the setting), ``backbone_parameters``,
+        ``trainable_parameters``, ``delta_bytes``, ``flops``, ``bytes``, ``predicted_peak_memory_bytes``,
+        ``largest_saved`` and ``notes`` as in a cost record; with ``device_memory`` also ``device_memory_bytes``,
+        ``fits`` and ``largest_batch`` (0: not even one row). In place of figures ``refused`` with the reason where
+        the backbone cannot carry the method, or ``not_counted`` where its step does not run on fake tensors.
+
+    Raises:
+        BenchError: The backbone or a method is unknown, or all methods are refused.
+    """
+    if specs is not None and not specs:
+        raise BenchError("--method names nothing; write name, name(key=value, ...) or all")
+    asked = [registry.parse_spec(text, "--method") for text in (BUILTIN if specs is None else specs)]
+    built = [(registry.spell(*one), *registry.make(*one, "--method")) for one in asked]
+    spec = backbone.shape_of(name)
+    bare = backbone.load(spec, device="meta")  # what no method is to blame for stops here
+    _check_length(0, setting.length, bare)
+    common: Row = {
+        "backbone": name, "backbone_parameters": sum(p.numel() for p in bare.parameters()),
+        "shape": dataclasses.asdict(setting), "notes": _notes(setting),
+    }  # fmt: skip
+    rows: list[Row] = []
+    refusals: list[BenchError] = []
+    for label, method, config in built:
+        progress(f"counting {label}, {len(rows) + 1} of {len(built)}")
+        rows.append({"method": label} | common)
+        try:
+            _check_length(method.reserved_positions(config), setting.length, bare)
+            rows[-1] |= _counted(spec, method, config, setting, device_memory)
+        except BenchError as error:
+            refusals.append(error)
+            rows[-1] |= {"refused": str(error)}
+    if len(refusals) == len(rows):
+        raise refusals[0]
+    return rows
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of ``24GiB`` (2^30 each), ``80GB`` (10^9 each) or a plain number of bytes.
+
+    Raises:
+        BenchError: It is no size above 0.
+    """
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except (ValidationError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise BenchError(f"--device-memory {text!r} is no size above 0; write a number with a unit, such as 24GiB")
+    return size
+
+
+def check_fit(plan: Plan) -> None:
+    """Try every built-in method of ``plan`` on the backbone's shape, before anything is trained.
+
+    A plug-in's method is tried by its own process alone: whatever it does there becomes a record.
+
+    Raises:
+        BenchError: The family cannot carry a method, a value does not fit the shape, or a prompt leaves no position.
+    """
+    trials: list[tuple[BackboneSpec, MethodSpec, int | None]] = []
+    trials += [(probe.backbone, method, None) for probe in plan.probes for method in probe.methods]
+    trials += [(cell.backbone, cell.method, cell.recipe["max_length"]) for cell in plan.cells]
+    bare = functools.cache(_without_values)  # for its positions: no method is applied to what is kept
+    built: set[str] = set()
+    checked: set[tuple[str, int | None]] = set()
+    for spec, used, length in trials:
+        if used.name not in BUILTIN or (used.label, length) in checked:
+            continue
+        checked.add((used.label, length))
+        method, config = registry.make(used.name, used.config)
+        try:
+            if used.label not in built:
+                built.add(used.label)
+                _built(spec, method, config)
+            if length is not None:
+                checked_length(method.reserved_positions(config), length, bare(spec))
+        except BenchError as error:
+            raise BenchError(f"method {used.label}: {error}") from error
+
+
+def _check_length(reserved: int, length: int, bare: Any) -> None:
+    positions = anatomy(bare).positions
+    if positions is not None and reserved + length > positions:
+        prompt = f"a prompt of {reserved} and " if reserved else ""
+        left = max(0, positions - reserved)
+        remedy = f"--seq {left} is the longest" if left else "shorten the prompt"
+        raise BenchError(
+            f"{prompt}{length} tokens need {reserved + length} positions, the backbone has {positions}; {remedy}"
+        )
+
+
+def _counted(spec: BackboneSpec, method: Any, config: Any, setting: "Setting", device_memory: int | None) -> Row:
+    from bench.count.count import count
+
+    try:
+        counts = count(spec, method, config, setting)
+        row = _figures(counts)
+        if device_memory is not None:
+            row |= _capacity(spec, method, config, setting, counts, device_memory)
+    except BenchError:
+        raise
+    except Exception as error:  # whatever a third party's operation does on tensors without data
+        reason = (str(error).splitlines() or [""])[0]
+        row = {"not_counted": f"{type(error).__name__}: {reason}".rstrip(": ")}
+        with contextlib.suppress(Exception):  # where it cannot even be built, the reason above stands alone
+            row |= _sizes(spec, method, config, setting)
+    return row
+
+
+def _figures(counts: "Counts") -> Row:
+    return {
+        "trainable_parameters": counts.trainable.model_dump(),
+        "delta_bytes": counts.delta_bytes,
+        "flops": counts.flops.model_dump(),
+        "bytes": counts.bytes.model_dump(),
+        "predicted_peak_memory_bytes": counts.peak.model_dump(),
+        "largest_saved": [tensor.model_dump(mode="json") for tensor in counts.largest_saved],
+    }
+
+
+def _capacity(
+    spec: BackboneSpec, method: Any, config: Any, setting: "Setting", counts: "Counts", device_memory: int
+) -> Row:
+    from bench.count.capacity import largest_within
+    from bench.count.count import peak_of
+
+    def peak(batch: int) -> int:
+        if batch == setting.batch:
+            return counts.peak.step
+        return peak_of(spec, method, config, dataclasses.replace(setting, batch=batch)).step
+
+    return {
+        "device_memory_bytes": device_memory,
+        "fits": counts.peak.step <= device_memory,
+        "largest_batch": largest_within(peak, device_memory, setting.batch),
+    }
+
+
+def _without_values(spec: BackboneSpec, dtype: Any = None) -> Any:
+    """The backbone's shape, whatever its weights."""
+    return backbone.load(dataclasses.replace(spec, weights="random"), device="meta", dtype=dtype)
+
+
+def _built(spec: BackboneSpec, method: Any, config: Any, setting: "Setting | None" = None) -> tuple[Any, Any]:
+    """The adapted backbone and the head, without values."""
+    import torch
+
+    from bench.models.head import make_head
+
+    bare = _without_values(spec, setting.loaded if setting else None)
+    head = make_head(bare, setting.outputs if setting else 2)
+    with torch.device("meta"):
+        return method.apply(bare, config), head
+
+
+def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: "Setting") -> Row:
+    """Figures that need no step: parameters and stored bytes."""
+    import torch
+
+    module, head = _built(spec, method, config, setting)
+    with torch.device("meta"):
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        stored = method.delta(method.finalize(module))
+    return {
+        "trainable_parameters": {"method": trained, "head": sum(p.numel() for p in head.parameters())},
+        "delta_bytes": sum(t.numel() * t.element_size() for t in stored.values()),
+    }
+
+
+def _notes(setting: "Setting") -> list[str]:
+    """What the figures of a setting leave out or take from a formula."""
+    from bench.count.count import CUBLAS_WORKSPACE
+
+    if setting.device == "cuda":
+        notes = [
+            "not yet calibrated on a GPU: the peak holds what torch's CUDA allocator hands out, rounded up to 512 "
+            f"bytes each, and a cuBLAS workspace of {CUBLAS_WORKSPACE / 1e6:.1f} MB (32 MiB on Hopper), but neither "
+            "the allocator's fragmentation nor the CUDA context",
+        ]
+    else:
+        notes = ["the peak leaves out scratch space inside kernels"]
+    if setting.weights == "nf4":
+        notes.append("frozen linear weights of the layers stand at 4 bits by formula, unpacked one matrix at a time")
+    if setting.optimizer == "adamw_8bit":
+        notes.append("the optimizer's 8-bit state stands by formula")
+    return notes

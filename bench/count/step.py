@@ -1,0 +1,132 @@
+"""One training step of one method as a thing that can be repeated, counted and timed; it measures nothing itself."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.count.attribution import Origin
+from bench.count.setting import Setting
+from bench.errors import BenchError
+from bench.method import Batch, Method
+from bench.models.head import TaskModel, generator
+from bench.training.loop import check_groups, head_groups, to_autocast
+
+MIDDLE = (1, 2)
+"""Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""
+
+
+@dataclasses.dataclass
+class TrainingStep:
+    """A built method with its optimizer and a fixed batch."""
+
+    method: Method
+    config: Any
+    model: TaskModel
+    origin: Origin
+    optimizer: torch.optim.Optimizer
+    batch: Batch
+    autocast: bool = False
+
+    def forward(self) -> Tensor:
+        """Scalar loss with the method's regularizer."""
+        with torch.autocast(self.batch["input_ids"].device.type, torch.bfloat16, enabled=self.autocast):
+            loss = self.model.loss(self.batch)
+            extra = self.method.regularizer(self.model.body)
+            return loss if extra is None else loss + extra
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of all trainable parameters."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def optimize(self) -> None:
+        """Optimizer step with the method's own work after it."""
+        self.optimizer.step()
+        self.method.after_step(self.model.body, *MIDDLE)
+
+    def zero(self) -> None:
+        """Drop the gradients; outside every measured phase."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def adapt(
+    backbone: nn.Module, method: Method, config: Any, head: nn.Module, setting: Setting
+) -> tuple[Origin, TaskModel]:
+    """Apply ``method`` to a fresh bare ``backbone`` and put ``head`` on top, in the form that ``setting`` asks for.
+
+    Raises:
+        BenchError: The family cannot carry the method, or cannot checkpoint.
+    """
+    if setting.checkpointing:
+        _checkpoint(backbone)
+    origin = Origin(backbone)
+    meta = next(backbone.parameters()).device.type == "meta"
+    torch.manual_seed(0)
+    with torch.device("meta") if meta else contextlib.nullcontext():
+        body = method.apply(backbone, config)
+    model = TaskModel(body, head).train()
+    set_dropout(model, setting.dropout)
+    if setting.autocast:
+        to_autocast(model)
+    return origin, model
+
+
+def _checkpoint(backbone: nn.Module) -> None:
+    # transformers before 5.23 has the older name alone
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable: Any = next((getattr(backbone, name) for name in names if hasattr(backbone, name)), None)
+    if enable is None:
+        raise BenchError("checkpointing: this backbone has no switch for it; leave it off")
+    try:
+        # The non-reentrant form needs no input that requires a gradient, which frozen embeddings do not give; one that
+        # does, which transformers asks for, would let backward run to the embeddings for nothing.
+        enable({"use_reentrant": False})
+        backbone.disable_input_require_grads()  # type: ignore[operator]
+    except ValueError as error:
+        raise BenchError(f"checkpointing: this backbone does not support it ({error}); leave it off") from error
+
+
+def optimizer_groups(model: TaskModel, method: Method, rate: float = 1e-3, head_rate: float = 1e-3) -> list[Any]:
+    """Parameter groups of method and head, checked to hold exactly what trains; the rates change no cost."""
+    groups = method.param_groups(model.body, rate) + head_groups(model.head, head_rate)
+    check_groups(groups, model)
+    return groups
+
+
+def random_batch(
+    rows: int, length: int, *, vocabulary: int, outputs: int, device: torch.device | str = "cpu", seed: int = 0
+) -> Batch:
+    """Random token ids ``[rows, length]`` without padding, and labels ``[rows]`` (floating for one output)."""
+    stream = generator(seed, "probe batch")
+    ids = torch.randint(min(5, vocabulary - 1), vocabulary, (rows, length), generator=stream)
+    integer = torch.randint(0, max(outputs, 2), (rows,), generator=stream)
+    labels = integer if outputs > 1 else integer.float()
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Put ``probability`` in place of every dropout above 0 that ``model`` has, in place.
+
+    Some families read their dropout from modules, others hand a number of the module or of the configuration to a
+    function: so every ``nn.Dropout`` and every number whose name contains ``drop`` is set, also in configurations.
+    """
+    for module in model.modules():
+        for holder in (module, getattr(module, "config", None)):
+            for name, value in list(vars(holder).items()) if hasattr(holder, "__dict__") else []:
+                if "drop" in name and isinstance(value, float) and value:
+                    setattr(holder, name, probability)
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
+            module.p = probability
+
+
+def randomise(body: nn.Module, *, scale: float = 0.01, seed: int = 0) -> None:
+    """Add N(0, ``scale``) to every trainable parameter: deltas start at zero and would make a merge vacuous."""
+    stream = generator(seed, "probe noise")
+    with torch.no_grad():
+        for parameter in body.parameters():
+            if parameter.requires_grad:
+                noise = torch.empty(parameter.shape).normal_(0.0, scale, generator=stream)
+                parameter.add_(noise.to(parameter))

@@ -1,0 +1,1 @@
+"""Carries a plan out: worker processes, and records stored as they come."""

@@ -1,0 +1,18 @@
+"""Imported once by the fork server for every worker; what cells alone need is in ``warm_cells``, not here."""
+
+import gc
+import os
+
+import torch
+import transformers.models.auto.modeling_auto as auto
+from transformers import AutoConfig
+
+# Threads that live in the server would be lost by the fork: the server itself must never start an OpenMP pool.
+torch.set_num_threads(1)
+
+if model_type := os.environ.get("BENCH_WARM_MODEL_TYPE"):
+    config = type(AutoConfig.for_model(model_type))
+    table = auto.MODEL_FOR_TEXT_ENCODING_MAPPING if model_type == "t5" else auto.MODEL_MAPPING
+    table[config]  # imports the backbone's modelling file
+
+gc.freeze()  # workers share these pages for as long as no collection of theirs goes through them

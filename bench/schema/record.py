@@ -1,0 +1,358 @@
+"""The record: the immutable outcome of a cell, or of a method in a probe or sweep, also of a failure; no torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bench.schema.record_parts import Control as Control
+from bench.schema.record_parts import Inference as Inference
+from bench.schema.record_parts import Inferences as Inferences
+from bench.schema.record_parts import Latencies as Latencies
+from bench.schema.record_parts import Latency as Latency
+from bench.schema.record_parts import MergedEqualsBase as MergedEqualsBase
+from bench.schema.record_parts import PathCounts as PathCounts
+from bench.schema.record_parts import Timing as Timing
+
+SCHEMA = 1
+"""Version of the record format. 1: first format."""
+
+Status = Literal["ok", "oom", "nan", "timeout", "crashed", "failed"]
+Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
+"""``bfloat16_autocast``: forward under autocast, frozen matrices bfloat16, vectors and all that trains float32."""
+Attention = Literal["sdpa", "eager"]
+Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
+Weights = Literal["native", "nf4"]
+"""How frozen linear weights of the backbone's layers are stored: as computed with, or as 4-bit normal floats."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Backbone(_Frozen):
+    """The pretrained model that was adapted."""
+
+    name: str
+    """Name in the suite: a hub id or a named shape."""
+    revision: str | None
+    """Hub revision, None for random weights."""
+    sha256: str | None
+    """Hash of the weight file, None for random weights."""
+    parameters: int
+    """Number of parameters of the bare backbone (no pooler)."""
+    weights: Literal["pretrained", "random"]
+    """Random weights are honest for cost and carry no conclusion about scores."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know, such as data that the backbone was trained on."""
+
+
+class MethodUsed(_Frozen):
+    """The method and everything that decides its result."""
+
+    label: str
+    """As the suite spells it, e.g. ``lora(rank=8)``; identifies the method within the suite."""
+    name: str
+    config: dict[str, Any]
+    """All fields, defaults included."""
+    class_: str = Field(alias="class")
+    """Import path of the class, ``methods.lora:LoRA``."""
+    distribution: str
+    version: str
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class TaskUsed(_Frozen):
+    """The task and the data that a cell saw."""
+
+    name: str
+    version: int
+    source: Literal["hub", "folder", "synthetic"]
+    content_sha256: str
+    """Hash of the rows used, train and test."""
+    train_rows: int
+    test_rows: int
+    overlap: int
+    """Test texts that occur verbatim among the training texts."""
+    overlap_ngrams: int | None = None
+    """Test rows that share a run of 8 words, lower case, with a training text; None in records from before."""
+    floor: float
+    """Score of a bag-of-words classifier trained on the same rows (main metric)."""
+    notes: tuple[str, ...] = ()
+    """Such as ``near pretraining objective``."""
+
+
+class CurvePoint(_Frozen):
+    """What training had reached, and spent, after some of its steps.
+
+    The FLOPs of a step are a polynomial in its batch, a * B + b * B*T + c * B*T*T with T the padded length, so the
+    three sums give the FLOPs so far from a count at three lengths.
+    """
+
+    step: int
+    """Optimizer steps so far."""
+    seconds: float
+    """Training seconds so far, evaluations left out."""
+    score: float
+    """Main metric on the test split; nothing is chosen by it."""
+    loss: float
+    """Mean training loss since the last point."""
+    rows: int
+    """Sum of B over all batches so far."""
+    tokens: int
+    """Sum of B * T."""
+    token_squares: int
+    """Sum of B * T * T."""
+
+
+class Tuning(_Frozen):
+    """The search that gave a method its learning rates; every method of a fair table was given the same."""
+
+    trials: int
+    """Combinations of rates that were tried."""
+    seeds: int
+    """Seeds of each."""
+    steps: int
+    """Optimizer steps of each."""
+    selection_rows: int
+    """Rows, cut from train, that chose."""
+    task: str | None = None
+    """The one task that was searched, whose rates hold for all; None: every task had a search of its own."""
+
+
+class Trainable(_Frozen):
+    """Trainable parameters, counted apart."""
+
+    method: int
+    head: int
+
+
+class Owners(_Frozen):
+    """FLOPs of one part of the model; the four backward parts sum to ``backward``."""
+
+    forward: int = 0
+    backward: int = 0
+    backward_weight_gradient: int = 0
+    backward_input_gradient: int = 0
+    backward_attention: int = 0
+    backward_recompute: int = 0
+    """Forward work done again during backward; above 0 under gradient checkpointing only."""
+
+
+class Flops(Owners):
+    """FLOPs of one training step on the probe's shape: in all, by owner and by layer."""
+
+    backbone: Owners
+    method: Owners
+    head: Owners
+    by_layer: dict[str, Owners]
+    """Keys ``embeddings``, ``layer_1`` ... ``layer_L``, ``head`` (all owners of that depth together)."""
+    backbone_by_layer: dict[str, Owners] = {}
+    """The backbone's share of it, ``embeddings`` to ``layer_L``; empty in records from before it was kept."""
+
+
+class Bytes(_Frozen):
+    """Bytes held during a training step."""
+
+    weights: int
+    gradients: int
+    optimizer_state: int
+    saved_activations: int
+    """Tensors that autograd keeps for backward, deduplicated by storage, parameters and buffers left out."""
+
+
+class SavedTensor(_Frozen):
+    """One of the largest tensors that autograd keeps for backward."""
+
+    module: str
+    """Dotted path of the module whose forward kept it first; empty for the model itself."""
+    owner: Literal["backbone", "method", "head"]
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    """Of its storage, which a view may show in part only."""
+
+
+class PeakMemory(_Frozen):
+    """Peak bytes by phase of the second step (the first has no optimizer state yet)."""
+
+    forward: int
+    backward: int
+    optimizer: int
+    step: int
+    """Largest of the three."""
+
+
+class Shape(_Frozen):
+    """What a probe measured on: part of every cost figure's key."""
+
+    batch: int
+    length: int
+    """Tokens per row."""
+    dtype: str
+    device: str
+    """``cpu`` or the name of the GPU."""
+    attention: str
+    """Attention implementation, ``sdpa`` or ``eager``."""
+    optimizer: str
+    """``adamw_fused`` ..."""
+    dropout: float
+    """Probability in place of every dropout that the model has."""
+    threads: int
+    checkpointing: bool = False
+    """Whether each backbone layer keeps its input alone and runs forward again during backward."""
+    compiled: bool = False
+    """Whether the timed model went through ``torch.compile``; counts are those of the eager form."""
+    weights: Weights = "native"
+
+
+class _Common(_Frozen):
+    schema_: int = Field(alias="schema", default=SCHEMA)
+    id: str
+    """Cell or probe identity: sha256 over all that decides the result."""
+    suite: str
+    status: Status
+    reason: str | None = None
+    """One sentence, when the status is not ok."""
+    traceback: str | None = None
+    backbone: Backbone | None
+    method: MethodUsed
+    environment: dict[str, Any]
+    """Versions, hardware, threads, commit; ``fingerprint`` groups what may be compared."""
+    started: str
+    """UTC, ISO 8601."""
+    ended: str
+    flags: tuple[str, ...] = ()
+    """``random_weights``, ``synthetic``, ``did_not_learn``, ``still_improving``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class Directions(_Frozen):
+    """The update ``dW = W - W_0 [out, in]`` of one weight, and how its leading left singular vectors lie to W_0's."""
+
+    leading: int
+    """How many directions are compared."""
+    outputs: int
+    """Dimensions that they lie in."""
+    relative_norm: float
+    """Frobenius norm of dW / that of W_0."""
+    stable_rank: float
+    """Squared Frobenius norm of dW / its squared largest singular value."""
+    leading_share: float
+    """Of the squared Frobenius norm of dW, in its leading directions."""
+    with_weight: float
+    """Overlap with as many leading directions of W_0, 0 to 1."""
+    angle_to_weight: float
+    """Smallest principal angle to these, in degrees."""
+
+
+class Scored(_Common):
+    """What training once (backbone, task, method, recipe, seed) came to."""
+
+    kind: Literal["score", "trial"]
+    task: TaskUsed | None
+    task_name: str
+    """Stands also where the data could not be read."""
+    recipe: dict[str, Any]
+    seed: int
+    score: float | None = None
+    """The task's main metric on the test split, of a trial on the rows cut from train."""
+    metrics: dict[str, float] = {}
+    trainable_parameters: Trainable | None = None
+    delta_bytes: int | None = None
+    losses: tuple[float, ...] = ()
+    """Training loss of each step, taken before its update: the first is the loss at step 0."""
+    curve: tuple[CurvePoint, ...] = ()
+    """Scores on the way, where the recipe asks for ``curve_points``."""
+    gradient_norms: dict[str, tuple[float, ...]] = {}
+    """By part of the delta, such as ``A`` and ``B``: L2 norm of its gradient, before clipping, at each of the first
+    steps that the recipe's ``gradient_norms`` asks for; empty: it asks for none, or nothing but the head trains."""
+    ranks: dict[str, int] = {}
+    """Rank of the update of each adapted map, where training chose it; empty where the configuration gave it."""
+    directions: dict[str, Directions] = {}
+    """By map, such as ``0.query`` of the first layer: the directions that training added to it, where the recipe asks
+    for ``directions``; a map that training left as it was is missing, and all are where the method cannot be merged."""
+    directions_sha256: str | None = None
+    """Hash of the singular vectors in the sidecar ``directions/<id>.safetensors``."""
+    best_step: int | None = None
+    """Step whose state was scored, chosen on the selection rows; None: the last one, nothing was chosen."""
+    tuning: Tuning | None = None
+    """None: the rates were not searched for."""
+    train_seconds: float | None = None
+    prepare_seconds: float | None = None
+    predictions_sha256: str | None = None
+    """Hash of the per-example predictions in the parquet sidecar ``predictions/<id>.parquet``."""
+
+    @model_validator(mode="after")
+    def _scored(self) -> "Scored":
+        if self.status == "ok" and self.score is None:
+            raise ValueError("status is ok but there is no score")
+        return self
+
+
+class ScoreRecord(Scored):
+    """What one cell scored on the test split."""
+
+    kind: Literal["score"] = "score"
+
+
+class CostRecord(_Common):
+    """What one method costs on one probe's shape."""
+
+    kind: Literal["cost"] = "cost"
+    shape: Shape
+    baseline: str
+    """Label of the method that ratios refer to."""
+    trainable_parameters: Trainable | None = None
+    delta_bytes: int | None = None
+    """Bytes stored per task: the delta without the head."""
+    flops: Flops | None = None
+    backward_path: PathCounts | None = None
+    """Of ``loss.backward()``: what forward left has depth 0; None in records from before it was counted."""
+    bytes: Bytes | None = None
+    largest_saved: tuple[SavedTensor, ...] = ()
+    """The largest ten of the saved activations."""
+    predicted_peak_memory_bytes: PeakMemory | None = None
+    """Peaks of the ledger, counted on fake tensors; None beside ``flops`` where the count ran on real ones."""
+    peak_memory_bytes: PeakMemory | None = None
+    peak_memory_source: Literal["cuda_allocated", "tracker"] | None = None
+    forward_seconds: Timing | None = None
+    backward_seconds: Timing | None = None
+    optimizer_seconds: Timing | None = None
+    step_seconds: Timing | None = None
+    latency_seconds: Latencies | None = None
+    aa_control: dict[str, Control] = {}
+    """Keys ``forward backward optimizer step latency``, and ``latency_batch_1`` and so on for each batch that ran."""
+    latency_length: int | None = None
+    """Tokens of each row of inference; None in records from before it stood here, and where no inference ran."""
+    inference: Inferences | None = None
+    """Counted on one row of ``latency_length`` tokens; None in records from before it was counted."""
+    merged_equals_base: MergedEqualsBase | None = None
+    merge_error: dict[str, float] | None = None
+    """Largest absolute difference of hidden states, merged against unmerged, by dtype."""
+    switch_seconds: float | None = None
+    """Median time to load another task's delta into the running model."""
+    warnings: tuple[str, ...] = ()
+    """Figures that could not be taken, each with its reason."""
+
+
+class CountRecord(_Common):
+    """What one method costs at one value of a sweep: counted on fake tensors, never run."""
+
+    kind: Literal["count"] = "count"
+    sweep: str
+    """Name of the sweep within the suite."""
+    vary: str
+    """What is swept: ``length``, ``batch``, ``layers``, ``width`` or ``config.<field>``."""
+    value: int
+    shape: Shape
+    trainable_parameters: Trainable | None = None
+    delta_bytes: int | None = None
+    flops: Flops | None = None
+    """Without ``by_layer``: a sweep over depth would hold the same figures many times over."""
+    bytes: Bytes | None = None
+    predicted_peak_memory_bytes: PeakMemory | None = None
+
+
+Record = Annotated[ScoreRecord | CostRecord | CountRecord, Field(discriminator="kind")]

@@ -1,0 +1,341 @@
+"""Reads a suite: a TOML file that says what is asked, of which methods, on what; it plans and runs nothing."""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench import registry
+from bench.errors import BenchError, unknown
+from bench.schema.budget import MatchTable, check_match
+from bench.schema.claims import EXTRA_SECONDS, Bounds, ClaimedShape, ClaimTable, check_claims
+from bench.schema.record import Attention, Dtype, Optimizer, Tuning
+from bench.schema.sweeps import CrossoverTable, SweepTable, check_sweeps
+from bench.schema.tuning import TuningTable, check_tuning
+
+FOLDER = Path(__file__).parents[2] / "suites"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class BackboneTable(_Table):
+    """Which pretrained model is adapted."""
+
+    name: str
+    """Hub id, named shape or path of a config.json."""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    revision: str | None = None
+    """Hub revision; the pinned one where this project pins it."""
+
+
+class RecipeValues(_Table):
+    """How cells train; each value may be overridden for one task."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; exactly one of ``steps`` and ``epochs``."""
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows per optimizer step."""
+    max_length: int | None = Field(default=None, ge=4)
+    """Tokens per row at most, prompts not counted."""
+    train_rows: int | None = Field(default=None, ge=1)
+    """Training rows drawn by content hash; all where left out."""
+    test_rows: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    """For methods that set none of their own."""
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    warmup: float | None = Field(default=None, ge=0, lt=1)
+    """Share of steps with rising rate."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    gradient_clip: float | None = Field(default=None, ge=0)
+    """Largest global gradient norm; 0 switches it off."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    dense_head: bool | None = None
+    """Whether the head has a dense + tanh layer (RoBERTa's classification head)."""
+    head_dropout: float | None = Field(default=None, ge=0, lt=1)
+    gradient_accumulation: int | None = Field(default=None, ge=1)
+    """Parts that the rows of a step are computed in, one after the other; 1 where left out."""
+    dtype: Literal["float32", "bfloat16_autocast"] | None = None
+    """``bfloat16_autocast``: frozen matrices bfloat16, what trains float32, forward under autocast."""
+    selection_rows: int | None = Field(default=None, ge=1)
+    """Rows cut from train by content hash, never trained on; none where left out."""
+    best_epoch: bool | None = None
+    """Score the state that was best on the selection rows instead of the last one."""
+    curve_points: int | None = Field(default=None, ge=0)
+    """Equal shares of the steps after each of which the test score is read; nothing is chosen by it."""
+    gradient_norms: int | None = Field(default=None, ge=0)
+    """First steps whose gradients are noted, as one norm for each part of the delta; none where left out."""
+    directions: int | None = Field(default=None, ge=0)
+    """Leading singular directions of what training adds to each query and value weight that are kept and compared."""
+
+
+DEFAULTS: dict[str, Any] = {
+    "batch_size": 16, "max_length": 128, "learning_rate": 1e-3, "head_learning_rate": 1e-3, "warmup": 0.06,
+    "weight_decay": 0.01, "gradient_clip": 1.0, "pooling": "mean", "dense_head": False, "head_dropout": 0.1,
+}  # fmt: skip
+"""Recipe values that a suite may leave out."""
+
+
+class RecipeTable(RecipeValues):
+    """The recipe of a suite with its overrides by task."""
+
+    task: dict[str, RecipeValues] = {}
+    """Overrides, e.g. ``[recipe.task.cola]``."""
+    timeout_seconds: float = Field(default=3600.0, gt=0)
+    """A cell that runs longer ends with status ``timeout``."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "RecipeTable":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _selectable(self) -> "RecipeTable":
+        for name, values in (("", self), *self.task.items()):
+            best = self.best_epoch if values.best_epoch is None else values.best_epoch
+            rows = self.selection_rows if values.selection_rows is None else values.selection_rows
+            if best and rows is None:
+                raise ValueError(f"best_epoch{f' of task {name}' if name else ''} needs selection_rows to choose by")
+        return self
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "RecipeTable":
+        for name, values in (("", self), *self.task.items()):
+            taken = self.directions if values.directions is None else values.directions
+            dtype = values.dtype or self.dtype
+            if taken and dtype == "bfloat16_autocast":
+                raise ValueError(
+                    f"directions{f' of task {name}' if name else ''} needs dtype float32: bfloat16 rounds the weights, "
+                    "and what training adds to them is as small"
+                )
+        return self
+
+
+class MethodTable(_Table):
+    """One method of the suite."""
+
+    name: str
+    config: dict[str, Any] = {}
+    learning_rate: float | dict[str, float] | None = None
+    """One rate, or rates by task with ``default``."""
+    head_learning_rate: float | dict[str, float] | None = None
+    """Of the task head; the recipe's where left out."""
+    tuning: Tuning | None = None
+    """The search that gave these rates on the suite's tasks, as ``tune`` writes it; None: nobody searched for them."""
+
+    @model_validator(mode="after")
+    def _positive_rates(self) -> "MethodTable":
+        for field in ("learning_rate", "head_learning_rate"):
+            given = getattr(self, field)
+            rates = given.values() if isinstance(given, dict) else (given,)
+            if any(rate is not None and not 0 < rate < float("inf") for rate in rates):
+                raise ValueError(f"{field} takes numbers above 0")
+        return self
+
+    def rates(self, task: str) -> dict[str, float]:
+        """``learning_rate`` and ``head_learning_rate`` on ``task``, those that the method sets itself."""
+        found = {}
+        for field in ("learning_rate", "head_learning_rate"):
+            given = getattr(self, field)
+            rate = given.get(task, given.get("default")) if isinstance(given, dict) else given
+            if rate is not None:
+                found[field] = rate
+        return found
+
+
+class CostTable(_Table):
+    """One shape on which the cost of every method is measured."""
+
+    batch: int = Field(ge=1)
+    length: int = Field(ge=1)
+    """Tokens per row."""
+    batch_on_cpu: int | None = Field(default=None, ge=1)
+    """Batch where no GPU is at hand; ``batch`` where left out."""
+    dtype: Dtype = "float32"
+    attention: Attention = "sdpa"
+    optimizer: Optimizer = "adamw_fused"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability in place of every dropout that the model has; above 0, CPU attention leaves its fused path."""
+    checkpointing: bool = False
+    """Keep each backbone layer's input alone and run its forward again during backward."""
+    compile: bool = False
+    """Time the training step through ``torch.compile``; counts and latency are those of the eager form."""
+    timed: bool = True
+    """Take a real step, time it and inference; without, all is counted on tensors without data."""
+    blocks: int = Field(default=6, ge=2)
+    """Timing blocks; intervals resample blocks."""
+    rounds: int = Field(default=1, ge=1)
+    """Rounds per block; each round times every method once in random order."""
+    extra_seconds: float = Field(default=EXTRA_SECONDS, ge=0)
+    """Seconds that training steps, and latency at each batch, may take for blocks that an open claim asks for."""
+    rebuild: bool = False
+    """Build all modules anew for every block: where their tensors lie then widens intervals and moves no figure."""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
+    latency_batches: tuple[Literal[1, 8, 32], ...] = (1, 32)
+    """Those that a record has a place for."""
+    latency_length: int = Field(default=64, ge=1)
+    methods: tuple[str, ...] = ()
+    """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
+    timeout_seconds: float = Field(default=7200.0, gt=0)
+
+    def batch_on(self, device: str) -> int:
+        """Rows on ``device``."""
+        return self.batch_on_cpu if device == "cpu" and self.batch_on_cpu is not None else self.batch
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What tells the records of this shape from those of another."""
+        return (self.batch, self.batch_on_cpu, self.length, self.dtype, self.attention, self.optimizer, self.dropout,
+                self.checkpointing, self.compile, self.threads)  # fmt: skip
+
+
+class Suite(_Table):
+    """A suite as its file states it; names and configurations of methods are checked by the planner."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Part of the run folder's name."""
+    question: str
+    """What the suite is to answer, in prose."""
+    backbone: BackboneTable
+    baseline: str = "full"
+    """Label of the method that the others are compared with."""
+    method: tuple[MethodTable, ...] = Field(min_length=1)
+    match: MatchTable | None = None
+    """The budget that sizes are chosen for; one that a method's ``config`` gives stays."""
+    tasks: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    data: str = "auto"
+    """``auto``, ``hub``, ``synthetic`` or a folder."""
+    recipe: RecipeTable | None = None
+    tuning: TuningTable | None = None
+    """The search for learning rates that ``tune`` does."""
+    cost: tuple[CostTable, ...] = ()
+    sweep: tuple[SweepTable, ...] = ()
+    crossover: tuple[CrossoverTable, ...] = ()
+    claim: tuple[ClaimTable, ...] = ()
+    """Sentences that the run's records are to decide."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Suite":
+        if self.tasks and (not self.seeds or self.recipe is None):
+            raise ValueError("a suite with tasks needs seeds and a [recipe]")
+        if not self.tasks and not self.cost and not self.sweep:
+            raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
+        check_match(self.match, len(self.cost))
+        check_sweeps(self.sweep, self.crossover)
+        check_tuning(self.tuning, self.seeds, self.tasks)
+        labels = [registry.spell(method.name, method.config) for method in self.method]
+        for index, cost in enumerate(self.cost):
+            self._check_methods(f"cost[{index}]", cost.methods, labels)
+            if any(cost.form == other.form for other in self.cost[:index]):
+                raise ValueError(f"cost[{index}] is a shape that stands above; give both as one, or change its length")
+        check_claims(self.claim, labels, self.tasks, [claimed_shape(cost, labels, "cuda") for cost in self.cost])
+        for what in ("tasks", "seeds"):
+            values = getattr(self, what)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{what} holds a value twice")
+        if any(not 0 <= seed < 2**63 for seed in self.seeds):
+            raise ValueError("seeds takes whole numbers from 0 to 2**63 - 1")
+        return self
+
+    def _check_methods(self, place: str, chosen: tuple[str, ...], labels: list[str]) -> None:
+        for label in chosen:
+            if label not in labels:
+                raise ValueError(f"{place}.methods: the suite has no method {label!r}; it has {', '.join(labels)}")
+        if chosen and self.match is not None:
+            raise ValueError(f"{place}.methods and match exclude each other: sizes are chosen for every shape alike")
+        if chosen and self.baseline in labels and self.baseline not in chosen:
+            raise ValueError(f"{place}.methods lacks the baseline {self.baseline}; add it: all ratios refer to it")
+
+
+def claimed_shape(cost: CostTable, labels: Iterable[str], device: str) -> ClaimedShape:
+    """What ``cost`` measures on ``device`` of a suite's methods ``labels``."""
+    return ClaimedShape(
+        batch=cost.batch_on(device), length=cost.length, latency_length=cost.latency_length,
+        labels=tuple(label for label in labels if not cost.methods or label in cost.methods),
+    )  # fmt: skip
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def suite_path(name_or_path: str) -> Path:
+    """The file of a suite that is given by its name or its path.
+
+    Raises:
+        BenchError: It is no path of a .toml file, and no suite has this name.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return path
+    if name_or_path not in suite_names():
+        raise unknown("suite", name_or_path, suite_names())
+    return FOLDER / f"{name_or_path}.toml"
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """Read a suite by name or from a file.
+
+    Raises:
+        BenchError: No such suite, or its file breaks the format; the sentence names file and field.
+    """
+    path = suite_path(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BenchError(f"{path}: not a readable TOML file ({error})") from error
+    values.setdefault("name", path.stem)
+    return parse_suite(values, str(path))
+
+
+def parse_suite(values: dict[str, Any], where: str) -> Suite:
+    """Check the values of a suite file.
+
+    Raises:
+        BenchError: A key is unknown, missing or has the wrong type or range.
+    """
+    try:
+        return Suite.model_validate(_tuples(values))
+    except ValidationError as error:
+        raise BenchError(f"{where}: {_sentence(error)}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """TOML arrays as tuples: strict models take no lists for them."""
+    if isinstance(value, dict):
+        return {key: item if key == "config" else _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]]
+    place = "".join(parts).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        return str(unknown("key", str(first["loc"][-1]), known, "".join(parts[:-1]).lstrip(".")))
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place or 'suite'}: {message}" + (
+        f", got {first['input']!r}" if place and first["type"] != "value_error" else ""
+    )
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
+        "cost": CostTable, "task": RecipeValues, "sweep": SweepTable, "crossover": CrossoverTable,
+        "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
+        "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable,
+    }  # fmt: skip
+    named = [tables[part] for part in location if isinstance(part, str) and part in tables]
+    return list((named[-1] if named else Suite).model_fields)

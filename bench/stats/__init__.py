@@ -1,0 +1,1 @@
+"""Statistics of samples: intervals, resampling, A/A noise, subspaces."""

@@ -1,0 +1,1 @@
+"""Run folders: records, sidecars, and the environment that both name."""

@@ -1,0 +1,78 @@
+"""What a figure was measured on: versions, hardware, threads, commit; measures nothing."""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "numpy", "scikit-learn", "scipy")
+"""Packages whose version can change a built-in method's result; a plug-in's own version stands with the method."""
+
+
+@functools.cache  # a plan asks once for each cell, and reading metadata takes 2 ms
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that can change a result; None where one is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).parents[2]
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@functools.cache
+def hardware() -> dict[str, Any]:
+    """CPU model, core count and memory; GPU name where torch sees one."""
+    import psutil
+    import torch
+
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _cpu_model(), "cores": cores, "memory_bytes": psutil.virtual_memory().total, "gpus": gpus}
+
+
+def environment() -> dict[str, Any]:
+    """Everything that a record keeps about where it was made.
+
+    ``fingerprint`` hashes versions, hardware and threads: figures of different fingerprints are never pooled. The
+    commit stands beside it and is no part of it.
+    """
+    import torch
+
+    compared = {"versions": versions(), "hardware": hardware(), "threads": torch.get_num_threads()}
+    fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
+    return {
+        **compared,
+        "fingerprint": fingerprint,
+        "platform": platform.platform(),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }

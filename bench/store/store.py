@@ -1,0 +1,313 @@
+"""Keeps records in a run folder: append and fsync, one writer, no record twice; it judges nothing."""
+
+import contextlib
+import gc
+import os
+import shlex
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+
+from bench.errors import BenchError
+from bench.schema.budget import MatchTable
+from bench.schema.record import SCHEMA, Record
+from bench.schema.sweeps import Figure
+from bench.schema.trial import Stored, TrialRecord
+from bench.store.sidecars import Sidecars
+from bench.store.strict_json import strict_json
+
+_RECORD: TypeAdapter[Stored] = TypeAdapter(Stored)
+
+
+class _Sweep(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    title: str
+    vary: str
+    values: list[int]
+    methods: list[str]
+    backbone: str = ""
+    dropout: float = 0.0
+
+
+class _Crossover(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    sweep: str
+    than_sweep: str = ""
+    method: str
+    than: str
+    figure: Figure
+
+
+class _Asked(BaseModel):
+    """What readers use of a resolved suite; claims have a model of their own."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    methods: list[str]
+    baseline: str
+    backbone: dict[str, Any]
+    question: str = ""
+    match: MatchTable | None = None
+    tasks: list[str] = []
+    seeds: list[int] = []
+    data: dict[str, Any] | str = ""
+    recipe: dict[str, Any] = {}
+    cost: list[dict[str, Any]] = []
+    sweep: list[_Sweep] = []
+    crossover: list[_Crossover] = []
+
+    @model_validator(mode="after")
+    def _of_known_sweeps(self) -> "_Asked":
+        titles = {sweep.title for sweep in self.sweep}
+        if unknown := {name for found in self.crossover for name in (found.sweep, found.than_sweep)} - titles - {""}:
+            raise ValueError(f"crossover names the sweep {min(unknown)!r}, which is not there")
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as readers see it."""
+
+    folder: Path
+    suite: dict[str, Any]
+    """The resolved suite."""
+    records: tuple[Record, ...]
+
+    @property
+    def command(self) -> str:
+        """What fills the folder, but for options that narrow the suite; quoted for a shell."""
+        costs = self.suite.get("cost") or ()
+        counted = costs and not self.suite.get("tasks") and not any(cost.get("timed", True) for cost in costs)
+        words = ["run", "--suite", self.suite["name"], "--out", str(self.folder), *(["--counts"] if counted else [])]
+        return shlex.join(["python", "-m", "bench", *words])
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        BenchError: It is no run folder, it holds a search for rates, or a file in it is damaged; the sentence names
+            file and line.
+    """
+    suite = read_suite(folder)
+    records = read_records(folder / "records.jsonl")
+    kept = tuple(record for record in records if not isinstance(record, TrialRecord))
+    if "tuning" in suite or len(kept) < len(records):
+        raise BenchError(
+            f"{folder}: holds a search for learning rates, whose trials are no scores; its tables are in tuning.md"
+        )
+    return Run(folder, suite, kept)
+
+
+def read_suite(folder: Path) -> dict[str, Any]:
+    """Read the resolved suite of a run folder.
+
+    Raises:
+        BenchError: It is no run folder, or the file is damaged.
+    """
+    path = folder / "suite.toml"
+    try:
+        suite = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        make = f"python -m bench run --suite NAME --out {folder}"
+        raise BenchError(f"{path}: not a readable suite; give the folder of a run, or make one: {make}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BenchError(f"{path}: not a readable suite; give the folder of a run ({error})") from error
+    try:
+        _Asked.model_validate(suite)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        wrong = "is missing" if first["type"] == "missing" else f"= {str(first['input'])[:80]} is damaged"
+        raise BenchError(f"{path}: {place} {wrong}; this is not the resolved suite of a run") from error
+    return suite
+
+
+def read_records(path: Path) -> list[Stored]:
+    """Read records; a torn last line, as a killed run leaves it, is passed over.
+
+    Raises:
+        BenchError: A line before the last is no record, or an identity stands twice.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
+    lines.pop()  # what follows the last line break was never finished
+    records: dict[str, Stored] = {}
+    with _no_collection():
+        for number, line in enumerate(lines, start=1):
+            record = _parse(line, f"{path}:{number}")
+            if record.id in records:
+                raise BenchError(f"{path}:{number}: record {record.id[:12]} stands twice; remove one of the lines")
+            records[record.id] = record
+    return list(records.values())
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold the cyclic collector back: it would look again and again at records that are all kept, half of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _parse(line: bytes, where: str) -> Stored:
+    try:
+        values = strict_json(line)
+        schema = values.get("schema") if isinstance(values, dict) else None
+        if schema != SCHEMA:
+            raise BenchError(f"{where}: schema {schema!r}; this version reads schema {SCHEMA}")
+        return _RECORD.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BenchError(f"{where}: {place}: {first['msg']}; {len(error.errors())} fields do not fit") from error
+    except (ValueError, RecursionError) as error:
+        raise BenchError(f"{where}: not a JSON record ({error})") from error
+
+
+class Store:
+    """The one writer of a run folder."""
+
+    def __init__(self, folder: Path, records: Sequence[Stored]) -> None:
+        self.folder = folder
+        self.records = list(records)
+        self._done = {record.id for record in records}
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self._done
+
+    def append(self, record: Stored, sidecars: Sidecars | None = None) -> None:
+        """Write ``record`` durably, the files beside it first.
+
+        Raises:
+            BenchError: The disk is full or the folder cannot be written; nothing that stands is lost.
+        """
+        if record.id in self._done:
+            return
+        line = record.model_dump_json(by_alias=True) + "\n"
+        try:
+            if sidecars is not None:
+                sidecars.write(self.folder, record.id)
+            _append_line(self.folder / "records.jsonl", line.encode())
+        except OSError as error:
+            raise BenchError(
+                f"{self.folder}: cannot write ({error.strerror}); free space or mend permissions, then repeat"
+            ) from error
+        self._done.add(record.id)
+        self.records.append(record)
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):  # a half-written line would be joined by the next one
+            os.truncate(path, size)
+        raise
+
+
+@contextlib.contextmanager
+def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -> Iterator[Store]:
+    """Lock ``folder`` (made where it is missing), mend a torn last line and write the resolved suite.
+
+    Args:
+        folder: The run folder.
+        suite: The resolved suite of the plan.
+        fresh: Set earlier records aside as ``records-<time>.jsonl`` and begin anew.
+
+    Raises:
+        BenchError: Another run holds the folder, it holds another suite, or it cannot be written.
+    """
+    import filelock
+    import tomli_w
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise BenchError(f"{folder}: another run is writing here; wait for it or give another --out") from error
+    except OSError as error:
+        raise BenchError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
+    try:
+        records = folder / "records.jsonl"
+        if fresh and records.exists():
+            records.replace(folder / f"records-{time.time_ns()}.jsonl")
+        _check_same_suite(folder / "suite.toml", suite, fresh)
+        store = Store(
+            folder, read_records(records)
+        )  # before anything is written: a file that is refused stays as it is
+        (folder / "suite.toml").write_text(tomli_w.dumps(suite), encoding="utf-8")
+        _mend(records)
+    except OSError as error:
+        lock.release()
+        raise BenchError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
+    except BenchError:
+        lock.release()
+        raise
+    try:
+        yield store  # what fails in the caller's hands is not this folder's fault
+    finally:
+        lock.release()
+
+
+def _check_same_suite(path: Path, suite: Mapping[str, Any], fresh: bool) -> None:
+    """Refuse a folder of another suite, also one without records: its file may be a suite that a person wrote."""
+    try:
+        standing = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BenchError(f"{path}: not a readable suite ({error}); give another --out") from error
+    if standing == suite or (not fresh and _widens(standing, suite)):
+        return
+    if fresh and "methods" in standing:  # a resolved one: a run's own, not a person's
+        path.replace(path.with_name(f"suite-{time.time_ns()}.toml"))
+        return
+    keys = sorted(key for key in {*standing, *suite} if standing.get(key) != suite.get(key))
+    remedy = "give another --out" + (" or --fresh" if "methods" in standing else "")
+    raise BenchError(f"{path}: holds another suite ({', '.join(keys)} differ); {remedy}")
+
+
+def _widens(standing: Mapping[str, Any], suite: Mapping[str, Any]) -> bool:
+    """Whether ``suite`` is the search that stands in a folder, over more rates: its trials stay trials of it."""
+    old, new = standing.get("tuning"), suite.get("tuning")
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return False
+    grid = ("learning_rates", "head_learning_rates")
+    rest = [{**one, "tuning": {**one["tuning"], **dict.fromkeys(grid)}} for one in (standing, suite)]
+    had = {rates: old.get(rates) for rates in grid}
+    grown = (isinstance(tried, list) and all(rate in new[rates] for rate in tried) for rates, tried in had.items())
+    return rest[0] == rest[1] and all(grown)
+
+
+def _mend(path: Path) -> None:
+    """Move a torn last line, as a killed run leaves it, to ``records.torn``: no byte is lost, whosever it was."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if torn := content[whole:]:
+        with path.with_name("records.torn").open("ab") as aside:
+            aside.write(torn + b"\n")
+            aside.flush()
+            os.fsync(aside.fileno())
+        os.truncate(path, whole)

@@ -1,0 +1,1 @@
+"""Measured costs: steps and inference of all methods on one shape, interleaved."""

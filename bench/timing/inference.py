@@ -1,0 +1,143 @@
+"""Inference as trained, merged and bare: exact structure, counts, times, merge error, task switch; trains nothing."""
+
+import copy
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.count.ledger import forward_flops
+from bench.count.path import CriticalPath
+from bench.method import Batch, Method, copy_delta
+from bench.models.head import TaskModel
+from bench.schema.record import Inference, MergedEqualsBase
+from bench.timing.interleave import Arm, Round, between, clock
+
+MERGE_DTYPES = (torch.float32, torch.bfloat16)
+SWITCHES = 5
+"""Loads of a delta that the switch time is the median of."""
+
+
+@dataclasses.dataclass
+class Deployed:
+    """A method ready for inference."""
+
+    method: Method
+    unmerged: TaskModel
+    merged: TaskModel | None
+    """None where the method cannot be merged; ``unmerged`` itself where there is nothing to fold."""
+
+    @property
+    def folded(self) -> TaskModel | None:
+        """``merged`` where it is a model of its own."""
+        return None if self.merged is self.unmerged else self.merged
+
+
+def deploy(method: Method, body: nn.Module, head: nn.Module) -> Deployed:
+    """Finalize and merge a trained body; both variants share the head."""
+    finalized = method.finalize(body).eval()
+    unmerged = TaskModel(finalized, head).eval()
+    folded = method.merge(finalized)
+    if folded is None:
+        return Deployed(method, unmerged, None)
+    return Deployed(method, unmerged, unmerged if folded is finalized else TaskModel(folded, head).eval())
+
+
+def inference_arm(
+    key: str, running: Callable[[], nn.Module | None], batch: Batch, device: str, phase: str = "latency"
+) -> Arm:
+    """Logits of ``batch`` under ``inference_mode``, checked to be finite and the same in every run.
+
+    ``running`` gives the model of the moment, which may be another build in every block.
+    """
+    first: list[Tensor] = []
+
+    def run() -> Round:
+        model = running()
+        assert model is not None
+        with torch.inference_mode():
+            start = clock(device)
+            logits = model(batch)
+            end = clock(device)
+            if not first:
+                if not bool(logits.isfinite().all()):
+                    raise ArithmeticError(f"the logits of {key} are not finite")
+                first.append(logits)
+            same = torch.equal(logits, first[0]) or (device == "cuda" and torch.allclose(logits, first[0], rtol=1e-3))
+            if not same:
+                raise ArithmeticError(f"the logits of {key} differ between two runs on the same input")
+        return {phase: between(start, end)}
+
+    return Arm(key, run)
+
+
+def count_inference(model: nn.Module, batch: Batch) -> Inference:
+    """Operations, FLOPs and critical path of the logits of ``batch``; exact, on real and on fake tensors alike.
+
+    Not under ``inference_mode``, where composite operations such as a linear map are dispatched whole.
+    """
+    with torch.no_grad(), CriticalPath() as path:
+        model(batch)
+    return Inference(operations=path.operations, depth=path.depth, flops=path.flops)
+
+
+def compare_structure(merged: nn.Module, base: nn.Module, batch: Batch) -> MergedEqualsBase:
+    """Whether the merged body is the bare backbone again, by everything but the values of its parameters."""
+    ours, ours_trace = forward_flops(lambda: merged(**_inputs(batch)))
+    theirs, base_trace = forward_flops(lambda: base(**_inputs(batch)))
+    return MergedEqualsBase(
+        modules=_classes(merged) == _classes(base),
+        parameters=_shapes(merged) == _shapes(base),
+        op_trace=ours_trace == base_trace,
+        flops=ours == theirs,
+    )
+
+
+def merge_error(method: Method, unmerged: nn.Module, batch: Batch) -> dict[str, float]:
+    """Largest absolute difference of the last hidden state, merged against unmerged, merged in each dtype."""
+    errors = {}
+    for dtype in MERGE_DTYPES:
+        module = unmerged
+        if any(p.dtype != dtype for p in unmerged.parameters()):
+            module = copy.deepcopy(unmerged).to(dtype)
+        merged = method.merge(module)
+        assert merged is not None
+        with torch.inference_mode():
+            ours = merged(**_inputs(batch)).last_hidden_state
+            theirs = module(**_inputs(batch)).last_hidden_state
+        errors[str(dtype).removeprefix("torch.")] = (ours.float() - theirs.float()).abs().max().item()
+    return errors
+
+
+def switch_seconds(method: Method, finalized: nn.Module, device: str) -> float | None:
+    """Median time to load another task's delta into the running module; None where a delta is no set of tensors in it.
+
+    The module holds its own delta again afterwards.
+    """
+    own = method.delta(finalized)
+    held = {**dict(finalized.named_parameters()), **dict(finalized.named_buffers())}
+    if not own or any(name not in held or held[name].shape != tensor.shape for name, tensor in own.items()):
+        return None
+    other = {name: tensor + 1 for name, tensor in own.items()}
+    seconds = []
+    for _ in range(SWITCHES):
+        start = clock(device)
+        copy_delta(held, own.keys(), other)
+        seconds.append(between(start, clock(device))[0])
+    copy_delta(held, own.keys(), own)
+    return statistics.median(seconds)
+
+
+def _inputs(batch: Batch) -> Batch:
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+
+
+def _classes(module: nn.Module) -> list[tuple[str, type]]:
+    return [(name, type(part)) for name, part in module.named_modules()]
+
+
+def _shapes(module: nn.Module) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
+    held: Sequence[tuple[str, Tensor]] = [*module.named_parameters(), *module.named_buffers()]
+    return [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in held]

@@ -1,0 +1,80 @@
+"""One probe: the cost of every method of a suite on one shape, as one record a method; it takes no figure itself."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bench.count.outcome import Findings
+from bench.models import backbone
+from bench.schema.jobs import MethodSpec, Probe, cost_id
+from bench.schema.record import CostRecord, Shape
+from bench.store.environment import environment
+from bench.training.cell import method_used, now
+
+
+def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None) -> Iterator[CostRecord]:
+    """Measure ``probe`` and yield one record per method, in the probe's order, once all is measured.
+
+    All methods are timed against each other, so no record is complete before the last round. A method that fails
+    gives a record with its status, its reason and the figures taken before; the others go on.
+
+    Args:
+        probe: What to measure.
+        progress: Called with short lines such as ``counted 5/13`` or ``timed block 2/5``.
+    """
+    from bench.timing.session import Session
+
+    started = now()
+    findings = {spec.label: Findings() for spec in probe.methods}
+    try:
+        session = Session(probe, findings, progress)
+        session.count()
+        if probe.timed:
+            session.time()
+            session.infer()
+        else:
+            session.count_inference()
+    except Exception as error:  # what no method is to blame for, such as a backbone that cannot be loaded
+        for found in findings.values():
+            if found.ok:
+                found.fail(error)
+    common = _common(probe, started)
+    for spec in probe.methods:
+        yield _record(probe, spec, findings[spec.label], common)
+
+
+def failures(probe: Probe, status: str, reason: str, started: str) -> list[CostRecord]:
+    """Records of a probe whose process died or hung: all methods, all with the same status and reason."""
+    common = _common(probe, started)
+    found = Findings(status=status, reason=reason)  # type: ignore[arg-type]
+    return [_record(probe, spec, found, common) for spec in probe.methods]
+
+
+def _common(probe: Probe, started: str) -> dict[str, Any]:
+    """What the records of all methods share."""
+    around = environment()
+    gpus = around["hardware"]["gpus"]
+    on_gpu = probe.device == "cuda" or (probe.device == "auto" and gpus)
+    return {
+        "suite": probe.suite, "backbone": backbone.describe(probe.backbone), "environment": around,
+        "baseline": probe.baseline, "flags": ("random_weights",) if probe.backbone.weights == "random" else (),
+        "started": started, "ended": now(),
+        "shape": Shape(
+            batch=probe.batch, length=probe.length, dtype=probe.dtype, attention=probe.attention,
+            device=gpus[0] if on_gpu and gpus else probe.device if probe.device != "auto" else "cpu",
+            optimizer=probe.optimizer, dropout=probe.dropout, threads=around["threads"],
+            checkpointing=probe.checkpointing, compiled=probe.compile,
+        ),
+    }  # fmt: skip
+
+
+def _record(probe: Probe, spec: MethodSpec, found: Findings, common: dict[str, Any]) -> CostRecord:
+    return CostRecord(
+        id=cost_id(probe, spec),
+        method=method_used(spec.label, spec.name, spec.config),
+        status=found.status,
+        reason=found.reason,
+        traceback=found.traceback,
+        warnings=tuple(found.warnings),
+        **common,
+        **found.figures,
+    )

@@ -1,0 +1,262 @@
+"""One cell: load, adapt, train, score, hand back a record.
+
+``python -m bench.training.cell`` reads a JSON spec from stdin.
+"""
+
+import contextlib
+import datetime
+import functools
+import itertools
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from bench import registry
+from bench.errors import BenchError
+from bench.models import backbone
+from bench.schema import record
+from bench.schema.jobs import Cell
+from bench.schema.trial import TrialRecord
+from bench.store.sidecars import Sidecars
+
+Progress = Callable[[str], None]
+Predictions = dict[str, list[Any]]
+Trained = record.ScoreRecord | TrialRecord
+
+
+def now() -> str:
+    """UTC, ISO 8601, whole seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Trained, Sidecars | None]:
+    """Run ``cell``; whatever goes wrong inside becomes a record with its status and reason.
+
+    Args:
+        cell: What to train and score.
+        progress: Called with short lines such as ``step 20/60 loss 0.61``.
+
+    Returns:
+        The record, and what the cell leaves beside it where it came to its end; a trial keeps nothing.
+    """
+    from bench.training.loop import NonFiniteLoss
+
+    started = now()
+    try:
+        figures, sidecars = _measure(cell, progress)
+    except NonFiniteLoss as error:
+        return failure(cell, "nan", str(error), started), None
+    except BenchError as error:
+        return failure(cell, "failed", str(error), started, traceback.format_exc()), None
+    except Exception as error:  # the outermost frame: any fault of a method becomes a record, the run goes on
+        status = "oom" if _out_of_memory(error) else "failed"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return failure(cell, status, reason, started, traceback.format_exc()), None
+    identity = _identity(cell)
+    identity["flags"] += figures.pop("flags")
+    scored = _kind(cell)(status="ok", ended=now(), started=started, **identity, **figures)
+    return scored, None if cell.trial else sidecars
+
+
+def _kind(cell: Cell) -> type[Trained]:
+    return TrialRecord if cell.trial else record.ScoreRecord
+
+
+def failure(cell: Cell, status: str, reason: str, started: str, trace: str | None = None) -> Trained:
+    """Record of a cell that came to no score; it needs no torch, so that the parent can write it for a dead worker."""
+    identity = _identity(cell)
+    return _kind(cell).model_validate(
+        {**identity, "status": status, "reason": reason, "traceback": trace, "started": started, "ended": now()}
+    )
+
+
+def method_used(label: str, name: str, config: dict[str, Any]) -> record.MethodUsed:
+    """What a record keeps of a method."""
+    cls = registry.load_method(name)
+    values = {"label": label, "name": name, "config": config, "class": f"{cls.__module__}:{cls.__qualname__}"}
+    return record.MethodUsed.model_validate(values | registry.provenance(name))
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    from bench.store.environment import environment
+
+    flags: tuple[str, ...] = ("random_weights",) if cell.backbone.weights == "random" else ()
+    flags += ("synthetic",) if cell.source.kind == "synthetic" else ()
+    return {
+        "id": cell.id, "suite": cell.suite, "backbone": backbone.describe(cell.backbone),
+        "method": method_used(cell.method.label, cell.method.name, cell.method.config),
+        "environment": environment(), "task": cell.task, "task_name": cell.task.name, "recipe": cell.recipe,
+        "seed": cell.seed, "flags": flags, "tuning": cell.tuning,
+    }  # fmt: skip
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
+    from bench.models.tokenizer import load_tokenizer
+    from bench.stats.subspaces import sha256
+    from bench.tasks.metrics import compute
+    from bench.training.directions import Found, directions, weights
+    from bench.training.evaluate import Encoded, evaluate, predictions_sha256
+    from bench.training.guards import constant_score, flags
+
+    recipe = cell.recipe
+    data = _data(cell)
+    method, config = registry.make(cell.method.name, cell.method.config)
+    bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed)
+    start = weights(bare) if recipe.get("directions") else {}
+    length = checked_length(method.reserved_positions(config), recipe["max_length"], bare)
+    encoded = functools.partial(
+        Encoded, tokenizer=load_tokenizer(cell.backbone.folder, bare.config.vocab_size), max_length=length,
+        regression=data.spec.regression, device=cell.device,
+    )  # fmt: skip
+    rows, test = encoded(data.train), encoded(data.test)
+    model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
+    prepare_seconds = _prepare(cell, method, model, rows)
+    counts = record.Trainable(method=_trainable(model.body), head=_trainable(model.head))
+
+    def predicted(which: Any) -> tuple[Predictions, dict[str, float]]:
+        found = evaluate(model, data.spec, which, dtype=recipe.get("dtype", "float32"))
+        return found, compute(data.spec, found["prediction"], found["label"])
+
+    def reading(which: Any) -> Callable[[], float]:
+        return lambda: predicted(which)[1][data.spec.main_metric]
+
+    selection = reading(encoded(data.selection)) if data.selection else None
+    losses, way, norms = _fit(cell, model, method, rows, reading(test), selection, progress)
+    model.body = method.finalize(model.body)
+    predictions, metrics = predicted(test)
+    score = metrics[data.spec.main_metric]
+    merged = method.merge(model.body) if start else None
+    added = directions(start, weights(merged), recipe["directions"]) if merged is not None else Found({}, {})
+    doubts = flags(
+        losses, score, constant=constant_score(data.spec, predictions["label"]), bag_of_words=cell.task.floor,
+        best_step=way.best_step,
+    )  # fmt: skip
+    return {
+        "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
+        "delta_bytes": sum(t.numel() * t.element_size() for t in method.delta(model.body).values()),
+        "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
+        "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
+        "predictions_sha256": None if cell.trial else predictions_sha256(predictions),
+        "ranks": dict(method.ranks(model.body)), "directions": added.figures,
+        "directions_sha256": sha256(added.left) if added.left else None,
+    }, Sidecars(predictions, added.left)  # fmt: skip
+
+
+def _data(cell: Cell) -> Any:
+    """The rows of the cell, if they are still those that it was planned with."""
+    from bench.tasks.sources import load_task
+    from bench.tasks.trials import load_trial
+
+    train, test, selection = (cell.recipe.get(f"{split}_rows") for split in ("train", "test", "selection"))
+    if cell.trial:
+        data = load_trial(cell.task.name, cell.source, train, cell.recipe["selection_rows"])
+    else:
+        data = load_task(cell.task.name, cell.source, train, test, selection)
+    if data.content_sha256 != cell.task.content_sha256:
+        raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
+    return data
+
+
+def _fit(
+    cell: Cell, model: Any, method: Any, rows: Any, test: Callable[[], float], selection: Callable[[], float] | None,
+    progress: Progress,
+) -> tuple[list[float], Any, dict[str, tuple[float, ...]]]:  # fmt: skip
+    """Train, with readings on the way and norms of the first gradients; leaves the chosen state in ``model``."""
+    import torch
+
+    from bench.training.checkpoints import Milestones, Reading, Work, epoch_ends, equal_shares
+    from bench.training.gradients import GradientNorms
+    from bench.training.loop import Recipe, to_autocast, train
+
+    recipe = Recipe(**{field: cell.recipe[field] for field in Recipe.__dataclass_fields__ if field in cell.recipe})
+    curve, choice = Reading(), Reading()
+    if points := cell.recipe.get("curve_points"):
+        curve = Reading(equal_shares(recipe.steps, points), test)
+    if cell.recipe.get("best_epoch"):
+        assert selection is not None, "a recipe with best_epoch has selection_rows"
+        choice = Reading(epoch_ends(recipe.steps, max(1, len(rows) // recipe.batch_size)), selection)
+    if recipe.dtype == "bfloat16_autocast":
+        to_autocast(model)
+    torch.manual_seed(_stream(cell.seed, "dropout"))
+    work = Work()
+    way = Milestones(model, work, curve, choice)
+
+    def done(step: int, loss: float) -> None:
+        way.after(step, loss)
+        progress(f"step {step}/{recipe.steps} loss {loss:.3f}")
+
+    noted = cell.recipe.get("gradient_norms")
+    norms = GradientNorms(method.parts(model.body), model.body, noted) if noted else None
+    batches = work.over(rows.shuffled(recipe.batch_size, cell.seed))
+    losses = train(model, method, model.body, batches, recipe, done, norms.after if norms else lambda step: None)
+    way.end()
+    return losses, way, norms.read() if norms else {}
+
+
+def _stream(seed: int, purpose: str) -> int:
+    from bench.models.head import generator
+
+    return generator(seed, purpose).initial_seed()
+
+
+def _trainable(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def checked_length(reserved: int, max_length: int, bare: Any) -> int:
+    """``max_length``, where the backbone has positions for it beside a prompt of ``reserved``.
+
+    Raises:
+        BenchError: It has too few.
+    """
+    from bench.anatomy import anatomy
+
+    positions = anatomy(bare).positions
+    if positions is not None and reserved + max_length > positions:
+        raise BenchError(
+            f"a prompt of {reserved} and {max_length} tokens need {reserved + max_length} positions, the backbone has "
+            f"{positions}; shorten the prompt or set max_length to {max(0, positions - reserved)}"
+        )
+    return max_length
+
+
+def _adapt(cell: Cell, bare: Any, method: Any, config: Any, outputs: int) -> Any:
+    import torch
+
+    from bench.models.head import TaskModel, make_head
+
+    recipe = cell.recipe
+    head = make_head(
+        bare, outputs, pooling=recipe["pooling"], dropout=recipe["head_dropout"], dense=recipe["dense_head"],
+        seed=cell.seed,
+    )  # fmt: skip
+    torch.manual_seed(_stream(cell.seed, "method"))
+    return TaskModel(method.apply(bare, config), head)
+
+
+def _prepare(cell: Cell, method: Any, model: Any, rows: Any) -> float:
+    """Data-dependent start on single rows; only as many are drawn as the method asks for."""
+    started = time.perf_counter()
+    method.prepare(model.body, model.loss, itertools.islice(rows.shuffled(1, cell.seed, "prepare"), len(rows)))
+    return time.perf_counter() - started
+
+
+def main() -> int:
+    """Read a cell from stdin, write its record to stdout: the way for any engine that carries commands."""
+    cell = Cell.model_validate_json(sys.stdin.read())
+    with contextlib.redirect_stdout(sys.stderr):
+        result, _ = run_cell(cell)
+    sys.stdout.write(result.model_dump_json(by_alias=True) + "\n")
+    return 0 if result.status == "ok" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

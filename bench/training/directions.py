@@ -1,0 +1,67 @@
+"""Directions of what training adds to a weight: its leading singular vectors, and how they lie to the weight's own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.anatomy import anatomy, oriented
+from bench.schema.record import Directions
+from bench.stats.subspaces import Vectors, angles, overlap
+
+ROLES = ("query", "value")
+"""LoRA's usual targets: what a method does to other maps is not compared."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one trained model."""
+
+    figures: dict[str, Directions]
+    """By map, such as ``0.query``."""
+    left: dict[str, Vectors]
+    """Leading left singular vectors of the update by map, ``[out, leading]``, falling."""
+
+
+def weights(backbone: nn.Module) -> dict[str, Tensor]:
+    """A copy of each compared weight ``[out, in]`` of a bare backbone, by layer and role."""
+    found = {}
+    for layer, projection in anatomy(backbone).projections(ROLES):
+        weight = oriented(backbone.get_submodule(projection.path))
+        rows = weight[projection.rows(weight.shape[0])].detach()
+        found[f"{layer}.{projection.role}"] = rows.to("cpu", copy=True)  # where they wait for training to end
+    return found
+
+
+def directions(before: Mapping[str, Tensor], after: Mapping[str, Tensor], leading: int) -> Found:
+    """Compare what was added to each weight with the weight itself; a map to which nothing was added is left out.
+
+    Args:
+        before: Weights ``[out, in]`` as `weights` gives them.
+        after: The same weights once trained.
+        leading: Directions to compare; an update of lower rank has no more than its rank.
+    """
+    figures, left = {}, {}
+    for name, weight in before.items():
+        update = after[name].double() - weight.double()
+        if update.any():
+            figures[name], left[name] = _compared(weight.double(), update, leading)
+    return Found(figures, left)
+
+
+def _compared(weight: Tensor, update: Tensor, leading: int) -> tuple[Directions, Vectors]:
+    vectors, values, _ = torch.linalg.svd(update, full_matrices=False)
+    # what merging rounds in float32 is noise of full rank: its directions are nobody's
+    rounding = max(update.shape) * torch.finfo(torch.float32).eps * float(weight.abs().max())
+    leading = max(1, min(leading, int((values > rounding).sum())))
+    mine = vectors[:, :leading].numpy(force=True)
+    own = torch.linalg.svd(weight, full_matrices=False).U[:, :leading].numpy(force=True)
+    energy = values.square()
+    found = Directions(
+        leading=leading, outputs=len(mine), relative_norm=float(update.norm() / weight.norm()),
+        stable_rank=float(energy.sum() / energy[0]), leading_share=float(energy[:leading].sum() / energy.sum()),
+        with_weight=overlap(mine, own), angle_to_weight=float(angles(mine, own)[0]),
+    )  # fmt: skip
+    return found, np.ascontiguousarray(mine, dtype=np.float16)  # a file is written in the order of its memory

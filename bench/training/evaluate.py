@@ -1,0 +1,127 @@
+"""Turns rows of text into batches and a trained model into a score; trains nothing."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from bench.models.head import TaskModel, generator
+from bench.models.tokenizer import Tokenizer
+from bench.tasks.glue import TaskSpec
+from bench.tasks.sources import Rows
+from bench.training.loop import NonFiniteLoss, autocast
+
+POOL = 8
+"""Batches in a pool that is sorted by length; see ``Encoded.shuffled``."""
+
+
+class Encoded:
+    """Tokenised rows, padded a batch at a time.
+
+    Args:
+        rows: Texts and labels.
+        tokenizer: The backbone's own.
+        max_length: Tokens per row at most.
+        regression: Whether labels are floating point.
+        device: Where batches go.
+    """
+
+    def __init__(self, rows: Rows, tokenizer: Tokenizer, max_length: int, *, regression: bool, device: str) -> None:
+        columns = [list(column) for column in zip(*rows.texts, strict=True)]
+        self._inputs = dict(tokenizer(*columns, truncation=True, max_length=max_length))
+        self._padding = {"input_ids": tokenizer.pad_token_id}
+        self._labels = torch.tensor(rows.labels, dtype=torch.float32 if regression else torch.long)
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Batch of the given rows, padded on the right to its longest row."""
+        batch = {"labels": self._labels[list(indices)]}
+        for name, values in self._inputs.items():
+            rows = [torch.tensor(values[i]) for i in indices]
+            batch[name] = pad_sequence(rows, batch_first=True, padding_value=self._padding.get(name, 0))
+        return {name: tensor.to(self._device) for name, tensor in batch.items()}
+
+    def shuffled(self, batch_size: int, seed: int, purpose: str = "order") -> Iterator[dict[str, Tensor]]:
+        """Endless batches of rows of similar length; each epoch is a fresh order from the stream (seed, purpose).
+
+        A random permutation is cut into pools of ``POOL`` batches; each pool is sorted by length, cut into batches,
+        and the batches are shuffled: little padding, and still other batches in every epoch.
+        """
+        stream = generator(seed, purpose)
+        size = min(batch_size, len(self))
+        while True:
+            order = torch.randperm(len(self), generator=stream).tolist()
+            for start in range(0, len(order) - size + 1, size * POOL):
+                pool = sorted(order[start : start + size * POOL], key=self._length)
+                starts = range(0, len(pool) - size + 1, size)
+                for turn in torch.randperm(len(starts), generator=stream).tolist():
+                    yield self.batch(pool[starts[turn] : starts[turn] + size])
+
+    def _length(self, row: int) -> int:
+        return len(self._inputs["input_ids"][row])
+
+    def by_length(self, batch_size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Each row once, similar lengths together: little padding, and padding changes no prediction."""
+        order = sorted(range(len(self)), key=self._length)
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            yield indices, self.batch(indices)
+
+
+def evaluate(
+    model: TaskModel, spec: TaskSpec, rows: Encoded, batch_size: int = 64, *, dtype: str = "float32"
+) -> dict[str, list[Any]]:
+    """Predict every row in eval mode, which the model is left in.
+
+    Args:
+        model: Adapted backbone with its head.
+        spec: The task.
+        rows: What to predict.
+        batch_size: Rows at a time; changes no prediction beyond rounding.
+        dtype: As the recipe has it.
+
+    Returns:
+        Columns of the predictions sidecar: ``row``, ``label``, ``prediction`` and, for classes, ``probability`` of
+        the predicted class.
+
+    Raises:
+        NonFiniteLoss: A prediction is NaN or infinite: the last step went astray, after its loss was taken.
+
+    Not in ``inference_mode``: what a module caches there could take part in no later training step.
+    """
+    model.eval()
+    columns: dict[int, tuple[float, float, float]] = {}
+    with torch.no_grad():
+        for indices, batch in rows.by_length(batch_size):
+            with autocast(batch["labels"].device, dtype):
+                logits = model(batch)
+            logits = logits.float().cpu()
+            if not torch.isfinite(logits).all():
+                raise NonFiniteLoss("the trained model predicts NaN or infinity; a lower learning rate may help")
+            labels = batch["labels"].cpu()
+            if spec.regression:
+                values = zip(logits.squeeze(-1).tolist(), [math.nan] * len(indices), strict=True)
+            else:
+                probability, predicted = torch.softmax(logits, dim=-1).max(dim=-1)
+                values = zip(predicted.tolist(), probability.tolist(), strict=True)
+            for index, label, (prediction, certainty) in zip(indices, labels.tolist(), values, strict=True):
+                columns[index] = (label, prediction, certainty)
+    ordered = [columns[i] for i in range(len(rows))]
+    table: dict[str, list[Any]] = {
+        "row": list(range(len(rows))),
+        "label": [row[0] for row in ordered],
+        "prediction": [row[1] for row in ordered],
+    }
+    return table if spec.regression else table | {"probability": [row[2] for row in ordered]}
+
+
+def predictions_sha256(predictions: dict[str, list[Any]]) -> str:
+    """Hash of the predictions, so that a committed record can be checked without the sentences."""
+    return hashlib.sha256(repr(predictions["prediction"]).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Judges claims and gates a run against a reference."""

@@ -1,0 +1,310 @@
+"""Judges the claims of a suite by the records of a run: pass, fail, inconclusive or invalid; it measures nothing."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench import analysis as compare
+from bench.errors import BenchError
+from bench.schema.claims import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
+from bench.schema.record import Control, CostRecord, MergedEqualsBase, Record, Shape, Timing
+from bench.stats.intervals import (
+    LEVEL,
+    Interval,
+    block_bootstrap_ratio,
+    both_ways,
+    holm,
+    log_ratio_blocks,
+    mean_interval,
+)
+from bench.stats.noise import is_quiet, margin
+from bench.store.store import Run
+
+Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one method shows of a claim."""
+
+    method: str
+    value: float | bool | None
+    """The compared figure; None where it could not be had."""
+    interval: Interval | None = None
+    """95 %; None for a counted figure, which is exact."""
+    verdict: Verdict = "inconclusive"
+    why: str = ""
+    """Why there is no verdict."""
+    control: Interval | None = None
+    """Of the A/A control of a time."""
+    widening: float = 1.0
+    """Factor by which a time's interval was made wider to both sides before it was compared with the bounds."""
+    inside_p: float | None = None
+    """P-value of lying within the bounds; None where nothing is tested."""
+    outside_p: float | None = None
+
+    @property
+    def widened(self) -> str:
+        """What was done for the A/A control, in words; empty where nothing was."""
+        if self.control is None or self.widening == 1:
+            return ""
+        low, high = self.control
+        return f"widened by {100 * (self.widening - 1):.0f} % for the A/A control [{low:.3f}, {high:.3f}]"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A claim with its verdict."""
+
+    claim: ClaimTable
+    verdict: Verdict
+    kind: Literal["exact", "timed", "score"]
+    outcomes: tuple[Outcome, ...]
+    prices: tuple[tuple[str, float], ...] = ()
+    """Figure and its ratio, of the first method."""
+
+
+def judge(run: Run) -> list[Judgement]:
+    """Judge every claim of the run's suite whose methods the run has.
+
+    Exact figures are compared as they are. Times and scores are tested both ways: the claim passes where its figure
+    lies within the bounds beyond doubt, fails where it lies outside beyond doubt, else it is inconclusive; both after
+    Holm's correction over all tests of the run. A ratio of times must stand when its interval is widened by what the
+    A/A control shows; one that does not is invalid where the control was not quiet, for noise could decide it. An
+    equivalence is invalid wherever the control was not quiet.
+
+    Raises:
+        BenchError: The records cannot be compared.
+    """
+    claims = [claim for claim in _claims(run) if _asked(run, claim)]
+    costs = [_costs(run, claim) for claim in claims]
+    tested = [
+        (claim, [_outcome(run, measured, claim, label) for label in claim.method])
+        for claim, measured in zip(claims, costs, strict=True)
+    ]
+    decided = _decide(tested)
+    return [
+        Judgement(claim=claim, verdict=_together(outcomes), kind=_kind(claim), outcomes=tuple(outcomes),
+                  prices=_prices(measured, claim, run.suite["baseline"]))
+        for claim, measured, outcomes in zip(claims, costs, decided, strict=True)
+    ]  # fmt: skip
+
+
+def _claims(run: Run) -> list[ClaimTable]:
+    try:
+        return TypeAdapter(list[ClaimTable]).validate_python(run.suite.get("claims", []))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in ("claims", *first["loc"]))
+        raise BenchError(f"{run.folder / 'suite.toml'}: {place}: {first['msg']}; mend or remove the claim") from error
+
+
+def _asked(run: Run, claim: ClaimTable) -> bool:
+    """Whether the run set out to measure what the claim is about."""
+    labels = {*run.suite["methods"], BASE}
+    if not {*claim.method, claim.versus or BASE} <= labels:
+        return False
+    shapes = run.suite.get("cost", [])
+    if _kind(claim) == "score":
+        tasks = run.suite.get("tasks") or ()
+        return bool(tasks) and {*claim.tasks} <= {*tasks}
+    return bool(shapes) if _kind(claim) == "exact" else any(shape.get("timed", True) for shape in shapes)
+
+
+def _costs(run: Run, claim: ClaimTable) -> dict[str, CostRecord]:
+    """Costs by label on the shape that the claim is about; where none holds all of its methods, on the likeliest."""
+    found: dict[ClaimedShape, dict[str, CostRecord]] = {}
+    for shape in compare.cost_shapes(run.records):
+        held = {r.method.label: r for r in compare.cost_records(run.records) if r.shape == shape}
+        found.setdefault(_claimed(run, shape, held), held)
+    right = [shape for shape in found if claim.length in (None, shape.tokens_of(claim))]
+    chosen = judged_on(claim, right) or max(right, key=lambda shape: len(claim.labels & {*shape.labels}), default=None)
+    return found[chosen] if chosen is not None else {}
+
+
+def _claimed(run: Run, shape: Shape, held: dict[str, CostRecord]) -> ClaimedShape:
+    """``shape`` with what was measured on it; a method that failed early says nothing of its rows of inference."""
+    told = (record.latency_length for record in held.values())
+    lengths = (length for length in (*told, compare.asked_of(run.suite, shape).get("latency_length")) if length)
+    return ClaimedShape(batch=shape.batch, length=shape.length, latency_length=next(lengths, None), labels=tuple(held))
+
+
+def _kind(claim: ClaimTable) -> Literal["exact", "timed", "score"]:
+    if claim.metric == "score":
+        return "score"
+    return "timed" if "seconds" in claim.metric.partition(".")[0] else "exact"
+
+
+def _outcome(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, label: str) -> Outcome:
+    if claim.metric == "score":
+        return _score(run, claim, label)
+    record = costs.get(label)
+    if record is None or record.status != "ok":
+        return Outcome(method=label, value=None, why=f"{label} has no costs" + (f": {record.reason}" if record else ""))
+    found = _figure(record, claim.metric)
+    if found is None:
+        return Outcome(method=label, value=None, why=f"{label} has no {claim.metric}")
+    if isinstance(found, Timing):
+        return _timed(run, costs, claim, record, found)
+    return _exact(costs, claim, record, found)
+
+
+def _figure(record: CostRecord, metric: str) -> Any:
+    """The figure of a dotted name; None where the record lacks it or has no single figure there."""
+    found: Any = record
+    for part in metric.split("."):
+        found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
+    found = found.all if isinstance(found, MergedEqualsBase) else found
+    return found if isinstance(found, Timing | int | float) else None
+
+
+def _exact(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, found: Any) -> Outcome:
+    label = record.method.label
+    if claim.holds is not None:
+        return Outcome(method=label, value=bool(found), verdict="pass" if bool(found) is claim.holds else "fail")
+    if claim.versus is not None:
+        below = _against(costs, claim, record)
+        if not below:
+            return Outcome(method=label, value=None, why=f"{claim.versus} has no {claim.metric} to compare with")
+        found = found / below
+    return Outcome(method=label, value=float(found), verdict="pass" if _inside(found, claim.bounds) else "fail")
+
+
+def _inside(value: float, bounds: Bounds) -> bool:
+    return (bounds.min is None or value >= bounds.min) and (bounds.max is None or value <= bounds.max)
+
+
+def _timed(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, found: Timing) -> Outcome:
+    label, against = record.method.label, _against(costs, claim, record)
+    if not isinstance(against, Timing):
+        return Outcome(method=label, value=None, why=f"{claim.versus} has no {claim.metric} to compare with")
+    control = record.aa_control.get(_control_name(claim.metric))
+    if claim.versus != BASE and not _same_rounds(record, costs[claim.versus or ""], control, claim):
+        why = f"{label} and {claim.versus} were not measured in the same rounds; measure both anew with --fresh"
+        return Outcome(method=label, value=None, why=why)
+    value, interval = block_bootstrap_ratio(found.samples, against.samples)
+    noisy, equal = control is None or not is_quiet(control), claim.equivalent_within is not None
+    if control is None or (noisy and equal):
+        shown = "is missing" if control is None else "[{:.3f}, {:.3f}] is not quiet".format(*control.interval)
+        why = _joined(f"A/A control {shown}", _cut_short(run, record, len(found.samples)) if control else "")
+        return Outcome(method=label, value=value, interval=interval, verdict="invalid", why=why)
+    wider = 0.0 if equal else margin(control)
+    logs = log_ratio_blocks(found.samples, against.samples)
+    tested = _tested(label, value, interval, logs, claim.bounds, math.log, wider)
+    is_open = min(tested.inside_p or 0.0, tested.outside_p or 0.0) >= LEVEL / LOOKS
+    return dataclasses.replace(
+        tested, control=control.interval, widening=math.exp(wider), verdict="invalid" if noisy else "inconclusive",
+        why=_cut_short(run, record, len(logs)) if is_open else "",
+    )  # fmt: skip
+
+
+def _same_rounds(record: CostRecord, other: CostRecord, control: Control | None, claim: ClaimTable) -> bool:
+    """Whether samples of both are pairs: of one probe, and of one group of the methods that it held at a time."""
+    return record.started == other.started and control == other.aa_control.get(_control_name(claim.metric))
+
+
+def _cut_short(run: Run, record: CostRecord, blocks: int) -> str:
+    """That time for blocks was up, where it was: of a claim that is open, the probe would have gone on."""
+    asked = compare.asked_of(run.suite, record.shape)
+    most = LOOKS * asked.get("blocks", 0)
+    if blocks >= most:
+        return ""
+    seconds = asked.get("extra_seconds", EXTRA_SECONDS)
+    return f"{seconds:g} s for extra blocks were up after {blocks} blocks of at most {most}"
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _against(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord) -> Any:
+    """The figure that the claim compares with; samples of times were taken in the same rounds."""
+    if claim.versus == BASE:
+        return _figure(record, base_figure(claim.metric) or "")
+    other = costs.get(claim.versus or "")
+    return _figure(other, claim.metric) if other is not None and other.status == "ok" else None
+
+
+def _control_name(metric: str) -> str:
+    head, _, rest = metric.partition(".")
+    return f"latency_{rest.rpartition('.')[2]}" if head == "latency_seconds" else head.removesuffix("_seconds")
+
+
+def _score(run: Run, claim: ClaimTable, label: str) -> Outcome:
+    assert claim.versus is not None
+    records = _on_tasks(run, claim)
+    cells = compare.cells(records)
+    ours, theirs = cells.get(label, {}), cells.get(claim.versus, {})
+    differences = [ours[key] - theirs[key] for key in ours if key in theirs]
+    if not differences:
+        return Outcome(method=label, value=None, why=f"no score that {label} and {claim.versus} share")
+    value, interval = mean_interval(differences)
+    row = compare.score_table(records, claim.versus, run.suite["methods"]).loc[label]
+    if not row["verdict"]:
+        return Outcome(method=label, value=value, interval=interval, why=", ".join(row["why"]) or "one pair alone")
+    return _tested(label, value, interval, differences, claim.bounds, float)
+
+
+def _on_tasks(run: Run, claim: ClaimTable) -> tuple[Record, ...]:
+    """The records of the run, or its scores on the tasks that the claim is about."""
+    if not claim.tasks:
+        return run.records
+    return tuple(r for r in compare.score_records(run.records) if r.task_name in claim.tasks)
+
+
+def _tested(
+    label: str,
+    value: float,
+    interval: Interval | None,
+    units: Any,
+    bounds: Bounds,
+    scale: Callable[[float], float],
+    wider: float = 0.0,
+) -> Outcome:
+    """Test both ways; each bound comes nearer by ``wider``, which is to make the interval so much wider."""
+    low, high = (None if end is None else scale(end) for end in (bounds.min, bounds.max))
+    inside, outside = both_ways(units, low, high, wider)
+    return Outcome(method=label, value=value, interval=interval, inside_p=inside, outside_p=outside)
+
+
+def _decide(tested: Sequence[tuple[ClaimTable, list[Outcome]]]) -> list[list[Outcome]]:
+    """Turn p-values into verdicts, all corrected together."""
+    flat = [outcome for _, outcomes in tested for outcome in outcomes if outcome.inside_p is not None]
+    inside = dict(zip(map(id, flat), holm([o.inside_p or 0.0 for o in flat]), strict=True))
+    outside = dict(zip(map(id, flat), holm([o.outside_p or 0.0 for o in flat]), strict=True))
+
+    def decided(outcome: Outcome) -> Outcome:
+        if id(outcome) not in inside:
+            return outcome
+        if inside[id(outcome)] < LEVEL:
+            return dataclasses.replace(outcome, verdict="pass", why="")
+        if outside[id(outcome)] < LEVEL:
+            return dataclasses.replace(outcome, verdict="fail", why="")
+        why = _joined("the interval straddles the bound", outcome.widened, outcome.why)
+        return dataclasses.replace(outcome, why=why)
+
+    return [[decided(outcome) for outcome in outcomes] for _, outcomes in tested]
+
+
+def _together(outcomes: Sequence[Outcome]) -> Verdict:
+    """A claim passes where every method passes; one that fails makes it fail."""
+    found = {outcome.verdict for outcome in outcomes}
+    order: tuple[Verdict, ...] = ("fail", "invalid", "inconclusive")
+    return next((verdict for verdict in order if verdict in found), "pass")
+
+
+def _prices(costs: dict[str, CostRecord], claim: ClaimTable, baseline: str) -> tuple[tuple[str, float], ...]:
+    record = costs.get(claim.method[0])
+    prices = []
+    for metric in claim.price:
+        found = _figure(record, metric) if record is not None else None
+        if isinstance(found, Timing):
+            prices.append((metric, found.ratio_to_baseline))
+        elif isinstance(found, int | float) and (
+            below := _figure(costs[baseline], metric) if baseline in costs else None
+        ):
+            prices.append((metric, found / below))
+    return tuple(prices)

@@ -1,0 +1,201 @@
+"""The committed file that a gate compares a run with: exact figures and scores with all that decides them."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from bench import analysis as compare
+from bench.errors import BenchError
+from bench.schema.record import CostRecord, Record, ScoreRecord, Shape
+from bench.store.store import Run
+from bench.store.strict_json import strict_json
+
+DECIDING = ("torch", "transformers")
+"""Packages whose version, but for the last number, decides a count."""
+LEDGER = (
+    "trainable_parameters", "delta_bytes", "flops", "backward_path", "bytes", "predicted_peak_memory_bytes",
+    "inference", "merged_equals_base",
+)  # fmt: skip
+"""Exact figures of a cost record."""
+AGAIN = "write it again with: python -m bench reference"
+Exact = int | bool
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Costs(_Data):
+    """Exact figures of every method on one shape."""
+
+    shape: dict[str, str | int | float | bool]
+    """Without threads: no count depends on them."""
+    methods: dict[str, dict[str, Exact]]
+    """Figures by dotted name, by label."""
+    merge_error: dict[str, float] = {}
+    """Largest float32 difference of the merged module from the unmerged one, by label; equal but for rounding."""
+
+
+class Scores(_Data):
+    """Scores of every method on one task."""
+
+    content_sha256: str
+    """Of the rows: nothing is compared across different ones."""
+    methods: dict[str, dict[int, float]]
+    """Score by seed, by label."""
+
+
+class Reference(_Data):
+    """What a run must equal (costs) or not fall below (scores)."""
+
+    schema_version: Literal[1] = 1
+    suite: str
+    backbone: dict[str, str | int | None]
+    versions: dict[str, str]
+    configs: dict[str, dict[str, Any]] = {}
+    """Configuration by label, defaults included: a changed default is another method under the same label."""
+    costs: tuple[Costs, ...] = ()
+    scores: dict[str, Scores] = {}
+
+    @model_validator(mode="after")
+    def _every_shape_once(self) -> "Reference":
+        shapes = [costs.shape for costs in self.costs]
+        if twice := [shape for shape in shapes if shapes.count(shape) > 1]:
+            raise ValueError(f"the shape {twice[0]} stands twice in costs")
+        return self
+
+
+def reference_of(run: Run) -> Reference:
+    """The reference that a whole ``run`` makes.
+
+    Raises:
+        BenchError: A record of the run failed, or it holds nothing to compare.
+    """
+    if failed := [r for r in compare.latest(run.records)[0] if r.status != "ok"]:
+        first = failed[0]
+        raise BenchError(
+            f"{run.folder}: {first.method.label} ended {first.status} ({first.reason}); a reference needs a whole run"
+        )
+    return figures_of(run)
+
+
+def figures_of(run: Run) -> Reference:
+    """What stands in ``run`` in a reference's form; records that failed are left out.
+
+    Raises:
+        BenchError: It holds nothing to compare.
+    """
+    costs = tuple(_costs(run, shape) for shape in compare.cost_shapes(run.records))
+    scores = _scores(compare.score_records(run.records))
+    if not any(found.methods for found in costs) and not scores:
+        raise BenchError(f"{run.folder}: no records to make a reference of; finish the run first: {run.command}")
+    versions = run.records[0].environment["versions"]
+    backbone = next((r.backbone for r in run.records if r.backbone is not None), None)
+    if backbone is None:
+        raise BenchError(f"{run.folder}: no record knows its backbone; measure again with --fresh")
+    return Reference(
+        suite=run.suite["name"],
+        backbone={name: getattr(backbone, name) for name in ("name", "revision", "sha256", "parameters", "weights")},
+        versions={name: ".".join(str(versions[name]).split(".")[:2]) for name in DECIDING},
+        configs={r.method.label: r.method.config for r in compare.latest(run.records)[0] if _compared(r)},
+        costs=costs,
+        scores=scores,
+    )
+
+
+def _compared(record: Record) -> bool:
+    return record.status == "ok" and isinstance(record, CostRecord | ScoreRecord)
+
+
+def write_reference(reference: Reference, path: Path) -> None:
+    """Write ``reference`` with sorted keys and one figure a line, so that a change reads well in review.
+
+    Raises:
+        BenchError: The file cannot be written.
+    """
+    text = json.dumps(reference.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
+
+
+def read_reference(path: Path) -> Reference | None:
+    """Read a reference; None where there is no such file.
+
+    Raises:
+        BenchError: The file is no reference; the sentence names the field.
+    """
+    try:
+        return Reference.model_validate(strict_json(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BenchError(f"{path}: not a JSON reference ({error}); {AGAIN}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BenchError(f"{path}: {place}: {first['msg']}; {AGAIN}") from error
+    except ValueError as error:
+        raise BenchError(f"{path}: {error}; {AGAIN}") from error
+
+
+def _shape_key(shape: Shape) -> dict[str, Any]:
+    """What of a shape decides a count."""
+    return shape.model_dump(exclude={"threads"})
+
+
+def _exact_figures(record: CostRecord) -> dict[str, Exact]:
+    """Counted figures by dotted name; those that the record lacks are absent."""
+    figures: dict[str, Exact] = {}
+    for name in LEDGER:
+        value = getattr(record, name)
+        if isinstance(value, BaseModel):
+            figures |= _flat(value.model_dump(exclude_none=True), f"{name}.")
+        elif value is not None:
+            figures[name] = value
+    return figures
+
+
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, Exact]:
+    flat: dict[str, Exact] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _costs(run: Run, shape: Shape) -> Costs:
+    records = [
+        record for record in compare.cost_records(run.records) if record.shape == shape and record.status == "ok"
+    ]
+    return Costs(
+        shape=_shape_key(shape),
+        methods={r.method.label: _exact_figures(r) for r in records},
+        merge_error={
+            r.method.label: r.merge_error["float32"] for r in records if r.merge_error and "float32" in r.merge_error
+        },
+    )
+
+
+def _scores(records: list[ScoreRecord]) -> dict[str, Scores]:
+    by_task: dict[str, list[ScoreRecord]] = {}
+    for record in records:
+        if record.status == "ok":
+            by_task.setdefault(record.task_name, []).append(record)
+    return {task: _task_scores(found) for task, found in by_task.items()}
+
+
+def _task_scores(records: list[ScoreRecord]) -> Scores:
+    methods: dict[str, dict[int, float]] = {}
+    for record in records:
+        assert record.score is not None, "a record that is ok has its score"
+        methods.setdefault(record.method.label, {})[record.seed] = record.score
+    content = next((record.task.content_sha256 for record in records if record.task is not None), None)
+    if content is None:
+        raise BenchError(f"no score record of task {records[0].task_name!r} knows its rows; measure again with --fresh")
+    return Scores(content_sha256=content, methods=methods)

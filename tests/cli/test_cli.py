@@ -1,0 +1,165 @@
+"""The command line: a mistake is one sentence and exit code 2; readers need no torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench.cli.options import split_specs
+from methods import BUILTIN
+from tests.factories import command
+
+
+def bench(*arguments, code=0, block=()):
+    """Run ``python -m bench`` in a process of its own, with the modules in ``block`` made unimportable."""
+    program = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in block)
+    program += "from bench.__main__ import main\nsys.argv = ['bench', *sys.argv[1:]]\nmain()\n"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_help_shows_the_panels_without_heavy_imports():
+    shown = bench("--help", block=("torch", "transformers", "pandas", "matplotlib", "pydantic")).stdout
+    for word in ("Measure", "Read", "CI", "run", "predict", "report", "plan", "list", "gate", "reference"):
+        assert word in shown
+
+
+@pytest.mark.parametrize("what", ["methods", "suites", "tasks", "backbones"])
+def test_list_needs_no_torch(what):
+    rows = json.loads(bench("list", what, "--json", block=("torch", "transformers")).stdout)
+    assert all(row["name"] and row["description"] for row in rows)
+    if what == "methods":
+        assert [row["name"] for row in rows][: len(BUILTIN)] == list(BUILTIN)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--suite", "smok"], "unknown suite 'smok'"),
+        (["plan", "--suite", "smoke", "--methods", "lra"], "unknown method 'lra'"),
+        (["plan", "--suite", "smoke", "--methods", "lora(ranks=4)"], "lora: unknown key 'ranks'; known: alpha, "),
+        (
+            ["plan", "--suite", "smoke", "--methods", "lora(rank='4')"],
+            "rank = '4' has the wrong type; it takes an integer",
+        ),
+        (["plan", "--suite", "smoke", "--methods", "lora(rank=0)"], "rank = 0 is too small"),
+        (["plan", "--suite", "smoke", "--methods", "lora(rank="], "cannot read method"),
+        (["plan", "--suite", "smoke", "--tasks", "sst3"], "unknown task 'sst3'"),
+        (["plan", "--suite", "smoke", "--seeds", "a"], "--seeds 'a': give whole numbers"),
+        (["plan", "--suite", "smoke", "--seeds", "1,1"], "--seeds: 1 stands twice"),
+        (["plan", "--suite", "smoke", "--seeds", "-1"], "--seeds: -1 is no seed"),
+        (["plan", "--suite", "smoke", "--tasks", "sst2,sst2"], "--tasks: sst2 stands twice"),
+        (["plan", "--suite", "smoke", "--tasks", ""], "--tasks names nothing"),
+        (["plan", "--suite", "smoke", "--methods", " , "], "--methods names nothing"),
+        (["plan", "--suite", "smoke", "--methods", "lora(rank=4)(alpha=2)"], "cannot read method"),
+        (["predict", "--backbone", "tiny", "--method", ""], "--method names nothing"),
+        (["predict", "--backbone", "a/b/c"], "backbone 'a/b/c'"),
+        (["predict", "--backbone", "tiny", "--device-memory", "24GG"], "--device-memory '24GG' is no size above 0"),
+        (["predict", "--backbone", "tiny", "--dropout", "nan"], "--dropout nan is no probability"),
+        (["predict", "--backbone", "tiny", "--seq", "129"], "129 tokens need 129 positions, the backbone has 128"),
+        (["plan", "--suite", "smoke", "--methods", "lora(targets=['querry'])"], "unknown target 'querry'"),
+        (["plan", "--suite", "smoke", "--methods", "prompt_tuning(length=120)"], "144 positions, the backbone has 128"),
+        (["plan", "--suite", "smoke", "--methods", "lst(layers=[9])"], "the backbone has layers 0 to 1"),
+        (["plan", "--suite", "cost-bert-base", "--tasks", "sst2"], "scores no tasks"),
+        (["plan", "--suite", "smoke", "--data", "absent-folder"], "absent-folder"),
+        (["predict", "--backbone", "bert-bse"], "bert-bse"),
+        (["predict", "--backbone", "bert-base", "--method", "lora(targets=['querry'])"], "Did you mean 'query'"),
+        (["report", "absent-run"], "suite.toml: not a readable suite"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence):
+    message = command.bench(*arguments, code=2).stderr
+    assert sentence in " ".join(message.split())
+    assert "Traceback" not in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_a_mistake_ends_the_process_itself_with_its_sentence():
+    assert bench("run", "--suite", "smok", code=2).stderr.startswith("error: unknown suite 'smok'")
+
+
+def test_plan_lists_cells_in_order_and_runs_nothing(tmp_path):
+    plan = json.loads(command.bench("plan", "--suite", "smoke", "--methods", "lora(rank=4, alpha=8)", "--json").stdout)
+    assert [cell["method"]["label"] for cell in plan["cells"]] == ["full", "lora(rank=4, alpha=8)"]
+    assert plan["cells"][1]["method"]["config"]["rank"] == 4
+    assert plan["cells"][0]["recipe"]["steps"] == 20
+    assert len({cell["id"] for cell in plan["cells"]}) == 2
+
+
+def test_predict_counts_without_weights():
+    rows = json.loads(command.bench("predict", "--backbone", "bert-base", "--method", "lora,lst,full", "--json").stdout)
+    counts = {row["method"]: row["trainable_parameters"]["method"] for row in rows}
+    assert counts == {"lora": 294_912, "lst": 2_376_492, "full": 108_891_648}
+    assert rows[0]["delta_bytes"] == 4 * 294_912
+    assert rows[0]["trainable_parameters"]["head"] == 1_538
+
+
+def test_specs_split_at_commas_outside_parentheses():
+    assert split_specs("full,lora(rank=4, alpha=8), ia3") == ["full", "lora(rank=4, alpha=8)", "ia3"]
+    assert split_specs("lora(targets=['query', 'value'])") == ["lora(targets=['query', 'value'])"]
+
+
+PUBLISHED = "results/published/cost-minilm-two-threads"
+
+
+@pytest.fixture
+def reference(tmp_path):
+    path = tmp_path / "reference.json"
+    command.bench("reference", PUBLISHED, "-o", path)
+    return path
+
+
+def test_a_gate_passes_its_own_reference_without_torch_and_writes_junit(tmp_path):
+    junit, path = tmp_path / "gate.xml", str(tmp_path / "reference.json")
+    bench("reference", PUBLISHED, "-o", path, block=("torch", "transformers"))
+    shown = bench("gate", PUBLISHED, "--reference", path, "--junit", str(junit), block=("torch",)).stdout
+    assert "3 passed" in shown
+    assert 'failures="0"' in junit.read_text()
+    checks = json.loads(command.bench("gate", PUBLISHED, "--reference", path, "--json").stdout)
+    assert checks["verdict"] == "pass"
+
+
+def test_a_gate_stops_a_changed_figure_and_tells_github(reference, tmp_path, monkeypatch):
+    values = json.loads(reference.read_text())
+    values["costs"][0]["methods"]["lst(reduction=8)"]["flops.backbone.backward"] = 2
+    reference.write_text(json.dumps(values))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    shown = command.bench("gate", PUBLISHED, "--reference", reference, code=1).stdout
+    assert "lst(reduction=8): flops.backbone.backward was 2, is 0" in shown
+    assert "::error title=peft-ledger gate::lst(reduction=8)" in shown
+    assert "| fail | lst" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_gate_without_its_reference_or_with_a_stale_or_broken_one_says_so(reference, tmp_path):
+    missing = command.bench("gate", PUBLISHED, "--reference", tmp_path / "none.json", code=4).stderr
+    assert "there is no such file; make it with: python -m bench reference" in missing
+    stale = command.bench("gate", "results/published/cost-bert-base", "--reference", reference, code=4).stderr
+    assert "in the run but" in stale
+    reference.write_text("{")
+    assert "reference.json" in command.bench("gate", PUBLISHED, "--reference", reference, code=2).stderr
+    assert "suite.toml" in command.bench("gate", tmp_path, "--reference", reference, code=2).stderr
+
+
+def test_times_are_exported_as_pytest_benchmark_reads_them(tmp_path):
+    path = tmp_path / "benchmarks.json"
+    path.write_text(command.bench("report", PUBLISHED, "--format", "pytest-benchmark").stdout)
+    words = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=median,rounds"]
+    shown = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    assert "lora(rank=8) backward" in shown.stdout
+    made = json.loads(path.read_text())
+    backward = next(entry for entry in made["benchmarks"] if entry["name"] == "lora(rank=8) backward")
+    assert backward["stats"]["rounds"] == len(backward["stats"]["data"]) == 40
+    assert backward["extra_info"]["ratio_to_baseline"] == pytest.approx(0.556, abs=0.01)
+
+
+def test_a_run_without_times_exports_none(tmp_path):
+    from tests.docs.test_docs import finished_run
+
+    assert (
+        "nothing was timed"
+        in command.bench("report", finished_run(tmp_path), "--format", "pytest-benchmark", code=2).stderr
+    )

@@ -1,0 +1,97 @@
+"""Peak memory: the tracker sees what the allocator sees, phase by phase."""
+
+import pytest
+import torch
+from torch import nn
+
+from bench.count.memory import Tracker, measure_step, nbytes
+from bench.count.step import TrainingStep
+from methods import BUILTIN
+from tests.factories.cost_steps import SIZES, training_step
+
+NAMES = ["full", "lora", "lst"]
+NUMBERS = {"lst": 8}
+"""Bytes by which the allocator's peak exceeds the tracker's: a Python number by which a tensor is divided is kept for
+backward as a tensor of its own, which no operation returns (the ladder's gates over their temperature)."""
+
+
+def second_step(name: str) -> TrainingStep:
+    step = training_step(name, **SIZES.get(name, {}))
+    step.backward(step.forward())
+    step.optimize()
+    step.zero()
+    return step
+
+
+def allocator_peak(step: TrainingStep) -> int:
+    """Largest rise of torch's CPU allocator over one step, in bytes."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        step.backward(step.forward())
+        step.optimize()
+    events, current, peak = [], 0, 0
+    pending = list(profile.profiler.kineto_results.experimental_event_tree())
+    while pending:
+        event = pending.pop()
+        pending.extend(event.children)
+        if event.name == "[memory]":
+            events.append((event.start_time_ns, event.extra_fields.alloc_size))
+    for _, size in sorted(events, key=lambda event: event[0]):
+        current += size
+        peak = max(peak, current)
+    return peak
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_the_tracker_equals_the_allocator(name: str) -> None:
+    step = second_step(name)
+    tracker = Tracker(rounding=1)
+    tracker.seed([*step.model.parameters(), *step.model.buffers(), *step.batch.values()])
+    tracker.seed(t for s in step.optimizer.state.values() for t in s.values())
+    before = tracker.current
+    with tracker:
+        step.backward(step.forward())
+        step.optimize()
+    counted = tracker.peak - before
+    step.zero()
+    assert allocator_peak(step) - counted == NUMBERS.get(name, 0)
+
+
+def test_the_tracker_forgets_what_is_freed_and_rounds_up() -> None:
+    tracker = Tracker()
+    with tracker:
+        first = torch.zeros(10)
+        view = first.view(5, 2)
+        assert tracker.current == 512
+        del first
+        assert tracker.current == 512  # the view still holds it
+        del view
+    assert (tracker.current, tracker.peak) == (0, 512)
+
+
+def test_bytes_of_full_fine_tuning_follow_from_its_parameters() -> None:
+    step = second_step("full")
+    held, peak, source = measure_step(step)
+    parameters = sum(p.numel() for p in step.model.parameters())
+    assert source == "tracker"
+    counters = 4 * sum(1 for _ in step.model.parameters())  # Adam counts steps, one float a tensor
+    assert held.optimizer_state == 8 * parameters + counters
+    assert held.gradients == 4 * parameters
+    assert held.weights == 4 * parameters + nbytes(step.model.buffers())
+    assert peak.step == max(peak.forward, peak.backward, peak.optimizer)
+    assert peak.optimizer >= held.weights + held.gradients + held.optimizer_state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_repeats_are_identical(name: str) -> None:
+    step = second_step(name)
+    assert measure_step(step) == measure_step(step)
+
+
+def test_the_ladder_peaks_below_lora_and_lora_below_full() -> None:
+    full, lora, lst = (measure_step(second_step(name))[1].step for name in NAMES)
+    assert lst < lora < full
+
+
+def test_shared_storage_is_counted_once() -> None:
+    weight = nn.Parameter(torch.zeros(4, 4))
+    assert nbytes([weight, weight.t()]) == 64

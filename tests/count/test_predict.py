@@ -1,0 +1,265 @@
+"""`predict` answers what a training step costs without weights, without a GPU and without running it."""
+
+import dataclasses
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bench import registry
+from bench.cli import app as cli
+from bench.count.capacity import largest_within
+from bench.count.count import count, peak_of
+from bench.count.predict import parse_memory, predictions
+from bench.count.setting import Setting
+from bench.errors import BenchError
+from bench.method import Method
+from bench.models import backbone
+from bench.report.charts.depth import backward_by_depth
+from bench.report.charts.looks import looks
+from bench.report.sections import prediction
+from bench.schema import record
+from bench.schema.record import Flops
+from methods import BUILTIN
+from tests.factories.command import bench
+
+SETTING = Setting(batch=4, length=32, device="cuda")
+
+
+@torch.library.custom_op("tests::doubled", mutates_args=())
+def doubled(states: torch.Tensor) -> torch.Tensor:
+    """A third party's operation that says nothing of how it acts on tensors without data."""
+    return 2 * states
+
+
+class Opaque(Method):
+    """Trains one bias, and has an operation that cannot be counted on its way."""
+
+    def apply(self, backbone, config):
+        backbone.embeddings.LayerNorm.bias.requires_grad_(True)
+        backbone.embeddings.register_forward_hook(lambda module, given, out: doubled(out))
+        return backbone
+
+
+@pytest.fixture
+def opaque(monkeypatch):
+    monkeypatch.setitem(BUILTIN, "opaque", f"{__name__}:Opaque")
+
+
+def peak(name, batch):
+    method, config = registry.make(name, {}, "test")
+    setting = dataclasses.replace(SETTING, batch=batch)
+    return peak_of(backbone.shape_of("tiny"), method, config, setting).step
+
+
+def shown(rows):
+    console = Console(file=io.StringIO())
+    prediction.render(rows, console)
+    return console.file.getvalue()
+
+
+# What a row says
+
+
+def test_a_row_holds_the_figures_of_the_ledger_under_the_names_of_a_record():
+    method, config = registry.make("lora", {"rank": 4}, "test")
+    counts = count(backbone.shape_of("tiny"), method, config, SETTING)
+    (row,) = predictions("tiny", ["lora(rank=4)"], SETTING)
+    assert row["method"] == "lora(rank=4)"
+    assert row["trainable_parameters"] == {"method": 2 * 2 * 2 * 64 * 4, "head": 2 * 64 + 2}
+    assert row["delta_bytes"] == 4 * row["trainable_parameters"]["method"]
+    assert record.Flops.model_validate(row["flops"]) == counts.flops
+    assert record.Bytes.model_validate(row["bytes"]) == counts.bytes
+    assert record.PeakMemory.model_validate(row["predicted_peak_memory_bytes"]) == counts.peak
+    assert [record.SavedTensor.model_validate(tensor) for tensor in row["largest_saved"]] == [*counts.largest_saved]
+    assert row["shape"] == dataclasses.asdict(SETTING)
+
+
+def test_a_fresh_process_with_another_hash_seed_and_other_threads_prints_the_same_bytes():
+    words = "predict --backbone minilm-l6 --method full,lora,lst --batch 32 --seq 128 --json".split()
+    ours = os.environ.get("PYTHONHASHSEED")  # random where it is not given
+    around = os.environ | {"PYTHONHASHSEED": "77" if ours != "77" else "78", "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "bench", *words]
+    fresh = subprocess.run(command, capture_output=True, check=True, text=True, timeout=240, env=around).stdout
+    assert bench(*words).stdout == fresh
+    assert [row["method"] for row in json.loads(fresh)] == ["full", "lora", "lst"]
+
+
+def test_a_prediction_for_cuda_says_what_it_leaves_out_and_that_no_gpu_has_confirmed_it():
+    (on_cuda,) = predictions("tiny", ["head"], SETTING)
+    (on_cpu,) = predictions("tiny", ["head"], dataclasses.replace(SETTING, device="cpu"))
+    assert "not yet calibrated on a GPU" in on_cuda["notes"][0]
+    assert "32 MiB on Hopper" in on_cuda["notes"][0]
+    assert not any("GPU" in note for note in on_cpu["notes"])
+
+
+# What fits
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "lst", "prompt_tuning"])
+def test_the_largest_batch_fits_and_one_row_more_does_not(name):
+    memory = 20_000_000
+    (row,) = predictions("tiny", [name], SETTING, memory)
+    most = row["largest_batch"]
+    assert peak(name, most) <= memory < peak(name, most + 1)
+    assert row["fits"] is (most >= SETTING.batch)
+    assert row["device_memory_bytes"] == memory
+
+
+def test_where_not_even_one_row_fits_the_largest_batch_is_zero():
+    (row,) = predictions("tiny", ["full"], SETTING, 9_000_000)
+    assert (row["fits"], row["largest_batch"]) == (False, 0)
+
+
+GROWTH = {
+    "a line": lambda base, slope: lambda n: base + slope * n,
+    "two phases": lambda base, slope: lambda n: max(base + slope * n, 3 * slope * n),
+    "rounded": lambda base, slope: lambda n: base + (slope * n // 512 + 1) * 512,
+    "squares": lambda base, slope: lambda n: base + slope * n * n,
+    "constant": lambda base, slope: lambda n: base,
+}
+
+
+@pytest.mark.parametrize("growth", GROWTH)
+@given(st.integers(0, 10**9), st.integers(1, 10**7), st.integers(0, 10**11), st.integers(1, 100))
+def test_the_search_ends_at_the_last_size_that_fits_whatever_the_growth(growth, base, slope, limit, start):
+    size, asked = GROWTH[growth](base, slope), []
+    found = largest_within(lambda n: asked.append(n) or size(n), limit, start, most=4096)
+    assert found == 0 or size(found) <= limit
+    assert found == 4096 or size(found + 1) > limit
+    assert len(asked) == len(set(asked)) <= 32
+    assert all(1 <= n <= 4096 for n in asked)
+
+
+def test_on_a_line_four_sizes_are_enough():
+    asked = []
+    assert largest_within(lambda n: asked.append(n) or 10**9 + 3 * 10**8 * n, 24 * 10**9, start=8) == 76
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(("text", "size"), [("24GiB", 24 * 2**30), ("80GB", 80 * 10**9), ("1.5 GB", 1_500_000_000)])
+def test_memory_is_read_with_its_unit(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["0", "-1GiB", "much", "", "24 GiG", "nan", "inf", "1e3GB"])
+def test_memory_that_is_no_size_is_one_sentence(text):
+    with pytest.raises(BenchError, match="is no size above 0; write a number with a unit"):
+        parse_memory(text)
+
+
+# What cannot be counted
+
+
+def test_a_method_that_the_family_cannot_carry_keeps_its_row_with_the_reason(tmp_path):
+    config = json.dumps({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                         "intermediate_size": 128, "vocab_size": 100})  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(config)
+    rows = predictions(str(path), ["bitfit", "head"], SETTING)
+    assert "no bias vectors" in rows[0]["refused"]
+    assert "flops" in rows[1]
+    assert "bitfit refused: family 'llama' has no bias vectors" in shown(rows)
+    with pytest.raises(BenchError, match="no bias vectors"):
+        predictions(str(path), ["bitfit"], SETTING)
+
+
+def test_a_prompt_that_leaves_no_position_is_refused_and_the_others_stand():
+    rows = predictions("tiny", ["prompt_tuning(length=20)", "head"], dataclasses.replace(SETTING, length=120))
+    assert "a prompt of 20 and 120 tokens need 140 positions, the backbone has 128; --seq 108" in rows[0]["refused"]
+    assert "flops" in rows[1]
+
+
+def test_more_tokens_than_positions_are_refused_at_once():
+    with pytest.raises(BenchError, match="129 tokens need 129 positions, the backbone has 128; --seq 128 is the long"):
+        predictions("tiny", None, dataclasses.replace(SETTING, length=129))
+
+
+def test_an_operation_without_a_fake_form_leaves_what_needs_no_step_and_says_why(opaque):
+    rows = predictions("tiny", ["opaque", "head"], SETTING, 10**9)
+    assert rows[0]["trainable_parameters"] == {"method": 64, "head": 130}
+    assert rows[0]["delta_bytes"] == 4 * 64
+    assert "doubled" in rows[0]["not_counted"]
+    assert "flops" not in rows[0]
+    assert "opaque not counted: " in shown(rows)
+
+
+@pytest.mark.parametrize(("methods", "code"), [("opaque,head", 0), ("opaque", 1)])
+def test_the_exit_code_says_whether_anything_was_counted(opaque, methods, code):
+    done = CliRunner().invoke(cli.app, ["predict", "--backbone", "tiny", "--method", methods, "--seq", "16", "--json"])
+    assert done.exit_code == code
+    assert len(json.loads(done.stdout)) == len(methods.split(","))
+
+
+# How it is shown
+
+
+def test_the_table_stands_at_118_columns_with_all_methods_and_a_memory():
+    room = {"device_memory_bytes": 6 * 2**30, "fits": True, "largest_batch": 54_321}  # the search is tested above
+    text = shown([row | room for row in predictions("tiny", None, SETTING)])
+    assert max(map(len, text.splitlines())) <= 118
+    assert "4 x 32 tokens, float32, sdpa, adamw_fused, dropout 0, cuda" in text
+    (heads,) = [line for line in text.splitlines() if line.startswith("method")]
+    for word in ("head", "task", "/full", "state", "activ.", "largest"):
+        assert word in heads
+    assert all(any(line.startswith(name) for line in text.splitlines()) for name in BUILTIN)
+    assert "not yet calibrated on a GPU" in " ".join(text.split())
+
+
+def test_without_the_baseline_there_is_no_ratio():
+    assert "/full" not in shown(predictions("tiny", ["lora"], SETTING))
+
+
+def test_the_map_is_empty_below_the_head_where_backward_never_enters_the_backbone():
+    rows = predictions("tiny", ["full", "lora", "lst", "head"], SETTING)
+    flops = {row["method"]: Flops.model_validate(row["flops"]) for row in rows}
+    figure = backward_by_depth(flops, "full", "tiny", "there", looks(list(flops), "full"))
+    full, lora, lst, head = figure.axes[0].images[0].get_array().filled(-1).tolist()
+    assert full == [-1, 1, 1, 1]  # embeddings multiply no matrices, layers 1 and 2, head
+    assert all(0 < share < 1 for share in lora[1:3])
+    assert lst[1:3] == head[1:3] == [0, 0]
+    own, whole = figure.axes[1].images[0].get_array()[2]  # of lst: in its own modules, and in all
+    assert own == flops["lst"].method.backward / flops["full"].backward
+    assert whole == flops["lst"].backward / flops["full"].backward
+
+
+def test_both_figures_are_drawn_as_png_and_svg(tmp_path):
+    rows = predictions("tiny", ["full", "lora"], SETTING, 20_000_000)
+    paths = prediction.draw(rows, tmp_path / "plots")
+    assert [path.name for path in paths] == ["memory.png", "memory.svg", "backward-depth.png", "backward-depth.svg"]
+    text = (tmp_path / "plots" / "memory.svg").read_text()
+    for word in ("weights", "gradients", "optimizer state", "saved activations", "predicted peak", "device, 20.0 MB"):
+        assert word in text
+    (tmp_path / "file").touch()
+    with pytest.raises(BenchError, match="cannot be written"):
+        prediction.draw(rows, tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["Dtype", "Optimizer", "Attention", "Weights"])
+def test_the_command_line_takes_what_records_know(name):
+    assert get_args(getattr(cli, name)) == get_args(getattr(record, name))
+
+
+# What it costs
+
+
+@pytest.mark.slow
+def test_all_methods_on_a_7b_shape_take_a_minute_and_little_memory():
+    command = "predict --backbone llama-2-7b --batch 1 --seq 512 --dtype bfloat16 --json".split()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "bench", *command], capture_output=True, check=True, timeout=280)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert {row["method"] for row in json.loads(done.stdout)} == set(BUILTIN)
+    # of the processor: neighbours lengthen the wall clock's
+    assert used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime <= 60
+    assert used.ru_maxrss * 1024 < 4 * 2**30

@@ -1,0 +1,117 @@
+"""METHODOLOGY.md explains every figure of a report under its name; its numbers are those of the code and records."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import analysis as compare
+from bench.analysis.scaling import HOLDS
+from bench.analysis.work import LENGTHS
+from bench.count import memory
+from bench.models import backbone
+from bench.report.render import html
+from bench.report.render.markdown import HOW
+from bench.schema.claims import EXTRA_SECONDS, LOOKS
+from bench.schema.suite import CostTable
+from bench.stats import noise as control
+from bench.store.store import read_run
+from bench.timing import clock as training
+from bench.timing import inference as latency
+from bench.training import evaluate as score
+from tools import claim_errors
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "METHODOLOGY.md").read_text()
+CONTROL = " ".join((ROOT / "bench/stats/noise.py").read_text().split())
+HEADINGS = re.findall(r"^#+ (.+)$", TEXT, flags=re.MULTILINE)
+WORDS = {2: "twice", 3: "three", 5: "five", 8: "eight"}
+
+
+def section(heading):
+    """Text below a heading, up to the next one of any level."""
+    return re.split(rf"^#+ {re.escape(heading)}$", TEXT, flags=re.MULTILINE | re.IGNORECASE)[1].partition("\n#")[0]
+
+
+@pytest.mark.parametrize("figure", [name for name, _, _ in HOW])
+def test_every_figure_of_a_report_has_a_paragraph_under_its_name(figure):
+    assert figure.lower() in [heading.lower() for heading in HEADINGS]
+    assert len(section(figure).split()) >= 15
+
+
+def test_no_heading_stands_twice_and_those_that_reports_link_to_are_there():
+    assert len(HEADINGS) == len(set(HEADINGS))
+    assert {*html.SECTIONS.values(), "Scores"} <= {*HEADINGS}
+
+
+NUMBERS = {
+    "A/A control": "{} - {}".format(*compare.QUIET),
+    "Difference": f"Fewer than {WORDS[compare.MIN_SEEDS]} seeds",
+    "Switch": f"median of {WORDS[latency.SWITCHES]} loads",
+    "On the front": f"{compare.RESAMPLES:,} bootstrap draws",
+    "Over test rows": f"{compare.RESAMPLES:,} draws of test rows",
+    "Cost to reach": f"{compare.NEAR:.0%} of the baseline's mean".replace("%", " %"),
+    "Training FLOPs": f"at {WORDS[LENGTHS]} lengths",
+    "Rank at searched rates": f"from {WORDS[compare.FEWEST_SEEDS]} seeds on",
+    "Times": f"shorter than {1000 * training.SHORT_SECONDS:.0f} ms",
+    "times": "{}, {}, {} or {} times".format(*training.REPEATS[1:]),
+    "Peak memory (counted)": f"rounded to {memory.ROUNDING} bytes",
+    "Grows as": f"more than {HOLDS:.1%}".replace("%", " %"),
+    "Latency": "of {} and of {} rows unless".format(*CostTable.model_fields["latency_batches"].default),
+    "latency": ", ".join(batch.removeprefix("batch_") for batch in compare.BATCHES),
+    "Claims and gates": f"{WORDS[LOOKS]} times as many at most, for {EXTRA_SECONDS:.0f} seconds at most",
+    "claims and gates": f"{WORDS[int(control.WIDENING)]} the far end",
+    "Bias": f"pools of {WORDS[score.POOL]} batches",
+}
+"""Heading, in any case, and what its text must say for what the code does."""
+
+
+@pytest.mark.parametrize(("heading", "says"), list(NUMBERS.items()), ids=list(NUMBERS))
+def test_a_number_of_the_text_is_that_of_the_code(heading, says):
+    assert says in section(heading)
+
+
+def test_the_bias_section_names_the_shape_of_the_side_network_on_both_backbones():
+    _, minilm = backbone.SHAPES["minilm-l6"]
+    assert "six layers, 384 wide" in section("Bias")
+    assert (minilm["num_hidden_layers"], minilm["hidden_size"]) == (6, 384)
+    widths = [minilm["hidden_size"] // minilm["num_attention_heads"] // 8, 768 // 12 // 8]
+    assert "{} wide on MiniLM and {} on bert-base".format(*widths) in section("Bias")
+
+
+def test_the_ladder_s_times_in_the_bias_section_are_those_of_the_records():
+    def row(run):
+        return compare.cost_table(read_run(ROOT / "results/published" / run).records).loc["lst(reduction=8)"]
+
+    one, two = row("cost-minilm"), row("cost-minilm-two-threads")
+    times = f"two threads ({two.backward_ratio:.3f} of full's backward) than on one ({one.backward_ratio:.3f})"
+    assert times in section("Bias")
+    assert f"at {one.flops_backward_ratio:.3f} of the FLOPs" in section("Bias")
+
+
+@pytest.mark.parametrize("run", ["glue-small", "cost-minilm", "cost-minilm-two-threads", "cost-bert-base"])
+def test_some_control_of_every_published_run_leaves_its_band_as_the_bias_section_says(run):
+    assert not compare.controls(read_run(ROOT / "results/published" / run).records).quiet.all()
+
+
+def test_the_shares_of_wrong_verdicts_are_those_of_the_simulated_page():
+    def rows(text):
+        cells = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "
+        )
+        return {found[0]: found[1:3] for found in cells if "widened" in found[0]}
+
+    page = rows((ROOT / "docs/claim-errors.md").read_text())
+    assert rows(section("Claims and gates")) == page
+    assert list(page) == [*claim_errors.RULES, claim_errors.STOPS]
+    few, much = (re.findall(r"\d+", share)[-1] for share in page[claim_errors.STOPS])
+    assert f"in {few} % of runs at most" in CONTROL and f"in {much} %" in CONTROL
+
+
+def test_a_claim_at_its_bound_passes_seldom_where_builds_differ():
+    """A part of that simulation, small enough to run here."""
+    job = (claim_errors.Machine(0.01, builds=2.0), 6, 0.0, 150)
+    found = claim_errors.shares(job)
+    assert max(found["not widened"]) > 0.1
+    assert max(found[claim_errors.STOPS]) < 0.08
+    assert found == claim_errors.shares(job)

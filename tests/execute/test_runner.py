@@ -1,0 +1,166 @@
+"""Faults become records, the run goes on, and whatever dies, the same command ends every cell exactly once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+
+from bench.execute.runner import warm_up
+from bench.execute.workers import Result, run_jobs
+from bench.plan.planner import make_plan
+from bench.report.charts import catalogue as plots
+from bench.schema.suite import load_suite
+from bench.store.store import read_records, read_run
+from tests.factories.command import bench, workers
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = """
+question = "Does a fault stay where it is?"
+baseline = "full"
+tasks = ["sst2"]
+seeds = {seeds}
+data = "synthetic"
+[backbone]
+name = "tiny"
+weights = "random"
+[recipe]
+steps = 4
+batch_size = 4
+max_length = 16
+train_rows = 32
+test_rows = 16
+timeout_seconds = 300.0
+{methods}
+"""
+FAULTS = {"Raises": "failed", "OutOfMemory": "oom", "Killed": "crashed", "NotANumber": "nan"}
+
+
+@pytest.fixture
+def faulty(tmp_path, monkeypatch):
+    """The faulty methods as an installed distribution: of this process, of its workers and of what it starts."""
+    site = tmp_path / "site"
+    info = site / "faulty-0.1.dist-info"
+    info.mkdir(parents=True)
+    (site / "faulty_plugin.py").write_text((ROOT / "tests" / "faulty_plugin.py").read_text())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 0.1\n")
+    names = [*FAULTS, "Hangs", "Slow"]
+    points = "\n".join(f"{name.lower()} = faulty_plugin:{name}" for name in names)
+    (info / "entry_points.txt").write_text(f"[bench.methods]\n{points}\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    yield
+    sys.modules.pop("faulty_plugin", None)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports of this process without their figures."""
+    monkeypatch.setattr(plots, "draw", lambda run, change=None: [])
+
+
+def suite_file(tmp_path, names, seeds="[0]"):
+    path = tmp_path / "faults.toml"
+    methods = "\n".join(f'[[method]]\nname = "{name}"' for name in names)
+    path.write_text(SUITE.format(seeds=seeds, methods=methods))
+    return path
+
+
+def asked(suite, out):
+    return "run", "--suite", str(suite), "--out", str(out), "--workers", "2"
+
+
+def command(suite, out):
+    return [sys.executable, "-m", "bench", *asked(suite, out)]
+
+
+def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_programs(tmp_path, faulty, undrawn):
+    suite = suite_file(tmp_path, ["full", *(f"faulty/{name.lower()}" for name in FAULTS), "head"])
+    run = tmp_path / "run"
+    done = subprocess.run([*command(suite, run), "--json"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 1, done.stderr
+    assert "a method's own print" in done.stderr
+    summary = json.loads(done.stdout)
+    assert all(Path(path).exists() for path in (*summary["plots"], summary["report"]))
+    records = {record.method.label: record for record in read_run(run).records}
+    assert {label.removeprefix("faulty/"): r.status for label, r in records.items()} == {
+        "full": "ok", "head": "ok", **{name.lower(): status for name, status in FAULTS.items()},
+    }  # fmt: skip
+    assert summary["records"] == len(records)
+    assert set(summary["failed"]) == {record.id for record in records.values() if record.status != "ok"}
+    assert records["faulty/raises"].reason == "ValueError: this method is broken"
+    assert "faulty_plugin.py" in records["faulty/raises"].traceback
+    assert "SIGKILL" in records["faulty/killed"].reason
+    again = bench(*asked(suite, run), code=1).stdout  # what failed is a result: it is shown, not tried again
+    assert "nothing to do; --fresh repeats" in again
+    for name, status in FAULTS.items():
+        assert f"faulty/{name.lower()}" in again
+        assert status in again
+
+
+def test_what_runs_longer_than_its_time_is_ended_and_the_others_go_on(tmp_path, faulty):
+    suite = suite_file(tmp_path, ["full", "faulty/hangs", "head"])
+    cells = make_plan(load_suite(str(suite)), "faults", "cpu").cells
+    assert {cell.timeout_seconds for cell in cells} == {300.0}
+    timed = [
+        cell.model_copy(update={"timeout_seconds": 1.0}) if cell.method.label == "faulty/hangs" else cell
+        for cell in cells
+    ]
+    events = run_jobs(workers(), timed, workers=2, threads=1)
+    records = {event.job.method.label: event.record for event in events if isinstance(event, Result)}
+    assert {label: record.status for label, record in records.items()} == {
+        "full": "ok", "faulty/hangs": "timeout", "head": "ok",
+    }  # fmt: skip
+    assert records["faulty/hangs"].reason == "ran longer than 1 s"
+
+
+def wait_for_records(path, count):
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no record came")
+
+
+def heed_ctrl_c():
+    """In the child: what a shell starts in the background ignores Ctrl-C, and so would what a test there starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_run_that_was_stopped_resumes_to_every_cell_once(tmp_path, faulty, undrawn, number, code):
+    suite = suite_file(tmp_path, ["full", "faulty/slow", "head"], seeds="[0, 1, 2]")
+    run = tmp_path / "run"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command(suite, run), preexec_fn=heed_ctrl_c, **quiet)
+    wait_for_records(run / "records.jsonl", 3)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    before = read_records(run / "records.jsonl")
+    assert 3 <= len(before) < 9
+    bench(*asked(suite, run))
+    records = read_run(run).records
+    assert list(records[: len(before)]) == before
+    cells = Counter((record.method.label, record.seed) for record in records)
+    assert len(cells) == 9
+    assert set(cells.values()) == {1}
+    assert "nothing to do; --fresh repeats" in bench(*asked(suite, run)).stdout
+
+
+@pytest.mark.parametrize(("name", "cells"), [("cost-bert-base", False), ("smoke", True)])
+def test_data_libraries_are_warmed_for_a_suite_with_cells_alone(monkeypatch, name, cells):
+    loaded = []
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: None)
+    monkeypatch.setattr(ForkServerContext, "set_forkserver_preload", lambda self, names: loaded.extend(names))
+    monkeypatch.setenv("BENCH_WARM_MODEL_TYPE", "")
+    warm_up(load_suite(name))
+    assert loaded == ["bench.execute.warm", *["bench.execute.warm_cells"] * cells]

@@ -1,0 +1,93 @@
+"""Builds small training steps that the cost tests count, follow and time, on real and on fake tensors."""
+
+import functools
+import json
+from pathlib import Path
+
+from bench import registry
+from bench.count.count import Counts, count, summary
+from bench.count.ledger import Ledger, count_step
+from bench.count.memory import measure_step, nbytes
+from bench.count.setting import Setting
+from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
+from bench.models import backbone
+from bench.models.backbone import BackboneSpec
+from bench.models.head import make_head
+from bench.training.loop import make_optimizer, optimizer_for
+from tests.methods.families import CONFIGS, tiny
+
+ROWS, LENGTH, WIDTH, FFN, LAYERS, HEADS = 4, 16, 32, 64, 2, 4
+"""Shape of every step; width, FFN width, layers and heads are those of ``tests.methods.families.tiny``."""
+
+SIZES: dict[str, dict[str, object]] = {
+    "houlsby_adapter": {"bottleneck": 5},
+    "pfeiffer_adapter": {"bottleneck": 5},
+    "parallel_adapter": {"bottleneck": 5},
+    "prefix_tuning": {"length": 3, "reparametrise": True, "hidden": 7},
+    "p_tuning_v2": {"length": 3},
+    "prompt_tuning": {"length": 3},
+    "p_tuning": {"length": 3},
+    "lora": {"rank": 2},
+    "adalora": {"initial_rank": 3, "target_rank": 2},
+    "vera": {"rank": 5},
+    "lst": {"reduction": 4},
+}
+"""Values that differ from a method's defaults, sized for backbones 32 wide."""
+
+
+def training_step(name: str, family: str = "bert", attention: str = "sdpa", **config: object) -> TrainingStep:
+    """Method ``name`` on a tiny backbone, with dropout off and an optimizer at rate 1e-3."""
+    backbone = tiny(family, attn_implementation=attention)
+    method, parsed = registry.make(name, config)
+    origin, model = adapt(backbone, method, parsed, make_head(backbone, 2), Setting(batch=ROWS, length=LENGTH))
+    optimizer = make_optimizer(optimizer_groups(model, method))
+    return TrainingStep(method, parsed, model, origin, optimizer, random_batch(ROWS, LENGTH, vocabulary=96, outputs=2))
+
+
+def tiny_shape(family: str, folder: Path) -> BackboneSpec:
+    """The tiny backbone of ``family`` as a user names it, by the path of a ``config.json``, which is written."""
+    model_type, values = CONFIGS[family]
+    path = folder / f"{family}.json"
+    path.write_text(json.dumps({"model_type": model_type, **values}))
+    return BackboneSpec(name=str(path), weights="random")
+
+
+def real_step(shape: BackboneSpec, name: str, setting: Setting, **config: object) -> TrainingStep:
+    """What ``bench.count.count.count`` counts without data, built on real tensors."""
+    bare = backbone.load(shape, dtype=setting.loaded, attention=setting.attention)
+    method, parsed = registry.make(name, config)
+    origin, model = adapt(bare, method, parsed, make_head(bare, setting.outputs), setting)
+    make = functools.partial(make_optimizer, form=setting.optimizer)
+    optimizer = optimizer_for(method, model.body, optimizer_groups(model, method), make=make)
+    batch = random_batch(setting.batch, setting.length, vocabulary=bare.config.vocab_size, outputs=setting.outputs)
+    return TrainingStep(method, parsed, model, origin, optimizer, batch, setting.autocast)
+
+
+def real_counts(step: TrainingStep) -> Counts:
+    """The counts of a real step, taken in the order of ``count``."""
+    ledger = count_step(step.model, step.origin, step.forward, step.backward)
+    step.optimize()
+    held, peak, _ = measure_step(step)
+    delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
+    return summary(step.model, ledger, held, peak, delta)
+
+
+def ledger(name: str, family: str = "bert", attention: str = "sdpa", **config: object) -> Ledger:
+    """The ledger of ``training_step``; the same one is counted once."""
+    return _ledger(name, family, attention, tuple(sorted(config.items())))
+
+
+@functools.cache
+def _ledger(name: str, family: str, attention: str, config: tuple[tuple[str, object], ...]) -> Ledger:
+    step = training_step(name, family, attention, **dict(config))
+    return count_step(step.model, step.origin, step.forward, step.backward)
+
+
+def fake_counts(shape: BackboneSpec, name: str, setting: Setting, **config: object) -> Counts:
+    """``count`` of a method by name; the same one is counted once."""
+    return _fake_counts(shape, name, setting, tuple(sorted(config.items())))
+
+
+@functools.cache
+def _fake_counts(shape: BackboneSpec, name: str, setting: Setting, config: tuple[tuple[str, object], ...]) -> Counts:
+    return count(shape, *registry.make(name, dict(config)), setting)

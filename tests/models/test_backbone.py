@@ -1,0 +1,143 @@
+"""Backbones are found by name, checked by hash, and loaded bare and frozen."""
+
+import json
+
+import pytest
+
+from bench.errors import BenchError
+from bench.models import backbone
+
+
+def test_minilm_comes_with_the_pinned_hash():
+    spec = backbone.resolve(backbone.MINILM, "pretrained")
+    assert spec.sha256 == backbone.PRETRAINED[backbone.MINILM].sha256
+    described = backbone.describe(spec)
+    assert described.parameters == 22_565_376
+    assert any("QQP" in note for note in described.notes)
+
+
+def test_a_wrong_weight_hash_stops_the_run(monkeypatch):
+    pinned = backbone.PRETRAINED[backbone.MINILM]
+    wrong = backbone.Pinned(revision=pinned.revision, sha256="0" * 64, wheel=pinned.wheel)
+    monkeypatch.setitem(backbone.PRETRAINED, backbone.MINILM, wrong)
+    with pytest.raises(BenchError, match=r"model.safetensors: sha256 is 53aa\w+, expected 0000"):
+        backbone.resolve(backbone.MINILM, "pretrained")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("bert-base", 108_891_648), ("roberta-base", 124_055_040), ("minilm-l6", 22_565_376), ("gpt2", 124_439_808)],
+)
+def test_named_shapes_have_their_published_counts(name, parameters):
+    assert backbone.describe(backbone.resolve(name, "random")).parameters == parameters
+
+
+def test_a_loaded_backbone_is_frozen_bare_and_in_eval_mode():
+    module = backbone.load(backbone.resolve("tiny", "random"))
+    assert not any(p.requires_grad for p in module.parameters())
+    assert not module.training
+    assert module.pooler is None
+
+
+def test_random_weights_depend_on_the_seed_alone():
+    spec = backbone.resolve("tiny", "random")
+    first, again, other = (backbone.load(spec, seed=seed) for seed in (0, 0, 1))
+    weight = "encoder.layer.0.intermediate.dense.weight"
+    assert first.get_parameter(weight).equal(again.get_parameter(weight))
+    assert not first.get_parameter(weight).equal(other.get_parameter(weight))
+
+
+def test_unknown_shape_and_unreachable_weights_are_named():
+    with pytest.raises(BenchError, match=r"unknown backbone shape 'bert-bse'.*Did you mean 'bert-base'"):
+        backbone.resolve("bert-bse", "random")
+    with pytest.raises(BenchError, match="'nobody/nothing' at main is neither cached nor to be had"):
+        backbone.resolve("nobody/nothing", "pretrained")
+    with pytest.raises(BenchError, match="is a shape without weights"):
+        backbone.resolve("bert-base", "pretrained")
+
+
+def test_a_local_config_is_a_shape(tmp_path):
+    path = tmp_path / "config.json"
+    values = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    path.write_text(json.dumps(values))
+    assert backbone.load(backbone.resolve(str(path), "random"), device="meta").config.hidden_size == 32
+    path.write_text("{}")
+    with pytest.raises(BenchError, match=r"config.json: not a readable config.json"):
+        backbone.configuration(backbone.resolve(str(path), "random"))
+
+
+@pytest.mark.parametrize("content", ["[]", "1", '{"model_type": "bert", "hidden_size": "x"}', '{"model_type": "no"}'])
+def test_a_config_that_does_not_fit_is_one_sentence(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(BenchError, match=r"config.json: not a readable config.json") as raised:
+        backbone.configuration(backbone.resolve(str(path), "random"))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"hidden_size": 100, "num_attention_heads": 3}, "not a multiple of the number of attention heads"),
+        ({"hidden_size": 0}, "ZeroDivisionError"),
+        ({"hidden_size": -64}, "negative dimension -64"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"hidden_act": "swosh"}, "KeyError: 'swosh'"),
+        ({"num_hidden_layers": 0}, "no layers"),
+    ],
+)
+def test_a_shape_that_cannot_be_built_is_one_sentence(tmp_path, values, reason):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "bert"} | values))
+    with pytest.raises(BenchError, match=f"cannot be built .*{reason}") as raised:
+        backbone.load(backbone.resolve(str(path), "random"), device="meta")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["/some/folder", "a/b/c", "a/", ""])
+def test_what_is_no_hub_id_is_named(name):
+    with pytest.raises(BenchError, match="is no hub id; name owner/model"):
+        backbone.resolve(name, "pretrained")
+
+
+def test_tasks_near_the_pretraining_objective_are_marked():
+    assert backbone.task_notes(backbone.MINILM, "mrpc") == ("near pretraining objective",)
+    assert backbone.task_notes(backbone.MINILM, "sst2") == ()
+
+
+def cached_on_this_machine(root, name, config, *, revision="main"):
+    """Lay a hub cache that holds the configuration of ``name`` and nothing else."""
+    folder = root / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / revision).write_text("0123abcd")
+    (folder / "snapshots" / "0123abcd").mkdir(parents=True)
+    (folder / "snapshots" / "0123abcd" / "config.json").write_text(json.dumps(config))
+
+
+def test_the_shape_of_a_hub_id_needs_its_cached_configuration_alone(tmp_path, monkeypatch):
+    config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    cached_on_this_machine(tmp_path, "somebody/small-bert", config)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    spec = backbone.shape_of("somebody/small-bert")
+    assert spec.weights == "random"
+    assert backbone.configuration(spec).hidden_size == 32
+    with pytest.raises(BenchError, match=r"model\.safetensors: cannot be read"):
+        backbone.resolve("somebody/small-bert", "pretrained")
+
+
+def test_of_a_hub_id_that_is_not_cached_the_configuration_alone_is_fetched(tmp_path, monkeypatch):
+    asked = {}
+
+    def fetch(name, **options):
+        asked.update(options, name=name)
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 64, "n_head": 4}))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert backbone.configuration(backbone.shape_of("somebody/small-gpt")).n_embd == 64
+    assert asked == {"name": "somebody/small-gpt", "revision": "main", "allow_patterns": ["config.json"]}
+
+
+def test_a_name_close_to_a_shape_is_told_so():
+    with pytest.raises(BenchError, match="or name the shape 'bert-base'"):
+        backbone.shape_of("bert-bse")

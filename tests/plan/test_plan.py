@@ -1,0 +1,161 @@
+"""A plan is pure data: the same suite gives the same identities, and whatever decides a result changes them."""
+
+import json
+import tomllib
+
+import pytest
+import tomli_w
+
+from bench.errors import BenchError
+from bench.models.backbone import describe, files_sha256
+from bench.plan.planner import make_plan
+from bench.plan.select import Selection, select
+from bench.schema.fingerprint import method_sources
+from bench.schema.jobs import SOURCES, Cell, Probe, Sweep, cost_id
+from bench.schema.suite import load_suite, suite_names
+
+SMALL = Selection(methods=("full", "head"), seeds=(0,))
+
+
+def plan(selection=SMALL, **changes):
+    suite = select(load_suite("smoke"), selection)
+    if changes:
+        suite = suite.model_copy(update={"recipe": suite.recipe.model_copy(update=changes)})
+    return make_plan(suite, "suites/smoke.toml", "cpu")
+
+
+def test_the_same_suite_gives_the_same_plan():
+    assert plan() == plan()
+    assert plan().name.startswith("smoke-")
+
+
+def test_every_cell_and_cost_has_an_identity_of_its_own():
+    made = plan(Selection())
+    assert len(made.job_ids()) == len(made.cells) + len(made.probes[0].methods)
+    assert {cost_id(made.probes[0], m) for m in made.probes[0].methods} <= made.job_ids()
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(methods=("full", "head"), seeds=(1,)),
+        Selection(methods=("full", "lora(rank=2)"), seeds=(0,)),
+        Selection(methods=("full", "head"), seeds=(0,), tasks=("rte",)),
+        Selection(methods=("full", "head"), seeds=(0,), backbone="minilm-l6"),
+    ],
+    ids=["seed", "method", "task", "backbone"],
+)
+def test_what_decides_a_result_changes_its_identity(selection):
+    first, other = plan().cells[-1].id, plan(selection).cells[-1].id
+    assert first != other
+
+
+def test_a_changed_shape_file_changes_identities(tmp_path):
+    path = tmp_path / "config.json"
+    suite = select(load_suite("smoke"), SMALL)
+    suite = suite.model_copy(update={"backbone": suite.backbone.model_copy(update={"name": str(path)})})
+    names = []
+    for layers in (1, 2):
+        values = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2}
+        path.write_text(json.dumps(values))
+        files_sha256.cache_clear()
+        describe.cache_clear()
+        names.append(make_plan(suite, "s", "cpu").cells[0].id)
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(
+    ("job", "sources"),
+    [
+        (Cell, {"tokens.py", "directions.py", "subspaces.py"}),
+        (Probe, {"stats.py", "control.py", "claim_table.py"}),
+        (Sweep, {"resize.py"}),
+    ],
+)
+def test_every_source_that_decides_a_figure_is_hashed(job, sources):
+    assert sources <= {*SOURCES[job]}
+
+
+def test_what_a_plug_in_imports_by_dots_is_hashed(tmp_path, monkeypatch):
+    package = tmp_path / "dotted_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "method.py").write_text("from .inner import scale\n")
+    (package / "inner.py").write_text("scale = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    first = method_sources("dotted_plugin.method")
+    (package / "inner.py").write_text("scale = 2\n")
+    assert method_sources("dotted_plugin.method") != first
+
+
+def test_a_config_json_as_backbone_has_random_weights():
+    assert select(load_suite("smoke"), Selection(backbone="x/config.json")).backbone.weights == "random"
+
+
+def test_a_recipe_value_changes_identities_but_a_time_limit_does_not():
+    assert plan().cells[0].id != plan(weight_decay=0.5).cells[0].id
+    assert plan().cells[0].id == plan(timeout_seconds=5.0).cells[0].id
+
+
+def test_the_baseline_joins_whatever_is_asked_for():
+    assert [m.label for m in plan(Selection(methods=("head",), seeds=(0,))).probes[0].methods] == ["full", "head"]
+
+
+def test_a_method_twice_is_refused():
+    with pytest.raises(BenchError, match="method head stands twice"):
+        plan(Selection(methods=("full", "head", "head")))
+
+
+def test_a_task_that_only_an_override_or_a_rate_names_must_exist():
+    suite = load_suite("smoke")
+    override = suite.recipe.model_copy(update={"task": {"sst3": suite.recipe}})
+    rate = suite.method[0].model_copy(update={"learning_rate": {"default": 1e-3, "sst3": 1e-4}})
+    for changed in ({"recipe": override}, {"method": (rate, *suite.method[1:])}):
+        with pytest.raises(BenchError, match=r"unknown task 'sst3'.*Did you mean 'sst2'"):
+            make_plan(suite.model_copy(update=changed), "s", "cpu")
+
+
+def test_rates_by_task_and_epochs_are_resolved():
+    suite = load_suite("glue")
+    assert suite.recipe.task["cola"].epochs == 80
+    lora = next(m for m in suite.method if m.name == "lora")
+    assert lora.learning_rate["sst2"] == 5e-4
+    assert lora.learning_rate["default"] == 4e-4
+
+
+def test_cost_shapes_without_a_gpu_take_the_smaller_batch():
+    suite = select(load_suite("cost-bert-base"), Selection(methods=("full",)))
+    assert [p.batch for p in make_plan(suite, "s", "cpu").probes] == [8, 1]
+    assert [p.batch for p in make_plan(suite, "s", "cuda").probes] == [32, 1]
+
+
+def test_rows_come_from_where_the_plan_says():
+    cell = plan().cells[0]
+    assert cell.task.source == "synthetic"
+    assert cell.task.train_rows == 320
+    assert 0 < cell.task.floor < 1
+
+
+def test_counts_alone_score_nothing_time_nothing_and_take_the_whole_batch():
+    suite = select(load_suite("cost-bert-base"), Selection(counts=True))
+    made = make_plan(suite, "s", "cpu")
+    assert [(probe.batch, probe.timed, probe.bounds) for probe in made.probes] == [(32, False, ()), (1, False, ())]
+    assert plan(Selection(counts=True)).cells == ()
+    with pytest.raises(BenchError, match=r"no \[\[cost\]\] shape to count"):
+        select(load_suite("glue").model_copy(update={"cost": ()}), Selection(counts=True))
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_what_the_run_folder_keeps_of_a_suite_is_toml(name):
+    suite = load_suite(name)
+    backbone = suite.backbone.model_copy(update={"name": "minilm-l6", "weights": "random", "revision": None})
+    offline = suite.model_copy(update={"backbone": backbone, "tasks": ()})
+    resolved = make_plan(offline, name, "cpu").suite
+    assert tomllib.loads(tomli_w.dumps(resolved)) == resolved
+
+
+def test_a_cost_shape_may_fix_its_threads():
+    made = make_plan(load_suite("cost-minilm"), "s", "cpu")
+    assert made.probes[0].threads == 1
+    assert made.suite["cost"][0]["threads"] == 1
+    assert plan().probes[0].threads is None

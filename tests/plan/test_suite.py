@@ -1,0 +1,99 @@
+"""A suite file is refused with one sentence that names file, field and fix; the project's own suites are sound."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import BenchError
+from bench.schema.suite import load_suite, parse_suite, suite_names
+
+MINIMAL = """
+question = "q"
+tasks = ["sst2"]
+seeds = [0]
+[backbone]
+name = "tiny"
+weights = "random"
+[recipe]
+steps = 2
+[[method]]
+name = "full"
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_four_suites_stand():
+    assert {"smoke", "glue-small", "glue", "cost-bert-base"} <= set(suite_names())
+    for name in suite_names():
+        assert load_suite(name).question.strip()
+
+
+def test_a_file_takes_its_name_from_its_path(tmp_path):
+    assert load_suite(written(tmp_path, MINIMAL)).name == "mine"
+
+
+def test_unknown_suite_offers_the_nearest_name():
+    with pytest.raises(BenchError, match=r"unknown suite 'glue-smal'.*Did you mean 'glue-small'"):
+        load_suite("glue-smal")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("seeds = [0]", "seedz = [0]", r"mine.toml: unknown key 'seedz'.*Did you mean 'seeds'"),
+        ("steps = 2", "steps = 2\nbatchsize = 4", r"mine.toml: recipe: unknown key 'batchsize'.*'batch_size'"),
+        ("steps = 2", 'steps = "two"', r"mine.toml: recipe.steps: .*integer.*'two'"),
+        ("steps = 2", "steps = 0", r"mine.toml: recipe.steps: .*greater than or equal to 1"),
+        ("steps = 2", "steps = 2\nepochs = 2", r"mine.toml: recipe: give exactly one of steps and epochs"),
+        (
+            'name = "full"',
+            'nme = "full"',
+            r"mine.toml: method\[0\]: unknown key 'nme'.*'name'|method\[0\].name is missing",
+        ),
+        (
+            "[backbone]",
+            '[[claim]]\nname = "a"\nsays = "s"\nmetric = "flops.forward"\nmethod = "full"\nprise = "x"\n[backbone]',
+            r"mine.toml: claim\[0\]: unknown key 'prise'.*Did you mean 'price'",
+        ),
+        ("seeds = [0]", "seeds = [-1]", r"mine.toml: .*seeds takes whole numbers from 0"),
+        (
+            'name = "full"',
+            'name = "full"\nlearning_rate = -1.0',
+            r"mine.toml: method\[0\]: learning_rate takes numbers",
+        ),
+        ("seeds = [0]", "seeds = [0, 0]", r"mine.toml: .*seeds holds a value twice"),
+        ("seeds = [0]", "seeds = []", r"mine.toml: .*needs seeds"),
+        ('question = "q"', "", r"mine.toml: question is missing"),
+        ('question = "q"', "question = ", r"mine.toml: not a readable TOML file"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path, old, new, sentence):
+    with pytest.raises(BenchError, match=sentence):
+        load_suite(written(tmp_path, MINIMAL.replace(old, new, 1)))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BenchError, match=r"absent.toml: not a readable TOML file"):
+        load_suite(str(tmp_path / "absent.toml"))
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["name", "question", "backbone", "method", "recipe", "cost", "tasks", "x"]), plain)
+)
+def test_whatever_a_file_holds_the_answer_is_a_suite_or_a_sentence(values):
+    try:
+        parse_suite(values, "mine.toml")
+    except BenchError as error:
+        assert str(error).startswith("mine.toml: ")

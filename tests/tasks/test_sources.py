@@ -1,0 +1,280 @@
+"""The source is resolved once, files of every form give the same rows, and mistakes name file, line and remedy."""
+
+import json
+import string
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bench.errors import BenchError
+from bench.tasks import hub
+from bench.tasks.folder import read_folder
+from bench.tasks.glue import TASKS
+from bench.tasks.rows import Rows, subset
+from bench.tasks.sources import Source, bag_of_words_floor, load_task, resolve_source
+
+REAL = Path(__file__).resolve().parents[3] / "shared/data/glue"
+
+SST2 = Rows((("a charming film",), ("dull , and \x85 long\u2028",), ('an "unfinished quote',)), (1, 0, 1))
+PAIR = Rows((("one text", "other text"), ('he said "so', "it is")), (1, 0))
+
+
+def write(root: Path, form: str, name: str, train: Rows, test: Rows, folder: str = "") -> None:
+    """Write both splits of a task in one of the forms that users have."""
+    spec = TASKS[name]
+    home = root / (folder or spec.folder)
+    home.mkdir(parents=True, exist_ok=True)
+    for split, rows in (("train", train), ("dev", test)):
+        records = [
+            dict(zip(spec.text, texts, strict=True)) | {"label": label, "idx": i}
+            for i, (texts, label) in enumerate(zip(rows.texts, rows.labels, strict=True))
+        ]
+        if form == "jsonl":
+            lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+            (home / f"{split}.jsonl").write_bytes("".join(lines).encode())
+        elif form == "parquet":
+            stem = "train" if split == "train" else spec.test_split
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), home / f"{stem}-00000-of-00001.parquet")
+        else:
+            (home / f"{'train' if split == 'train' else spec.tsv_test}.tsv").write_bytes(tsv(spec, rows).encode())
+
+
+def tsv(spec, rows: Rows, ending: str = "\n") -> str:
+    columns = spec.tsv_header or ("index", *spec.tsv_text, spec.tsv_label)
+    lines = [] if spec.tsv_header else ["\t".join(columns)]
+    for texts, label in zip(rows.texts, rows.labels, strict=True):
+        shown = spec.labels[label] if spec.name in {"rte", "qnli", "mnli"} else str(label)
+        fields = dict(zip(spec.tsv_text, texts, strict=True)) | {spec.tsv_label: shown}
+        lines.append("\t".join(fields.get(column, "x") for column in columns))
+    return "".join(line + ending for line in lines)
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """An empty cache and a hub that does not answer."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in hub.OFFLINE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(hub, "refusal", lambda: "hub not reached")
+
+
+# resolving
+
+
+def test_auto_without_a_hub_is_synthetic_and_says_so(no_hub):
+    source = resolve_source("auto", ["sst2", "mrpc"])
+    assert (source.kind, source.path) == ("synthetic", None)
+    assert source.reason == "SYNTHETIC stand-ins for sst2, mrpc (hub not reached). Real GLUE: --data DIR or a network"
+
+
+def test_auto_takes_the_hub_that_answers(no_hub, monkeypatch):
+    monkeypatch.setattr(hub, "refusal", lambda: None)
+    assert resolve_source("auto", ["qnli"]).kind == "hub"
+
+
+@pytest.mark.parametrize("variable", hub.OFFLINE_VARIABLES)
+def test_auto_never_asks_the_hub_when_told_to_be_offline(no_hub, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(hub, "refusal", lambda: pytest.fail("asked the hub"))
+    assert f"{variable} is set" in resolve_source("auto", ["sst2"]).reason
+
+
+def test_auto_prefers_what_is_cached(no_hub, monkeypatch):
+    monkeypatch.setattr(hub, "refusal", lambda: pytest.fail("asked the hub"))
+    spec = TASKS["sst2"]
+    folder = hub.cache_folder(spec)
+    folder.mkdir(parents=True)
+    import datasets
+
+    for split in ("train", "validation"):
+        with datasets.arrow_writer.ArrowWriter(path=str(folder / f"glue-{split}.arrow")) as writer:
+            for texts, label in zip(SST2.texts, SST2.labels, strict=True):
+                writer.write({"sentence": texts[0], "label": label, "idx": 0})
+            writer.finalize()
+    source = resolve_source("auto", ["sst2"])
+    assert source.kind == "hub"
+    assert "cached" in source.reason
+    assert set(load_task("sst2", source, None, None).train.texts) == set(SST2.texts)
+
+
+def test_a_silent_hub_costs_at_most_the_probe(monkeypatch):
+    import socket
+    import time
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, never answers
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
+        started = time.monotonic()
+        assert hub.refusal() == "hub not reached"
+        assert time.monotonic() - started < 10  # 0.2 s where nothing else runs; datasets asks for 20
+
+
+def test_hub_that_is_out_of_reach_is_refused_when_asked_for(no_hub):
+    with pytest.raises(BenchError, match=r"--data hub: .*not cached.*--data synthetic"):
+        resolve_source("hub", ["sst2"])
+
+
+def test_tasks_without_a_stand_in_are_refused_with_the_ready_line(no_hub):
+    with pytest.raises(BenchError, match=r"qnli has no synthetic stand-in; use --tasks sst2,mrpc"):
+        resolve_source("auto", ["sst2", "qnli", "mrpc"])
+
+
+def test_a_folder_that_lacks_a_task_is_refused_with_the_ready_line(tmp_path):
+    write(tmp_path, "tsv", "sst2", SST2, SST2)
+    with pytest.raises(BenchError, match=r"the folder lacks qnli; use --tasks sst2"):
+        resolve_source(str(tmp_path), ["sst2", "qnli"])
+
+
+def test_a_folder_that_does_not_exist_is_refused():
+    with pytest.raises(BenchError, match="--data nowhere: no such folder"):
+        resolve_source("nowhere", ["sst2"])
+
+
+# reading
+
+
+@pytest.mark.parametrize("form", ["tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("name", list(TASKS))
+def test_every_task_reads_from_every_form(tmp_path, form, name):
+    spec = TASKS[name]
+    rows = SST2 if len(spec.text) == 1 else PAIR
+    if spec.regression:
+        rows = Rows(rows.texts, (3.8, 0.0))
+    write(tmp_path, form, name, rows, rows)
+    data = load_task(name, resolve_source(str(tmp_path), [name]), None, None)
+    assert data.source == "folder"
+    assert dict(zip(data.train.texts, data.train.labels, strict=True)) == dict(
+        zip(rows.texts, rows.labels, strict=True)
+    )
+    assert data.overlap == len(rows)
+
+
+def test_forms_share_one_content_hash(tmp_path):
+    hashes = set()
+    for form in ("tsv", "jsonl", "parquet"):
+        write(tmp_path / form, form, "rte", PAIR, PAIR, folder="rte")
+        hashes.add(load_task("rte", Source("folder", str(tmp_path / form), ""), None, None).content_sha256)
+    assert len(hashes) == 1
+
+
+hostile = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r\ufeff"), min_size=1, max_size=30)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(rows=st.lists(st.tuples(hostile, hostile, st.integers(0, 1)), min_size=1, max_size=4))
+@pytest.mark.parametrize("form", ["tsv", "tsv-crlf", "jsonl", "parquet"])
+def test_hostile_text_survives_verbatim(tmp_path, form, rows):
+    wanted = Rows(tuple((first, second) for first, second, _ in rows), tuple(label for *_, label in rows))
+    write(tmp_path / form, form.partition("-")[0], "mrpc", wanted, wanted)
+    if form == "tsv-crlf":
+        content = "\ufeff" + tsv(TASKS["mrpc"], wanted, "\r\n")
+        (tmp_path / form / "MRPC" / "train.tsv").write_bytes(content.encode())
+    train, _ = read_folder(tmp_path / form, TASKS["mrpc"])
+    assert train == wanted
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_tabs_and_line_feeds_survive_jsonl(tmp_path, text):
+    rows = Rows(((text,),), (1,))
+    write(tmp_path, "jsonl", "sst2", rows, rows)
+    assert read_folder(tmp_path, TASKS["sst2"]) == (rows, rows)
+
+
+BAD_FILES = [
+    (
+        "train.tsv",
+        b"text\tlabel\nx\t1\n",
+        r"train\.tsv: missing column 'sentence'; needed: sentence, label; found: text",
+    ),
+    (
+        "train.tsv",
+        b"sentence\tlabel\na\t1\nb\t7\n",
+        r"train\.tsv: line 3, column 'label': unknown label '7'.*1 or positive",
+    ),
+    ("train.tsv", b"sentence\tlabel\na\tb\t1\n", r"train\.tsv: line 2 has 3 tab-separated fields, expected 2"),
+    ("train.tsv", b"sentence\tlabel\na\n", r"train\.tsv: line 2 has 1 tab-separated fields"),
+    ("train.tsv", b"", r"train\.tsv: the file is empty"),
+    ("train.tsv", b"sentence\tlabel\n", r"train\.tsv: the file has no rows"),
+    ("train.tsv", b"sentence\tlabel\ngood\t1\ncaf\xe9\t1\n", r"train\.tsv: line 3 is not UTF-8; convert"),
+    ("train.jsonl", b'{"sentence": "a", "label": 1}\n{"sentence"\n', r"train\.jsonl: line 2 is not JSON"),
+    ("train.jsonl", b"[1]\n", r"train\.jsonl: line 1 is not a JSON object"),
+    ("train.jsonl", b'{"sentence": "a"}\n', r"train\.jsonl: line 1, missing column 'label'"),
+    ("train.jsonl", b'{"sentence": null, "label": 1}\n', r"line 1, column 'sentence': None is not a text"),
+    ("train.jsonl", b'{"sentence": "a", "label": true}\n', r"line 1, column 'label': unknown label True"),
+    ("train.jsonl", b'{"sentence": "a", "label": -1}\n', r"unknown label -1"),
+    ("train.parquet", b"no parquet", r"train\.parquet: not a parquet file"),
+    ("train.txt", b"x", r"no train\.tsv; write one of train\.tsv, train\.jsonl, train\.parquet"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "sentence"), BAD_FILES)
+def test_a_bad_file_is_named_with_line_and_remedy(tmp_path, file, content, sentence):
+    (tmp_path / "SST-2").mkdir()
+    (tmp_path / "SST-2" / file).write_bytes(content)
+    (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\na\t1\n")
+    with pytest.raises(BenchError, match=sentence):
+        load_task("sst2", Source("folder", str(tmp_path), ""), None, None)
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    write(tmp_path, "tsv", "sst2", SST2, SST2)
+    write(tmp_path, "jsonl", "sst2", SST2, SST2)
+    with pytest.raises(BenchError, match=r"train\.tsv and train\.jsonl hold the same split"):
+        load_task("sst2", Source("folder", str(tmp_path), ""), None, None)
+
+
+@pytest.mark.parametrize("score", ["5.1", "nan", "much"])
+def test_a_score_outside_the_scale_is_refused(tmp_path, score):
+    write(tmp_path, "tsv", "stsb", Rows(PAIR.texts, (1.0, score)), PAIR)
+    with pytest.raises(BenchError, match=f"'{score}' is no score of stsb; allowed: numbers from 0 to 5"):
+        load_task("stsb", Source("folder", str(tmp_path), ""), None, None)
+
+
+def test_lines_cut_short_are_left_out_of_qqp_as_the_hub_does(tmp_path):
+    write(tmp_path, "tsv", "qqp", PAIR, PAIR)
+    with (tmp_path / "QQP" / "train.tsv").open("a") as file:
+        file.write("7\tcut short\n")
+    assert len(load_task("qqp", Source("folder", str(tmp_path), ""), None, None).train) == len(PAIR)
+
+
+# subsets
+
+
+@given(st.permutations(range(20)), st.integers(1, 20))
+def test_a_subset_depends_on_content_not_on_order(order, count):
+    rows = Rows(tuple((string.ascii_letters[i],) for i in range(20)), tuple(i % 2 for i in range(20)))
+    shuffled = Rows(tuple(rows.texts[i] for i in order), tuple(rows.labels[i] for i in order))
+    assert subset(shuffled, count) == subset(rows, count)
+    assert subset(rows, None).texts[:count] == subset(rows, count).texts
+
+
+def test_other_rows_give_another_hash(tmp_path):
+    source = Source("synthetic", None, "")
+    hashes = {load_task("sst2", source, rows, test).content_sha256 for rows, test in ((50, 50), (51, 50), (50, 51))}
+    assert len(hashes) == 3
+
+
+def test_the_floor_is_defined_where_one_class_is_all_there_is(tmp_path):
+    ones = Rows((("",), ("good",)), (1, 1))
+    write(tmp_path, "jsonl", "sst2", ones, SST2)
+    assert bag_of_words_floor(load_task("sst2", Source("folder", str(tmp_path), ""), None, None)) == pytest.approx(
+        2 / 3
+    )
+
+
+# real data
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="real GLUE files are not part of a clone")
+@pytest.mark.parametrize(
+    ("name", "train", "test"),
+    [("sst2", 67349, 872), ("mrpc", 3668, 408), ("rte", 2490, 277), ("cola", 8551, 1043)],
+)
+def test_official_files_give_the_official_row_counts(name, train, test):
+    data = load_task(name, resolve_source(str(REAL), [name]), None, None)
+    assert (len(data.train), len(data.test)) == (train, test)

@@ -1,0 +1,314 @@
+"""A probe: one record a method, failures included, every figure in its place."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench import registry
+from bench.analysis import BATCHES
+from bench.method import Method, MethodConfig
+from bench.models.backbone import BackboneSpec
+from bench.schema.claims import Bounds, TimedBound
+from bench.schema.jobs import MethodSpec, Probe
+from bench.schema.record import CostRecord
+from bench.timing.probe import failures, run_probe
+from bench.timing.session import free_bytes
+
+TIMES = ("forward_seconds", "backward_seconds", "optimizer_seconds", "step_seconds")
+
+
+def probe(*methods: str, **changes: Any) -> Probe:
+    specs = tuple(MethodSpec(label=name, name=name, config={}, source_sha256="") for name in methods)
+    values: dict[str, Any] = {
+        "id": "probe", "suite": "test", "backbone": BackboneSpec(name="tiny", weights="random"), "methods": specs,
+        "baseline": "full", "batch": 2, "length": 8, "dtype": "float32", "device": "cpu", "attention": "sdpa",
+        "blocks": 2, "rounds": 1, "latency_batches": (1, 32), "latency_length": 8, "learning_rate": 1e-3,
+        "head_learning_rate": 1e-3, "outputs": 2, "timeout_seconds": 60.0,
+    }  # fmt: skip
+    return Probe(**(values | changes))
+
+
+class Broken(Method):
+    """Raises what its configuration names."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(MethodConfig):
+        """Which fault."""
+
+    error: type[Exception] | None = None
+
+    def apply(self, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+        if self.error:
+            raise self.error("no room\nsecond line")
+        with torch.no_grad():
+            backbone.get_submodule("encoder.layer.0.output.dense").weight.fill_(float("nan"))
+        return backbone.requires_grad_(True)
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> type[Broken]:
+    load = registry.load_method
+    monkeypatch.setattr(registry, "load_method", lambda name, *a: Broken if name == "broken" else load(name, *a))
+    return Broken
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, CostRecord]:
+    lines: list[str] = []
+    found = {r.method.label: r for r in run_probe(probe("full", "head", "lora", "lst"), lines.append)}
+    assert lines[:4] == ["counted 1/4", "counted 2/4", "counted 3/4", "counted 4/4"]
+    assert "timed block 2/2" in lines
+    return found
+
+
+def test_every_method_has_a_record_of_its_own(records: dict[str, CostRecord]) -> None:
+    assert list(records) == ["full", "head", "lora", "lst"]
+    assert {r.status for r in records.values()} == {"ok"}
+    assert len({r.id for r in records.values()}) == 4
+    assert all(CostRecord.model_validate_json(r.model_dump_json(by_alias=True)) == r for r in records.values())
+
+
+def test_every_figure_is_there(records: dict[str, CostRecord]) -> None:
+    for record in records.values():
+        assert None not in [getattr(record, name) for name in (*TIMES, "flops", "bytes", "peak_memory_bytes")]
+        assert set(record.aa_control) == {
+            "forward", "backward", "optimizer", "step", "latency", "latency_batch_1", "latency_batch_32",
+        }  # fmt: skip
+        assert record.step_seconds is not None
+        assert [len(block) for block in record.step_seconds.samples] == [1, 1]
+        assert record.latency_seconds is not None
+        assert record.latency_seconds.unmerged.batch_1 is not None
+        assert record.latency_seconds.base.batch_32 is not None
+        assert record.peak_memory_source == "tracker"
+        assert record.predicted_peak_memory_bytes == record.peak_memory_bytes
+        assert record.largest_saved[0].bytes >= record.largest_saved[-1].bytes > 0
+        assert record.inference is not None
+        assert record.inference.base.operations > record.inference.base.depth > 0
+        assert record.flags == ("random_weights",)
+
+
+def test_the_baseline_is_its_own_reference(records: dict[str, CostRecord]) -> None:
+    for name in TIMES:
+        assert getattr(records["full"], name).ratio_to_baseline == 1.0
+
+
+def test_counts_tell_the_methods_apart(records: dict[str, CostRecord]) -> None:
+    flops = {label: r.flops for label, r in records.items()}
+    assert flops["lst"].backbone.backward == flops["head"].backbone.backward == 0
+    assert 0.4 < flops["lora"].backward / flops["full"].backward < 0.6
+    assert records["head"].trainable_parameters.method == records["head"].delta_bytes == 0
+    assert records["lora"].delta_bytes == 4 * records["lora"].trainable_parameters.method
+    assert len({r.trainable_parameters.head for r in records.values()}) == 1
+
+
+def test_merged_lora_is_the_base_and_the_ladder_cannot_be_merged(records: dict[str, CostRecord]) -> None:
+    assert records["lora"].merged_equals_base.all
+    assert records["lora"].merge_error["float32"] < 1e-5
+    assert records["lora"].latency_seconds.merged.batch_1 is not None
+    assert records["lst"].merged_equals_base is records["lst"].latency_seconds.merged is None
+    assert records["lora"].switch_seconds > 0
+    inference = {label: record.inference for label, record in records.items()}
+    assert inference["lora"].merged == inference["lora"].base == inference["full"].unmerged
+    assert inference["lst"].merged is None
+    assert inference["lst"].unmerged.depth > inference["lst"].base.depth == inference["full"].base.depth
+
+
+def test_latency_is_taken_at_every_batch_that_a_suite_may_ask_for() -> None:
+    full, lora = run_probe(probe("full", "lora", latency_batches=(1, 8, 32)))
+    for record in (full, lora):
+        assert all(getattr(record.latency_seconds.unmerged, batch) for batch in BATCHES)
+        assert {f"latency_{batch}" for batch in BATCHES} < set(record.aa_control)
+        assert record.warnings == ()
+
+
+def test_what_has_no_figure_says_why(records: dict[str, CostRecord]) -> None:
+    assert records["head"].switch_seconds is None
+    assert "no switch time" in records["head"].warnings[0]
+
+
+@torch.library.custom_op("peft_ledger_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    """A third party's kernel without a fake implementation."""
+    return 2 * x
+
+
+twice.register_autograd(lambda context, gradient: 2 * gradient)
+
+
+class Opaque(Method):
+    """Scales the last state by a learned vector and calls ``twice`` on it."""
+
+    identity_at_init = False
+
+    def apply(self, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+        class Scaled(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.backbone = backbone
+                self.scale = nn.Parameter(torch.ones_like(next(backbone.parameters())[0]))
+
+            def forward(self, **inputs: Any) -> Any:
+                output = self.backbone(**inputs)
+                output.last_hidden_state = twice(output.last_hidden_state * self.scale)
+                return output
+
+        return Scaled()
+
+
+def test_an_operation_without_a_fake_form_is_said_and_the_measured_figures_stand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = registry.load_method
+    monkeypatch.setattr(registry, "load_method", lambda name, *a: Opaque if name == "opaque" else load(name, *a))
+    full, opaque = run_probe(probe("full", "opaque", latency_batches=(1,)))
+    assert (full.status, opaque.status) == ("ok", "ok"), opaque.traceback
+    assert opaque.predicted_peak_memory_bytes is None
+    assert full.predicted_peak_memory_bytes is not None
+    assert "no predicted peak" in opaque.warnings[0]
+    assert "twice" in opaque.warnings[0]
+    for figure in (*TIMES, "flops", "bytes", "peak_memory_bytes", "trainable_parameters", "latency_seconds"):
+        assert getattr(opaque, figure) is not None, figure
+    assert opaque.flops.backbone.backward == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16_autocast"},
+        {"dtype": "bfloat16", "attention": "eager"},
+        {"checkpointing": True, "optimizer": "adamw_foreach"},
+        {"dropout": 0.1, "optimizer": "sgd"},
+    ],
+    ids=str,
+)
+def test_the_form_of_the_step_is_measured_and_stands_in_the_record(changes: dict[str, Any]) -> None:
+    for record in run_probe(probe("full", "lora", "lst", latency_batches=(1,), **changes)):
+        assert record.status == "ok", record.traceback
+        assert {key: getattr(record.shape, key) for key in changes} == changes
+        assert record.predicted_peak_memory_bytes == record.peak_memory_bytes
+        assert (record.flops.backward_recompute > 0) == (record.method.label != "lst" and "checkpointing" in changes)
+
+
+def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_does_not() -> None:
+    def blocks(*, extra_seconds: float = 60.0, **values: Any) -> tuple[int, int]:
+        asked = probe("full", "head", latency_batches=(1,), bounds=(TimedBound(**values),), extra_seconds=extra_seconds)
+        _, head = run_probe(asked)
+        return len(head.backward_seconds.samples), len(head.latency_seconds.unmerged.batch_1.samples)
+
+    itself = {
+        "phase": "backward",
+        "method": "full",
+        "versus": "full",
+    }  # ratio 1 in every block, whatever the luck
+    assert blocks(**itself, bounds=Bounds(min=1.0)) == (6, 2)
+    assert blocks(**itself, bounds=Bounds(min=1.0), extra_seconds=0.0) == (2, 2)
+    assert blocks(**itself, bounds=Bounds(min=1e-300)) == (2, 2)
+    latency = {"phase": "latency", "batch": 1, "method": "head", "versus": "base"}
+    assert blocks(**latency, bounds=Bounds(min=1e-300, max=1e300)) == (2, 2)
+
+
+def test_a_probe_that_rebuilds_builds_anew_for_every_block(broken: type[Broken]) -> None:
+    def record(number: int, *, rebuild: bool) -> CostRecord:
+        """Of ``broken``, which fails from its build ``number`` on."""
+        builds = itertools.count(1)
+
+        def apply(self: Broken, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+            if next(builds) >= number:
+                raise MemoryError("no room")
+            return backbone.requires_grad_(True)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(broken, "apply", apply)
+            asked = probe("full", "broken", "head", latency_batches=(1, 32), blocks=3, rounds=2, rebuild=rebuild)
+            full, ours, head = run_probe(asked)
+        assert (full.status, head.status) == ("ok", "ok")
+        assert not any("varies" in line for line in full.warnings + head.warnings)
+        assert [len(block) for block in head.step_seconds.samples] == [2, 2, 2]
+        assert [len(block) for block in head.latency_seconds.unmerged.batch_1.samples] == [8, 8, 8]
+        return ours
+
+    counted, once = 2, 2  # on fake tensors and on a real step; timed and deployed once each
+    assert record(counted + once + 1, rebuild=False).status == "ok"
+    timed, deployed = 3, 1 + 2 + 2  # a build for the counts of inference, two renewals at each batch
+    assert record(counted + timed + deployed + 1, rebuild=True).status == "ok"
+    for last in (counted + 2, counted + timed + 2, counted + timed + deployed):  # a step, at batch 1, at batch 32
+        assert record(last, rebuild=True).status == "oom"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, of torch's older parts
+def test_a_compiled_model_is_timed_and_said_to_be() -> None:
+    full, lora = run_probe(probe("full", "lora", compile=True, latency_batches=(1,)))
+    for record in (full, lora):
+        assert record.status == "ok", record.traceback
+        assert record.shape.compiled
+        assert record.step_seconds is not None
+
+
+@pytest.mark.parametrize(("error", "status"), [(MemoryError, "oom"), (ValueError, "failed"), (None, "nan")])
+def test_a_method_that_fails_gives_a_record_and_the_rest_go_on(
+    broken: type[Broken], monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None, status: str
+) -> None:
+    monkeypatch.setattr(broken, "error", error)
+    full, bad, head = run_probe(probe("full", "broken", "head", latency_batches=(1,)))
+    assert (full.status, bad.status, head.status) == ("ok", status, "ok")
+    assert bad.reason is not None
+    assert "\n" not in bad.reason
+    assert "Traceback" in str(bad.traceback)
+    assert bad.step_seconds is None
+    assert head.step_seconds is not None
+
+
+def test_without_a_baseline_the_counts_stand_and_the_times_say_why(broken: type[Broken]) -> None:
+    bad, head = run_probe(probe("broken", "head", baseline="broken", latency_batches=(1,)))
+    assert (bad.status, head.status) == ("nan", "ok")
+    assert head.flops is not None
+    assert head.step_seconds is None
+    assert "the baseline broken failed" in head.warnings[0]
+
+
+def test_a_shape_longer_than_the_positions_is_refused_with_one_sentence() -> None:
+    (full,) = run_probe(probe("full", length=129))
+    assert full.status == "failed"
+    assert full.reason == "full: 129 positions, prompt included, but the backbone has 128"
+
+
+def test_a_dead_process_leaves_a_record_for_each_method() -> None:
+    dead = failures(probe("full", "lora"), "crashed", "killed by SIGKILL", "2026-01-01T00:00:00+00:00")
+    alive = {record.id for record in run_probe(probe("full", "lora", latency_batches=()))}
+    assert {record.id for record in dead} == alive
+    assert {(record.status, record.reason) for record in dead} == {("crashed", "killed by SIGKILL")}
+
+
+def test_two_probes_count_the_same() -> None:
+    first, second = (list(run_probe(probe("full", "lora", latency_batches=()))) for _ in range(2))
+    for ours, theirs in zip(first, second, strict=True):
+        assert (ours.flops, ours.bytes, ours.peak_memory_bytes) == (
+            theirs.flops,
+            theirs.bytes,
+            theirs.peak_memory_bytes,
+        )
+
+
+def test_room_on_a_gpu_is_asked_for_after_cached_blocks_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [1]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(7))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[-1], 9))
+    assert free_bytes("cuda") == 7
+
+
+def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges() -> None:
+    counted = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", timed=False))}
+    timed = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", latency_batches=(1,)))}
+    for label, record in counted.items():
+        assert record.status == "ok", record.traceback
+        exact = ("flops", "bytes", "trainable_parameters", "delta_bytes", "largest_saved", "merged_equals_base")
+        for figure in (*exact, "inference"):
+            assert getattr(record, figure) == getattr(timed[label], figure), figure
+        assert record.predicted_peak_memory_bytes == timed[label].peak_memory_bytes
+        for figure in (*TIMES, "latency_seconds", "peak_memory_bytes", "switch_seconds"):
+            assert getattr(record, figure) is None, figure
