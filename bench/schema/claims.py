@@ -30,7 +30,9 @@ class Bounds(_Table):
     """Where a figure must lie; both ends belong to it."""
 
     min: float | None = None
+    """Lower bound, included."""
     max: float | None = None
+    """Upper bound, included."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Bounds":
@@ -49,6 +51,7 @@ class ClaimTable(_Table):
     """One claim; it holds where it holds for every method that it names."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Lower-case words joined by hyphens; unique within the suite."""
     says: str
     """The claim as a sentence, without its figures."""
     metric: str

@@ -52,12 +52,15 @@ class MethodUsed(_Frozen):
     label: str
     """As the suite spells it, e.g. ``lora(rank=8)``; identifies the method within the suite."""
     name: str
+    """Name in the registry."""
     config: dict[str, Any]
     """All fields, defaults included."""
     class_: str = Field(alias="class")
     """Import path of the class, ``methods.lora:LoRA``."""
     distribution: str
+    """Package that the method comes from."""
     version: str
+    """Version of that package."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -66,12 +69,17 @@ class TaskUsed(_Frozen):
     """The task and the data that a cell saw."""
 
     name: str
+    """Name of the task."""
     version: int
+    """Raised when the task's definition changes: records of different versions are not compared."""
     source: Literal["hub", "folder", "synthetic"]
+    """Where the rows come from."""
     content_sha256: str
     """Hash of the rows used, train and test."""
     train_rows: int
+    """Training rows used."""
     test_rows: int
+    """Test rows used."""
     overlap: int
     """Test texts that occur verbatim among the training texts."""
     overlap_ngrams: int | None = None
@@ -124,17 +132,24 @@ class Trainable(_Frozen):
     """Trainable parameters, counted apart."""
 
     method: int
+    """Parameters below the head that require a gradient, each once."""
     head: int
+    """Parameters of the task head."""
 
 
 class Owners(_Frozen):
     """FLOPs of one part of the model; the four backward parts sum to ``backward``."""
 
     forward: int = 0
+    """FLOPs of forward."""
     backward: int = 0
+    """FLOPs of backward."""
     backward_weight_gradient: int = 0
+    """Products that give the gradient of a parameter, dW = G^T X."""
     backward_input_gradient: int = 0
+    """Products that pass the gradient on to the input, dX = G W."""
     backward_attention: int = 0
+    """Products between two activations."""
     backward_recompute: int = 0
     """Forward work done again during backward; above 0 under gradient checkpointing only."""
 
@@ -143,8 +158,11 @@ class Flops(Owners):
     """FLOPs of one training step on the probe's shape: in all, by owner and by layer."""
 
     backbone: Owners
+    """Operations inside the backbone's modules."""
     method: Owners
+    """Operations of what the method added."""
     head: Owners
+    """Operations of the task head."""
     by_layer: dict[str, Owners]
     """Keys ``embeddings``, ``layer_1`` ... ``layer_L``, ``head`` (all owners of that depth together)."""
     backbone_by_layer: dict[str, Owners] = {}
@@ -155,8 +173,11 @@ class Bytes(_Frozen):
     """Bytes held during a training step."""
 
     weights: int
+    """Parameters and buffers, head included."""
     gradients: int
+    """Gradients of all that trains."""
     optimizer_state: int
+    """What the optimizer keeps between steps."""
     saved_activations: int
     """Tensors that autograd keeps for backward, deduplicated by storage, parameters and buffers left out."""
 
@@ -167,8 +188,11 @@ class SavedTensor(_Frozen):
     module: str
     """Dotted path of the module whose forward kept it first; empty for the model itself."""
     owner: Literal["backbone", "method", "head"]
+    """Part of the model that the module belongs to."""
     shape: tuple[int, ...]
+    """Dimensions of the tensor."""
     dtype: str
+    """Type of its elements."""
     bytes: int
     """Of its storage, which a view may show in part only."""
 
@@ -177,8 +201,11 @@ class PeakMemory(_Frozen):
     """Peak bytes by phase of the second step (the first has no optimizer state yet)."""
 
     forward: int
+    """Peak bytes of forward."""
     backward: int
+    """Peak bytes of backward."""
     optimizer: int
+    """Peak bytes of the optimizer step."""
     step: int
     """Largest of the three."""
 
@@ -187,9 +214,11 @@ class Shape(_Frozen):
     """What a probe measured on: part of every cost figure's key."""
 
     batch: int
+    """Rows of one training step."""
     length: int
     """Tokens per row."""
     dtype: str
+    """Type of weights and computation."""
     device: str
     """``cpu`` or the name of the GPU."""
     attention: str
@@ -199,29 +228,38 @@ class Shape(_Frozen):
     dropout: float
     """Probability in place of every dropout that the model has."""
     threads: int
+    """Torch threads."""
     checkpointing: bool = False
     """Whether each backbone layer keeps its input alone and runs forward again during backward."""
     compiled: bool = False
     """Whether the timed model went through ``torch.compile``; counts are those of the eager form."""
     weights: Weights = "native"
+    """How the backbone's frozen linear weights are stored."""
 
 
 class _Common(_Frozen):
     schema_: int = Field(alias="schema", default=SCHEMA)
+    """Version of the record format."""
     id: str
     """Cell or probe identity: sha256 over all that decides the result."""
     suite: str
+    """Name of the suite."""
     status: Status
+    """``ok``, or how it failed."""
     reason: str | None = None
     """One sentence, when the status is not ok."""
     traceback: str | None = None
+    """Python's traceback, when the status is not ok."""
     backbone: Backbone | None
+    """The model that was adapted; null where it could not be read."""
     method: MethodUsed
+    """The method and its whole configuration."""
     environment: dict[str, Any]
     """Versions, hardware, threads, commit; ``fingerprint`` groups what may be compared."""
     started: str
     """UTC, ISO 8601."""
     ended: str
+    """UTC, ISO 8601."""
     flags: tuple[str, ...] = ()
     """``random_weights``, ``synthetic``, ``did_not_learn``, ``still_improving``."""
 
@@ -251,16 +289,23 @@ class Scored(_Common):
     """What training once (backbone, task, method, recipe, seed) came to."""
 
     kind: Literal["score", "trial"]
+    """``score`` or ``trial``."""
     task: TaskUsed | None
+    """The task and its rows; null where they could not be read."""
     task_name: str
     """Stands also where the data could not be read."""
     recipe: dict[str, Any]
+    """Every recipe value, resolved for this method and task."""
     seed: int
+    """Decides head, delta, order of the data and dropout."""
     score: float | None = None
     """The task's main metric on the test split, of a trial on the rows cut from train."""
     metrics: dict[str, float] = {}
+    """Every metric of the task by name."""
     trainable_parameters: Trainable | None = None
+    """Counted before training."""
     delta_bytes: int | None = None
+    """Bytes stored per task: the delta without the head."""
     losses: tuple[float, ...] = ()
     """Training loss of each step, taken before its update: the first is the loss at step 0."""
     curve: tuple[CurvePoint, ...] = ()
@@ -280,7 +325,9 @@ class Scored(_Common):
     tuning: Tuning | None = None
     """None: the rates were not searched for."""
     train_seconds: float | None = None
+    """Wall seconds of training, evaluations left out."""
     prepare_seconds: float | None = None
+    """Seconds of what the method does before its first step."""
     predictions_sha256: str | None = None
     """Hash of the per-example predictions in the parquet sidecar ``predictions/<id>.parquet``."""
 
@@ -295,33 +342,46 @@ class ScoreRecord(Scored):
     """What one cell scored on the test split."""
 
     kind: Literal["score"] = "score"
+    """Tells the kinds of record apart."""
 
 
 class CostRecord(_Common):
     """What one method costs on one probe's shape."""
 
     kind: Literal["cost"] = "cost"
+    """Tells the kinds of record apart."""
     shape: Shape
+    """What it was measured on."""
     baseline: str
     """Label of the method that ratios refer to."""
     trainable_parameters: Trainable | None = None
+    """Counted, exact."""
     delta_bytes: int | None = None
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
+    """Of one training step, counted, exact."""
     backward_path: PathCounts | None = None
     """Of ``loss.backward()``: what forward left has depth 0; None in records from before it was counted."""
     bytes: Bytes | None = None
+    """Held during a training step, counted, exact."""
     largest_saved: tuple[SavedTensor, ...] = ()
     """The largest ten of the saved activations."""
     predicted_peak_memory_bytes: PeakMemory | None = None
     """Peaks of the ledger, counted on fake tensors; None beside ``flops`` where the count ran on real ones."""
     peak_memory_bytes: PeakMemory | None = None
+    """Peaks of the second training step, as it ran; null where it was counted alone."""
     peak_memory_source: Literal["cuda_allocated", "tracker"] | None = None
+    """``tracker``: every tensor of a step on a CPU, exact; ``cuda_allocated``: the GPU allocator."""
     forward_seconds: Timing | None = None
+    """Forward and loss of one training step."""
     backward_seconds: Timing | None = None
+    """``loss.backward()``."""
     optimizer_seconds: Timing | None = None
+    """``optimizer.step()``."""
     step_seconds: Timing | None = None
+    """Sum of forward, backward and optimizer."""
     latency_seconds: Latencies | None = None
+    """Time of one inference."""
     aa_control: dict[str, Control] = {}
     """Keys ``forward backward optimizer step latency``, and ``latency_batch_1`` and so on for each batch that ran."""
     latency_length: int | None = None
@@ -329,6 +389,7 @@ class CostRecord(_Common):
     inference: Inferences | None = None
     """Counted on one row of ``latency_length`` tokens; None in records from before it was counted."""
     merged_equals_base: MergedEqualsBase | None = None
+    """Whether the merged model is the backbone again; null where the method cannot be merged."""
     merge_error: dict[str, float] | None = None
     """Largest absolute difference of hidden states, merged against unmerged, by dtype."""
     switch_seconds: float | None = None
@@ -341,18 +402,25 @@ class CountRecord(_Common):
     """What one method costs at one value of a sweep: counted on fake tensors, never run."""
 
     kind: Literal["count"] = "count"
+    """Tells the kinds of record apart."""
     sweep: str
     """Name of the sweep within the suite."""
     vary: str
     """What is swept: ``length``, ``batch``, ``layers``, ``width`` or ``config.<field>``."""
     value: int
+    """Of the swept quantity."""
     shape: Shape
+    """What it was counted on."""
     trainable_parameters: Trainable | None = None
+    """Counted, exact."""
     delta_bytes: int | None = None
+    """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
     """Without ``by_layer``: a sweep over depth would hold the same figures many times over."""
     bytes: Bytes | None = None
+    """Held during a training step, counted, exact."""
     predicted_peak_memory_bytes: PeakMemory | None = None
+    """Peaks of a training step, counted on fake tensors."""
 
 
 Record = Annotated[ScoreRecord | CostRecord | CountRecord, Field(discriminator="kind")]

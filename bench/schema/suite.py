@@ -28,6 +28,7 @@ class BackboneTable(_Table):
     name: str
     """Hub id, named shape or path of a config.json."""
     weights: Literal["pretrained", "random"] = "pretrained"
+    """``random`` builds the shape with random weights: honest for cost, no conclusion about scores."""
     revision: str | None = None
     """Hub revision; the pinned one where this project pins it."""
 
@@ -38,6 +39,7 @@ class RecipeValues(_Table):
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; exactly one of ``steps`` and ``epochs``."""
     epochs: int | None = Field(default=None, ge=1)
+    """Passes over the training rows; exactly one of ``steps`` and ``epochs``."""
     batch_size: int | None = Field(default=None, ge=1)
     """Rows per optimizer step."""
     max_length: int | None = Field(default=None, ge=4)
@@ -45,18 +47,23 @@ class RecipeValues(_Table):
     train_rows: int | None = Field(default=None, ge=1)
     """Training rows drawn by content hash; all where left out."""
     test_rows: int | None = Field(default=None, ge=1)
+    """Test rows drawn by content hash; all where left out."""
     learning_rate: float | None = Field(default=None, gt=0)
     """For methods that set none of their own."""
     head_learning_rate: float | None = Field(default=None, gt=0)
+    """Of the task head, for methods that set none of their own."""
     warmup: float | None = Field(default=None, ge=0, lt=1)
     """Share of steps with rising rate."""
     weight_decay: float | None = Field(default=None, ge=0)
+    """Of AdamW, applied to matrices alone."""
     gradient_clip: float | None = Field(default=None, ge=0)
     """Largest global gradient norm; 0 switches it off."""
     pooling: Literal["mean", "cls", "last"] | None = None
+    """What the head reads: the mean over tokens, the first or the last token."""
     dense_head: bool | None = None
     """Whether the head has a dense + tanh layer (RoBERTa's classification head)."""
     head_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout probability in front of the head."""
     gradient_accumulation: int | None = Field(default=None, ge=1)
     """Parts that the rows of a step are computed in, one after the other; 1 where left out."""
     dtype: Literal["float32", "bfloat16_autocast"] | None = None
@@ -120,7 +127,9 @@ class MethodTable(_Table):
     """One method of the suite."""
 
     name: str
+    """A built-in method, ``peft``, or ``package/name`` of a plug-in."""
     config: dict[str, Any] = {}
+    """Options of the method, as its page lists them; defaults where left out."""
     learning_rate: float | dict[str, float] | None = None
     """One rate, or rates by task with ``default``."""
     head_learning_rate: float | dict[str, float] | None = None
@@ -152,13 +161,17 @@ class CostTable(_Table):
     """One shape on which the cost of every method is measured."""
 
     batch: int = Field(ge=1)
+    """Rows of one training step."""
     length: int = Field(ge=1)
     """Tokens per row."""
     batch_on_cpu: int | None = Field(default=None, ge=1)
     """Batch where no GPU is at hand; ``batch`` where left out."""
     dtype: Dtype = "float32"
+    """Type of weights and computation."""
     attention: Attention = "sdpa"
+    """Attention implementation."""
     optimizer: Optimizer = "adamw_fused"
+    """Optimizer of the measured step."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability in place of every dropout that the model has; above 0, CPU attention leaves its fused path."""
     checkpointing: bool = False
@@ -180,9 +193,11 @@ class CostTable(_Table):
     latency_batches: tuple[Literal[1, 8, 32], ...] = (1, 32)
     """Those that a record has a place for."""
     latency_length: int = Field(default=64, ge=1)
+    """Tokens per row of inference."""
     methods: tuple[str, ...] = ()
     """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
     timeout_seconds: float = Field(default=7200.0, gt=0)
+    """Measuring this shape may take this long."""
 
     def batch_on(self, device: str) -> int:
         """Rows on ``device``."""
@@ -203,21 +218,29 @@ class Suite(_Table):
     question: str
     """What the suite is to answer, in prose."""
     backbone: BackboneTable
+    """The pretrained model that every method adapts."""
     baseline: str = "full"
     """Label of the method that the others are compared with."""
     method: tuple[MethodTable, ...] = Field(min_length=1)
+    """The methods that are compared."""
     match: MatchTable | None = None
     """The budget that sizes are chosen for; one that a method's ``config`` gives stays."""
     tasks: tuple[str, ...] = ()
+    """Tasks that are scored; none for a suite of costs alone."""
     seeds: tuple[int, ...] = ()
+    """Seeds of every (method, task); fewer than five give no verdict on scores."""
     data: str = "auto"
     """``auto``, ``hub``, ``synthetic`` or a folder."""
     recipe: RecipeTable | None = None
+    """How cells train; needed where there are tasks."""
     tuning: TuningTable | None = None
     """The search for learning rates that ``tune`` does."""
     cost: tuple[CostTable, ...] = ()
+    """Shapes on which costs are measured."""
     sweep: tuple[SweepTable, ...] = ()
+    """Quantities over which costs are counted without running a step."""
     crossover: tuple[CrossoverTable, ...] = ()
+    """Questions about where two curves of sweeps cross."""
     claim: tuple[ClaimTable, ...] = ()
     """Sentences that the run's records are to decide."""
 

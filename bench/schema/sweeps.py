@@ -36,13 +36,19 @@ class SweepTable(_Table):
     methods: tuple[str, ...] = ()
     """Labels as the suite spells its methods; all of them where left out."""
     dtype: Dtype = "float32"
+    """Type of weights and computation."""
     attention: Attention = "sdpa"
+    """Attention implementation."""
     optimizer: Optimizer = "adamw_fused"
+    """Optimizer of the counted step."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability in place of every dropout that the model has."""
     checkpointing: bool = False
+    """Keep each layer's input alone and run its forward again during backward."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Whose forms of each operation are counted; no such device is needed."""
     timeout_seconds: float = Field(default=1800.0, gt=0)
+    """Counting this sweep may take this long."""
 
     @property
     def title(self) -> str:
@@ -76,6 +82,7 @@ class CrossoverTable(_Table):
     than_sweep: str | None = None
     """Sweep of the second curve, over the same quantity; the first one's where left out."""
     figure: Figure = "peak_memory"
+    """What the curves show."""
 
 
 def check_sweeps(sweeps: tuple[SweepTable, ...], crossovers: tuple[CrossoverTable, ...]) -> None:
