@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.count.account import account
-    from bench.schema.suite import load_suite
+    from bench.plan.load import load_suite
     from bench.store.store import read_records as load_records
 
 __all__ = ["account", "load_records", "load_suite"]
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return account
     if name == "load_suite":
-        from bench.schema.suite import load_suite
+        from bench.plan.load import load_suite
 
         return load_suite
     if name == "load_records":

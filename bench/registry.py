@@ -1,6 +1,5 @@
 """Finds methods by name, built-in and from entry points alike, and parses ``name(key=value, ...)``; imports lazily."""
 
-import ast
 import dataclasses
 import importlib
 from collections.abc import Mapping
@@ -8,6 +7,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
+from bench.schema.labels import parse_spec as parse_spec
+from bench.schema.labels import spell as spell
 from methods import BRIDGES, BUILTIN
 
 if TYPE_CHECKING:
@@ -70,30 +71,6 @@ def provenance(name: str) -> dict[str, str]:
         return {"distribution": "peft-ledger", "version": "0+checkout"}
 
 
-def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:
-    """Split ``"lora(rank=8)"`` into ``("lora", {"rank": 8})``; the values are Python literals.
-
-    Raises:
-        BenchError: The text is not of the form ``name`` or ``name(key=value, ...)``.
-    """
-    name, bracket, rest = spec.strip().partition("(")
-    name = name.strip()
-    if not bracket:
-        return name, {}
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-            raise ValueError
-        if any(k.arg is None for k in call.keywords):
-            raise ValueError
-        if len({k.arg for k in call.keywords}) < len(call.keywords):
-            raise ValueError
-        return name, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        prefix = f"{where}: " if where else ""
-        raise BenchError(f"{prefix}cannot read method {spec!r}; write name or name(key=value, ...)") from error
-
-
 def make(name: str, config: Mapping[str, Any], where: str = "") -> tuple["Method", "MethodConfig"]:
     """Instantiate method ``name`` with its checked configuration.
 
@@ -102,12 +79,6 @@ def make(name: str, config: Mapping[str, Any], where: str = "") -> tuple["Method
     """
     cls = load_method(name, where)
     return cls(), cls.Config.parse(config, f"{where}: {name}" if where else name)
-
-
-def spell(name: str, config: Mapping[str, Any]) -> str:
-    """Write a method and the values given to it the way that the command line reads them."""
-    inner = ", ".join(f"{key}={value!r}" for key, value in config.items())
-    return f"{name}({inner})" if inner else name
 
 
 def resolved(config: "MethodConfig") -> dict[str, Any]:

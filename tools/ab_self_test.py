@@ -23,7 +23,7 @@ from pathlib import Path
 from bench.ab import experiment as ab
 from bench.ab.revision import Tree
 from bench.execute.workers import warm_context
-from bench.schema.suite import parse_suite
+from bench.plan.load import parse_suite
 from bench.store.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,9 +14,8 @@ from bench.analysis.ranking import FEWEST_SEEDS, RESAMPLES
 from bench.analysis.records import in_order, score_records
 from bench.analysis.scores import check_one_content
 from bench.errors import BenchError
-from bench.schema.record import ScoreRecord
+from bench.schema.record import ScoreRecord, Stored, TrialRecord
 from bench.schema.suite import DEFAULTS
-from bench.schema.trial import Stored, TrialRecord
 from bench.stats.intervals import Interval, rank_agreement
 from bench.stats.resampling import times_drawn
 from bench.store.store import Run, read_records

@@ -9,14 +9,13 @@ from statistics import fmean
 from typing import Any
 
 from bench.errors import BenchError
-from bench.schema.trial import TrialRecord
-from bench.schema.tuning import TuningTable
+from bench.schema.record import TrialRecord
+from bench.schema.tuning import RATES, TuningTable
 from bench.store.store import read_records, read_suite
 from bench.tasks.glue import task as task_spec
 
 LOWEST = {"accuracy": 0.0, "f1": 0.0, "matthews_correlation": -1.0, "pearson": -1.0, "spearman": -1.0}
 """The worst value of each metric: what a diverged trial counts as."""
-RATES = ("learning_rate", "head_learning_rate")
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def ab(
     import tempfile
 
     from bench.ab.revision import unpack
-    from bench.schema.suite import load_suite
+    from bench.plan.load import load_suite
 
     with tempfile.TemporaryDirectory() as folder:
         old, new = unpack(base, Path(folder) / "base"), unpack(head, Path(folder) / "head")

@@ -33,7 +33,7 @@ def _class_summary(target: str) -> str:
 
 
 def _suites() -> list[tuple[str, str]]:
-    from bench.schema.suite import load_suite, suite_names
+    from bench.plan.load import load_suite, suite_names
 
     return [(name, " ".join(load_suite(name).question.split())) for name in suite_names()]
 

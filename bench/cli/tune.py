@@ -31,7 +31,7 @@ def tune(
     the suite with the chosen rates. Exit codes: 0 all trials scored or diverged, 1 some failed otherwise, 2 usage.
     """
     from bench.cli.progress import Display
-    from bench.schema.suite import suite_path
+    from bench.plan.load import suite_path
     from bench.schema.tuning import required
 
     display = Display(quiet=as_json)

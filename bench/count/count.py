@@ -18,8 +18,8 @@ from bench.count.setting import Setting
 from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.method import Method
 from bench.models import backbone
-from bench.models.backbone import BackboneSpec
 from bench.models.head import make_head
+from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, Flops, PathCounts, PeakMemory, SavedTensor, Trainable
 from bench.training.loop import make_optimizer, optimizer_for
 

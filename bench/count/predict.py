@@ -12,8 +12,7 @@ from bench import registry
 from bench.anatomy import anatomy
 from bench.errors import BenchError
 from bench.models import backbone
-from bench.models.backbone import BackboneSpec
-from bench.schema.jobs import MethodSpec, Plan
+from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
 from bench.training.cell import checked_length
 from methods import BUILTIN
 

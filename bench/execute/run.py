@@ -28,8 +28,8 @@ def quiet_libraries() -> None:
 def selected(name: str, selection: "Selection") -> "Suite":
     """The suite of this name or file, narrowed to what the command line asks for."""
     quiet_libraries()
+    from bench.plan.load import load_suite
     from bench.plan.select import select
-    from bench.schema.suite import load_suite
 
     return select(load_suite(name), selection)
 

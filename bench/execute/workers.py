@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from bench.count import sweep as counts
 from bench.schema.jobs import Cell, Probe, Sweep
-from bench.schema.trial import Stored
+from bench.schema.record import Stored
 from bench.store.sidecars import Sidecars
 from bench.timing import probe
 from bench.training.cell import failure, now, run_cell

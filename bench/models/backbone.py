@@ -7,12 +7,13 @@ import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
 from bench.models.downloads import limit_silence, reason
 from bench.models.resize import resize
 from bench.schema import record
+from bench.schema.jobs import BackboneSpec
 
 if TYPE_CHECKING:
     import torch
@@ -82,31 +83,6 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-8b": ("qwen3", _QWEN_8B),
 }
 """Named shapes from published configurations (the transformers defaults where the value is empty); weights random."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BackboneSpec:
-    """Which backbone, as a suite names it; plain data that travels to workers as JSON."""
-
-    name: str
-    """A named shape, a hub id or the path of a ``config.json``."""
-    weights: Literal["pretrained", "random"]
-    revision: str | None = None
-    sha256: str | None = None
-    """Hash that the weight file must have."""
-    folder: str | None = None
-    """Where the files lie, once resolved."""
-    layers: int | None = None
-    """Depth in place of the configuration's own; such a backbone has a shape and no weights."""
-    width: int | None = None
-    """Hidden size in place of the configuration's own, heads and FFN in proportion."""
-
-    @property
-    def title(self) -> str:
-        """Name with what was changed: ``bert-base, 6 layers``."""
-        changes = [f"{self.layers} layers"] if self.layers else []
-        changes += [f"{self.width} wide"] if self.width else []
-        return ", ".join([self.name, *changes])
 
 
 def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpec:

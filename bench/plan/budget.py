@@ -11,9 +11,9 @@ from bench.count.count import peak_of
 from bench.count.setting import Setting
 from bench.errors import BenchError
 from bench.models import backbone
-from bench.models.backbone import BackboneSpec
 from bench.plan.select import label
 from bench.schema.budget import MatchTable
+from bench.schema.jobs import BackboneSpec
 from bench.schema.suite import DEFAULTS, MethodTable, Suite
 from bench.training.cell import checked_length
 

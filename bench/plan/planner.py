@@ -8,12 +8,12 @@ from typing import Any
 from bench import registry
 from bench.errors import BenchError, unknown
 from bench.models import backbone
-from bench.models.backbone import BackboneSpec
+from bench.plan.identity import identity
 from bench.plan.select import label
 from bench.plan.sweeps import check_crossovers, plan_sweeps, resolved_sweeps
 from bench.schema.claims import timed_bounds
 from bench.schema.fingerprint import method_sources
-from bench.schema.jobs import Cell, MethodSpec, Plan, Probe, identity
+from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe
 from bench.schema.record import TaskUsed
 from bench.schema.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite, claimed_shape
 from bench.tasks.glue import task as task_spec

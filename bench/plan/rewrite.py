@@ -5,13 +5,12 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from bench import registry
-from bench.analysis.tuning import RATES, Outcome
 from bench.errors import BenchError
-from bench.schema.suite import parse_suite
-from bench.schema.tuning import TuningTable
+from bench.plan.load import parse_suite
+from bench.schema.labels import spell
+from bench.schema.tuning import RATES, TuningTable
 
 if TYPE_CHECKING:
     from tomlkit.items import Table
@@ -20,7 +19,34 @@ Rate = float | dict[str, float]
 """One, or one by task."""
 
 
-def as_spelled(outcomes: Sequence[Outcome], suite: Mapping[str, Any]) -> list[Outcome]:
+class Rates(Protocol):
+    """A pair of learning rates."""
+
+    @property
+    def learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def head_learning_rate(self) -> float: ...  # noqa: D102
+
+
+class Outcome(Protocol):
+    """What a search found for one method on one task; a dataclass, such as ``bench.analysis.tuning.Outcome``."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def method(self) -> str: ...  # noqa: D102
+    @property
+    def task(self) -> str: ...  # noqa: D102
+    @property
+    def steps(self) -> int: ...  # noqa: D102
+    @property
+    def best(self) -> Rates | None: ...  # noqa: D102
+
+
+Searched = TypeVar("Searched", bound=Outcome)
+
+
+def as_spelled(outcomes: Sequence[Searched], suite: Mapping[str, Any]) -> list[Searched]:
     """``outcomes`` under the labels of the suite's file, where a budget of ``suite``, resolved, has chosen sizes."""
     matches = {label: table.get("match", {}) for label, table in suite.get("method", {}).items()}
     spelled = {label: str(match.get("spelled", label)) for label, match in matches.items()}
@@ -62,7 +88,7 @@ def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[s
     changed = []
     for method in document.get("method", ()):
         plain: dict[str, Any] = method.unwrap()
-        label = registry.spell(plain["name"], plain.get("config", {}))
+        label = spell(plain["name"], plain.get("config", {}))
         chosen = {outcome.task: outcome for outcome in outcomes if outcome.method == label and outcome.best}
         if not chosen:
             continue

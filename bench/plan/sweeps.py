@@ -7,8 +7,8 @@ from bench import registry
 from bench.anatomy import anatomy
 from bench.errors import BenchError, unknown
 from bench.models import backbone
-from bench.models.backbone import BackboneSpec
-from bench.schema.jobs import MethodSpec, Sweep, identity
+from bench.plan.identity import identity
+from bench.schema.jobs import BackboneSpec, MethodSpec, Sweep
 from bench.schema.suite import Suite
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.errors import BenchError
+from bench.plan.identity import identity
 from bench.plan.planner import make_plan
-from bench.schema.jobs import Cell, Plan, identity
+from bench.schema.jobs import Cell, Plan
 from bench.schema.suite import RecipeValues, Suite
 from bench.schema.tuning import TuningTable, required
 

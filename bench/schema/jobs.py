@@ -1,17 +1,50 @@
-"""What a plan is made of: cells, probes and sweeps, pure data with an identity each; resolves and runs nothing."""
+"""What a plan is made of: cells, probes and sweeps, each with an identity, on one backbone and one source of data."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from bench.models import backbone
-from bench.models.backbone import BackboneSpec
 from bench.schema.claims import EXTRA_SECONDS, TimedBound
-from bench.schema.fingerprint import sha256_of, source_hash
-from bench.schema.record import SCHEMA, Attention, Dtype, Optimizer, TaskUsed, Tuning
-from bench.store.environment import versions
-from bench.tasks.sources import Source
+from bench.schema.fingerprint import sha256_of
+from bench.schema.record import Attention, Dtype, Optimizer, TaskUsed, Tuning
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """Which backbone, as a suite names it; plain data that travels to workers as JSON."""
+
+    name: str
+    """A named shape, a hub id or the path of a ``config.json``."""
+    weights: Literal["pretrained", "random"]
+    revision: str | None = None
+    sha256: str | None = None
+    """Hash that the weight file must have."""
+    folder: str | None = None
+    """Where the files lie, once resolved."""
+    layers: int | None = None
+    """Depth in place of the configuration's own; such a backbone has a shape and no weights."""
+    width: int | None = None
+    """Hidden size in place of the configuration's own, heads and FFN in proportion."""
+
+    @property
+    def title(self) -> str:
+        """Name with what was changed: ``bert-base, 6 layers``."""
+        changes = [f"{self.layers} layers"] if self.layers else []
+        changes += [f"{self.width} wide"] if self.width else []
+        return ", ".join([self.name, *changes])
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the rows of every task of a run come from."""
+
+    kind: Literal["hub", "folder", "synthetic"]
+    """``hub``: GLUE at a pinned revision; ``folder``: the user's files; ``synthetic``: the project's grammars."""
+    path: str | None
+    """Absolute path of the folder, None otherwise."""
+    reason: str
+    """One line for the screen: what the data is and why."""
 
 
 class _Data(BaseModel):
@@ -170,15 +203,6 @@ class Plan(_Data):
         return {cell.id for cell in self.cells} | costs | counts
 
 
-_SHARED_SOURCES = ("method.py", "anatomy.py", "models/backbone.py", "models/head.py", "training/loop.py")
-SOURCES: dict[type[_Job], tuple[str, ...]] = {
-    Cell: (*_SHARED_SOURCES, "models/tokenizer.py", "stats/subspaces.py", "training", "tasks"),
-    Probe: (*_SHARED_SOURCES, "stats/intervals.py", "stats/noise.py", "schema/claims.py", "timing", "count"),
-    Sweep: (*_SHARED_SOURCES, "models/resize.py", "count"),
-}
-"""Files of this package that decide the result of a job beside those of its methods."""
-
-
 def cost_id(probe: Probe, method: MethodSpec) -> str:
     """Identity of the cost record of ``method`` in ``probe``."""
     return sha256_of([probe.id, method.label])
@@ -187,14 +211,3 @@ def cost_id(probe: Probe, method: MethodSpec) -> str:
 def count_id(sweep: Sweep, method: MethodSpec, value: int) -> str:
     """Identity of the count record of ``method`` at ``value`` in ``sweep``."""
     return sha256_of([sweep.id, method.label, value])
-
-
-def identity(job: Cell | Probe | Sweep) -> str:
-    """Hash of all that decides the result: never paths, never git state, never time limits."""
-    decided = job.model_dump(mode="json", exclude={"id", "timeout_seconds", "backbone", "source"})
-    key = {
-        "schema": SCHEMA, "job": decided, "weights": [job.backbone.name, job.backbone.weights, job.backbone.sha256],
-        "backbone_files": backbone.files_sha256(job.backbone),
-        "versions": versions(), "sources": source_hash(SOURCES[type(job)]),
-    }  # fmt: skip
-    return sha256_of(key)

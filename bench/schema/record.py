@@ -1,17 +1,8 @@
-"""The record: the immutable outcome of a cell, or of a method in a probe or sweep, also of a failure; no torch."""
+"""The record: the immutable outcome of a cell, of a method in a probe or sweep, or of a trial, also of a failure."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from bench.schema.record_parts import Control as Control
-from bench.schema.record_parts import Inference as Inference
-from bench.schema.record_parts import Inferences as Inferences
-from bench.schema.record_parts import Latencies as Latencies
-from bench.schema.record_parts import Latency as Latency
-from bench.schema.record_parts import MergedEqualsBase as MergedEqualsBase
-from bench.schema.record_parts import PathCounts as PathCounts
-from bench.schema.record_parts import Timing as Timing
 
 SCHEMA = 1
 """Version of the record format. 1: first format."""
@@ -208,6 +199,102 @@ class PeakMemory(_Frozen):
     """Peak bytes of the optimizer step."""
     step: int
     """Largest of the three."""
+
+
+class Timing(_Frozen):
+    """One timed quantity over interleaved blocks; readers recompute every statistic from ``samples``."""
+
+    median: float
+    """Seconds."""
+    p95: float
+    """Seconds."""
+    samples: tuple[tuple[float, ...], ...]
+    """Wall seconds, ``[block][i]``; sample i of block b was taken in the same round as the baseline's."""
+    cpu_median: float
+    """Median process CPU seconds."""
+    ratio_to_baseline: float
+    """Exp of the median over blocks of the median paired log ratio to the baseline."""
+    ratio_interval: tuple[float, float]
+    """95 % interval of that ratio, from a bootstrap over blocks."""
+
+
+class Control(_Frozen):
+    """The A/A control: the baseline measured twice in the same rounds; ratio 1 is expected."""
+
+    ratio: float
+    """Second against first, the same statistic as every ratio."""
+    interval: tuple[float, float]
+    """95 % interval of that ratio."""
+
+
+class Latency(_Frozen):
+    """Inference time at each batch size that a suite may ask for."""
+
+    batch_1: Timing | None = None
+    """One row."""
+    batch_8: Timing | None = None
+    """None also in records from before it could be asked for."""
+    batch_32: Timing | None = None
+    """Thirty-two rows."""
+
+
+class Latencies(_Frozen):
+    """Inference as trained (``unmerged``) and merged, against the bare backbone with the same head."""
+
+    base: Latency
+    """The bare backbone with the same head."""
+    unmerged: Latency
+    """The method as trained."""
+    merged: Latency | None
+    """None where the method cannot be merged."""
+
+
+class MergedEqualsBase(_Frozen):
+    """Whether the merged module is the base again, exactly."""
+
+    modules: bool
+    """Classes and names of all modules are the base's."""
+    parameters: bool
+    """Names and shapes of all parameters are."""
+    op_trace: bool
+    """The trace of operations with their shapes is."""
+    flops: bool
+    """The FLOPs are."""
+
+    @property
+    def all(self) -> bool:
+        """Every comparison holds."""
+        return self.modules and self.parameters and self.op_trace and self.flops
+
+
+class PathCounts(_Frozen):
+    """Operations of a computation that compute, and how they hang together; counted, exact.
+
+    Views and other aliases, bare allocations and questions for a value are left out (``bench.count.path``).
+    """
+
+    operations: int
+    """How many operations compute."""
+    depth: int
+    """Length of the longest chain of operations that each need the one before: the critical path."""
+
+
+class Inference(PathCounts):
+    """One inference of one row, the task head included."""
+
+    flops: int
+    """FLOPs of the inference."""
+
+
+class Inferences(_Frozen):
+    """Inference as trained (``unmerged``) and merged, beside the bare backbone with the same head."""
+
+    base: Inference
+    """The bare backbone with the same head."""
+    unmerged: Inference
+    """The method as trained."""
+    merged: Inference | None
+    """None where the method cannot be merged."""
 
 
 class Shape(_Frozen):
@@ -423,4 +510,13 @@ class CountRecord(_Common):
     """Peaks of a training step, counted on fake tensors."""
 
 
+class TrialRecord(Scored):
+    """What one trial of a search for rates scored on rows cut from train: it chooses and is never a result."""
+
+    kind: Literal["trial"] = "trial"
+
+
 Record = Annotated[ScoreRecord | CostRecord | CountRecord, Field(discriminator="kind")]
+"""What readers of scores and costs see."""
+Stored = Annotated[ScoreRecord | CostRecord | CountRecord | TrialRecord, Field(discriminator="kind")]
+"""What a run folder may hold; trials lie in folders of their own."""

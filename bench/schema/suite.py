@@ -1,21 +1,16 @@
-"""Reads a suite: a TOML file that says what is asked, of which methods, on what; it plans and runs nothing."""
+"""A suite as its TOML file states it: what is asked, of which methods, on which backbone and tasks."""
 
-import tomllib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bench import registry
-from bench.errors import BenchError, unknown
 from bench.schema.budget import MatchTable, check_match
-from bench.schema.claims import EXTRA_SECONDS, Bounds, ClaimedShape, ClaimTable, check_claims
+from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
+from bench.schema.labels import spell
 from bench.schema.record import Attention, Dtype, Optimizer, Tuning
 from bench.schema.sweeps import CrossoverTable, SweepTable, check_sweeps
 from bench.schema.tuning import TuningTable, check_tuning
-
-FOLDER = Path(__file__).parents[2] / "suites"
 
 
 class _Table(BaseModel):
@@ -253,7 +248,7 @@ class Suite(_Table):
         check_match(self.match, len(self.cost))
         check_sweeps(self.sweep, self.crossover)
         check_tuning(self.tuning, self.seeds, self.tasks)
-        labels = [registry.spell(method.name, method.config) for method in self.method]
+        labels = [spell(method.name, method.config) for method in self.method]
         for index, cost in enumerate(self.cost):
             self._check_methods(f"cost[{index}]", cost.methods, labels)
             if any(cost.form == other.form for other in self.cost[:index]):
@@ -283,82 +278,3 @@ def claimed_shape(cost: CostTable, labels: Iterable[str], device: str) -> Claime
         batch=cost.batch_on(device), length=cost.length, latency_length=cost.latency_length,
         labels=tuple(label for label in labels if not cost.methods or label in cost.methods),
     )  # fmt: skip
-
-
-def suite_names() -> list[str]:
-    """Names of the suites that come with the project."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-
-def suite_path(name_or_path: str) -> Path:
-    """The file of a suite that is given by its name or its path.
-
-    Raises:
-        BenchError: It is no path of a .toml file, and no suite has this name.
-    """
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        return path
-    if name_or_path not in suite_names():
-        raise unknown("suite", name_or_path, suite_names())
-    return FOLDER / f"{name_or_path}.toml"
-
-
-def load_suite(name_or_path: str) -> Suite:
-    """Read a suite by name or from a file.
-
-    Raises:
-        BenchError: No such suite, or its file breaks the format; the sentence names file and field.
-    """
-    path = suite_path(name_or_path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BenchError(f"{path}: not a readable TOML file ({error})") from error
-    values.setdefault("name", path.stem)
-    return parse_suite(values, str(path))
-
-
-def parse_suite(values: dict[str, Any], where: str) -> Suite:
-    """Check the values of a suite file.
-
-    Raises:
-        BenchError: A key is unknown, missing or has the wrong type or range.
-    """
-    try:
-        return Suite.model_validate(_tuples(values))
-    except ValidationError as error:
-        raise BenchError(f"{where}: {_sentence(error)}") from error
-
-
-def _tuples(value: Any) -> Any:
-    """TOML arrays as tuples: strict models take no lists for them."""
-    if isinstance(value, dict):
-        return {key: item if key == "config" else _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]]
-    place = "".join(parts).lstrip(".")
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(first["loc"][:-1])
-        return str(unknown("key", str(first["loc"][-1]), known, "".join(parts[:-1]).lstrip(".")))
-    if first["type"] == "missing":
-        return f"{place} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place or 'suite'}: {message}" + (
-        f", got {first['input']!r}" if place and first["type"] != "value_error" else ""
-    )
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    tables: dict[str, type[BaseModel]] = {
-        "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
-        "cost": CostTable, "task": RecipeValues, "sweep": SweepTable, "crossover": CrossoverTable,
-        "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
-        "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable,
-    }  # fmt: skip
-    named = [tables[part] for part in location if isinstance(part, str) and part in tables]
-    return list((named[-1] if named else Suite).model_fields)

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import BenchError
 
+RATES = ("learning_rate", "head_learning_rate")
+"""What a search chooses."""
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EXAMPLE = (
     "tuning = { learning_rates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], head_learning_rates = [1e-3, 1e-2], "

@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 
 from bench.errors import BenchError
 from bench.schema.budget import MatchTable
-from bench.schema.record import SCHEMA, Record
+from bench.schema.record import SCHEMA, Record, Stored, TrialRecord
 from bench.schema.sweeps import Figure
-from bench.schema.trial import Stored, TrialRecord
 from bench.store.sidecars import Sidecars
 from bench.store.strict_json import strict_json
 

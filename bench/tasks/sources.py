@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from bench.errors import BenchError
+from bench.schema.jobs import Source
 from bench.tasks import folder, hub, synthetic
 from bench.tasks.floor import bag_of_words_floor
 from bench.tasks.glue import HUB_ID, TaskSpec, task
@@ -15,18 +15,6 @@ from bench.tasks.rows import Rows, content_sha256, cut_selection, overlap, overl
 __all__ = ["Rows", "Source", "TaskData", "bag_of_words_floor", "load_task", "resolve_source"]
 
 _REAL = "Real GLUE: --data DIR or a network"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the rows of every task of a run come from."""
-
-    kind: Literal["hub", "folder", "synthetic"]
-    """``hub``: GLUE at a pinned revision; ``folder``: the user's files; ``synthetic``: the project's grammars."""
-    path: str | None
-    """Absolute path of the folder, None otherwise."""
-    reason: str
-    """One line for the screen: what the data is and why."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from bench.errors import BenchError
 from bench.models import backbone
 from bench.schema import record
 from bench.schema.jobs import Cell
-from bench.schema.trial import TrialRecord
+from bench.schema.record import TrialRecord
 from bench.store.sidecars import Sidecars
 
 Progress = Callable[[str], None]

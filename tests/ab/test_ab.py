@@ -25,9 +25,9 @@ from bench.ab.experiment import (
 )
 from bench.ab.revision import unpack
 from bench.errors import BenchError
+from bench.plan.load import load_suite
 from bench.report.sections.ab import answers
 from bench.schema.record import Control
-from bench.schema.suite import load_suite
 from bench.timing.clock import PHASES
 from tests.factories.command import bench, workers
 from tools.ab_self_test import EXTRA_WORK

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from bench.analysis import scaling
 from bench.count.sweep import run_sweep
 from bench.errors import BenchError
+from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.report.charts import catalogue as plots
 from bench.report.render import markdown
 from bench.report.sections import scaling as words
 from bench.schema.record import CountRecord
-from bench.schema.suite import load_suite
 from bench.store.store import Run, read_run
 from tests.factories.command import bench
 from tests.factories.records import common

@@ -13,8 +13,8 @@ from bench import account
 from bench.count.count import CUBLAS_WORKSPACE
 from bench.count.setting import Setting
 from bench.errors import BenchError
-from bench.models.backbone import BackboneSpec
 from bench.models.head import TaskModel
+from bench.schema.jobs import BackboneSpec
 from tests.factories.cost_steps import LENGTH, ROWS, fake_counts, real_step
 
 TINY = BackboneSpec(name="tiny", weights="random")

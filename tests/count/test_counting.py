@@ -7,8 +7,8 @@ import pytest
 from bench.count.count import CUBLAS_WORKSPACE, Counts, count, peak_of
 from bench.count.setting import Setting
 from bench.errors import BenchError
-from bench.models.backbone import BackboneSpec
 from bench.registry import make
+from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Flops, Owners
 from methods import BUILTIN
 from tests.factories.cost_steps import (

@@ -9,9 +9,9 @@ from bench.count.attribution import Origin
 from bench.count.count import count
 from bench.count.ledger import Ledger, count_step, forward_flops
 from bench.count.setting import Setting
-from bench.models.backbone import BackboneSpec
 from bench.models.head import TaskModel, make_head
 from bench.registry import make
+from bench.schema.jobs import BackboneSpec
 from bench.schema.record import PathCounts
 from methods import BUILTIN
 from tests.factories.cost_steps import FFN, HEADS, LAYERS, LENGTH, ROWS, SIZES, WIDTH, ledger, training_step

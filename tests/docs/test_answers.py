@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.schema.suite import suite_names
+from bench.plan.load import suite_names
 from tools.answers.__main__ import PAGES, write
 from tools.answers.words import AGAIN, costs, published
 

@@ -15,8 +15,8 @@ import yaml
 from transformers import BertConfig, BertForSequenceClassification
 
 from bench import analysis as compare
+from bench.plan.load import load_suite
 from bench.report.sections import verdicts
-from bench.schema.suite import load_suite
 from bench.store.store import open_store, read_run
 from tests.factories.command import bench
 from tests.store.test_store import SUITE, score

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
-from bench.schema.suite import load_suite
 from bench.store.store import read_run
 from bench.training.cell import run_cell
 from bench.verdicts.reference import figures_of, read_reference

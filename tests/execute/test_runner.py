@@ -15,9 +15,9 @@ import pytest
 
 from bench.execute.runner import warm_up
 from bench.execute.workers import Result, run_jobs
+from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.report.charts import catalogue as plots
-from bench.schema.suite import load_suite
 from bench.store.store import read_records, read_run
 from tests.factories.command import bench, workers
 

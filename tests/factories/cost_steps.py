@@ -11,8 +11,8 @@ from bench.count.memory import measure_step, nbytes
 from bench.count.setting import Setting
 from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.models import backbone
-from bench.models.backbone import BackboneSpec
 from bench.models.head import make_head
+from bench.schema.jobs import BackboneSpec
 from bench.training.loop import make_optimizer, optimizer_for
 from tests.methods.families import CONFIGS, tiny
 

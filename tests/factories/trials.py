@@ -3,7 +3,7 @@
 import itertools
 
 from bench.analysis.tuning import Search
-from bench.schema.trial import TrialRecord
+from bench.schema.record import TrialRecord
 from tests.factories import records
 
 GRID = {"learning_rates": [1e-4, 1e-3, 1e-2], "head_learning_rates": [1e-3, 1e-2], "seeds": [100],

@@ -17,8 +17,8 @@ from bench.count.count import count
 from bench.count.setting import Setting
 from bench.errors import BenchError
 from bench.models import backbone
-from bench.models.backbone import BackboneSpec
 from bench.registry import make
+from bench.schema.jobs import BackboneSpec
 
 BACKBONE = BackboneSpec(name="llama-3.2-3b", weights="random")
 """Its shape: the comparison's own backbone."""

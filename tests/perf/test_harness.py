@@ -13,10 +13,10 @@ import torch
 from bench.execute.workers import Progress, run_jobs, warm_context
 from bench.models.backbone import configuration
 from bench.models.head import TaskModel, make_head
+from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.registry import make
-from bench.schema.suite import load_suite
 from bench.training.loop import Recipe, head_groups, make_optimizer, train
 from tests.methods.families import batch, tiny
 

@@ -18,13 +18,13 @@ from bench.errors import BenchError
 from bench.method import Method, MethodConfig
 from bench.models import backbone
 from bench.plan.budget import matched
+from bench.plan.load import parse_suite
 from bench.plan.planner import make_plan
 from bench.plan.rewrite import as_spelled
 from bench.plan.select import Selection, select
 from bench.plan.tune import plan_search
 from bench.report.sections import overview as facts
 from bench.schema.budget import match_lines
-from bench.schema.suite import parse_suite
 from bench.store.store import Run, open_store, read_suite
 from methods import BUILTIN
 from tests.factories.command import bench

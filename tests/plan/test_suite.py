@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.schema.suite import load_suite, parse_suite, suite_names
+from bench.plan.load import load_suite, parse_suite, suite_names
 
 MINIMAL = """
 question = "q"

@@ -7,15 +7,14 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from bench.analysis.tuning import RATES, outcomes, read_search
+from bench.analysis.tuning import outcomes, read_search
 from bench.errors import BenchError
+from bench.plan.load import load_suite, parse_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.plan.tune import plan_search
-from bench.schema.record import ScoreRecord
-from bench.schema.suite import load_suite, parse_suite
-from bench.schema.trial import TrialRecord
-from bench.schema.tuning import EXAMPLE
+from bench.schema.record import ScoreRecord, TrialRecord
+from bench.schema.tuning import EXAMPLE, RATES
 from bench.store.store import read_records
 from bench.tasks import synthetic
 from bench.training.cell import run_cell

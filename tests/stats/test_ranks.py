@@ -2,11 +2,11 @@
 
 import pytest
 
+from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.report.render import markdown
 from bench.report.sections import overview as facts
-from bench.schema.suite import load_suite
 from bench.store.store import Run
 from bench.training.cell import run_cell
 

@@ -11,9 +11,8 @@ from torch import nn
 from bench import registry
 from bench.analysis import BATCHES
 from bench.method import Method, MethodConfig
-from bench.models.backbone import BackboneSpec
 from bench.schema.claims import Bounds, TimedBound
-from bench.schema.jobs import MethodSpec, Probe
+from bench.schema.jobs import BackboneSpec, MethodSpec, Probe
 from bench.schema.record import CostRecord
 from bench.timing.probe import failures, run_probe
 from bench.timing.session import free_bytes

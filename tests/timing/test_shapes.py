@@ -6,12 +6,12 @@ import pytest
 
 from bench import analysis as compare
 from bench.errors import BenchError
+from bench.plan.load import parse_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.report.render import markdown
 from bench.report.sections import overview as facts
 from bench.report.sections import verdicts
-from bench.schema.suite import parse_suite
 from bench.store.store import Run
 from bench.timing.probe import run_probe
 from bench.verdicts.claims import judge

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
-from bench.schema.suite import load_suite
 from bench.training.cell import run_cell
 
 

@@ -11,6 +11,7 @@ import torch
 from bench import analysis as compare
 from bench.analysis.results import Tables
 from bench.errors import BenchError
+from bench.plan.load import load_suite, parse_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.report.charts import catalogue as plots
@@ -18,7 +19,6 @@ from bench.report.charts.canvas import styled
 from bench.report.charts.plot_directions import directions as draw
 from bench.report.render import html, markdown
 from bench.report.sections import directions as told
-from bench.schema.suite import load_suite, parse_suite
 from bench.stats.subspaces import angles, overlap
 from bench.store.store import open_store, read_run
 from bench.training.cell import run_cell

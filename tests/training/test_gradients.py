@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from bench.models.head import TaskModel, make_head
+from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.plan.tune import plan_search
 from bench.registry import make
 from bench.schema.record import ScoreRecord
-from bench.schema.suite import load_suite
 from bench.training.cell import run_cell
 from bench.training.gradients import GradientNorms
 from bench.training.loop import Recipe, train

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.errors import BenchError
+from bench.plan.load import parse_suite
 from bench.report.sections import verdicts
 from bench.schema.claims import Bounds, ClaimTable
 from bench.schema.record import Control, Timing
-from bench.schema.suite import parse_suite
 from bench.stats.intervals import block_bootstrap_ratio
 from bench.verdicts.claims import judge
 from tests.factories.records import cost, glue_small, score, suite

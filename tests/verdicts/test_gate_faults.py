@@ -18,9 +18,9 @@ from torch import nn
 
 from bench.__main__ import main
 from bench.anatomy import anatomy
+from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
-from bench.schema.suite import load_suite
 from bench.store.store import open_store
 from bench.timing.probe import run_probe
 from methods import BUILTIN

@@ -1,0 +1,97 @@
+"""Reads a suite by name or from a TOML file; a mistake in it becomes one sentence with file, field and remedy."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import BenchError, unknown
+from bench.schema.budget import MatchTable
+from bench.schema.claims import Bounds, ClaimTable
+from bench.schema.record import Tuning
+from bench.schema.suite import BackboneTable, CostTable, MethodTable, RecipeTable, RecipeValues, Suite
+from bench.schema.sweeps import CrossoverTable, SweepTable
+from bench.schema.tuning import TuningTable
+
+FOLDER = Path(__file__).parents[2] / "suites"
+"""Where the suites of the project lie."""
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def suite_path(name_or_path: str) -> Path:
+    """The file of a suite that is given by its name or its path.
+
+    Raises:
+        BenchError: It is no path of a .toml file, and no suite has this name.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return path
+    if name_or_path not in suite_names():
+        raise unknown("suite", name_or_path, suite_names())
+    return FOLDER / f"{name_or_path}.toml"
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """Read a suite by name or from a file.
+
+    Raises:
+        BenchError: No such suite, or its file breaks the format; the sentence names file and field.
+    """
+    path = suite_path(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BenchError(f"{path}: not a readable TOML file ({error})") from error
+    values.setdefault("name", path.stem)
+    return parse_suite(values, str(path))
+
+
+def parse_suite(values: dict[str, Any], where: str) -> Suite:
+    """Check the values of a suite file.
+
+    Raises:
+        BenchError: A key is unknown, missing or has the wrong type or range.
+    """
+    try:
+        return Suite.model_validate(_tuples(values))
+    except ValidationError as error:
+        raise BenchError(f"{where}: {_sentence(error)}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """TOML arrays as tuples: strict models take no lists for them."""
+    if isinstance(value, dict):
+        return {key: item if key == "config" else _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]]
+    place = "".join(parts).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        return str(unknown("key", str(first["loc"][-1]), known, "".join(parts[:-1]).lstrip(".")))
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place or 'suite'}: {message}" + (
+        f", got {first['input']!r}" if place and first["type"] != "value_error" else ""
+    )
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
+        "cost": CostTable, "task": RecipeValues, "sweep": SweepTable, "crossover": CrossoverTable,
+        "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
+        "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable,
+    }  # fmt: skip
+    named = [tables[part] for part in location if isinstance(part, str) and part in tables]
+    return list((named[-1] if named else Suite).model_fields)
