@@ -6,11 +6,11 @@ from bench.schema.jobs import Cell, Probe, Sweep
 from bench.schema.record import SCHEMA
 from bench.store.environment import versions
 
-_SHARED_SOURCES = ("method.py", "anatomy.py", "models/backbone.py", "models/head.py", "training/loop.py")
+_SHARED = ("method.py", "anatomy.py", "models", "training/loop.py")
 SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
-    Cell: (*_SHARED_SOURCES, "models/tokenizer.py", "stats/subspaces.py", "training", "tasks"),
-    Probe: (*_SHARED_SOURCES, "stats/intervals.py", "stats/noise.py", "schema/claims.py", "timing", "count"),
-    Sweep: (*_SHARED_SOURCES, "models/resize.py", "count"),
+    Cell: (*_SHARED, "stats/subspaces.py", "training", "tasks"),
+    Probe: (*_SHARED, "stats/intervals.py", "stats/noise.py", "schema/claims.py", "timing", "count"),
+    Sweep: (*_SHARED, "count"),
 }
 """Files of this package that decide the result of a job beside those of its methods."""
 

@@ -2,10 +2,12 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 import tomli_w
 
+import bench
 from bench.errors import BenchError
 from bench.models.backbone import describe, files_sha256
 from bench.plan.identity import SOURCES
@@ -68,13 +70,15 @@ def test_a_changed_shape_file_changes_identities(tmp_path):
 @pytest.mark.parametrize(
     ("job", "sources"),
     [
-        (Cell, {"tokens.py", "directions.py", "subspaces.py"}),
-        (Probe, {"stats.py", "control.py", "claim_table.py"}),
-        (Sweep, {"resize.py"}),
+        (Cell, {"models/tokenizer.py", "models/head.py", "stats/subspaces.py", "tasks/metrics.py", "training/loop.py"}),
+        (Probe, {"stats/intervals.py", "stats/noise.py", "schema/claims.py", "count/ledger.py", "training/loop.py"}),
+        (Sweep, {"models/backbone.py", "count/memory.py", "training/loop.py", "anatomy.py", "method.py"}),
     ],
 )
 def test_every_source_that_decides_a_figure_is_hashed(job, sources):
-    assert sources <= {*SOURCES[job]}
+    package = Path(bench.__file__).parent
+    assert all((package / source).exists() for source in {*sources, *SOURCES[job]})
+    assert all(source in SOURCES[job] or source.partition("/")[0] in SOURCES[job] for source in sources)
 
 
 def test_what_a_plug_in_imports_by_dots_is_hashed(tmp_path, monkeypatch):
