@@ -1,4 +1,4 @@
-"""``python -m bench``: runs the command line and turns a user's mistake into one sentence and exit code 2."""
+"""``python -m bench``: runs the command line; a user's mistake becomes one sentence and exit code 2."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Names the parts of a backbone by role (query, FFN output, embedding ...), one table row a family; changes nothing."""
+"""Names the parts of a backbone by role (query, FFN output, embedding ...), one table row per family."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence that says what, where, what is allowed and what to do."""
+"""Errors that a user can fix: one sentence that says what, where, what is allowed and what to do."""
 
 import difflib
 from collections.abc import Iterable

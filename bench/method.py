@@ -1,4 +1,4 @@
-"""The plug-in interface of a fine-tuning method; it knows nothing of the harness that measures it."""
+"""The plug-in interface of a fine-tuning method."""
 
 import abc
 import copy

@@ -1,4 +1,4 @@
-"""Finds methods by name, built-in and from entry points alike, and parses ``name(key=value, ...)``; imports lazily."""
+"""Finds methods by name, built-in or from entry points, and parses ``name(key=value, ...)``."""
 
 import dataclasses
 import importlib

@@ -1,1 +1,1 @@
-"""The command line: verbs, options, progress on a terminal."""
+"""The command line: commands, options and progress on a terminal."""

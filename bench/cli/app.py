@@ -1,4 +1,4 @@
-"""The command line: verbs, paths and filters; everything heavy is imported inside the command that needs it."""
+"""The commands; each imports what it needs when it is called."""
 
 import json
 from pathlib import Path
@@ -46,18 +46,20 @@ READ = "Read"
 @app.command(rich_help_panel=MEASURE)
 def run(
     suite: SuiteOption,
-    out: Annotated[Path | None, typer.Option(help="Run folder; results/runs/<suite>-<hash> where left out.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records of this run aside and repeat.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: results/runs/<suite>-<hash>).")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Archive existing records and start over.")] = False,
     data: DataOption = None,
     methods: MethodsOption = None,
     tasks: TasksOption = None,
     seeds: SeedsOption = None,
     backbone: BackboneOption = None,
     counts: CountsOption = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Cells or sweeps at once; one a core if left out.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of parallel workers (default: one per core).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a suite: costs first, then scores; the same command resumes."""
+    """Run a suite: costs first, then scores. The same command resumes an interrupted run."""
     from bench.cli.progress import Display
 
     display = Display(quiet=as_json)
@@ -98,18 +100,22 @@ def _report(folder: Path, console: Any, as_json: bool, tuning: Path | None = Non
 
 @app.command(rich_help_panel=MEASURE)
 def ab(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="Git revision, or a folder with methods/.")],
-    head: Annotated[str, typer.Argument(metavar="HEAD", help="Same; . is the files as they stand.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Git revision, or a folder that contains methods/.")],
+    head: Annotated[
+        str, typer.Argument(metavar="HEAD", help="The same for the changed version; . is the working tree.")
+    ],
     suite: SuiteOption,
     methods: MethodsOption = None,
-    seconds: Annotated[float, typer.Option(min=1, help="Of measuring, divided among the methods.")] = 40.0,
-    margin: Annotated[float, typer.Option(min=0, max=1, help="Relative difference too small to matter.")] = 0.01,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Total measuring time in seconds, divided among the methods.")
+    ] = 40.0,
+    margin: Annotated[float, typer.Option(min=0, max=1, help="Relative slowdown that is too small to matter.")] = 0.01,
     inconclusive: InconclusiveOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Did a change make a training step slower? Times methods/ of two revisions in turns, with an A/A control.
+    """Test whether a change makes a training step slower: times methods/ of two revisions in turns, with A/A control.
 
-    Measures the suite's first cost shape, and the methods whose source differs unless --methods names some.
+    Measures the suite's first cost shape, for the methods whose source differs or those given by --methods.
     Exit codes: 0 not slower, 1 slower, 2 usage, 3 inconclusive.
     """
     quiet_libraries()
@@ -141,38 +147,46 @@ def ab(
         title = f"{new.name} against {old.name}: {probe.backbone.name}, {shape}, {seconds:g} s"
         versions.render(found, title, margin, console)
     else:
-        console.print(f"no method of {loaded.name} differs in source; --methods times some all the same", markup=False)
+        console.print(f"no method of {loaded.name} differs in source (use --methods to time some anyway)", markup=False)
     open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
     raise typer.Exit({"not slower": 0, "slower": 1}.get(verdict(found), open_code))
 
 
 @app.command(rich_help_panel=MEASURE)
 def predict(
-    backbone: Annotated[str, typer.Option(help="Named shape, hub id or path of a config.json; no weights are read.")],
-    method: Annotated[str, typer.Option(help="name, name(key=value, ...), several by commas, or all.")] = "all",
-    batch: Annotated[int, typer.Option(min=1, help="Rows of one training step.")] = 8,
-    seq: Annotated[int, typer.Option(min=1, help="Tokens a row, prompts not counted.")] = 128,
-    dtype: Annotated[Dtype, typer.Option(help="Type that the step computes in.")] = "float32",
-    optimizer: Annotated[Optimizer, typer.Option(help="Form of the optimizer.")] = "adamw_fused",
+    backbone: Annotated[str, typer.Option(help="Named shape, hub id or path of a config.json (weights are not read).")],
+    method: Annotated[
+        str, typer.Option(help="Methods: name or name(key=value, ...), separated by commas, or all.")
+    ] = "all",
+    batch: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 8,
+    seq: Annotated[int, typer.Option(min=1, help="Tokens per row, excluding prompts.")] = 128,
+    dtype: Annotated[Dtype, typer.Option(help="Data type of the computation.")] = "float32",
+    optimizer: Annotated[Optimizer, typer.Option(help="Optimizer and its implementation.")] = "adamw_fused",
     attention: Annotated[Attention, typer.Option(help="Attention implementation.")] = "sdpa",
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Run each layer forward twice.")] = False,
-    dropout: Annotated[float, typer.Option(help="Probability in place of every dropout of the model.")] = 0.0,
-    weights: Annotated[Weights, typer.Option(help="Frozen linear weights as computed with, or in 4 bits.")] = "native",
-    device: Annotated[Device, typer.Option(help="Whose forms of the operations are counted; none is used.")] = "cuda",
-    device_memory: Annotated[str | None, typer.Option(help="Also say what fits: 24GiB, 80GB ...")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Folder for two figures: memory, backward by depth.")] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Use activation checkpointing in every layer.")
+    ] = False,
+    dropout: Annotated[float, typer.Option(help="Dropout probability, in place of the model's own.")] = 0.0,
+    weights: Annotated[
+        Weights, typer.Option(help="Storage of frozen linear weights: as --dtype, or in 4 bits.")
+    ] = "native",
+    device: Annotated[Device, typer.Option(help="Device whose kernels are counted; it need not be present.")] = "cuda",
+    device_memory: Annotated[
+        str | None, typer.Option(help="Also say what fits in this much memory, such as 24GiB or 80GB.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for two plots: memory, and backward pass by depth.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count memory, FLOPs and parameters of a training step, without weights, without a GPU, without running it.
 
-    Of the eager form: for torch.compile there is no count.
+    Counts eager mode; torch.compile is not covered.
     """
     quiet_libraries()
     from bench.count.predict import parse_memory, predictions
     from bench.errors import BenchError
 
     if not 0 <= dropout < 1:
-        raise BenchError(f"--dropout {dropout:g} is no probability; give a number from 0 to below 1")
+        raise BenchError(f"--dropout {dropout:g}: must be at least 0 and below 1")
     memory = parse_memory(device_memory) if device_memory is not None else None
     specs = None if method == "all" else split_specs(method)
     from bench.cli.progress import waiting
@@ -207,19 +221,22 @@ def report(
     folder: RunArgument,
     form: Annotated[
         Literal["tables", "markdown", "csv", "parquet", "pytest-benchmark"],
-        typer.Option("--format", help="Or every figure, a row per method and shape or task; or the times as JSON."),
+        typer.Option(
+            "--format",
+            help="markdown, csv, parquet: every figure, one row per method and shape or task; pytest-benchmark: times.",
+        ),
     ] = "tables",
     tuning: TuningOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the tables of a run again and rewrite report.html, report.md and plots/; nothing is measured."""
+    """Print the tables of a run again and rewrite report.html, report.md and plots/."""
     check_output(form, out, as_json, shown="tables")
     from bench.errors import BenchError
     from bench.store.store import read_run
 
     if tuning is not None and form != "tables":
-        raise BenchError(f"--tuning is for the tables of a report; leave it out or --format {form}")
+        raise BenchError(f"--tuning applies to the tables of a report; omit --tuning or --format {form}")
     if form == "tables":
         from bench.cli.progress import wide_console
 
@@ -238,17 +255,17 @@ def report(
 
 @app.command(rich_help_panel=READ)
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is compared with.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is the baseline.")],
     form: Annotated[
         Literal["table", "markdown", "csv", "parquet"],
-        typer.Option("--format", help="Or all figures: a report, or a row per run, method and figure."),
+        typer.Option("--format", help="markdown: a report; csv, parquet: one row per run, method and figure."),
     ] = "table",
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what differs between runs: settings, exact figures, ratios of times and paired scores with intervals.
+    """Show what differs between runs: settings, exact figures, ratios of times and paired scores with intervals.
 
-    Absolute times are not compared: two runs were measured at other moments, often on other machines.
+    Absolute times are not compared: runs are measured at different moments, often on different machines.
     """
     check_output(form, out, as_json, shown="table")
     from bench.analysis.runs import compare_runs
@@ -280,7 +297,7 @@ def show_plan(
     counts: CountsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what a run would do, in order, and run nothing."""
+    """Print what a run would do, in order, without running it."""
     from bench.schema.budget import match_lines
 
     plan = planned(selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))

@@ -1,4 +1,4 @@
-"""The command line's verbs for continuous integration; what is heavy is imported inside the command that needs it."""
+"""Commands for continuous integration: ``reference`` and ``gate``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +14,9 @@ PANEL = "CI"
 @ci.command(rich_help_panel=PANEL)
 def reference(
     folder: RunArgument,
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write; commit it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Reference file to write and commit.")],
 ) -> None:
-    """Write the exact figures and scores of a run to the file that a gate compares with."""
+    """Write the exact figures and scores of a run to a reference file for the gate."""
     from bench.store.store import read_run
     from bench.verdicts.reference import reference_of, write_reference
 
@@ -29,10 +29,10 @@ def reference(
 @ci.command(rich_help_panel=PANEL)
 def gate(
     folder: RunArgument,
-    reference: Annotated[Path, typer.Option(help="File that the reference command wrote.")],
+    reference: Annotated[Path, typer.Option(help="File written by the reference command.")],
     inconclusive: InconclusiveOption = None,
-    margin: Annotated[float, typer.Option(min=0, help="Points by which a score may lie below the reference's.")] = 1.0,
-    junit: Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")] = None,
+    margin: Annotated[float, typer.Option(min=0, help="Points by which a score may fall below the reference.")] = 1.0,
+    junit: Annotated[Path | None, typer.Option(help="Also write the checks to this file as JUnit XML.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run with its reference and judge its claims.
@@ -46,7 +46,7 @@ def gate(
 
     run, expected = read_run(folder), read_reference(reference)
     ours = figures_of(run)
-    reason = "there is no such file" if expected is None else stale(ours, expected)
+    reason = "no such file" if expected is None else stale(ours, expected)
     if expected is None or reason:
         typer.echo(f"{reference}: {reason}; make it with: python -m bench reference {folder} -o {reference}", err=True)
         raise typer.Exit(4)

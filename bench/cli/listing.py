@@ -1,4 +1,4 @@
-"""Names and one-line descriptions of methods, suites, tasks and backbones; imports no torch."""
+"""Names and one-line descriptions of methods, suites, tasks and backbones, without importing torch."""
 
 import ast
 import importlib.util
@@ -25,7 +25,7 @@ def _class_summary(target: str) -> str:
     module, _, name = target.partition(":")
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
-        raise BenchError(f"{module}: the module of a built-in method is missing; install the project again")
+        raise BenchError(f"{module}: the module of a built-in method is missing; reinstall peft-ledger")
     for node in ast.parse(Path(found.origin).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return (ast.get_docstring(node) or "").partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Options of the command line, and what their text means; declares no command and imports nothing heavy at the top."""
+"""Options shared by several commands, and how their text is parsed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,27 +16,34 @@ Weights = Literal["native", "nf4"]
 Device = Literal["cuda", "cpu"]
 
 SuiteOption = Annotated[
-    str, typer.Option("--suite", help="Name of a suite (see: list suites) or path of a .toml file.")
+    str, typer.Option("--suite", help="Name of a suite (see `list suites`) or path of a .toml file.")
 ]
-DataOption = Annotated[str | None, typer.Option(help="auto, hub, synthetic or a folder with GLUE files.")]
+DataOption = Annotated[str | None, typer.Option(help="Data source: auto, hub, synthetic, or a folder of GLUE files.")]
 MethodsOption = Annotated[
     list[str] | None,
-    typer.Option("--methods", help="Only these; name or name(key=value, ...), separated by commas; repeatable."),
+    typer.Option(
+        "--methods", help="Only these methods: name or name(key=value, ...), separated by commas; repeatable."
+    ),
 ]
 TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
-BackboneOption = Annotated[str | None, typer.Option(help="Another backbone: a named shape (random weights) or hub id.")]
-CountsOption = Annotated[bool, typer.Option("--counts", help="Count costs alone: nothing is timed or scored.")]
+BackboneOption = Annotated[
+    str | None, typer.Option(help="Another backbone: a named shape (random weights) or a hub id.")
+]
+CountsOption = Annotated[bool, typer.Option("--counts", help="Count costs only, without timing or scoring.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]
 TuningOption = Annotated[
     Path | None,
-    typer.Option("--tuning", metavar="DIR", help="A search, or a run at default rates: also rank by those rates."),
+    typer.Option(
+        "--tuning", metavar="DIR", help="Folder of a search or of a run at default rates: also rank by those rates."
+    ),
 ]
 InconclusiveOption = Annotated[
-    Literal["ok", "fail"] | None, typer.Option(help="Exit code 0 or 1, and not 3, where no verdict is possible.")
+    Literal["ok", "fail"] | None,
+    typer.Option(help="Exit with 0 (ok) or 1 (fail) instead of 3 where no verdict is possible."),
 ]
-OutOption = Annotated[Path | None, typer.Option("-o", "--out", help="File to write; the screen where left out.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+OutOption = Annotated[Path | None, typer.Option("-o", "--out", help="File to write (default: standard output).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def check_output(form: str, out: Path | None, as_json: bool, *, shown: str) -> None:
@@ -54,11 +61,11 @@ def check_output(form: str, out: Path | None, as_json: bool, *, shown: str) -> N
     from bench.errors import BenchError
 
     if as_json and form != shown:
-        raise BenchError(f"--json and --format {form} are two forms; give one of them")
+        raise BenchError(f"--json and --format {form} exclude each other; give one of them")
     if out is not None and form == shown:
-        raise BenchError(f"-o needs a --format that is a file's: --format {shown} and --json are for the screen")
+        raise BenchError(f"-o needs a file format: --format {shown} and --json print to the screen")
     if out is None and form == "parquet":
-        raise BenchError("--format parquet is no text for a screen; give a file with -o")
+        raise BenchError("--format parquet is binary; give a file with -o")
 
 
 def split_specs(text: str) -> list[str]:
@@ -93,7 +100,7 @@ def selection_of(
     try:
         numbers = tuple(int(seed) for seed in seeds.split(",") if seed.strip()) if seeds is not None else None
     except ValueError:
-        raise BenchError(f"--seeds {seeds!r}: give whole numbers separated by commas, such as 0,1,2") from None
+        raise BenchError(f"--seeds {seeds!r}: seeds must be integers separated by commas, such as 0,1,2") from None
     chosen = tuple(spec for text in methods for spec in split_specs(text)) if methods is not None else None
     names = tuple(name.strip() for name in tasks.split(",") if name.strip()) if tasks is not None else None
     return Selection(data=data, methods=chosen, tasks=names, seeds=numbers, backbone=backbone, counts=counts)

@@ -1,4 +1,4 @@
-"""Shows a run while it goes: live bars on a terminal, plain lines elsewhere; the tables come from the report."""
+"""Progress of a run: live bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import shutil
@@ -60,9 +60,9 @@ class Display:
         """Say what is about to run."""
         costs = sum(len(probe.methods) for probe in todo.probes)
         self._counts = {"counts": [0, todo.counts], "costs": [0, costs], "scores": [0, len(todo.cells)]}
-        standing = len(plan.job_ids()) - todo.counts - costs - len(todo.cells)
-        resumed = f", {standing} records stand" if standing else ""
-        asked = [f"{todo.counts} counts to make"] if todo.counts else []
+        done = len(plan.job_ids()) - todo.counts - costs - len(todo.cells)
+        resumed = f", {done} already done" if done else ""
+        asked = [f"{todo.counts} to count"] if todo.counts else []
         if todo.cells and all(cell.trial for cell in todo.cells):
             asked.append(f"{len(todo.cells)} trials to run")
         elif costs or todo.cells or not todo.counts:

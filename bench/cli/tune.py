@@ -1,4 +1,4 @@
-"""The command line's verb that searches for learning rates; what is heavy is imported inside the command."""
+"""The ``tune`` command: a search for learning rates."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,18 +17,22 @@ search = typer.Typer()
 @search.command(rich_help_panel=MEASURE)
 def tune(
     suite: SuiteOption,
-    out: Annotated[Path | None, typer.Option(help="Folder; results/runs/tune-<suite>-<hash> where left out.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier trials aside and repeat.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the search (default: results/runs/tune-<suite>-<hash>).")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Archive existing trials and start over.")] = False,
     data: DataOption = None,
     methods: MethodsOption = None,
     tasks: TasksOption = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials at once; one a core if left out.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of parallel workers (default: one per core).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search for learning rates over the grid of the suite's table `tuning`, the same for every method.
+    """Search for learning rates over the grid in the suite's [tuning] table, the same grid for every method.
 
-    Chooses on rows cut from train, never on the test split; the same command resumes. Writes tuning.md and tuned.toml,
-    the suite with the chosen rates. Exit codes: 0 all trials scored or diverged, 1 some failed otherwise, 2 usage.
+    Rates are chosen on rows held out of train, never on the test split. Writes tuning.md and tuned.toml, the suite with
+    the chosen rates. The same command resumes. Exit codes: 0 all trials scored or diverged, 1 some failed, 2 usage.
     """
     from bench.cli.progress import Display
     from bench.plan.load import suite_path
@@ -65,6 +69,6 @@ def _report(folder: Path, suite_file: Path, console: "Console", as_json: bool) -
         return
     report.render(made, found, console)
     for label in dict.fromkeys(row.method for row in in_file if row.method not in changed):
-        console.print(f"rates   {label}: none chosen, or not in the suite's file; left as they are", markup=False)
+        console.print(f"rates   {label}: unchanged (none chosen, or not in the suite's file)", markup=False)
     console.print(f"suite   {tuned}", soft_wrap=True, markup=False)
     console.print(f"report  {page}", soft_wrap=True, markup=False)

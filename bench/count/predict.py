@@ -1,4 +1,4 @@
-"""Predicts what methods cost on a backbone's shape, counted on fake tensors: no weights, no run; it prints nothing."""
+"""Predicts what methods cost on a backbone's shape, counted on fake tensors without weights."""
 
 import contextlib
 import dataclasses
@@ -50,7 +50,7 @@ def predictions(
         BenchError: The backbone or a method is unknown, or all methods are refused.
     """
     if specs is not None and not specs:
-        raise BenchError("--method names nothing; write name, name(key=value, ...) or all")
+        raise BenchError("--method is empty; give name, name(key=value, ...) or all")
     asked = [registry.parse_spec(text, "--method") for text in (BUILTIN if specs is None else specs)]
     built = [(registry.spell(*one), *registry.make(*one, "--method")) for one in asked]
     spec = backbone.shape_of(name)
@@ -222,7 +222,7 @@ def _notes(setting: "Setting") -> list[str]:
     else:
         notes = ["the peak leaves out scratch space inside kernels"]
     if setting.weights == "nf4":
-        notes.append("frozen linear weights of the layers stand at 4 bits by formula, unpacked one matrix at a time")
+        notes.append("4-bit size of the frozen linear weights is by formula; they are unpacked one matrix at a time")
     if setting.optimizer == "adamw_8bit":
-        notes.append("the optimizer's 8-bit state stands by formula")
+        notes.append("size of the optimizer's 8-bit state is by formula")
     return notes

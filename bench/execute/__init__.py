@@ -1,1 +1,1 @@
-"""Carries a plan out: worker processes, and records stored as they come."""
+"""Carries out a plan: worker processes, and records stored as they arrive."""

@@ -1,4 +1,4 @@
-"""Takes a suite from its name to records in a folder, for the verbs that run things; imports what is heavy inside."""
+"""From the name of a suite to records in a folder: select, plan, carry out."""
 
 import os
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def carry_out(
     with open_store(folder, plan.suite, fresh=fresh) as store:
         todo = remaining(plan, store)
         if not todo:
-            display.note("nothing to do; --fresh repeats")
+            display.note("nothing to do (use --fresh to run again)")
         else:
             display.begin(plan, todo, folder)
             with display:

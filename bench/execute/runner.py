@@ -1,4 +1,4 @@
-"""Carries a plan through: sweeps side by side, probes alone, cells side by side, each record stored at once."""
+"""Carries out a plan: sweeps in parallel, probes one at a time, cells in parallel; stores each record at once."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Imported once by the fork server for every worker; what cells alone need is in ``warm_cells``, not here."""
+"""Preloaded by the fork server for every worker."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Imported once by the fork server of a plan with cells: data, tokenizers and metrics, which no probe needs."""
+"""Preloaded by the fork server of a plan with cells: data, tokenizers and metrics."""
 
 import gc
 

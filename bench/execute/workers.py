@@ -1,4 +1,4 @@
-"""Runs each job in a process of its own through a fork server; a dead or hung worker becomes a record."""
+"""Runs each job in its own process through a fork server; a dead or hung worker becomes a record."""
 
 import multiprocessing
 import os

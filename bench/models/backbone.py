@@ -1,4 +1,4 @@
-"""Resolves a backbone by name, checks its weights' hash and loads it bare and frozen; adapts nothing."""
+"""Resolves a backbone by name, checks the hash of its weights and loads it bare and frozen."""
 
 import dataclasses
 import difflib
@@ -128,7 +128,7 @@ def shape_of(name: str) -> BackboneSpec:
 
 def _check_id(name: str) -> None:
     if name.count("/") > 1 or not all(name.split("/")):
-        raise BenchError(f"backbone {name!r} is no hub id; name owner/model, a named shape or a config.json")
+        raise BenchError(f"backbone {name!r} is not a hub id; give owner/model, a named shape or a config.json")
 
 
 _NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
@@ -175,7 +175,7 @@ def _hub(name: str, revision: str, fetched: tuple[str, ...] = _FETCHED) -> Path:
         near = difflib.get_close_matches(name, SHAPES, n=1)
         remedy += f", or name the shape {near[0]!r}" if near else ""
         raise BenchError(
-            f"backbone {name!r} at {revision} is neither cached nor to be had from the hub "
+            f"backbone {name!r} at {revision} is not cached and cannot be fetched from the hub "
             f"({reason(error)}); connect to the hub once{remedy}"
         ) from error
 

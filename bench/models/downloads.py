@@ -1,4 +1,4 @@
-"""What downloads of models and of data share: a limit on the hub's silence, and one sentence for what went wrong."""
+"""Shared by downloads of models and data: a limit on silent connections, and one-sentence errors."""
 
 import os
 from typing import Any

@@ -1,4 +1,4 @@
-"""The task head that every method shares: pooling, dropout, linear; it knows neither methods nor tasks."""
+"""The task head that every method shares: pooling, dropout, linear."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Changes a configuration's depth or width with the rest in proportion; loads no configuration and builds no model."""
+"""Changes the depth or width of a configuration, with the rest in proportion."""
 
 import math
 from typing import Any
@@ -45,7 +45,7 @@ def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any
         step = math.lcm(*(hidden // math.gcd(hidden, value) for value in scaled.values()))
         if width % step:
             raise BenchError(
-                f"width {width} does not divide into the heads of {name!r} ({hidden} wide, "
+                f"width {width} cannot be divided among the heads of {name!r} ({hidden} wide, "
                 f"{config.num_attention_heads} heads); give multiples of {step}"
             )
         values |= {field: value * width // hidden for field, value in scaled.items()}

@@ -1,4 +1,4 @@
-"""Chooses the sizes at which methods come nearest to a suite's budget, by exact counts; it takes no step."""
+"""Chooses the size at which each method comes nearest to a suite's budget, by exact counts."""
 
 import dataclasses
 from typing import Any

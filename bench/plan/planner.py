@@ -1,4 +1,4 @@
-"""Turns a suite into an ordered plan of sweeps, probes and cells, pure data with an identity each; runs nothing."""
+"""Turns a suite into an ordered plan of sweeps, probes and cells: plain data with an identity each."""
 
 import json
 import math
@@ -84,7 +84,7 @@ def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
         )
     labels = [spec.label for spec in specs]
     if twice := [label for label in labels if labels.count(label) > 1]:
-        raise BenchError(f"{where}: method {twice[0]} stands twice; give each a config of its own")
+        raise BenchError(f"{where}: method {twice[0]} is listed twice; give each its own config")
     if suite.baseline not in labels:
         raise unknown("baseline", suite.baseline, labels, where)
     return tuple(specs)

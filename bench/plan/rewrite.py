@@ -1,4 +1,4 @@
-"""Writes a suite's own text again with the rates that a search chose; every other line of it stays, comments too."""
+"""Writes a suite's file again with the rates that a search chose; other lines and comments are kept."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ def write_tuned(suite_file: Path, outcomes: Sequence[Outcome], table: TuningTabl
         parse_suite({"name": suite_file.stem} | tomllib.loads(text), str(out))
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"{error.filename}: {error.strerror}; the chosen rates could not be written") from error
+        raise BenchError(f"{error.filename}: the chosen rates cannot be written ({error.strerror})") from error
     return changed
 
 

@@ -1,4 +1,4 @@
-"""Narrows a suite to what the command line asks for; plans nothing."""
+"""Narrows a suite to what the command line asks for."""
 
 import dataclasses
 from typing import Any
@@ -39,11 +39,11 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes |= {"cost": _narrow_shapes(suite, kept)} | _narrow_sweeps(suite, kept)
     if selection.tasks is not None:
         if suite.recipe is None:
-            raise BenchError(f"suite {suite.name!r} scores no tasks; leave --tasks out")
+            raise BenchError(f"suite {suite.name!r} scores no tasks; omit --tasks")
         changes["tasks"] = selection.tasks
     if selection.seeds is not None:
         if not suite.tasks:
-            raise BenchError(f"suite {suite.name!r} scores no tasks; leave --seeds out")
+            raise BenchError(f"suite {suite.name!r} scores no tasks; omit --seeds")
         changes["seeds"] = selection.seeds
     if selection.backbone is not None:
         shape = selection.backbone in backbone.SHAPES or selection.backbone.endswith(".json")
@@ -55,7 +55,7 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes["method"] = _not_searched(changes.get("method", suite.method))
     if selection.counts:
         if not suite.cost and not suite.sweep:
-            raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to count; leave --counts out")
+            raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to count; omit --counts")
         untimed = {"timed": False, "batch_on_cpu": None}
         shapes = changes.get("cost", suite.cost)
         changes |= {"tasks": (), "cost": tuple(cost.model_copy(update=untimed) for cost in shapes)}
@@ -68,12 +68,12 @@ def _check_choices(selection: Selection) -> None:
         if chosen is None:
             continue
         if not chosen:
-            raise BenchError(f"--{option} names nothing; name at least one or leave the option out")
+            raise BenchError(f"--{option} is empty; name at least one, or omit the option")
         if option != "methods" and (twice := [value for value in chosen if list(chosen).count(value) > 1]):
-            raise BenchError(f"--{option}: {twice[0]} stands twice; name each once")
+            raise BenchError(f"--{option}: {twice[0]} is listed twice; name each once")
     for seed in selection.seeds or ():
         if not 0 <= seed < 2**63:
-            raise BenchError(f"--seeds: {seed} is no seed; give whole numbers from 0 to 2**63 - 1")
+            raise BenchError(f"--seeds: {seed}: seeds must be integers from 0 to 2**63 - 1")
 
 
 def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, ...]:

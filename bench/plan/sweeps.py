@@ -1,4 +1,4 @@
-"""Plans the sweeps of a suite: every value must give a shape that can be built; counts nothing."""
+"""Plans the sweeps of a suite and checks that every value gives a shape that can be built."""
 
 import dataclasses
 from typing import Any
@@ -55,7 +55,7 @@ def _check_values(sweep: Sweep, place: str) -> None:
     if sweep.vary.startswith("config."):
         first, last = sweep.values[0], sweep.values[-1]
         if all(sweep.config_at(method, first) == sweep.config_at(method, last) for method in sweep.methods):
-            raise BenchError(f"{place}.vary: no method of this sweep has a whole number {sweep.vary[7:]!r} to vary")
+            raise BenchError(f"{place}.vary: no method of this sweep has an integer field {sweep.vary[7:]!r}")
     shape = dataclasses.replace(sweep.backbone, weights="random")
     positions = anatomy(backbone.load(shape, device="meta")).positions
     longest = max(sweep.rows_at(value)[1] for value in sweep.values)

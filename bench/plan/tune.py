@@ -1,4 +1,4 @@
-"""Turns a suite into the plan of its search for learning rates: the same trials for every method; runs nothing."""
+"""Turns a suite into the plan of its search for learning rates: the same trials for every method."""
 
 import itertools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
     """
     table = required(suite.tuning, where)
     if table.task is not None and table.task not in suite.tasks:
-        raise BenchError(f"{where} searches for rates on {table.task} alone; leave --tasks out, or name it there")
+        raise BenchError(f"{where} searches for rates on {table.task} alone; omit --tasks, or include it there")
     plan = make_plan(_bare(suite, table), where, device, progress, trials=True)
     cells = tuple(_at(cell, *rates) for rates, cell in itertools.product(table.grid, plan.cells))
     return Plan(suite=plan.suite | {"tuning": table.model_dump(mode="json", exclude_none=True)}, probes=(), cells=cells)

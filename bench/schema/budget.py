@@ -1,4 +1,4 @@
-"""What a suite says of the budget that its methods are compared at, and the words for it; it chooses no size."""
+"""The budget at which a suite compares its methods, and the words for it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A claim as a suite states it: a sentence of the field and the comparison that decides it; it decides nothing."""
+"""A claim as a suite states it: a sentence of the field and the comparison that decides it."""
 
 import types
 import typing
@@ -39,7 +39,7 @@ class Bounds(_Table):
         if self.min is None and self.max is None:
             raise ValueError("give min, max or both")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min = {self.min} lies above max = {self.max}")
+            raise ValueError(f"min = {self.min} is greater than max = {self.max}")
         return self
 
 
@@ -88,26 +88,30 @@ class ClaimTable(_Table):
             needs = "needs" if self.versus is None else "takes no"
             raise ValueError(f"claim {self.name!r}: {given[0]} {needs} versus")
         if (given[0] == "difference") != (self.metric == "score"):
-            raise ValueError(f"claim {self.name!r}: score is compared by difference, and difference compares scores")
+            raise ValueError(f"claim {self.name!r}: difference compares scores, and a score is compared by difference")
         if self.tasks and self.metric != "score":
-            raise ValueError(f"claim {self.name!r}: tasks says over which a score is compared; {self.metric} has none")
+            raise ValueError(f"claim {self.name!r}: tasks applies to metric 'score' only, not to {self.metric}")
         if self.length is not None and self.metric == "score":
-            raise ValueError(f"claim {self.name!r}: length says on which shape a cost is compared; a score has none")
+            raise ValueError(f"claim {self.name!r}: length applies to costs only, not to metric 'score'")
         self._check_kind()
         if self.ratio is not None and any(end is not None and end <= 0 for end in (self.ratio.min, self.ratio.max)):
-            raise ValueError(f"claim {self.name!r}: bounds of a ratio lie above 0; for an exact zero give value")
+            raise ValueError(f"claim {self.name!r}: bounds of a ratio must be above 0; for an exact zero give value")
         return self
 
     def _check_kind(self) -> None:
         """Refuse a comparison that the kind of the figure never has an answer to."""
         yes_or_no, of_base = self.metric == "merged_equals_base", base_figure(self.metric)
         if (self.holds is not None) != yes_or_no:
-            needs = "is a yes or a no: give holds" if yes_or_no else "is no yes or no: holds takes merged_equals_base"
+            needs = (
+                "is true or false: give holds" if yes_or_no else "is a number: holds applies to merged_equals_base only"
+            )
             raise ValueError(f"claim {self.name!r}: {self.metric} {needs}")
         if self.value is not None and self.metric in metrics(Timing):
-            raise ValueError(f"claim {self.name!r}: a time is compared in the same run; give versus and ratio")
+            raise ValueError(f"claim {self.name!r}: times are compared within one run; give versus and ratio")
         if self.versus == BASE and of_base is None:
-            raise ValueError(f"claim {self.name!r}: versus {BASE!r} takes a figure of inference, not {self.metric}")
+            raise ValueError(
+                f"claim {self.name!r}: versus {BASE!r} applies to figures of inference only, not to {self.metric}"
+            )
 
     @property
     def labels(self) -> set[str]:
@@ -153,12 +157,12 @@ def check_claims(
     names = [claim.name for claim in claims]
     for claim in claims:
         if names.count(claim.name) > 1:
-            raise ValueError(f"claim {claim.name!r} stands twice; give each a name of its own")
+            raise ValueError(f"claim {claim.name!r} is listed twice; give each its own name")
         for label in (*claim.method, *([claim.versus] if claim.versus not in (None, BASE) else [])):
             if label not in labels:
                 raise ValueError(f"claim {claim.name!r}: the suite has no method {label!r}; it has {', '.join(labels)}")
         if claim.versus in claim.method:
-            raise ValueError(f"claim {claim.name!r}: versus is its own method {claim.versus!r}; name another one")
+            raise ValueError(f"claim {claim.name!r}: versus is the method itself, {claim.versus!r}; name another one")
         if claim.metric == "score" and not tasks:
             raise ValueError(f"claim {claim.name!r}: metric is 'score' but the suite scores no task; give tasks")
         for task in claim.tasks:

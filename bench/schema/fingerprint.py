@@ -1,4 +1,4 @@
-"""Hashes what decides a result: plain data and source files, those of a method's own package included; runs nothing."""
+"""Hashes of what decides a result: plain data and source files, including a method's own package."""
 
 import ast
 import functools

@@ -113,7 +113,7 @@ class RecipeTable(RecipeValues):
             if taken and dtype == "bfloat16_autocast":
                 raise ValueError(
                     f"directions{f' of task {name}' if name else ''} needs dtype float32: bfloat16 rounds the weights, "
-                    "and what training adds to them is as small"
+                    "and the changes that training makes are as small"
                 )
         return self
 
@@ -138,7 +138,7 @@ class MethodTable(_Table):
             given = getattr(self, field)
             rates = given.values() if isinstance(given, dict) else (given,)
             if any(rate is not None and not 0 < rate < float("inf") for rate in rates):
-                raise ValueError(f"{field} takes numbers above 0")
+                raise ValueError(f"{field} must be above 0")
         return self
 
     def rates(self, task: str) -> dict[str, float]:
@@ -252,14 +252,16 @@ class Suite(_Table):
         for index, cost in enumerate(self.cost):
             self._check_methods(f"cost[{index}]", cost.methods, labels)
             if any(cost.form == other.form for other in self.cost[:index]):
-                raise ValueError(f"cost[{index}] is a shape that stands above; give both as one, or change its length")
+                raise ValueError(
+                    f"cost[{index}] repeats the shape of an earlier [[cost]]; merge the two or change the length"
+                )
         check_claims(self.claim, labels, self.tasks, [claimed_shape(cost, labels, "cuda") for cost in self.cost])
         for what in ("tasks", "seeds"):
             values = getattr(self, what)
             if len(set(values)) != len(values):
-                raise ValueError(f"{what} holds a value twice")
+                raise ValueError(f"{what} lists a value twice")
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
-            raise ValueError("seeds takes whole numbers from 0 to 2**63 - 1")
+            raise ValueError("seeds must be integers from 0 to 2**63 - 1")
         return self
 
     def _check_methods(self, place: str, chosen: tuple[str, ...], labels: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a suite says of scaling: which quantity is swept over which values, which curves are compared; reads no file."""
+"""Sweeps of a suite: which quantity varies over which values, and which curves are compared."""
 
 import itertools
 import re
@@ -60,11 +60,11 @@ class SweepTable(_Table):
         if self.vary not in SWEPT and not re.fullmatch(r"config\.[A-Za-z_]\w*", self.vary):
             raise ValueError(f"vary takes {', '.join(SWEPT)} or config.<field of a method>, not {self.vary!r}")
         if any(before >= after for before, after in itertools.pairwise(self.values)):
-            raise ValueError("values must rise; sort them and name each once")
+            raise ValueError("values must increase; sort them and list each once")
         for field in ("batch", "length"):
             given, swept = getattr(self, field) is not None, self.vary == field
             if given and swept:
-                raise ValueError(f"{field} is swept; leave {field} = ... out")
+                raise ValueError(f"{field} is the swept quantity; remove {field} = ...")
             if not given and not swept:
                 raise ValueError(f"{field} is missing; only the swept quantity may be left out")
         return self
@@ -95,7 +95,7 @@ def check_sweeps(sweeps: tuple[SweepTable, ...], crossovers: tuple[CrossoverTabl
     if len(by_title) < len(sweeps):
         titles = [table.title for table in sweeps]
         twice = next(title for title in titles if titles.count(title) > 1)
-        raise ValueError(f"two sweeps are called {twice!r}; give each a name of its own")
+        raise ValueError(f"two sweeps are named {twice!r}; give each its own name")
     for index, table in enumerate(crossovers):
         other = table.than_sweep or table.sweep
         for title in (table.sweep, other):

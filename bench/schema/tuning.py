@@ -1,4 +1,4 @@
-"""What a suite says of its search for learning rates: one grid, the same for every method; searches nothing."""
+"""A suite's search for learning rates: one grid, the same for every method."""
 
 import itertools
 from typing import Annotated
@@ -43,7 +43,7 @@ class TuningTable(BaseModel):
         for field in ("learning_rates", "head_learning_rates", "seeds"):
             values = getattr(self, field)
             if any(before >= after for before, after in itertools.pairwise(values)):
-                raise ValueError(f"{field} must rise; sort them and name each once")
+                raise ValueError(f"{field} must increase; sort them and list each once")
         return self
 
     @property
@@ -59,7 +59,7 @@ def required(table: TuningTable | None, where: str) -> TuningTable:
         BenchError: There is none; the sentence shows one to add to ``where``, the file of the suite.
     """
     if table is None:
-        raise BenchError(f"{where} has no [tuning] table and no grid is assumed; add one at its top: {EXAMPLE}")
+        raise BenchError(f"{where} has no [tuning] table; add one at the top of the file, such as: {EXAMPLE}")
     return table
 
 
@@ -74,6 +74,6 @@ def check_tuning(table: TuningTable | None, seeds: tuple[int, ...], tasks: tuple
     if not tasks:
         raise ValueError("a search ([tuning]) needs tasks")
     if table.task is not None and table.task not in tasks:
-        raise ValueError(f"tuning.task = {table.task!r} is none of the suite's tasks: {', '.join(tasks)}")
+        raise ValueError(f"tuning.task = {table.task!r} is not one of the suite's tasks: {', '.join(tasks)}")
     if shared := sorted({*table.seeds} & {*seeds}):
-        raise ValueError(f"tuning.seeds holds {shared[0]}, a seed of the suite; rates are searched with other seeds")
+        raise ValueError(f"tuning.seeds contains {shared[0]}, a seed of the suite itself; search with other seeds")

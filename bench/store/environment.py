@@ -1,4 +1,4 @@
-"""What a figure was measured on: versions, hardware, threads, commit; measures nothing."""
+"""What a figure was measured on: versions, hardware, threads, commit."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""Files beside the records of a run, one a cell: what is too large for a record and only some readers want."""
+"""Files beside the records of a run, one per cell: data too large for a record."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

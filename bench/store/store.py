@@ -1,4 +1,4 @@
-"""Keeps records in a run folder: append and fsync, one writer, no record twice; it judges nothing."""
+"""Keeps records in a run folder: append and fsync, one writer, each record once."""
 
 import contextlib
 import gc
@@ -67,7 +67,7 @@ class _Asked(BaseModel):
     def _of_known_sweeps(self) -> "_Asked":
         titles = {sweep.title for sweep in self.sweep}
         if unknown := {name for found in self.crossover for name in (found.sweep, found.than_sweep)} - titles - {""}:
-            raise ValueError(f"crossover names the sweep {min(unknown)!r}, which is not there")
+            raise ValueError(f"crossover names the sweep {min(unknown)!r}, which does not exist")
         return self
 
 
@@ -100,9 +100,7 @@ def read_run(folder: Path) -> Run:
     records = read_records(folder / "records.jsonl")
     kept = tuple(record for record in records if not isinstance(record, TrialRecord))
     if "tuning" in suite or len(kept) < len(records):
-        raise BenchError(
-            f"{folder}: holds a search for learning rates, whose trials are no scores; its tables are in tuning.md"
-        )
+        raise BenchError(f"{folder}: this is a search for learning rates, not a run; its tables are in tuning.md")
     return Run(folder, suite, kept)
 
 
@@ -148,7 +146,7 @@ def read_records(path: Path) -> list[Stored]:
         for number, line in enumerate(lines, start=1):
             record = _parse(line, f"{path}:{number}")
             if record.id in records:
-                raise BenchError(f"{path}:{number}: record {record.id[:12]} stands twice; remove one of the lines")
+                raise BenchError(f"{path}:{number}: record {record.id[:12]} is listed twice; remove one of the lines")
             records[record.id] = record
     return list(records.values())
 
@@ -206,7 +204,7 @@ class Store:
             _append_line(self.folder / "records.jsonl", line.encode())
         except OSError as error:
             raise BenchError(
-                f"{self.folder}: cannot write ({error.strerror}); free space or mend permissions, then repeat"
+                f"{self.folder}: cannot write ({error.strerror}); free space or fix permissions, then run again"
             ) from error
         self._done.add(record.id)
         self.records.append(record)
@@ -285,7 +283,7 @@ def _check_same_suite(path: Path, suite: Mapping[str, Any], fresh: bool) -> None
         return
     keys = sorted(key for key in {*standing, *suite} if standing.get(key) != suite.get(key))
     remedy = "give another --out" + (" or --fresh" if "methods" in standing else "")
-    raise BenchError(f"{path}: holds another suite ({', '.join(keys)} differ); {remedy}")
+    raise BenchError(f"{path}: holds a different suite ({', '.join(keys)} differ); {remedy}")
 
 
 def _widens(standing: Mapping[str, Any], suite: Mapping[str, Any]) -> bool:

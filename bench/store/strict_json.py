@@ -1,4 +1,4 @@
-"""Parses JSON that nothing is wrong with: no key twice, no NaN, no number that arithmetic would overflow."""
+"""Strict JSON: no duplicate key, no NaN, no number that overflows."""
 
 import json
 import re
@@ -25,18 +25,18 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is listed twice")
     return values
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def _number(kind: type[int] | type[float]) -> Callable[[str], int | float]:
     def parse(digits: str) -> int | float:
         if len(digits) > 400 or abs(value := kind(digits)) > _LARGEST:
-            raise ValueError(f"{digits[:20]} is too large a number")
+            raise ValueError(f"{digits[:20]} is too large")
         return value
 
     return parse

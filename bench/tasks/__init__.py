@@ -1,1 +1,1 @@
-"""Tasks: specifications, sources of data and metrics; trains nothing and never imports torch."""
+"""Tasks: specifications, sources of data, metrics. Never imports torch."""

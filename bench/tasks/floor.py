@@ -1,4 +1,4 @@
-"""The bag-of-words floor: what counting words alone reaches on a task; fits no neural network."""
+"""The bag-of-words baseline: the score that word counts alone reach on a task."""
 
 import re
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Reads a task from a folder of official TSV files, JSONL or parquet; every mistake names file, line and remedy."""
+"""Reads a task from a folder of official TSV files, JSONL or parquet; errors name file, line and remedy."""
 
 import json
 import math
@@ -126,7 +126,7 @@ def _tsv(path: Path, spec: TaskSpec) -> Iterator[Row]:
         elif not spec.tsv_skip_broken:
             raise BenchError(
                 f"{path}: line {number} has {len(fields)} tab-separated fields, expected {len(header)} "
-                f"({', '.join(header)}); mend or remove the line"
+                f"({', '.join(header)}); fix or remove the line"
             )
 
 
@@ -170,7 +170,7 @@ def _require(path: Path, found: tuple[str, ...], wanted: tuple[str, ...], place:
 def _text(path: Path, place: str, fields: Mapping[str, Any], column: str) -> str:
     value = fields[column]
     if not isinstance(value, str):
-        raise BenchError(f"{path}: {place}, column {column!r}: {value!r} is not a text; write a string")
+        raise BenchError(f"{path}: {place}, column {column!r}: {value!r} is not text; write a string")
     return value
 
 
@@ -183,7 +183,7 @@ def parse_label(spec: TaskSpec, value: object, where: str) -> int | float:
     if spec.regression:
         score = _number(value)
         if score is None or not 0.0 <= score <= 5.0:
-            raise BenchError(f"{where}: {value!r} is no score of {spec.name}; allowed: numbers from 0 to 5")
+            raise BenchError(f"{where}: {value!r} is not a score of {spec.name}: must be a number from 0 to 5")
         return round(score, 3)  # published with three decimals; the hub stores them as float32
     if value in spec.labels:
         return spec.labels.index(str(value))

@@ -1,4 +1,4 @@
-"""The nine GLUE tasks as plain data: columns, labels, splits, metrics, file layout; reads nothing."""
+"""The nine GLUE tasks as plain data: columns, labels, splits, metrics, file layout."""
 
 from dataclasses import dataclass
 

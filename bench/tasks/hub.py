@@ -1,4 +1,4 @@
-"""GLUE from the hub: what is cached, whether the hub answers, and loading; asks the network only when called."""
+"""GLUE from the hub: what is cached, whether the hub answers, and loading."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""Metrics of the tasks as ``evaluate.Metric`` classes on scikit-learn and scipy; needs no network, keeps no state."""
+"""Metrics of the tasks as ``evaluate.Metric`` classes on scikit-learn and scipy, without network access."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Rows of a task as plain data, with content hashes and stable subsets; knows neither files nor the hub."""
+"""Rows of a task as plain data, with content hashes and stable subsets."""
 
 import hashlib
 import json
@@ -65,8 +65,8 @@ def cut_selection(rows: Rows, count: int, name: str) -> tuple[Rows, Rows]:
     left = [(texts, label) for texts, label in zip(rows.texts, rows.labels, strict=True) if texts not in seen]
     if len(chosen) < count or not left:
         raise BenchError(
-            f"{name}: {count} selection rows leave nothing of {len(rows)} training rows; lower selection_rows or raise "
-            "train_rows"
+            f"{name}: {count} selection rows leave none of the {len(rows)} rows for training; lower "
+            "selection_rows or raise train_rows"
         )
     return Rows(tuple(texts for texts, _ in left), tuple(label for _, label in left)), chosen
 

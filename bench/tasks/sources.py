@@ -1,4 +1,4 @@
-"""Decides once where the rows of a run come from, and loads them; never switches the source silently."""
+"""Decides once where the rows of a run come from, and loads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

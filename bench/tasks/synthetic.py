@@ -1,4 +1,4 @@
-"""Synthetic stand-ins for five GLUE tasks, drawn from grammars with a fixed seed; no verdict rests on them."""
+"""Synthetic stand-ins for five GLUE tasks, drawn from grammars with a fixed seed."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""Rows of a trial: train without rows cut from it, and those rows in the place of the test split, which stays shut."""
+"""Rows of a trial: train without the selection rows, and those rows in place of the test split."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The committed file that a gate compares a run with: exact figures and scores with all that decides them."""
+"""The committed file that a gate compares a run with: exact figures, scores, and what decides them."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ class Reference(_Data):
     def _every_shape_once(self) -> "Reference":
         shapes = [costs.shape for costs in self.costs]
         if twice := [shape for shape in shapes if shapes.count(shape) > 1]:
-            raise ValueError(f"the shape {twice[0]} stands twice in costs")
+            raise ValueError(f"the shape {twice[0]} is listed twice in costs")
         return self
 
 
@@ -76,7 +76,8 @@ def reference_of(run: Run) -> Reference:
     if failed := [r for r in compare.latest(run.records)[0] if r.status != "ok"]:
         first = failed[0]
         raise BenchError(
-            f"{run.folder}: {first.method.label} ended {first.status} ({first.reason}); a reference needs a whole run"
+            f"{run.folder}: {first.method.label} ended {first.status} ({first.reason}); "
+            "a reference needs a complete run"
         )
     return figures_of(run)
 
@@ -94,7 +95,7 @@ def figures_of(run: Run) -> Reference:
     versions = run.records[0].environment["versions"]
     backbone = next((r.backbone for r in run.records if r.backbone is not None), None)
     if backbone is None:
-        raise BenchError(f"{run.folder}: no record knows its backbone; measure again with --fresh")
+        raise BenchError(f"{run.folder}: no record names its backbone; measure again with --fresh")
     return Reference(
         suite=run.suite["name"],
         backbone={name: getattr(backbone, name) for name in ("name", "revision", "sha256", "parameters", "weights")},

@@ -342,4 +342,4 @@ def test_the_command_writes_what_is_asked_for(folders):
     assert (pd.read_parquet(before.parent / "new" / "c.parquet")["verdict"] == "equal").any()
     assert bench("report", before, "--format", "csv").stdout.startswith("suite,kind,method,status,batch,length")
     assert "give a file with -o" in bench("compare", before, after, "--format", "parquet", code=2).stderr
-    assert "-o needs a --format" in bench("report", before, "-o", "x.md", code=2).stderr
+    assert "-o needs a file format" in bench("report", before, "-o", "x.md", code=2).stderr

@@ -76,14 +76,14 @@ def sweep_of(vary, values, *, methods="", **fixed):
     ("old", "new", "sentence"),
     [
         ('vary = "batch"', 'vary = "depth"', r"mine.toml: sweep\[0\]: vary takes length, batch, layers, width or con"),
-        ("[1, 2, 4]", "[1, 4, 2]", r"mine.toml: sweep\[0\]: values must rise"),
-        ("[1, 2, 4]", "[1, 1, 2]", r"mine.toml: sweep\[0\]: values must rise"),
+        ("[1, 2, 4]", "[1, 4, 2]", r"mine.toml: sweep\[0\]: values must increase"),
+        ("[1, 2, 4]", "[1, 1, 2]", r"mine.toml: sweep\[0\]: values must increase"),
         ("[1, 2, 4]", "[]", r"mine.toml: sweep\[0\].values: .*at least 2"),
         ("[1, 2, 4]", "[0, 2]", r"mine.toml: sweep\[0\].values\[0\]: .*greater than or equal to 1"),
         ("length = 8", "", r"mine.toml: sweep\[0\]: length is missing; only the swept quantity"),
-        ("length = 8", "length = 8\nbatch = 2", r"mine.toml: sweep\[0\]: batch is swept; leave batch"),
+        ("length = 8", "length = 8\nbatch = 2", r"mine.toml: sweep\[0\]: batch is the swept quantity; remove batch"),
         ("length = 8", "lenght = 8", r"mine.toml: sweep\[0\]: unknown key 'lenght'.*Did you mean 'length'"),
-        ('name = "other"', "", r"mine.toml: suite: two sweeps are called 'batch'"),
+        ('name = "other"', "", r"mine.toml: suite: two sweeps are named 'batch'"),
         ('than_sweep = "other"', 'than_sweep = "othr"', r"crossover\[0\]: there is no sweep 'othr'; known: batch"),
         ('methods = ["head"]', 'methods = ["haed"]', r"sweep\[1\].methods: unknown method 'haed'.*Did you mean 'head'"),
         ('than = "head"', 'than = "full"', r"crossover\[0\].than of 'other': unknown method 'full'; known: head"),
@@ -100,7 +100,7 @@ def test_a_mistake_in_a_sweep_is_named(tmp_path, old, new, sentence):
     ("text", "sentence"),
     [
         (sweep_of("width", [64, 100]), r"sweep\[0\].values: width 100 .* heads of 'tiny'.*; give multiples of 16"),
-        (sweep_of("config.rank", [1, 2]), r"sweep\[0\].vary: no method of this sweep has a whole number 'rank'"),
+        (sweep_of("config.rank", [1, 2]), r"sweep\[0\].vary: no method of this sweep has an integer field 'rank'"),
         (sweep_of("length", [8, 129]), r"sweep\[0\]: 129 tokens, but 'tiny' has 128 positions"),
     ],
 )  # fmt: skip

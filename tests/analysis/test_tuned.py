@@ -174,5 +174,5 @@ def test_the_command_takes_the_folder_of_a_search(tmp_path):
     summary = json.loads(bench("report", folder, "--tuning", search, "--json").stdout)
     assert summary["tuning"] == {"kendall_tau": pytest.approx(-1 / 3), "pairs_swapped": 2, "pairs": 3}
     assert (folder / "plots" / "tuning-ranking.png").exists()
-    assert "leave it out" in bench("report", folder, "--tuning", search, "--format", "csv", code=2).stderr
+    assert "omit --tuning" in bench("report", folder, "--tuning", search, "--format", "csv", code=2).stderr
     assert "holds no record" in bench("report", folder, "--tuning", tmp_path / "none", code=2).stderr

@@ -47,17 +47,17 @@ def test_list_needs_no_torch(what):
         (["plan", "--suite", "smoke", "--methods", "lora(rank=0)"], "rank = 0 is too small"),
         (["plan", "--suite", "smoke", "--methods", "lora(rank="], "cannot read method"),
         (["plan", "--suite", "smoke", "--tasks", "sst3"], "unknown task 'sst3'"),
-        (["plan", "--suite", "smoke", "--seeds", "a"], "--seeds 'a': give whole numbers"),
-        (["plan", "--suite", "smoke", "--seeds", "1,1"], "--seeds: 1 stands twice"),
-        (["plan", "--suite", "smoke", "--seeds", "-1"], "--seeds: -1 is no seed"),
-        (["plan", "--suite", "smoke", "--tasks", "sst2,sst2"], "--tasks: sst2 stands twice"),
-        (["plan", "--suite", "smoke", "--tasks", ""], "--tasks names nothing"),
-        (["plan", "--suite", "smoke", "--methods", " , "], "--methods names nothing"),
+        (["plan", "--suite", "smoke", "--seeds", "a"], "--seeds 'a': seeds must be integers"),
+        (["plan", "--suite", "smoke", "--seeds", "1,1"], "--seeds: 1 is listed twice"),
+        (["plan", "--suite", "smoke", "--seeds", "-1"], "--seeds: -1: seeds must be integers from 0 to 2**63 - 1"),
+        (["plan", "--suite", "smoke", "--tasks", "sst2,sst2"], "--tasks: sst2 is listed twice"),
+        (["plan", "--suite", "smoke", "--tasks", ""], "--tasks is empty"),
+        (["plan", "--suite", "smoke", "--methods", " , "], "--methods is empty"),
         (["plan", "--suite", "smoke", "--methods", "lora(rank=4)(alpha=2)"], "cannot read method"),
-        (["predict", "--backbone", "tiny", "--method", ""], "--method names nothing"),
+        (["predict", "--backbone", "tiny", "--method", ""], "--method is empty"),
         (["predict", "--backbone", "a/b/c"], "backbone 'a/b/c'"),
         (["predict", "--backbone", "tiny", "--device-memory", "24GG"], "--device-memory '24GG' is no size above 0"),
-        (["predict", "--backbone", "tiny", "--dropout", "nan"], "--dropout nan is no probability"),
+        (["predict", "--backbone", "tiny", "--dropout", "nan"], "--dropout nan: must be at least 0 and below 1"),
         (["predict", "--backbone", "tiny", "--seq", "129"], "129 tokens need 129 positions, the backbone has 128"),
         (["plan", "--suite", "smoke", "--methods", "lora(targets=['querry'])"], "unknown target 'querry'"),
         (["plan", "--suite", "smoke", "--methods", "prompt_tuning(length=120)"], "144 positions, the backbone has 128"),
@@ -135,7 +135,7 @@ def test_a_gate_stops_a_changed_figure_and_tells_github(reference, tmp_path, mon
 
 def test_a_gate_without_its_reference_or_with_a_stale_or_broken_one_says_so(reference, tmp_path):
     missing = command.bench("gate", PUBLISHED, "--reference", tmp_path / "none.json", code=4).stderr
-    assert "there is no such file; make it with: python -m bench reference" in missing
+    assert "no such file; make it with: python -m bench reference" in missing
     stale = command.bench("gate", "results/published/cost-bert-base", "--reference", reference, code=4).stderr
     assert "in the run but" in stale
     reference.write_text("{")

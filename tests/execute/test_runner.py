@@ -100,7 +100,7 @@ def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_
     assert "faulty_plugin.py" in records["faulty/raises"].traceback
     assert "SIGKILL" in records["faulty/killed"].reason
     again = bench(*asked(suite, run), code=1).stdout  # what failed is a result: it is shown, not tried again
-    assert "nothing to do; --fresh repeats" in again
+    assert "nothing to do (use --fresh to run again)" in again
     for name, status in FAULTS.items():
         assert f"faulty/{name.lower()}" in again
         assert status in again
@@ -153,7 +153,7 @@ def test_a_run_that_was_stopped_resumes_to_every_cell_once(tmp_path, faulty, und
     cells = Counter((record.method.label, record.seed) for record in records)
     assert len(cells) == 9
     assert set(cells.values()) == {1}
-    assert "nothing to do; --fresh repeats" in bench(*asked(suite, run)).stdout
+    assert "nothing to do (use --fresh to run again)" in bench(*asked(suite, run)).stdout
 
 
 @pytest.mark.parametrize(("name", "cells"), [("cost-bert-base", False), ("smoke", True)])

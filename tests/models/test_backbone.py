@@ -50,7 +50,7 @@ def test_random_weights_depend_on_the_seed_alone():
 def test_unknown_shape_and_unreachable_weights_are_named():
     with pytest.raises(BenchError, match=r"unknown backbone shape 'bert-bse'.*Did you mean 'bert-base'"):
         backbone.resolve("bert-bse", "random")
-    with pytest.raises(BenchError, match="'nobody/nothing' at main is neither cached nor to be had"):
+    with pytest.raises(BenchError, match="'nobody/nothing' at main is not cached and cannot be fetched"):
         backbone.resolve("nobody/nothing", "pretrained")
     with pytest.raises(BenchError, match="is a shape without weights"):
         backbone.resolve("bert-base", "pretrained")
@@ -96,7 +96,7 @@ def test_a_shape_that_cannot_be_built_is_one_sentence(tmp_path, values, reason):
 
 @pytest.mark.parametrize("name", ["/some/folder", "a/b/c", "a/", ""])
 def test_what_is_no_hub_id_is_named(name):
-    with pytest.raises(BenchError, match="is no hub id; name owner/model"):
+    with pytest.raises(BenchError, match="is not a hub id; give owner/model"):
         backbone.resolve(name, "pretrained")
 
 

@@ -206,7 +206,7 @@ def test_the_command_line_names_methods_as_the_suite_does():
 
 
 def test_two_methods_that_come_to_the_same_size_are_refused():
-    with pytest.raises(BenchError, match=r"method lora\(rank=4\) stands twice"):
+    with pytest.raises(BenchError, match=r"method lora\(rank=4\) is listed twice"):
         planned("lora", ("lora", {"rank": 4}), match={"trainable_parameters": 2_048})
 
 

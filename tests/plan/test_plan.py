@@ -107,7 +107,7 @@ def test_the_baseline_joins_whatever_is_asked_for():
 
 
 def test_a_method_twice_is_refused():
-    with pytest.raises(BenchError, match="method head stands twice"):
+    with pytest.raises(BenchError, match="method head is listed twice"):
         plan(Selection(methods=("full", "head", "head")))
 
 

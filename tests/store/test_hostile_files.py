@@ -261,7 +261,7 @@ def test_a_suite_that_a_person_wrote_is_never_overwritten(tmp_path):
     path = tmp_path / "suite.toml"
     path.write_text('# mine\nbaseline = "full"\n')
     for fresh in (False, True):
-        with pytest.raises(BenchError, match=r"suite\.toml: holds another suite .* give another --out$"):
+        with pytest.raises(BenchError, match=r"suite\.toml: holds a different suite .* give another --out$"):
             with open_store(tmp_path, {"name": "s", "methods": ["full"]}, fresh=fresh):
                 raise AssertionError("written over it")
     assert path.read_text() == '# mine\nbaseline = "full"\n'
@@ -281,10 +281,10 @@ def test_fresh_sets_the_suite_of_an_earlier_run_aside(tmp_path):
 @pytest.mark.parametrize(
     ("name", "old", "new", "sentence"),
     [
-        ("records.jsonl", '"id":', '"seed": 1, "id": "x", "id":', "not a JSON record (the key 'id' stands twice)"),
-        ("reference.json", '"suite":', '"suite": "x", "suite":', "reference.json: the key 'suite' stands twice"),
-        ("records.jsonl", '"dropout": 0.0', '"dropout": 1e999', "1e999 is too large a number"),
-        ("reference.json", '"delta_bytes": ', '"delta_bytes": NaN, "x": ', "NaN is no number"),
+        ("records.jsonl", '"id":', '"seed": 1, "id": "x", "id":', "not a JSON record (the key 'id' is listed twice)"),
+        ("reference.json", '"suite":', '"suite": "x", "suite":', "reference.json: the key 'suite' is listed twice"),
+        ("records.jsonl", '"dropout": 0.0', '"dropout": 1e999', "1e999 is too large"),
+        ("reference.json", '"delta_bytes": ', '"delta_bytes": NaN, "x": ', "NaN is not a number in JSON"),
         ("suite.toml", 'methods = [', 'tasks = 3\nmethods = [', "suite.toml: not a readable suite"),
         ("suite.toml", 'seeds = [', 'seeds = ["a",', "suite.toml: seeds.0 = a is damaged"),
     ],

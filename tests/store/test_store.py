@@ -64,7 +64,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
 def test_another_suite_in_the_same_folder_is_refused(tmp_path):
     with open_store(tmp_path, SUITE) as store:
         store.append(score())
-    with pytest.raises(BenchError, match=r"holds another suite \(baseline differ\)"):
+    with pytest.raises(BenchError, match=r"holds a different suite \(baseline differ\)"):
         with open_store(tmp_path, {**SUITE, "baseline": "head"}):
             raise AssertionError("mixed suites")
     assert len(read_run(tmp_path).records) == 1
@@ -82,10 +82,10 @@ def test_a_search_over_more_rates_goes_on_and_one_over_others_is_refused(tmp_pat
         assert len(list(tmp_path.glob("suite-*.toml"))) == len(list(tmp_path.glob("records-*.jsonl"))) == 1
     wider["learning_rates"] = [1e-3, 1e-2, 1e-4, 1e-5]
     for other in (grid, {}, {**wider, "seeds": [101]}, {**wider, "learning_rates": [1e-4, 1e-3, 3e-2]}):
-        with pytest.raises(BenchError, match=r"holds another suite \(tuning differ\)"):
+        with pytest.raises(BenchError, match=r"holds a different suite \(tuning differ\)"):
             with open_store(tmp_path, {**SUITE, "tuning": other}):
                 raise AssertionError("a search that lacks trials of its folder")
-    with pytest.raises(BenchError, match=r"holds another suite \(baseline, tuning differ\)"):
+    with pytest.raises(BenchError, match=r"holds a different suite \(baseline, tuning differ\)"):
         with open_store(tmp_path, {**SUITE, "baseline": "head", "tuning": {**wider, "head_learning_rates": [1.0]}}):
             raise AssertionError("mixed suites")
 
@@ -165,7 +165,7 @@ def test_a_repeated_identity_is_refused(tmp_path):
     path = tmp_path / "records.jsonl"
     line = score().model_dump_json(by_alias=True)
     path.write_text(f"{line}\n{line}\n")
-    with pytest.raises(BenchError, match="stands twice"):
+    with pytest.raises(BenchError, match="is listed twice"):
         read_records(path)
 
 

@@ -36,18 +36,18 @@ def test_what_json_writes_comes_back(value, encoding):
 )
 def test_a_number_that_arithmetic_would_overflow_is_refused_wherever_it_stands(number, around):
     for encoding in ("utf-8", "utf-16"):
-        with pytest.raises(ValueError, match="is too large a number"):
+        with pytest.raises(ValueError, match="is too large"):
             strict_json((around % number).encode(encoding))
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}'])
 def test_what_is_no_number_is_refused(text):
-    with pytest.raises(ValueError, match="is no number"):
+    with pytest.raises(ValueError, match="is not a number in JSON"):
         strict_json(text.encode())
 
 
 def test_a_key_that_stands_twice_is_refused_at_any_depth():
-    with pytest.raises(ValueError, match="the key 'a' stands twice"):
+    with pytest.raises(ValueError, match="the key 'a' is listed twice"):
         strict_json(b'[{"b": {"a": 1, "a": 1}}]')
 
 

@@ -256,7 +256,7 @@ def test_auto_and_hub_say_what_the_hub_answered(hub, monkeypatch, tmp_path, faul
 def test_the_command_line_ends_in_one_sentence_where_the_weights_are_of_another_revision(hub, client, tmp_path):
     lay_roberta(tmp_path / "hub", revision="0" * 40)
     said = sentence(client.bench("plan", "--suite", "glue", "--methods", "full,head", "--seeds", "0"))
-    assert f"backbone '{ROBERTA}' at {PRETRAINED[ROBERTA].revision} is neither cached nor to be had" in said
+    assert f"backbone '{ROBERTA}' at {PRETRAINED[ROBERTA].revision} is not cached and cannot be fetched" in said
     assert "Client error '404 Not Found'" in said
 
 
@@ -274,7 +274,7 @@ def test_weights_that_do_not_arrive_end_in_one_sentence(hub, client, tmp_path, c
     name, request, fault, reason = WEIGHT_FAULTS[case]
     hub.faults.append((request, fault))
     said = sentence(client.fail(name))
-    assert said.startswith(f"error: backbone '{ROBERTA}' at {PRETRAINED[ROBERTA].revision} is neither cached nor to be")
+    assert said.startswith(f"error: backbone '{ROBERTA}' at {PRETRAINED[ROBERTA].revision} is not cached and cannot be")
     assert reason in said
 
 

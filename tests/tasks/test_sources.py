@@ -204,7 +204,7 @@ BAD_FILES = [
     ("train.jsonl", b'{"sentence": "a", "label": 1}\n{"sentence"\n', r"train\.jsonl: line 2 is not JSON"),
     ("train.jsonl", b"[1]\n", r"train\.jsonl: line 1 is not a JSON object"),
     ("train.jsonl", b'{"sentence": "a"}\n', r"train\.jsonl: line 1, missing column 'label'"),
-    ("train.jsonl", b'{"sentence": null, "label": 1}\n', r"line 1, column 'sentence': None is not a text"),
+    ("train.jsonl", b'{"sentence": null, "label": 1}\n', r"line 1, column 'sentence': None is not text"),
     ("train.jsonl", b'{"sentence": "a", "label": true}\n', r"line 1, column 'label': unknown label True"),
     ("train.jsonl", b'{"sentence": "a", "label": -1}\n', r"unknown label -1"),
     ("train.parquet", b"no parquet", r"train\.parquet: not a parquet file"),
@@ -231,7 +231,7 @@ def test_two_files_for_one_split_are_refused(tmp_path):
 @pytest.mark.parametrize("score", ["5.1", "nan", "much"])
 def test_a_score_outside_the_scale_is_refused(tmp_path, score):
     write(tmp_path, "tsv", "stsb", Rows(PAIR.texts, (1.0, score)), PAIR)
-    with pytest.raises(BenchError, match=f"'{score}' is no score of stsb; allowed: numbers from 0 to 5"):
+    with pytest.raises(BenchError, match=f"'{score}' is not a score of stsb: must be a number from 0 to 5"):
         load_task("stsb", Source("folder", str(tmp_path), ""), None, None)
 
 

@@ -75,7 +75,7 @@ def test_a_budget_is_for_shapes_that_all_methods_run_on():
 
 
 def test_a_shape_stands_once():
-    with pytest.raises(BenchError, match=r"cost\[1\] is a shape that stands above"):
+    with pytest.raises(BenchError, match=r"cost\[1\] repeats the shape of an earlier"):
         suite_of(SHORT, SHORT | {"latency_length": 12, "methods": ["full", LORA]})
     assert len(planned(suite_of(SHORT, SHORT | {"threads": 1}))) == 2
 
@@ -102,7 +102,7 @@ def test_a_shape_names_methods_of_the_suite_and_the_baseline(values, sentence):
         ({"metric": "latency_seconds.unmerged.batch_1", "versus": "base", "length": 16},
          r"no \[\[cost\]\] has latency_length = 16; the suite has 24, 48"),
         ({"method": PROMPT, "length": 40}, r"no \[\[cost\]\] of length 40 measures all of full, prompt_tuning"),
-        ({"metric": "score", "ratio": None, "difference": {"min": 0.0}, "length": 16}, "length says on which shape"),
+        ({"metric": "score", "ratio": None, "difference": {"min": 0.0}, "length": 16}, "length applies to costs only"),
         ({"length": 0}, "length"),
     ],
 )  # fmt: skip

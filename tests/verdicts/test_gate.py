@@ -129,7 +129,7 @@ def test_a_record_that_failed_fails_the_gate_and_makes_no_reference(run):
     records = [failed(r) if r.kind == "cost" and r.method.label == LORA else r for r in run.records]
     broken = replace(run, records=tuple(records))
     assert any("ended oom: out of memory" in line for line in findings(gate(broken, reference_of(run))))
-    with pytest.raises(BenchError, match="needs a whole run"):
+    with pytest.raises(BenchError, match="needs a complete run"):
         reference_of(broken)
     with pytest.raises(BenchError, match="no records to make a reference of"):
         reference_of(replace(run, records=()))
@@ -254,5 +254,5 @@ def test_a_reference_with_one_shape_twice_is_refused(run, tmp_path):
     write_reference(reference_of(run), path)
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"costs": values["costs"] * 2}))
-    with pytest.raises(BenchError, match="stands twice in costs"):
+    with pytest.raises(BenchError, match="is listed twice in costs"):
         read_reference(path)

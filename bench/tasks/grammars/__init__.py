@@ -1,1 +1,1 @@
-"""Grammars of the synthetic tasks, one per file; they write single rows, ``bench.tasks.synthetic`` the splits."""
+"""Grammars of the synthetic tasks, one per file; each writes single rows."""
