@@ -10,7 +10,7 @@ from bench.analysis.scores import check_one_content
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord
 from bench.stats.subspaces import Vectors, angles, overlap, sha256
-from bench.store.sidecars import directions_path
+from bench.store.sidecars import read_directions as stored_directions
 from bench.store.store import Run
 
 OF_RECORD = ("relative_norm", "stable_rank", "leading_share", "with_weight", "angle_to_weight")
@@ -78,21 +78,17 @@ def _as_many(first: Vectors, second: Vectors) -> tuple[Vectors, Vectors]:
 
 
 def read_directions(folder: Path, record: ScoreRecord) -> dict[str, Vectors] | None:
-    """The vectors ``[out, leading]`` of a cell by map; None where the file is not there.
+    """The vectors ``[out, leading]`` of a cell by map; None where the run folder has none of it.
 
     Raises:
         BenchError: The file is damaged or another cell's.
     """
-    path = directions_path(folder, record.id)
-    if not path.exists():
+    found = stored_directions(folder, record.id)
+    if found is None:
         return None
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        found: dict[str, Vectors] = load(path.read_bytes())
-    except (OSError, SafetensorError, ValueError) as error:
-        raise BenchError(f"{path}: not readable vectors ({error}); restore or remove the file") from error
-    if sha256(found) != record.directions_sha256:
-        raise BenchError(f"{path}: not the vectors of its record (another hash); restore or remove the file")
-    return found
+    path, vectors = found
+    if sha256(vectors) != record.directions_sha256:
+        raise BenchError(
+            f"{path}: not the vectors of record {record.id[:12]} (another hash); restore or remove the file"
+        )
+    return vectors

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord
-from bench.store.sidecars import predictions_path
+from bench.store.sidecars import predictions_sha256, read_predictions
 
 Floats = NDArray[np.float64]
 
@@ -103,30 +103,29 @@ def read_rows(folder: Path, record: ScoreRecord) -> Rows | None:
         record: Of a task whose `main_metric` is known.
 
     Returns:
-        None where the file is not there.
+        None where the run folder has none of the cell.
 
     Raises:
         BenchError: The file is damaged or holds the predictions of another cell.
     """
     assert record.score is not None
-    path = predictions_path(folder, record.id)
-    if not path.exists():
+    found = read_predictions(folder, record.id)
+    if found is None:
         return None
-    import pyarrow as pa  # here: it takes a while to load, and a published run has no such files
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, columns=["label", "prediction"])
-        rows = Rows(*(table[name].to_numpy().astype(float) for name in ("label", "prediction")))
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise BenchError(f"{path}: not readable predictions ({error}); restore or remove the file") from error
+    path, table = found
+    mend = "restore or remove the file"
+    if missing := [name for name in ("label", "prediction") if name not in table.column_names]:
+        raise BenchError(f"{path}: not readable predictions (no column {missing[0]}); {mend}")
+    if record.predictions_sha256 not in (None, predictions_sha256(table["prediction"].to_pylist())):
+        raise BenchError(f"{path}: not the predictions of record {record.id[:12]} (another hash); {mend}")
+    rows = Rows(*(table[name].to_numpy().astype(float) for name in ("label", "prediction")))
     name = main_metric(record)
     assert name is not None, "of another metric there is nothing to check the file by"
     points = 100 * score_of(name, rows) if len(rows.label) else None
     if points is None or abs(points - 100 * record.score) > 1e-6:
-        found = f"{points:.2f}" if points is not None else "nothing"
+        scored = f"{points:.2f}" if points is not None else "nothing"
         raise BenchError(
-            f"{path}: its rows score {found}, the record says {100 * record.score:.2f}; restore or remove the file"
+            f"{path}: rows of record {record.id[:12]} score {scored}, the record says {100 * record.score:.2f}; {mend}"
         )
     return rows
 

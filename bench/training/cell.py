@@ -19,7 +19,7 @@ from bench.models import backbone
 from bench.schema import record
 from bench.schema.jobs import Cell
 from bench.schema.record import TrialRecord
-from bench.store.sidecars import Sidecars
+from bench.store.sidecars import Sidecars, predictions_sha256
 
 Progress = Callable[[str], None]
 Predictions = dict[str, list[Any]]
@@ -103,7 +103,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.stats.subspaces import sha256
     from bench.tasks.metrics import compute
     from bench.training.directions import Found, directions, weights
-    from bench.training.evaluate import Encoded, evaluate, predictions_sha256
+    from bench.training.evaluate import Encoded, evaluate
     from bench.training.guards import constant_score, flags
 
     recipe = cell.recipe
@@ -144,7 +144,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         "delta_bytes": sum(t.numel() * t.element_size() for t in method.delta(model.body).values()),
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
-        "predictions_sha256": None if cell.trial else predictions_sha256(predictions),
+        "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
         "ranks": dict(method.ranks(model.body)), "directions": added.figures,
         "directions_sha256": sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip

@@ -1,6 +1,5 @@
 """Turns rows of text into batches and a trained model into a score; trains nothing."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -120,8 +119,3 @@ def evaluate(
         "prediction": [row[1] for row in ordered],
     }
     return table if spec.regression else table | {"probability": [row[2] for row in ordered]}
-
-
-def predictions_sha256(predictions: dict[str, list[Any]]) -> str:
-    """Hash of the predictions, so that a committed record can be checked without the sentences."""
-    return hashlib.sha256(repr(predictions["prediction"]).encode()).hexdigest()

@@ -89,12 +89,13 @@ PLOTS = (
 """Every figure, in reading order; a run has those that its records allow."""
 
 
-def draw(run: Run, change: RateChange | None = None) -> list[Path]:
-    """Write every figure that the records allow into ``run.folder/"plots"``.
+def draw(run: Run, change: RateChange | None = None, into: Path | None = None) -> list[Path]:
+    """Write every figure that the records allow.
 
     Args:
         run: Finished or not.
         change: What a search for learning rates changed, where the reader gave one.
+        into: Folder of the figures; ``plots`` in the run folder where left out.
 
     Returns:
         Paths of the PNG and SVG files, in reading order; a figure without records is left out, and removed where an
@@ -103,7 +104,7 @@ def draw(run: Run, change: RateChange | None = None) -> list[Path]:
     Raises:
         BenchError: The folder cannot be written.
     """
-    folder, tables, makers = run.folder / "plots", Tables(run), _makers(change)
+    folder, tables, makers = into or run.folder / "plots", Tables(run), _makers(change)
     with styled():
         return [path for plot in PLOTS for path in save(makers[plot.name](tables), folder, plot.name)]
 
