@@ -137,16 +137,20 @@ def draw(trials: list[dict]) -> Figure:
     return figure
 
 
-def main() -> None:
+def write(folder: Path) -> None:
     """Write summary.md and the plot beside the trials."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
     trials = read(folder)
     (folder / "summary.md").write_text(summary(trials))
     figure = draw(trials)
     figure.savefig(folder / "power.svg", metadata={"Date": None})
     figure.savefig(folder / "power.png", dpi=150)
+
+
+def main() -> None:
+    """Summarize one folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    write(parser.parse_args().folder)
 
 
 if __name__ == "__main__":

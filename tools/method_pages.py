@@ -142,7 +142,7 @@ def page(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
         parts += [f"## {heading}", _sentence(text.labelled[label])]
         if label == "Merging":
             parts.append(structure(name, runs))
-    sources = ", ".join(f"[{run}](../../results/published/{run}/report.md)" for run in runs if name in runs[run])
+    sources = ", ".join(f"[{run}](../../results/published/{run})" for run in runs if name in runs[run])
     shape = next(iter(runs[RUNS[0]].values())).shape
     parts += ["## Counted cost", cost(name, runs), f"Exact on any machine. {_form(shape)}; from {sources}."]
     rows = [[f"`{field}`", f"`{kind}`".replace("|", "\\|"), f"`{default}`", meaning]
@@ -166,7 +166,7 @@ def index(runs: dict[str, dict[str, CostRecord]]) -> str:
     first = runs[RUNS[0]]["full"]
     assert first.backbone is not None
     where = f"{first.backbone.name}, {first.shape.batch} x {first.shape.length}"
-    source = f"[{RUNS[0]}](../../results/published/{RUNS[0]}/report.md)"
+    source = f"[{RUNS[0]}](../../results/published/{RUNS[0]})"
     again = "```\npython -m tools.method_pages docs/methods\n```"
     return "\n\n".join(
         [

@@ -116,8 +116,8 @@ def _drawn(metric: str, task: str, cells: Cells) -> tuple[Mapping[tuple[str, int
     for (label, seed), (record, rows) in cells.items():
         if not np.array_equal(rows.label, first.label):
             raise BenchError(
-                f"predictions of record {record.id[:12]}: labels of {task} are not those of the other cells ({label!r}, "
-                f"seed {seed}); restore or remove the file"
+                f"predictions of record {record.id[:12]}: labels of {task} are not those of the other cells "
+                f"({label!r}, seed {seed}); restore or remove the file"
             )
         columns.append(sums.of_rows(rows))
     table = np.hstack(columns)

@@ -230,14 +230,22 @@ def report(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the tables of a run again and rewrite report.html, report.md and plots/."""
+    """Print the tables of a run again and rewrite report.html, report.md and plots/.
+
+    Of a search for learning rates it writes tuning.md and its plot.
+    """
     check_output(form, out, as_json, shown="tables")
     from bench.errors import BenchError
-    from bench.store.store import read_run
+    from bench.store.store import read_run, read_suite
 
     if tuning is not None and form != "tables":
         raise BenchError(f"--tuning applies to the tables of a report; omit --tuning or --format {form}")
-    if form == "tables":
+    if form == "tables" and tuning is None and "tuning" in read_suite(folder):
+        from bench.cli.progress import wide_console
+        from bench.cli.tune import show_search
+
+        show_search(folder, wide_console(), as_json)
+    elif form == "tables":
         from bench.cli.progress import wide_console
 
         _report(folder, wide_console(), as_json, tuning)

@@ -9,7 +9,11 @@ from bench.cli.options import DataOption, JsonOption, MethodsOption, SuiteOption
 from bench.execute.run import MEASURE, carry_out, planned, selected, warm_up
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
+
+    from bench.analysis.tuning import Outcome, Search
 
 search = typer.Typer()
 
@@ -47,13 +51,17 @@ def tune(
     plan = planned(narrowed, display.note, plan_search)
     folder = out or Path("results/runs") / f"tune-{plan.name}"
     records = carry_out(plan, folder, fresh, workers, context, display)
-    _report(folder, suite_path(suite), display.console, as_json)
+    show_search(folder, display.console, as_json, suite_path(suite))
     raise typer.Exit(1 if any(record.status not in ("ok", "nan") for record in records) else 0)
 
 
-def _report(folder: Path, suite_file: Path, console: "Console", as_json: bool) -> None:
+def show_search(folder: Path, console: "Console", as_json: bool, suite_file: Path | None = None) -> None:
+    """Print the tables of a search and write tuning.md and its plot; where its suite's file is given, also tuned.toml.
+
+    Raises:
+        BenchError: ``folder`` holds no search, or cannot be written.
+    """
     from bench.analysis.tuning import outcomes, read_search
-    from bench.plan.rewrite import as_spelled, write_tuned
     from bench.report.charts import plot_tuning
     from bench.report.sections import tuning as report
 
@@ -61,14 +69,22 @@ def _report(folder: Path, suite_file: Path, console: "Console", as_json: bool) -
     found = outcomes(made)
     drawn = plot_tuning.draw(made, found)
     page = report.write(made, found, drawn)
-    tuned = folder / "tuned.toml"
-    in_file = as_spelled(found, made.suite)
-    changed = write_tuned(suite_file, in_file, made.table, tuned)
+    tuned, left = (None, []) if suite_file is None else _write_tuned(made, found, suite_file)
     if as_json:
         typer.echo(report.as_json(made, found, tuned, drawn))
         return
     report.render(made, found, console)
-    for label in dict.fromkeys(row.method for row in in_file if row.method not in changed):
+    for label in left:
         console.print(f"rates   {label}: unchanged (none chosen, or not in the suite's file)", markup=False)
-    console.print(f"suite   {tuned}", soft_wrap=True, markup=False)
+    if tuned is not None:
+        console.print(f"suite   {tuned}", soft_wrap=True, markup=False)
     console.print(f"report  {page}", soft_wrap=True, markup=False)
+
+
+def _write_tuned(made: "Search", found: "Sequence[Outcome]", suite_file: Path) -> tuple[Path, list[str]]:
+    """The suite with the chosen rates, and the methods that keep theirs."""
+    from bench.plan.rewrite import as_spelled, write_tuned
+
+    tuned, in_file = made.folder / "tuned.toml", as_spelled(found, made.suite)
+    changed = write_tuned(suite_file, in_file, made.table, tuned)
+    return tuned, [label for label in dict.fromkeys(row.method for row in in_file) if label not in changed]

@@ -138,8 +138,8 @@ def pack(folder: Path, identities: Sequence[str], into: Path) -> dict[str, int]:
     import pyarrow.parquet as pq
     from safetensors.numpy import save
 
-    tables = {name: found.table for name in identities if (found := read_predictions(folder, name))}
-    vectors = {name: found.vectors for name in identities if (found := read_directions(folder, name))}
+    tables = {name: predicted.table for name in identities if (predicted := read_predictions(folder, name))}
+    vectors = {name: added.vectors for name in identities if (added := read_directions(folder, name))}
     if tables:
         parts = (table.add_column(0, "id", pa.array([name] * len(table))) for name, table in tables.items())
         pq.write_table(

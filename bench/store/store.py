@@ -100,7 +100,7 @@ def read_run(folder: Path) -> Run:
     records = read_records(folder / "records.jsonl")
     kept = tuple(record for record in records if not isinstance(record, TrialRecord))
     if "tuning" in suite or len(kept) < len(records):
-        raise BenchError(f"{folder}: this is a search for learning rates, not a run; its tables are in tuning.md")
+        raise BenchError(f"{folder}: this is a search for learning rates, not a run; bench report shows its tables")
     return Run(folder, suite, kept)
 
 

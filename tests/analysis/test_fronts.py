@@ -202,7 +202,10 @@ def test_predictions_of_another_cell_or_damaged_ones_are_refused_by_name(tmp_pat
     run = with_rows(tmp_path, HITS)
     path = tmp_path / "predictions" / f"{run.records[-1].id}.parquet"
     pq.write_table(pa.table({"label": [1, 1], "prediction": [1, 1]}), path)
-    with pytest.raises(BenchError, match=rf"{path.name}: rows of record {path.stem[:12]} score 100\.00, the record says 50\.00; restore or"):
+    with pytest.raises(
+        BenchError,
+        match=rf"{path.name}: rows of record {path.stem[:12]} score 100\.00, the record says 50\.00; restore or",
+    ):
         on_front(run)
     path.write_bytes(b"torn")
     with pytest.raises(BenchError, match=rf"{path.name}: not readable predictions"):

@@ -8,6 +8,7 @@ import pytest
 
 from bench.report.render import html as page
 from bench.store.store import Run, read_run
+from tests.factories.published import drawn
 from tests.factories.records import glue_small
 from tests.report.test_html import write_folder
 
@@ -24,8 +25,7 @@ def pages(tmp_path_factory):
     """The page of each committed run, as a file's address."""
     folder = tmp_path_factory.mktemp("pages")
     for name in RUNS:
-        drawn = sorted((PUBLISHED / name / "plots").glob("*.svg"))
-        (folder / f"{name}.html").write_text(page.render(read_run(PUBLISHED / name), drawn))
+        (folder / f"{name}.html").write_text(page.render(read_run(PUBLISHED / name), drawn(name)))
     run = glue_small(folder, labels=["full", "lora(rank=8)"])
     long = "<b>" + "W" * 300
     records = (r.model_dump_json(by_alias=True).replace("lora(rank=8)", long) for r in run.records)

@@ -274,7 +274,8 @@ def test_a_search_that_was_stopped_resumes_to_every_trial_once_and_writes_a_suit
     assert all(method.rates("sst2")["learning_rate"] == 1e-3 for method in tuned.method)
     assert all(method.tuning.trials == 4 for method in tuned.method)
     assert make_plan(tuned, "tuned", "cpu").cells
-    assert "this is a search for learning rates, not a run" in bench("report", out, code=2).stderr
+    assert "lora(rank=2)" in bench("report", out).stdout
+    assert "this is a search for learning rates, not a run" in bench("report", out, "--format", "csv", code=2).stderr
     for path in (*out.glob("*.md"), *out.glob("*.jsonl"), *out.glob("*.toml"), *(out / "plots").glob("*.svg")):
         assert str(tmp_path) not in path.read_text(), path
     assert os.fspath(out) == found["folder"]

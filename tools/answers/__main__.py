@@ -1,10 +1,14 @@
-"""Write the pages under docs/answers: python -m tools.answers docs/answers."""
+"""Write the pages under docs/answers, and their figures beside them: python -m tools.answers docs/answers."""
 
+import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
+from bench.report.charts import catalogue
 from tools.answers import efficiency, latency, rank, start, svd
-from tools.answers.words import AGAIN, Answer, chinese, english, page
+from tools.answers.words import AGAIN, PICTURES, Answer, chinese, english, page, published
 
 PAGES = (efficiency, rank, svd, start, latency)
 """In reading order."""
@@ -33,5 +37,20 @@ def write(folder: Path) -> None:
         (folder / f"README{ending}").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
+def draw(folder: Path) -> None:
+    """Draw the figures that the pages of ``folder`` show, where they look for them; older ones go."""
+    pages = "".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md")))
+    shown = set(re.findall(rf"\({re.escape(PICTURES)}/([^)]+)\)", pages))
+    pictures = folder / PICTURES
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir(parents=True)
+    for run in sorted({answer.run for module in PAGES for answer in [module.answer(english)]}):
+        with tempfile.TemporaryDirectory() as drawn:
+            for path in catalogue.draw(published(run), into=Path(drawn)):
+                if (name := f"{run}-{path.name}") in shown:
+                    shutil.copyfile(path, pictures / name)
+
+
 if __name__ == "__main__":
     write(Path(sys.argv[1]))
+    draw(Path(sys.argv[1]))

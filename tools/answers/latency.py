@@ -118,7 +118,7 @@ def answer(say: Say) -> Answer:
 def _decided(say: Say) -> str:
     """What the run on one thread, where fewer things disturb a clock, says of merged LoRA's latency."""
     told = next(t for t in verdicts.tell(published(QUIETER)) if t.metric == MERGED)
-    link = f"[{QUIETER}]({PUBLISHED}/{QUIETER}/report.md)"
+    link = f"[{QUIETER}]({PUBLISHED}/{QUIETER})"
     return say(
         f"On one thread {link} has of merged LoRA's latency: {told.figures}, {told.verdict}.",
         f"单线程的 {link} 对合并后 LoRA 延迟的结果：{told.figures}，{told.verdict}。",

@@ -12,8 +12,8 @@ from bench.schema.record import CostRecord, Flops
 from bench.store.store import Run, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLISHED = "../../results/published"
-"""Where the runs lie, seen from the pages."""
+PUBLISHED, PICTURES = "../../results/published", "../images/answers"
+"""Where the runs and the figures lie, seen from the pages."""
 AGAIN = "python -m tools.answers docs/answers"
 Say = Callable[[str, str], str]
 """Takes a sentence in English and in Chinese and gives that of the page's language."""
@@ -46,7 +46,7 @@ class Answer:
     not_concluded: tuple[str, ...]
     """What a reader may not take from it."""
     source: str = ""
-    """File that the figures stand in; the run's report where left out."""
+    """Where the figures come from; the run's folder where left out."""
 
 
 def published(name: str) -> Run:
@@ -90,7 +90,7 @@ def lengths(run: Run) -> list[int]:
 def page(say: Say, answer: Answer, name: str) -> str:
     """The whole page as Markdown; ``name`` is its file's stem without the language."""
     other = f"[中文]({name}.zh.md)" if say is english else f"[English]({name}.md)"
-    source = answer.source or f"{PUBLISHED}/{answer.run}/report.md"
+    source = answer.source or f"{PUBLISHED}/{answer.run}"
     doubt = say(
         f"The figures stand in [{answer.run}]({source}), with hardware, versions and every sample; the same on your "
         "machine:",
@@ -123,8 +123,8 @@ def claims(say: Say, run: Run) -> str:
 
 
 def figure(run: str, name: str, says: str) -> str:
-    """A plot of the published run."""
-    return f"![{says}]({PUBLISHED}/{run}/plots/{name}.png)"
+    """A figure of the published run, which `tools.answers.__main__.draw` draws."""
+    return f"![{says}]({PICTURES}/{run}-{name}.svg)"
 
 
 def span(values: Iterable[float], digits: int = 2) -> str:
