@@ -62,6 +62,18 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
         return summary(step.model, ledger, *_corrected(held, peak, step.origin, setting), delta)
 
 
+def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Ledger:
+    """FLOPs and saved tensors of one training step alone.
+
+    Raises:
+        BenchError: The family cannot carry the method in this setting.
+    """
+    build = _builder(spec, method, config, setting)
+    with without_data(setting.device):
+        step = build()
+        return count_step(step.model, step.origin, step.forward, step.backward)
+
+
 def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> PeakMemory:
     """Peaks of one training step alone, in half the time of ``count``."""
     build = _builder(spec, method, config, setting)

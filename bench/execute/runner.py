@@ -1,6 +1,5 @@
 """Carries out a plan: sweeps in parallel, probes one at a time, cells in parallel; stores each record at once."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
@@ -9,6 +8,7 @@ from bench.execute.workers import Progress, Result, run_jobs, warm_context
 from bench.models import backbone
 from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id
 from bench.schema.suite import Suite
+from bench.store.environment import cores
 from bench.store.store import Store
 
 
@@ -44,11 +44,6 @@ def remaining(plan: Plan, store: Store) -> Remaining:
             sweeps.append(sweep.model_copy(update={"values": tuple(dict.fromkeys(points))}))
     cells = tuple(cell for cell in plan.cells if cell.id not in store)
     return Remaining(tuple(probes), cells, tuple(sweeps), counts)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def warm_up(suite: Suite) -> ForkServerContext:

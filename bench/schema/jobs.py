@@ -47,6 +47,10 @@ class Source:
     """One line for the screen: what the data is and why."""
 
 
+SMALL_BATCH_ROUNDS = 4
+"""Rounds at batch 1 for one at batch 32: a run is short there and its share of noise is larger."""
+
+
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -131,6 +135,10 @@ class Probe(_Job):
     def name(self) -> str:
         """For people: the shape."""
         return f"costs at batch {self.batch} x {self.length}"
+
+    def latency_rounds(self, batch: int) -> int:
+        """Rounds in a block of inference at ``batch``."""
+        return self.rounds * (SMALL_BATCH_ROUNDS if batch == 1 else 1)
 
 
 class Sweep(_Job):

@@ -45,6 +45,11 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def hardware() -> dict[str, Any]:
     """CPU model, core count and memory; GPU name where torch sees one."""
@@ -54,8 +59,7 @@ def hardware() -> dict[str, Any]:
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": _cpu_model(), "cores": cores, "memory_bytes": psutil.virtual_memory().total, "gpus": gpus}
+    return {"cpu": _cpu_model(), "cores": cores(), "memory_bytes": psutil.virtual_memory().total, "gpus": gpus}
 
 
 def environment() -> dict[str, Any]:

@@ -32,8 +32,6 @@ from bench.timing.clock import PHASES, Seen, StepClock
 from bench.timing.interleave import Arm, Asked, Round, Samples, control, decided, groups, interleave, timing
 from bench.training.loop import make_optimizer, optimizer_for
 
-SMALL_BATCH_ROUNDS = 4
-"""Rounds at batch 1 for one at batch 32: a run is short there and its share of noise is larger."""
 AGAIN = "\0again"
 """Key suffix of the baseline's second build, the A/A control."""
 
@@ -296,7 +294,7 @@ class Session:
                 if folds:
                     models[f"{label}\0merged"] = functools.partial(_folded, builds, label)
         arms = [latency.inference_arm(key, model, batch, self.device) for key, model in models.items()]
-        rounds = self._probe.rounds * (SMALL_BATCH_ROUNDS if rows == 1 else 1)
+        rounds = self._probe.latency_rounds(rows)
         asked = [
             Asked("latency", f"{b.method}\0merged" if b.merged else b.method, bare, b.bounds, b.equivalence)
             for b in self._probe.bounds if b.phase == "latency" and b.batch == rows and b.versus == BASE

@@ -107,7 +107,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.training.guards import constant_score, flags
 
     recipe = cell.recipe
-    data = _data(cell)
+    data = rows_of(cell)
     method, config = registry.make(cell.method.name, cell.method.config)
     bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed)
     start = weights(bare) if recipe.get("directions") else {}
@@ -150,8 +150,12 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     }, Sidecars(predictions, added.left)  # fmt: skip
 
 
-def _data(cell: Cell) -> Any:
-    """The rows of the cell, if they are still those that it was planned with."""
+def rows_of(cell: Cell) -> Any:
+    """The rows of the cell.
+
+    Raises:
+        BenchError: They are no longer those that it was planned with.
+    """
     from bench.tasks.sources import load_task
     from bench.tasks.trials import load_trial
 
