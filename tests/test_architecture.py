@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "training": {"schema", "stats", "models", "tasks", "store", "registry", "method", "anatomy"},
     "count": {"schema", "stats", "models", "store", "training", "registry", "method", "anatomy"},
     "timing": {"schema", "stats", "models", "store", "training", "count", "registry", "method", "anatomy"},
-    "plan": {"schema", "stats", "models", "tasks", "store", "training", "count", "registry", "anatomy"},
+    "plan": {"schema", "stats", "models", "tasks", "store", "training", "count", "registry", "method", "anatomy"},
     "execute": {"schema", "models", "tasks", "store", "training", "count", "timing", "plan"},
     "ab": {"schema", "stats", "store", "count", "timing", "plan", "registry"},
     "analysis": {"schema", "stats", "store", "tasks"},
