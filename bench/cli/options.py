@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bench.schema.forms import Attention as Attention
+from bench.schema.forms import Device as Device
+from bench.schema.forms import Dtype as Dtype
+from bench.schema.forms import Optimizer as Optimizer
+from bench.schema.forms import Weights as Weights
+
 if TYPE_CHECKING:
     from bench.plan.select import Selection
-
-# As in bench.schema.record, whose library takes a while to load: --help must not wait for it. A test holds them equal.
-Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
-Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
-Attention = Literal["sdpa", "eager"]
-Weights = Literal["native", "nf4"]
-Device = Literal["cuda", "cpu"]
 
 SuiteOption = Annotated[
     str, typer.Option("--suite", help="Name of a suite (see `list suites`) or path of a .toml file.")

@@ -16,7 +16,7 @@ from bench.count.ledger import count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
 from bench.errors import BenchError, unknown
-from bench.schema.record import Optimizer
+from bench.schema.forms import Optimizer
 from bench.training.loop import make_optimizer
 
 Loss = Callable[[Any], Tensor]

@@ -5,7 +5,7 @@ import traceback
 from typing import Any
 
 from bench.errors import BenchError
-from bench.schema.record import Status
+from bench.schema.forms import Status
 
 
 @dataclasses.dataclass

@@ -58,7 +58,7 @@ def predictions(
     _check_length(0, setting.length, bare)
     common: Row = {
         "backbone": name, "backbone_parameters": sum(p.numel() for p in bare.parameters()),
-        "shape": dataclasses.asdict(setting), "notes": _notes(setting),
+        "shape": setting.model_dump(), "notes": _notes(setting),
     }  # fmt: skip
     rows: list[Row] = []
     refusals: list[BenchError] = []
@@ -169,7 +169,7 @@ def _capacity(
     def peak(batch: int) -> int:
         if batch == setting.batch:
             return counts.peak.step
-        return peak_of(spec, method, config, dataclasses.replace(setting, batch=batch)).step
+        return peak_of(spec, method, config, setting.model_copy(update={"batch": batch})).step
 
     return {
         "device_memory_bytes": device_memory,

@@ -1,28 +1,16 @@
-"""What the cost of a training step depends on beside the method and the backbone; every field is part of a key."""
-
-import dataclasses
+"""One training step as it is built and counted: its shape, on a device, with a head."""
 
 import torch
 
-from bench.schema.record import Attention, Dtype, Optimizer, Weights
+from bench.schema.forms import Weights
+from bench.schema.shape import StepShape
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class Setting(StepShape):
     """One training step's shape and form."""
 
-    batch: int
-    """Rows."""
-    length: int
-    """Tokens per row, prompts not counted; no row is padded."""
-    dtype: Dtype = "float32"
-    attention: Attention = "sdpa"
-    optimizer: Optimizer = "adamw_fused"
-    dropout: float = 0.0
-    """Probability in place of every dropout that the model has."""
-    checkpointing: bool = False
-    """Whether each backbone layer keeps its input alone and runs forward again during backward."""
     weights: Weights = "native"
+    """How the backbone's frozen linear weights are stored."""
     device: str = "cpu"
     """``cpu`` or ``cuda``: where a real step runs, or whose forms a count on fake tensors imitates."""
     outputs: int = 2

@@ -63,12 +63,8 @@ def _count(sweep: Sweep, spec: MethodSpec, value: int) -> "Counts":
 
     method, config = registry.make(spec.name, sweep.config_at(spec, value), spec.label)
     shape = dataclasses.replace(sweep.backbone_at(value), weights="random")
-    batch, length = sweep.rows_at(value)
-    checked_length(method.reserved_positions(config), length, backbone.load(shape, device="meta"))
-    setting = Setting(
-        batch=batch, length=length, dtype=sweep.dtype, attention=sweep.attention, optimizer=sweep.optimizer,
-        dropout=sweep.dropout, checkpointing=sweep.checkpointing, device=sweep.device, outputs=sweep.outputs,
-    )  # fmt: skip
+    setting = Setting(**sweep.shape_at(value).step(), device=sweep.device, outputs=sweep.outputs)
+    checked_length(method.reserved_positions(config), setting.length, backbone.load(shape, device="meta"))
     return count(shape, method, config, setting)
 
 
@@ -84,16 +80,11 @@ def _record(
     sweep: Sweep, spec: MethodSpec, value: int, found: Findings, started: str, around: dict[str, Any]
 ) -> CountRecord:
     used = sweep.backbone_at(value)
-    batch, length = sweep.rows_at(value)
     return CountRecord(
         id=count_id(sweep, spec, value), suite=sweep.suite, sweep=sweep.title, vary=sweep.vary, value=value,
         status=found.status, reason=found.reason, traceback=found.traceback, backbone=backbone.describe(used),
         method=method_used(spec.label, spec.name, sweep.config_at(spec, value)), environment=around,
         started=started, ended=now(), flags=("random_weights",) if used.weights == "random" else (),
-        shape=Shape(
-            batch=batch, length=length, dtype=sweep.dtype, device=sweep.device, attention=sweep.attention,
-            optimizer=sweep.optimizer, dropout=sweep.dropout, threads=around["threads"],
-            checkpointing=sweep.checkpointing,
-        ),
+        shape=Shape(**sweep.shape_at(value).step(), device=sweep.device, threads=around["threads"]),
         **found.figures,
     )  # fmt: skip

@@ -164,10 +164,7 @@ class _Search:
 def _setting(suite: Suite, device: str) -> Setting:
     """The training step of the suite's first cost shape."""
     first = suite.cost[0]
-    return Setting(
-        batch=first.batch_on(device), length=first.length, dtype=first.dtype, attention=first.attention,
-        optimizer=first.optimizer, dropout=first.dropout, checkpointing=first.checkpointing, device=device,
-    )  # fmt: skip
+    return Setting(**first.step() | {"batch": first.batch_on(device)}, device=device)
 
 
 def _longest(suite: Suite) -> int:

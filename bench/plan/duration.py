@@ -149,14 +149,14 @@ def _counted(plan: Plan, progress: Callable[[str], object]) -> dict[tuple[Backbo
     asked: dict[tuple[BackboneSpec, str], tuple[MethodSpec, Setting]] = {}
     for probe in plan.probes:
         for method in probe.methods:
-            asked.setdefault((probe.backbone, method.label), (method, Setting(batch=probe.batch, length=probe.length)))
+            asked.setdefault((probe.backbone, method.label), (method, Setting(**probe.step())))
     for cell in plan.cells:
         shape = Setting(batch=cell.recipe["batch_size"], length=cell.recipe["max_length"])
         asked.setdefault((cell.backbone, cell.method.label), (cell.method, shape))
     for sweep in plan.sweeps:
-        batch, length = sweep.rows_at(sweep.values[0])
+        first = Setting(**sweep.shape_at(sweep.values[0]).step())
         for method in sweep.methods:
-            asked.setdefault((sweep.backbone, method.label), (method, Setting(batch=batch, length=length)))
+            asked.setdefault((sweep.backbone, method.label), (method, first))
     steps = {}
     for number, (key, (method, setting)) in enumerate(asked.items(), start=1):
         progress(f"counting {method.label}, {number} of {len(asked)}")

@@ -15,6 +15,7 @@ from bench.schema.claims import timed_bounds
 from bench.schema.fingerprint import method_sources
 from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe
 from bench.schema.record import TaskUsed
+from bench.schema.shape import StepShape
 from bench.schema.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite, claimed_shape
 from bench.tasks.glue import task as task_spec
 from bench.tasks.rows import content_sha256
@@ -186,18 +187,8 @@ def _resolved(
     if source is not None and suite.recipe is not None:
         resolved["data"] = {"kind": source.kind, "reason": source.reason}  # where files lie decides nothing
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
-    shape = {"batch", "length", "dtype", "device", "attention", "blocks", "rounds", "latency_batches"}
-    shape |= {
-        "extra_seconds",
-        "rebuild",
-        "latency_length",
-        "threads",
-        "optimizer",
-        "dropout",
-        "checkpointing",
-        "compile",
-    }
-    shape |= {"timed"}
+    shape = {*StepShape.model_fields, "device", "compile", "timed", "blocks", "rounds", "extra_seconds", "rebuild",
+             "threads", "latency_batches", "latency_length"}  # fmt: skip
     if suite.claim:
         resolved["claims"] = [claim.model_dump(mode="json", exclude_none=True) for claim in suite.claim]
     resolved["cost"] = [

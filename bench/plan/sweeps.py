@@ -58,7 +58,7 @@ def _check_values(sweep: Sweep, place: str) -> None:
             raise BenchError(f"{place}.vary: no method of this sweep has an integer field {sweep.vary[7:]!r}")
     shape = dataclasses.replace(sweep.backbone, weights="random")
     positions = anatomy(backbone.load(shape, device="meta")).positions
-    longest = max(sweep.rows_at(value)[1] for value in sweep.values)
+    longest = max(sweep.shape_at(value).length for value in sweep.values)
     if positions is not None and longest > positions:
         raise BenchError(f"{place}: {longest} tokens, but {sweep.backbone.name!r} has {positions} positions")
 

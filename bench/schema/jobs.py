@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.schema.claims import EXTRA_SECONDS, TimedBound
 from bench.schema.fingerprint import sha256_of
-from bench.schema.record import Attention, Dtype, Optimizer, TaskUsed, Tuning
+from bench.schema.record import TaskUsed, Tuning
+from bench.schema.shape import StepForm, StepShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,20 +99,14 @@ class Cell(_Job):
         return f"{self.method.label} · {self.task.name} · seed {self.seed}{rates if self.trial else ''}"
 
 
-class Probe(_Job):
+class Probe(_Job, StepShape):
     """Measures the cost of all methods on one shape."""
 
     methods: tuple[MethodSpec, ...]
     baseline: str
     """Label of the method that ratios refer to."""
-    batch: int
-    length: int
-    dtype: Dtype
     device: str
-    attention: Attention
-    optimizer: Optimizer = "adamw_fused"
-    dropout: float = 0.0
-    checkpointing: bool = False
+    """``cpu`` or ``cuda``."""
     compile: bool = False
     timed: bool = True
     """Whether a step is taken and timed, and inference with it; without, all is counted."""
@@ -141,7 +136,7 @@ class Probe(_Job):
         return self.rounds * (SMALL_BATCH_ROUNDS if batch == 1 else 1)
 
 
-class Sweep(_Job):
+class Sweep(_Job, StepForm):
     """Counts a training step of every method at every value of one quantity."""
 
     title: str
@@ -153,11 +148,6 @@ class Sweep(_Job):
     """Rising."""
     batch: int | None
     length: int | None
-    dtype: Dtype
-    attention: Attention
-    optimizer: Optimizer
-    dropout: float
-    checkpointing: bool
     device: str
     """``cpu`` or ``cuda``: whose forms of each operation are counted."""
     outputs: int = 2
@@ -175,12 +165,11 @@ class Sweep(_Job):
             return dataclasses.replace(self.backbone, weights="random", width=value)
         return self.backbone
 
-    def rows_at(self, value: int) -> tuple[int, int]:
-        """Batch and length at ``value``."""
-        batch = value if self.vary == "batch" else self.batch
-        length = value if self.vary == "length" else self.length
-        assert batch is not None and length is not None
-        return batch, length
+    def shape_at(self, value: int) -> StepShape:
+        """The training step at ``value``."""
+        rows = {"batch": self.batch, "length": self.length}
+        swept = {self.vary: value} if self.vary in rows else {}
+        return StepShape.model_validate(self.step() | rows | swept)
 
     def config_at(self, method: MethodSpec, value: int) -> dict[str, Any]:
         """Configuration of ``method`` at ``value``; as it is where it does not have the field that is swept."""

@@ -4,16 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench.schema.forms import Status, Weights
+from bench.schema.shape import StepShape
+
 SCHEMA = 1
 """Version of the record format. 1: first format."""
-
-Status = Literal["ok", "oom", "nan", "timeout", "crashed", "failed"]
-Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
-"""``bfloat16_autocast``: forward under autocast, frozen matrices bfloat16, vectors and all that trains float32."""
-Attention = Literal["sdpa", "eager"]
-Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
-Weights = Literal["native", "nf4"]
-"""How frozen linear weights of the backbone's layers are stored: as computed with, or as 4-bit normal floats."""
 
 
 class _Frozen(BaseModel):
@@ -297,27 +292,13 @@ class Inferences(_Frozen):
     """None where the method cannot be merged."""
 
 
-class Shape(_Frozen):
+class Shape(StepShape):
     """What a probe measured on: part of every cost figure's key."""
 
-    batch: int
-    """Rows of one training step."""
-    length: int
-    """Tokens per row."""
-    dtype: str
-    """Type of weights and computation."""
     device: str
     """``cpu`` or the name of the GPU."""
-    attention: str
-    """Attention implementation, ``sdpa`` or ``eager``."""
-    optimizer: str
-    """``adamw_fused`` ..."""
-    dropout: float
-    """Probability in place of every dropout that the model has."""
     threads: int
     """Torch threads."""
-    checkpointing: bool = False
-    """Whether each backbone layer keeps its input alone and runs forward again during backward."""
     compiled: bool = False
     """Whether the timed model went through ``torch.compile``; counts are those of the eager form."""
     weights: Weights = "native"

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.schema.budget import MatchTable, check_match
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
 from bench.schema.labels import spell
-from bench.schema.record import Attention, Dtype, Optimizer, Tuning
+from bench.schema.record import Tuning
+from bench.schema.shape import StepShape
 from bench.schema.sweeps import CrossoverTable, SweepTable, check_sweeps
 from bench.schema.tuning import TuningTable, check_tuning
 
@@ -152,25 +153,13 @@ class MethodTable(_Table):
         return found
 
 
-class CostTable(_Table):
+class CostTable(StepShape):
     """One shape on which the cost of every method is measured."""
 
-    batch: int = Field(ge=1)
-    """Rows of one training step."""
-    length: int = Field(ge=1)
-    """Tokens per row."""
+    model_config = ConfigDict(strict=True)
+
     batch_on_cpu: int | None = Field(default=None, ge=1)
     """Batch where no GPU is at hand; ``batch`` where left out."""
-    dtype: Dtype = "float32"
-    """Type of weights and computation."""
-    attention: Attention = "sdpa"
-    """Attention implementation."""
-    optimizer: Optimizer = "adamw_fused"
-    """Optimizer of the measured step."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability in place of every dropout that the model has; above 0, CPU attention leaves its fused path."""
-    checkpointing: bool = False
-    """Keep each backbone layer's input alone and run its forward again during backward."""
     compile: bool = False
     """Time the training step through ``torch.compile``; counts and latency are those of the eager form."""
     timed: bool = True
@@ -199,10 +188,9 @@ class CostTable(_Table):
         return self.batch_on_cpu if device == "cpu" and self.batch_on_cpu is not None else self.batch
 
     @property
-    def form(self) -> tuple[Any, ...]:
+    def key(self) -> dict[str, Any]:
         """What tells the records of this shape from those of another."""
-        return (self.batch, self.batch_on_cpu, self.length, self.dtype, self.attention, self.optimizer, self.dropout,
-                self.checkpointing, self.compile, self.threads)  # fmt: skip
+        return self.model_dump(include={*StepShape.model_fields, "batch_on_cpu", "compile", "threads"})
 
 
 class Suite(_Table):
@@ -251,7 +239,7 @@ class Suite(_Table):
         labels = [spell(method.name, method.config) for method in self.method]
         for index, cost in enumerate(self.cost):
             self._check_methods(f"cost[{index}]", cost.methods, labels)
-            if any(cost.form == other.form for other in self.cost[:index]):
+            if any(cost.key == other.key for other in self.cost[:index]):
                 raise ValueError(
                     f"cost[{index}] repeats the shape of an earlier [[cost]]; merge the two or change the length"
                 )

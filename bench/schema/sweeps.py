@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bench.schema.record import Attention, Dtype, Optimizer
+from bench.schema.forms import Device
+from bench.schema.shape import StepForm
 
 SWEPT = ("length", "batch", "layers", "width")
 """Quantities that may be swept; beside them any whole number of a method's configuration, as ``config.rank``."""
@@ -18,8 +19,10 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class SweepTable(_Table):
+class SweepTable(StepForm):
     """One quantity swept while the others stand still; every point is counted, none is run."""
+
+    model_config = ConfigDict(strict=True)
 
     name: str = ""
     """Stands in tables and is what ``[[crossover]]`` refers to; ``vary`` where left out."""
@@ -35,17 +38,7 @@ class SweepTable(_Table):
     """Named shape or path of a config.json; the suite's backbone where left out."""
     methods: tuple[str, ...] = ()
     """Labels as the suite spells its methods; all of them where left out."""
-    dtype: Dtype = "float32"
-    """Type of weights and computation."""
-    attention: Attention = "sdpa"
-    """Attention implementation."""
-    optimizer: Optimizer = "adamw_fused"
-    """Optimizer of the counted step."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability in place of every dropout that the model has."""
-    checkpointing: bool = False
-    """Keep each layer's input alone and run its forward again during backward."""
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
     """Whose forms of each operation are counted; no such device is needed."""
     timeout_seconds: float = Field(default=1800.0, gt=0)
     """Counting this sweep may take this long."""

@@ -59,10 +59,8 @@ def _common(probe: Probe, started: str) -> dict[str, Any]:
         "baseline": probe.baseline, "flags": ("random_weights",) if probe.backbone.weights == "random" else (),
         "started": started, "ended": now(),
         "shape": Shape(
-            batch=probe.batch, length=probe.length, dtype=probe.dtype, attention=probe.attention,
+            **probe.step(), threads=around["threads"], compiled=probe.compile,
             device=gpus[0] if on_gpu and gpus else probe.device if probe.device != "auto" else "cpu",
-            optimizer=probe.optimizer, dropout=probe.dropout, threads=around["threads"],
-            checkpointing=probe.checkpointing, compiled=probe.compile,
         ),
     }  # fmt: skip
 

@@ -50,11 +50,7 @@ class Session:
         self._order = random.Random(0)
         self._specs = {spec.label: spec for spec in probe.methods}
         self.device = device_of(probe)
-        self._setting = Setting(
-            batch=probe.batch, length=probe.length, dtype=probe.dtype, attention=probe.attention,
-            optimizer=probe.optimizer, dropout=probe.dropout, checkpointing=probe.checkpointing,
-            device=self.device, outputs=probe.outputs,
-        )  # fmt: skip
+        self._setting = Setting(**probe.step(), device=self.device, outputs=probe.outputs)
         self._pristine = backbone.load(probe.backbone, dtype=self._setting.loaded, attention=probe.attention)
 
     def count(self) -> None:

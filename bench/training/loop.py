@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.method import Method
 from bench.models.head import TaskModel
-from bench.schema.record import Optimizer
+from bench.schema.forms import Optimizer
 
 
 class NonFiniteLoss(ArithmeticError):

@@ -1,6 +1,5 @@
 """`predict` answers what a training step costs without weights, without a GPU and without running it."""
 
-import dataclasses
 import io
 import json
 import os
@@ -58,7 +57,7 @@ def opaque(monkeypatch):
 
 def peak(name, batch):
     method, config = registry.make(name, {}, "test")
-    setting = dataclasses.replace(SETTING, batch=batch)
+    setting = SETTING.model_copy(update={"batch": batch})
     return peak_of(backbone.shape_of("tiny"), method, config, setting).step
 
 
@@ -82,7 +81,7 @@ def test_a_row_holds_the_figures_of_the_ledger_under_the_names_of_a_record():
     assert record.Bytes.model_validate(row["bytes"]) == counts.bytes
     assert record.PeakMemory.model_validate(row["predicted_peak_memory_bytes"]) == counts.peak
     assert [record.SavedTensor.model_validate(tensor) for tensor in row["largest_saved"]] == [*counts.largest_saved]
-    assert row["shape"] == dataclasses.asdict(SETTING)
+    assert row["shape"] == SETTING.model_dump()
 
 
 def test_a_fresh_process_with_another_hash_seed_and_other_threads_prints_the_same_bytes():
@@ -97,7 +96,7 @@ def test_a_fresh_process_with_another_hash_seed_and_other_threads_prints_the_sam
 
 def test_a_prediction_for_cuda_says_what_it_leaves_out_and_that_no_gpu_has_confirmed_it():
     (on_cuda,) = predictions("tiny", ["head"], SETTING)
-    (on_cpu,) = predictions("tiny", ["head"], dataclasses.replace(SETTING, device="cpu"))
+    (on_cpu,) = predictions("tiny", ["head"], SETTING.model_copy(update={"device": "cpu"}))
     assert "not yet calibrated on a GPU" in on_cuda["notes"][0]
     assert "32 MiB on Hopper" in on_cuda["notes"][0]
     assert not any("GPU" in note for note in on_cpu["notes"])
@@ -175,14 +174,14 @@ def test_a_method_that_the_family_cannot_carry_keeps_its_row_with_the_reason(tmp
 
 
 def test_a_prompt_that_leaves_no_position_is_refused_and_the_others_stand():
-    rows = predictions("tiny", ["prompt_tuning(length=20)", "head"], dataclasses.replace(SETTING, length=120))
+    rows = predictions("tiny", ["prompt_tuning(length=20)", "head"], SETTING.model_copy(update={"length": 120}))
     assert "a prompt of 20 and 120 tokens need 140 positions, the backbone has 128; --seq 108" in rows[0]["refused"]
     assert "flops" in rows[1]
 
 
 def test_more_tokens_than_positions_are_refused_at_once():
     with pytest.raises(BenchError, match="129 tokens need 129 positions, the backbone has 128; --seq 128 is the long"):
-        predictions("tiny", None, dataclasses.replace(SETTING, length=129))
+        predictions("tiny", None, SETTING.model_copy(update={"length": 129}))
 
 
 def test_an_operation_without_a_fake_form_leaves_what_needs_no_step_and_says_why(opaque):
