@@ -3,6 +3,7 @@
 All figures keep SI base units. A figure that a record lacks is NaN, never 0.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,12 +15,12 @@ from bench.analysis.records import cost_records, in_order
 from bench.errors import BenchError
 from bench.schema.claims import BASE as BASE
 from bench.schema.claims import MODES as MODES
-from bench.schema.record import CostRecord, Inference, Latency, Record, Shape, Timing
+from bench.schema.record import CostRecord, Inference, Record, Shape, Timing
 from bench.stats.noise import QUIET as QUIET
 
 PHASES = ("forward", "backward", "optimizer", "step")
-BATCHES = tuple(Latency.model_fields)
-"""Batch sizes of inference, as columns name them."""
+BATCHES = ("batch_1", "batch_8", "batch_32")
+"""Batch sizes of inference, as columns name them, that a table has columns for also where none was measured."""
 INFERENCE = tuple(Inference.model_fields)
 """What is counted of one inference."""
 MERGE_TYPES = ("float32", "bfloat16")
@@ -114,8 +115,8 @@ def _time_row(record: CostRecord) -> dict[str, Any]:
     if record.latency_seconds:
         for mode in MODES:
             latency = getattr(record.latency_seconds, mode)
-            for batch in BATCHES:
-                row |= _timing(f"{mode}_{batch}", getattr(latency, batch) if latency else None)
+            for rows, timing in latency.by_batch.items() if latency else ():
+                row |= _timing(f"{mode}_batch_{rows}", timing)
     if record.merged_equals_base:
         row["merged_is_base"] = record.merged_equals_base.all
     if record.merge_error:
@@ -123,8 +124,8 @@ def _time_row(record: CostRecord) -> dict[str, Any]:
     return row
 
 
-def _cost_columns() -> list[str]:
-    timed = [*PHASES, *(f"{mode}_{batch}" for mode in MODES for batch in BATCHES)]
+def _cost_columns(batches: Iterable[str]) -> list[str]:
+    timed = [*PHASES, *(f"{mode}_{batch}" for mode in MODES for batch in batches)]
     return [
         *("status", "trainable_method", "trainable_head", "delta_bytes"),
         *("flops_forward", "flops_backward", "flops_backward_ratio"),
@@ -179,7 +180,7 @@ def _cost_table(records: Iterable[Record], order: Sequence[str], shape: Shape | 
             rows[record.method.label] |= _time_row(record)
     labels = in_order(rows, order)
     table = pd.DataFrame([rows.get(label, {}) for label in labels], index=pd.Index(labels, name="method"))
-    table = table.reindex(columns=_cost_columns())
+    table = table.reindex(columns=_cost_columns(_batches(done)))
     kept = {"status", "peak_memory_source", "merged_is_base"}
     return table.astype({column: float if column not in kept else object for column in table.columns})
 
@@ -189,9 +190,20 @@ def peak_column(table: pd.DataFrame) -> str:
     return "predicted_step_bytes" if table["peak_step_bytes"].isna().all() else "peak_step_bytes"
 
 
+def _batches(records: Iterable[CostRecord]) -> list[str]:
+    """`BATCHES` and the others that ``records`` were measured at, rising."""
+    measured = {batch for r in records if r.latency_seconds for batch in r.latency_seconds.base.by_batch}
+    return [f"batch_{rows}" for rows in sorted(measured | {int(b.removeprefix("batch_")) for b in BATCHES})]
+
+
 def measured_batches(table: pd.DataFrame) -> list[str]:
-    """Those of `BATCHES` at which a table of `cost_table` holds a latency."""
-    return [b for b in BATCHES if table[[f"{mode}_{b}_ratio" for mode in MODES]].notna().any(axis=None)]
+    """Batch sizes, ``batch_1`` and so on, at which a table of `cost_table` holds a latency."""
+    columns = (re.fullmatch(rf"{MODES[0]}_(batch_\d+)_ratio", str(column)) for column in table.columns)
+    return [
+        b
+        for b in (match[1] for match in columns if match)
+        if table[[f"{mode}_{b}_ratio" for mode in MODES]].notna().any(axis=None)
+    ]
 
 
 def controls(records: Iterable[Record]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from bench.analysis.costs import BATCHES, MODES, check_one_environment, cost_shapes
+from bench.analysis.costs import MODES, check_one_environment, cost_shapes
 from bench.analysis.records import cost_records, in_order
 from bench.schema.record import CostRecord, Record
 
@@ -32,13 +32,9 @@ def latency_table(records: Iterable[Record], order: Sequence[str] = ()) -> pd.Da
     for record in _comparable(records):
         for mode in MODES:
             latency = getattr(record.latency_seconds, mode)
-            for batch in BATCHES:
-                timing = getattr(latency, batch, None)
-                if timing is None:
-                    continue
-                control = record.aa_control.get(f"latency_{batch}")
+            for size, timing in latency.by_batch.items() if latency is not None else ():
+                control = record.aa_control.get(f"latency_batch_{size}")
                 noise = control.interval if control is not None else (float("nan"), float("nan"))
-                size = int(batch.removeprefix("batch_"))
                 rows.append((record.method.label, mode, record.latency_length, size, timing.ratio_to_baseline,
                              *timing.ratio_interval, *noise))  # fmt: skip
     table = pd.DataFrame(rows, columns=list(COLUMNS))

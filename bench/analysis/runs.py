@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.analysis.costs import BATCHES, MODES, PHASES, _flat, controls, cost_shapes
+from bench.analysis.costs import MODES, PHASES, _flat, controls, cost_shapes
 from bench.analysis.records import cost_records, count_records, score_records
 from bench.analysis.scores import doubts
 from bench.analysis.settings import Difference, differences, pair_shapes, place
@@ -199,7 +199,8 @@ def _timings(record: CostRecord) -> dict[str, Timing]:
         found = {f"{name} / {record.baseline}": timing for name, timing in found.items()}
     for mode in MODES if record.latency_seconds else ():
         latency = getattr(record.latency_seconds, mode)
-        found |= {f"latency_seconds.{mode}.{batch}": getattr(latency, batch, None) for batch in BATCHES}
+        batches = latency.by_batch.items() if latency is not None else ()
+        found |= {f"latency_seconds.{mode}.batch_{rows}": timing for rows, timing in batches}
     return {name: timing for name, timing in found.items() if timing is not None}
 
 

@@ -1,5 +1,6 @@
 """A claim as a suite states it: a sentence of the field and the comparison that decides it."""
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from bench.schema.record import CostRecord, MergedEqualsBase, Timing
+from bench.schema.record import CostRecord, Latency, MergedEqualsBase, Timing
 
 BASE = "base"
 """What inference is compared with: the bare backbone under the same head."""
@@ -106,7 +107,7 @@ class ClaimTable(_Table):
                 "is true or false: give holds" if yes_or_no else "is a number: holds applies to merged_equals_base only"
             )
             raise ValueError(f"claim {self.name!r}: {self.metric} {needs}")
-        if self.value is not None and self.metric in metrics(Timing):
+        if self.value is not None and is_figure(self.metric, Timing):
             raise ValueError(f"claim {self.name!r}: times are compared within one run; give versus and ratio")
         if self.versus == BASE and of_base is None:
             raise ValueError(
@@ -153,7 +154,6 @@ def check_claims(
         ValueError: Two claims share a name, or one names a method or a figure that does not exist, compares a method
             with itself, compares scores where no task is scored, or costs of which no one shape measures all.
     """
-    known = {*metrics(), "score"}
     names = [claim.name for claim in claims]
     for claim in claims:
         if names.count(claim.name) > 1:
@@ -169,7 +169,7 @@ def check_claims(
             if task not in tasks:
                 raise ValueError(f"claim {claim.name!r}: the suite has no task {task!r}; it has {', '.join(tasks)}")
         for metric in (claim.metric, *claim.price):
-            if metric not in known:
+            if metric != "score" and not is_figure(metric):
                 raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")
         if claim.metric != "score" and shapes:
             _check_shape(claim, shapes)
@@ -189,6 +189,7 @@ def _check_shape(claim: ClaimTable, shapes: Sequence["ClaimedShape"]) -> None:
         )
 
 
+_OF_BATCH = "batch_<rows>"
 _KEYS = {"schema_", "backbone", "shape", "latency_length"}
 """Of a record: what a figure was taken on, no figure."""
 
@@ -254,9 +255,12 @@ def timed_bounds(
     return tuple(found)
 
 
-def metrics(*kinds: type) -> list[str]:
-    """Dotted names of the figures of a cost record that a claim may be about, of some kinds or of all."""
-    return list(_metrics(CostRecord, "", kinds or (Timing, MergedEqualsBase, int)))
+def is_figure(metric: str, *kinds: type) -> bool:
+    """Whether ``metric`` is the dotted name of a figure of a cost record, of some kinds or of any."""
+    place, _, leaf = metric.rpartition(".")
+    if re.fullmatch(r"batch_[1-9]\d*", leaf):  # of any batch that a suite may ask for
+        metric = f"{place}.{_OF_BATCH}"
+    return metric in _metrics(CostRecord, "", kinds or (Timing, MergedEqualsBase, int))
 
 
 def _metrics(model: type[BaseModel], prefix: str, wanted: tuple[type, ...]) -> Iterator[str]:
@@ -267,6 +271,8 @@ def _metrics(model: type[BaseModel], prefix: str, wanted: tuple[type, ...]) -> I
         for kind in kinds:
             if issubclass(kind, wanted):
                 yield prefix + name
+            elif kind is Latency and issubclass(Timing, wanted):
+                yield f"{prefix}{name}.{_OF_BATCH}"
             elif issubclass(kind, BaseModel) and kind not in (Timing, MergedEqualsBase):
                 yield from _metrics(kind, f"{prefix}{name}.", wanted)
 

@@ -1,5 +1,7 @@
 """The record: the immutable outcome of a cell, of a method in a probe or sweep, or of a trial, also of a failure."""
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -223,14 +225,31 @@ class Control(_Frozen):
 
 
 class Latency(_Frozen):
-    """Inference time at each batch size that a suite may ask for."""
+    """Inference time, as a ``Timing`` in a field ``batch_<rows>`` for each batch that the suite asked for."""
 
-    batch_1: Timing | None = None
-    """One row."""
-    batch_8: Timing | None = None
-    """None also in records from before it could be asked for."""
-    batch_32: Timing | None = None
-    """Thirty-two rows."""
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Timing] = Field(init=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for name in values:
+            if not re.fullmatch(r"batch_[1-9]\d*", str(name)):
+                raise ValueError(f"{name} is no batch; its fields are batch_<rows>")
+        return {name: timing for name, timing in values.items() if timing is not None}  # as older records spell absence
+
+    @classmethod
+    def of(cls, timings: Mapping[int, Timing]) -> "Latency":
+        """From timings by the number of rows."""
+        return cls.model_validate({f"batch_{rows}": timing for rows, timing in timings.items()})
+
+    @property
+    def by_batch(self) -> dict[int, Timing]:
+        """Timings by the number of rows, rising."""
+        held = self.__pydantic_extra__ or {}
+        return dict(sorted((int(name.removeprefix("batch_")), timing) for name, timing in held.items()))
 
 
 class Latencies(_Frozen):

@@ -1,7 +1,7 @@
 """A suite as its TOML file states it: what is asked, of which methods, on which backbone and tasks."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -174,8 +174,8 @@ class CostTable(StepShape):
     """Build all modules anew for every block: where their tensors lie then widens intervals and moves no figure."""
     threads: int | None = Field(default=None, ge=1)
     """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
-    latency_batches: tuple[Literal[1, 8, 32], ...] = (1, 32)
-    """Those that a record has a place for."""
+    latency_batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 32)
+    """Rows of inference, each measured by itself; none where empty."""
     latency_length: int = Field(default=64, ge=1)
     """Tokens per row of inference."""
     methods: tuple[str, ...] = ()
@@ -186,6 +186,12 @@ class CostTable(StepShape):
     def batch_on(self, device: str) -> int:
         """Rows on ``device``."""
         return self.batch_on_cpu if device == "cpu" and self.batch_on_cpu is not None else self.batch
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "CostTable":
+        if len(set(self.latency_batches)) != len(self.latency_batches):
+            raise ValueError("latency_batches lists a batch twice; list each once")
+        return self
 
     @property
     def key(self) -> dict[str, Any]:

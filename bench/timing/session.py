@@ -311,15 +311,16 @@ class Session:
                 self._add_latency(label, rows, samples[bare], samples[label], merged)
 
     def _add_latency(self, label: str, rows: int, base: Samples, unmerged: Samples, merged: Samples | None) -> None:
-        empty = Latencies(base=Latency(), unmerged=Latency(), merged=Latency() if merged else None)
-        old: Latencies = self._findings[label].figures.get("latency_seconds", empty)
-        place = f"batch_{rows}"
-        new = {
-            variant: getattr(old, variant).model_copy(update={place: timing(samples, base, "latency")})
-            for variant, samples in (("base", base), ("unmerged", unmerged), ("merged", merged))
-            if samples is not None
-        }
-        self._findings[label].figures["latency_seconds"] = old.model_copy(update=new)
+        old: Latencies | None = self._findings[label].figures.get("latency_seconds")
+
+        def joined(mode: str, samples: Samples) -> Latency:
+            before: Latency | None = getattr(old, mode, None)
+            return Latency.of((before.by_batch if before else {}) | {rows: timing(samples, base, "latency")})
+
+        self._findings[label].figures["latency_seconds"] = Latencies(
+            base=joined("base", base), unmerged=joined("unmerged", unmerged),
+            merged=joined("merged", merged) if merged is not None else None,
+        )  # fmt: skip
 
 
 def _step(clocks: Builds[StepClock], key: str) -> Round:

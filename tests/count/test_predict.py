@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 import torch
@@ -242,11 +241,6 @@ def test_both_figures_are_drawn_as_png_and_svg(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BenchError, match="cannot be written"):
         prediction.draw(rows, tmp_path / "file")
-
-
-@pytest.mark.parametrize("name", ["Dtype", "Optimizer", "Attention", "Weights"])
-def test_the_command_line_takes_what_records_know(name):
-    assert get_args(getattr(cli, name)) == get_args(getattr(record, name))
 
 
 # What it costs

@@ -58,7 +58,6 @@ NUMBERS = {
     "Peak memory (counted)": f"rounded to {memory.ROUNDING} bytes",
     "Grows as": f"more than {HOLDS:.1%}".replace("%", " %"),
     "Latency": "of {} and of {} rows unless".format(*CostTable.model_fields["latency_batches"].default),
-    "latency": ", ".join(batch.removeprefix("batch_") for batch in compare.BATCHES),
     "Claims and gates": f"{WORDS[LOOKS]} times as many at most, for {EXTRA_SECONDS:.0f} seconds at most",
     "claims and gates": f"{WORDS[int(control.WIDENING)]} the far end",
     "Bias": f"pools of {WORDS[score.POOL]} batches",

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from bench.count.setting import Setting
-from bench.plan.load import load_suite, suite_names
+from bench.errors import BenchError
+from bench.plan.load import load_suite, parse_suite, suite_names
 from bench.schema.jobs import Probe, Sweep
-from bench.schema.record import Shape
+from bench.schema.record import Latency, Shape
 from bench.schema.shape import StepForm, StepShape
 from bench.schema.suite import CostTable
 from bench.schema.sweeps import SweepTable
@@ -56,3 +58,42 @@ def test_every_committed_run_reads(folder):
     for record in records:
         if record.kind != "score":
             assert StepShape(**record.shape.step()).length == record.shape.length
+
+
+TIMING = {
+    "median": 1.0, "p95": 1.0, "samples": [[1.0]], "cpu_median": 1.0, "ratio_to_baseline": 1.0,
+    "ratio_interval": [1.0, 1.0],
+}  # fmt: skip
+
+
+def test_latency_is_a_mapping_by_batch_under_keys_that_people_read():
+    read = Latency.model_validate({"batch_32": TIMING, "batch_1": TIMING, "batch_8": None})
+    assert [*read.by_batch] == [1, 32]
+    assert set(read.model_dump()) == {"batch_1", "batch_32"}
+    assert Latency.model_validate_json(read.model_dump_json()) == Latency.of(read.by_batch) == read
+
+
+@pytest.mark.parametrize("key", ["batch_0", "batch_x", "batch", "rows_1"])
+def test_latency_takes_no_other_key(key):
+    with pytest.raises(ValidationError, match=f"{key} is no batch"):
+        Latency.model_validate({key: TIMING})
+
+
+def suite_with(**cost):
+    values = {
+        "name": "s", "question": "?", "backbone": {"name": "tiny", "weights": "random"}, "method": [{"name": "full"}],
+        "cost": [{"batch": 1, "length": 8, **cost}],
+        "claim": [{"name": "c", "says": "s", "metric": "latency_seconds.unmerged.batch_4", "versus": "base",
+                   "ratio": {"max": 1.1}, "method": "full"}],
+    }  # fmt: skip
+    return parse_suite(values, "s.toml")
+
+
+def test_a_suite_asks_for_any_batch_of_inference_and_claims_about_it():
+    assert suite_with(latency_batches=[2, 4]).cost[0].latency_batches == (2, 4)
+
+
+@pytest.mark.parametrize(("batches", "says"), [([0], "greater than or equal to 1"), ([2, 2], "lists a batch twice")])
+def test_a_batch_of_inference_is_at_least_one_row_and_given_once(batches, says):
+    with pytest.raises(BenchError, match=says):
+        suite_with(latency_batches=batches)

@@ -195,7 +195,7 @@ def _latencies(record: CostRecord, merged: bool) -> Latency | None:
 
 
 def _timing(latency: Latency | None, batch: int) -> Timing | None:
-    return None if latency is None else getattr(latency, f"batch_{batch}")
+    return None if latency is None else latency.by_batch.get(batch)
 
 
 def _ratio(timing: Timing | None) -> str:

@@ -96,7 +96,9 @@ def _stacked(axes: "Axes", tables: Tables, costs: pd.DataFrame, extra: list[str]
 
 def latency(tables: Tables) -> "Figure | None":
     """Inference time against the bare backbone, as trained and merged, one panel a batch size."""
-    columns = [f"{mode}_{batch}_ratio" for mode in compare.MODES for batch in compare.BATCHES]
+    columns = [f"{mode}_{batch}_ratio" for mode in compare.MODES for batch in compare.measured_batches(tables.costs)]
+    if not columns:
+        return None
     costs = tables.costs.dropna(subset=columns, how="all")
     if costs.empty:
         return None

@@ -37,9 +37,10 @@ def export(run: Run) -> dict[str, Any]:
 def _benchmarks(record: CostRecord) -> list[dict[str, Any]]:
     timed = {phase: getattr(record, f"{phase}_seconds") for phase in compare.PHASES}
     for mode in ("base", *compare.MODES):
-        for batch in compare.BATCHES:
-            latency = getattr(record.latency_seconds, mode, None)
-            timed[f"latency_{mode}_{batch}"] = getattr(latency, batch, None)
+        latency = getattr(record.latency_seconds, mode, None)
+        timed |= {
+            f"latency_{mode}_batch_{rows}": timing for rows, timing in (latency.by_batch if latency else {}).items()
+        }
     return [_benchmark(record, name, timing) for name, timing in timed.items() if timing is not None]
 
 
