@@ -8,6 +8,20 @@ class BenchError(Exception):
     """A user's mistake; the command line prints the sentence alone and exits with code 2."""
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; no ``Exception``, so that nothing takes it for a failure of a job or of a library.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+        self.kept = ""
+        """What is kept and how to go on, where the command can say so."""
+
+
 def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> BenchError:
     """Build the error for a name that is not among the known ones, with the nearest known name.
 

@@ -26,11 +26,12 @@ from bench.cli.options import (
     TuningOption,
     Weights,
     check_output,
+    parse_size,
     selection_of,
     split_specs,
 )
 from bench.cli.tune import search
-from bench.execute.run import MEASURE, carry_out, planned, quiet_libraries, selected, warm_up
+from bench.execute.run import MEASURE, carry_out, interruptible, planned, quiet_libraries, selected, warm_up
 
 app = typer.Typer(
     name="peft-ledger",
@@ -41,6 +42,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 READ = "Read"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from bench.store.environment import version_line
+
+        typer.echo(version_line())
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -68,7 +86,8 @@ def run(
     plan = planned(narrowed, display.note)
     folder = out or Path("results/runs") / plan.name
     records = carry_out(plan, folder, fresh, workers, context, display)
-    _report(folder, display.console, as_json)
+    with interruptible(lambda: f"all {len(records)} records are kept; the same command writes the report"):
+        _report(folder, display.console, as_json)
     raise typer.Exit(1 if any(record.status != "ok" for record in records) else 0)
 
 
@@ -182,12 +201,12 @@ def predict(
     Counts eager mode; torch.compile is not covered.
     """
     quiet_libraries()
-    from bench.count.predict import parse_memory, predictions
+    from bench.count.predict import predictions
     from bench.errors import BenchError
 
     if not 0 <= dropout < 1:
         raise BenchError(f"--dropout {dropout:g}: must be at least 0 and below 1")
-    memory = parse_memory(device_memory) if device_memory is not None else None
+    memory = parse_size("--device-memory", device_memory) if device_memory is not None else None
     specs = None if method == "all" else split_specs(method)
     from bench.cli.progress import waiting
     from bench.count.setting import Setting

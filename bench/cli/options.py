@@ -1,5 +1,6 @@
 """Options shared by several commands, and how their text is parsed."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -65,6 +66,32 @@ def check_output(form: str, out: Path | None, as_json: bool, *, shown: str) -> N
         raise BenchError(f"-o needs a file format: --format {shown} and --json print to the screen")
     if out is None and form == "parquet":
         raise BenchError("--format parquet is binary; give a file with -o")
+
+
+def parse_size(option: str, text: str) -> int:
+    """Bytes of a size with its unit: ``24GiB`` (2^30 each) or ``80GB`` (10^9 each).
+
+    Args:
+        option: The option that it was given to, for the error.
+        text: What was given.
+
+    Raises:
+        BenchError: There is no unit, or it is not a size above 0.
+    """
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from bench.errors import BenchError
+
+    if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text) and float(text) > 0:
+        unit = "GiB" if float(text) < 2**20 else "B"
+        raise BenchError(f"{option} {text.strip()} has no unit; did you mean {text.strip()}{unit}?")
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except (ValidationError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise BenchError(f"{option} {text!r}: must be a size above 0 with its unit, such as 24GiB")
+    return size
 
 
 def split_specs(text: str) -> list[str]:

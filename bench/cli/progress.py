@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from bench.execute.runner import Remaining
     from bench.schema.jobs import Plan
 
+PLAIN_SECONDS = 1.0
+"""Where the output is no terminal, ``waiting`` prints at most one line in this time, and none before it is over."""
+
 
 def wide_console(*, stderr: bool = False) -> Console:
     """A console that is never narrower than the tables where the output is piped."""
@@ -25,10 +28,23 @@ def wide_console(*, stderr: bool = False) -> Console:
 
 @contextlib.contextmanager
 def waiting() -> Iterator[Callable[[str], object]]:
-    """Where a person watches, a line on stderr that says what goes on and vanishes with it."""
+    """Lines on stderr that say what goes on: on a terminal one that vanishes at the end, elsewhere plain ones.
+
+    What is over within ``PLAIN_SECONDS`` prints no plain line.
+    """
     console = wide_console(stderr=True)
     if not console.is_terminal:
-        yield lambda line: None
+        since: float | None = None
+
+        def plain(line: str) -> None:
+            nonlocal since
+            now = time.monotonic()
+            if since is not None and now - since >= PLAIN_SECONDS:
+                console.print(line, markup=False, soft_wrap=True)
+                since = now
+            since = now if since is None else since
+
+        yield plain
         return
     with console.status("") as status:
         yield lambda line: status.update(escape(line))
@@ -56,18 +72,15 @@ class Display:
         """Print one line."""
         self.console.print(line, markup=False)
 
-    def begin(self, plan: "Plan", todo: "Remaining", folder: Path) -> None:
-        """Say what is about to run."""
+    def begin(self, plan: "Plan", todo: "Remaining", done: int, folder: Path) -> None:
+        """Say what is about to run, and how many records of ``plan`` are there already."""
         costs = sum(len(probe.methods) for probe in todo.probes)
         self._counts = {"counts": [0, todo.counts], "costs": [0, costs], "scores": [0, len(todo.cells)]}
-        done = len(plan.job_ids()) - todo.counts - costs - len(todo.cells)
-        resumed = f", {done} already done" if done else ""
-        asked = [f"{todo.counts} to count"] if todo.counts else []
-        if todo.cells and all(cell.trial for cell in todo.cells):
-            asked.append(f"{len(todo.cells)} trials to run")
-        elif costs or todo.cells or not todo.counts:
-            asked.append(f"{costs} costs and {len(todo.cells)} scores to measure")
-        self.note(f"{plan.suite['name']}: {', '.join(asked)}{resumed} -> {folder}")
+        cells = "trials" if all(cell.trial for cell in todo.cells) else "scores"
+        parts = {"counts": todo.counts, "costs": costs, cells: len(todo.cells)}
+        asked = ", ".join(f"{number} {noun}" for noun, number in parts.items() if number)
+        already = f", {done} already done" if done else ""
+        self.note(f"{plan.suite['name']}: {asked} to do{already} -> {folder}")
 
     def __enter__(self) -> "Display":
         if self.console.is_terminal and shutil.get_terminal_size().columns >= 60:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import DataOption, JsonOption, MethodsOption, SuiteOption, TasksOption, selection_of
-from bench.execute.run import MEASURE, carry_out, planned, selected, warm_up
+from bench.execute.run import MEASURE, carry_out, interruptible, planned, selected, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,8 @@ def tune(
     plan = planned(narrowed, display.note, plan_search)
     folder = out or Path("results/runs") / f"tune-{plan.name}"
     records = carry_out(plan, folder, fresh, workers, context, display)
-    show_search(folder, display.console, as_json, suite_path(suite))
+    with interruptible(lambda: f"all {len(records)} trials are kept; the same command writes the report"):
+        show_search(folder, display.console, as_json, suite_path(suite))
     raise typer.Exit(1 if any(record.status not in ("ok", "nan") for record in records) else 0)
 
 

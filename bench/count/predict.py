@@ -6,8 +6,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
-
 from bench import registry
 from bench.anatomy import anatomy
 from bench.errors import BenchError
@@ -74,21 +72,6 @@ def predictions(
     if len(refusals) == len(rows):
         raise refusals[0]
     return rows
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of ``24GiB`` (2^30 each), ``80GB`` (10^9 each) or a plain number of bytes.
-
-    Raises:
-        BenchError: It is no size above 0.
-    """
-    try:
-        size = int(TypeAdapter(ByteSize).validate_python(text))
-    except (ValidationError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise BenchError(f"--device-memory {text!r} is no size above 0; write a number with a unit, such as 24GiB")
-    return size
 
 
 def check_fit(plan: Plan) -> None:

@@ -1,9 +1,12 @@
 """From the name of a suite to records in a folder: select, plan, carry out."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench.errors import Interrupted
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -61,6 +64,16 @@ def planned(
     return plan
 
 
+@contextlib.contextmanager
+def interruptible(kept: Callable[[], str]) -> Iterator[None]:
+    """Let an interruption say what is kept: ``kept`` gives the words when it comes."""
+    try:
+        yield
+    except Interrupted as stop:
+        stop.kept = stop.kept or kept()
+        raise
+
+
 def carry_out(
     plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: "ForkServerContext", display: "Display"
 ) -> list[Any]:
@@ -72,14 +85,19 @@ def carry_out(
     from bench.execute.runner import execute, remaining
     from bench.store.store import open_store
 
-    with open_store(folder, plan.suite, fresh=fresh) as store:
+    wanted = plan.job_ids()
+    again = "the same command without --fresh" if fresh else "the same command"
+
+    def kept() -> str:
+        return f"{sum(identity in store for identity in wanted)} of {len(wanted)} records are kept; {again} resumes"
+
+    with open_store(folder, plan.suite, fresh=fresh) as store, interruptible(kept):
         todo = remaining(plan, store)
         if not todo:
             display.note("nothing to do (use --fresh to run again)")
         else:
-            display.begin(plan, todo, folder)
+            display.begin(plan, todo, sum(identity in store for identity in wanted), folder)
             with display:
                 for event in execute(todo, store, context, workers=workers):
                     display.show(event)
-        wanted = plan.job_ids()
         return [record for record in store.records if record.id in wanted]

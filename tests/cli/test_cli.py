@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from bench.cli.options import split_specs
 from methods import BUILTIN
 from tests.factories import command
 
@@ -56,7 +55,11 @@ def test_list_needs_no_torch(what):
         (["plan", "--suite", "smoke", "--methods", "lora(rank=4)(alpha=2)"], "cannot read method"),
         (["predict", "--backbone", "tiny", "--method", ""], "--method is empty"),
         (["predict", "--backbone", "a/b/c"], "backbone 'a/b/c'"),
-        (["predict", "--backbone", "tiny", "--device-memory", "24GG"], "--device-memory '24GG' is no size above 0"),
+        (
+            ["predict", "--backbone", "tiny", "--device-memory", "24GG"],
+            "'24GG': must be a size above 0",
+        ),
+        (["predict", "--backbone", "tiny", "--device-memory", "24"], "24 has no unit; did you mean 24GiB?"),
         (["predict", "--backbone", "tiny", "--dropout", "nan"], "--dropout nan: must be at least 0 and below 1"),
         (["predict", "--backbone", "tiny", "--seq", "129"], "129 tokens need 129 positions, the backbone has 128"),
         (["plan", "--suite", "smoke", "--methods", "lora(targets=['querry'])"], "unknown target 'querry'"),
@@ -94,11 +97,6 @@ def test_predict_counts_without_weights():
     assert counts == {"lora": 294_912, "lst": 2_376_492, "full": 108_891_648}
     assert rows[0]["delta_bytes"] == 4 * 294_912
     assert rows[0]["trainable_parameters"]["head"] == 1_538
-
-
-def test_specs_split_at_commas_outside_parentheses():
-    assert split_specs("full,lora(rank=4, alpha=8), ia3") == ["full", "lora(rank=4, alpha=8)", "ia3"]
-    assert split_specs("lora(targets=['query', 'value'])") == ["lora(targets=['query', 'value'])"]
 
 
 PUBLISHED = "results/published/cost-minilm-two-threads"

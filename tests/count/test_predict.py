@@ -18,7 +18,7 @@ from bench import registry
 from bench.cli import app as cli
 from bench.count.capacity import largest_within
 from bench.count.count import count, peak_of
-from bench.count.predict import parse_memory, predictions
+from bench.count.predict import predictions
 from bench.count.setting import Setting
 from bench.errors import BenchError
 from bench.method import Method
@@ -143,17 +143,6 @@ def test_on_a_line_four_sizes_are_enough():
     asked = []
     assert largest_within(lambda n: asked.append(n) or 10**9 + 3 * 10**8 * n, 24 * 10**9, start=8) == 76
     assert len(asked) == 4
-
-
-@pytest.mark.parametrize(("text", "size"), [("24GiB", 24 * 2**30), ("80GB", 80 * 10**9), ("1.5 GB", 1_500_000_000)])
-def test_memory_is_read_with_its_unit(text, size):
-    assert parse_memory(text) == size
-
-
-@pytest.mark.parametrize("text", ["0", "-1GiB", "much", "", "24 GiG", "nan", "inf", "1e3GB"])
-def test_memory_that_is_no_size_is_one_sentence(text):
-    with pytest.raises(BenchError, match="is no size above 0; write a number with a unit"):
-        parse_memory(text)
 
 
 # What cannot be counted

@@ -49,7 +49,7 @@ def faulty(tmp_path, monkeypatch):
     site = tmp_path / "site"
     info = site / "faulty-0.1.dist-info"
     info.mkdir(parents=True)
-    (site / "faulty_plugin.py").write_text((ROOT / "tests" / "faulty_plugin.py").read_text())
+    (site / "faulty_plugin.py").write_text((ROOT / "tests" / "factories" / "faulty_plugin.py").read_text())
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 0.1\n")
     names = [*FAULTS, "Hangs", "Slow"]
     points = "\n".join(f"{name.lower()} = faulty_plugin:{name}" for name in names)
@@ -136,17 +136,22 @@ def heed_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_run_that_was_stopped_resumes_to_every_cell_once(tmp_path, faulty, undrawn, number, code):
     suite = suite_file(tmp_path, ["full", "faulty/slow", "head"], seeds="[0, 1, 2]")
     run = tmp_path / "run"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command(suite, run), preexec_fn=heed_ctrl_c, **quiet)
+    heard = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command(suite, run), preexec_fn=heed_ctrl_c, **heard)
     wait_for_records(run / "records.jsonl", 3)
     process.send_signal(number)
-    assert process.wait(timeout=60) == code
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
     before = read_records(run / "records.jsonl")
     assert 3 <= len(before) < 9
+    if code > 0:
+        assert said.splitlines()[-1] == (f"interrupted: {len(before)} of 9 records are kept; the same command resumes")
     bench(*asked(suite, run))
     records = read_run(run).records
     assert list(records[: len(before)]) == before

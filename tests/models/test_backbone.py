@@ -1,7 +1,9 @@
 """Backbones are found by name, checked by hash, and loaded bare and frozen."""
 
 import json
+import socket
 
+import huggingface_hub
 import pytest
 
 from bench.errors import BenchError
@@ -54,6 +56,40 @@ def test_unknown_shape_and_unreachable_weights_are_named():
         backbone.resolve("nobody/nothing", "pretrained")
     with pytest.raises(BenchError, match="is a shape without weights"):
         backbone.resolve("bert-base", "pretrained")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whatever asks the network fails the test; nothing that catches an ``Exception`` can hide it."""
+
+    def asked(*arguments, **named):
+        pytest.fail("the network was asked")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    monkeypatch.setattr(socket, "getaddrinfo", asked)
+    monkeypatch.setattr(socket.socket, "connect", asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("bert-bse", "did you mean 'bert-base' or "),
+        ("BERT-Large", "did you mean 'bert-large'"),
+        ("qwen3-7b", "did you mean 'qwen3-8b'"),
+        ("all-MiniLM-L6-v2", f"did you mean '{backbone.MINILM}'"),
+        ("xyz", "no known name is close to it (named shapes: `list backbones`; hub ids: owner/model)"),
+    ],
+)
+@pytest.mark.parametrize(
+    "take", [backbone.shape_of, lambda name: backbone.resolve(name, "pretrained")], ids=["shape", "weights"]
+)
+def test_a_name_that_cannot_be_a_hub_id_is_answered_by_its_nearest_names_without_the_network(
+    no_network, take, name, near
+):
+    with pytest.raises(BenchError, match=f"unknown backbone '{name}'") as raised:
+        take(name)
+    assert near in str(raised.value)
 
 
 def test_a_local_config_is_a_shape(tmp_path):
@@ -139,5 +175,5 @@ def test_of_a_hub_id_that_is_not_cached_the_configuration_alone_is_fetched(tmp_p
 
 
 def test_a_name_close_to_a_shape_is_told_so():
-    with pytest.raises(BenchError, match="or name the shape 'bert-base'"):
-        backbone.shape_of("bert-bse")
+    with pytest.raises(BenchError, match=r"cannot be fetched .*; did you mean 'bert-base' or "):
+        backbone.shape_of("google-bert/bert-bse")

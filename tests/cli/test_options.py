@@ -1,0 +1,59 @@
+"""What the text of an option means: a size needs its unit, and a number's unit is in its name or its help."""
+
+import re
+from typing import get_args, get_type_hints
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.cli.app import app
+from bench.cli.ci import ci
+from bench.cli.options import parse_size, split_specs
+from bench.cli.tune import search
+from bench.errors import BenchError
+
+
+def test_specs_split_at_commas_outside_parentheses():
+    assert split_specs("full,lora(rank=4, alpha=8), ia3") == ["full", "lora(rank=4, alpha=8)", "ia3"]
+    assert split_specs("lora(targets=['query', 'value'])") == ["lora(targets=['query', 'value'])"]
+
+
+@pytest.mark.parametrize(("text", "size"), [("24GiB", 24 * 2**30), ("80GB", 80 * 10**9), ("1.5 GB", 1_500_000_000)])
+def test_a_size_is_read_with_its_unit(text, size):
+    assert parse_size("--device-memory", text) == size
+
+
+@pytest.mark.parametrize(("text", "meant"), [("24", "24GiB"), (" 1.5 ", "1.5GiB"), ("25769803776", "25769803776B")])
+def test_a_size_without_a_unit_is_refused_with_a_suggestion(text, meant):
+    with pytest.raises(BenchError, match=rf"^--device-memory {text.strip()} has no unit; did you mean {meant}\?$"):
+        parse_size("--device-memory", text)
+    assert parse_size("--device-memory", meant) > 0
+
+
+@pytest.mark.parametrize("text", ["0", "0GiB", "-1GiB", "-24", "much", "", "24 GiG", "nan", "inf", "1e3GB"])
+def test_what_is_not_a_size_is_one_sentence(text):
+    with pytest.raises(BenchError, match="must be a size above 0 with its unit, such as 24GiB"):
+        parse_size("--device-memory", text)
+
+
+UNITS = {
+    "workers": "workers", "seconds": "seconds", "batch": "rows", "seq": "tokens", "dropout": "probability",
+    ("ab", "margin"): "relative", ("gate", "margin"): "points",
+}  # fmt: skip
+
+
+def test_the_help_of_every_number_names_its_unit():
+    numbers = {}
+    for command in (one for part in (app, search, ci) for one in part.registered_commands):
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            kind, *option = get_args(hint) or (hint,)
+            if {int, float} & {kind, *get_args(kind)}:
+                numbers[command.callback.__name__, name] = option[0].help
+    assert {name for _, name in numbers} == {"workers", "seconds", "batch", "seq", "dropout", "margin"}
+    for (command, name), text in numbers.items():
+        assert UNITS.get((command, name), UNITS.get(name)) in text.lower()
+
+
+def test_version_names_the_program_its_version_and_the_commit_of_a_checkout():
+    shown = CliRunner().invoke(app, ["--version"]).stdout
+    assert re.fullmatch(r"peft-ledger \d+\.\d+\.\d+ \(commit [0-9a-f]{12}(, modified)?\)\n", shown)
