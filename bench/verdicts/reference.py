@@ -1,6 +1,8 @@
 """The committed file that a gate compares a run with: exact figures, scores, and what decides them."""
 
+import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,8 +73,13 @@ def reference_of(run: Run) -> Reference:
     """The reference that a whole ``run`` makes.
 
     Raises:
-        BenchError: A record of the run failed, or it holds nothing to compare.
+        BenchError: A record of the run is missing or failed, or it holds nothing to compare.
     """
+    if run.records and (missing := _missing(run)):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise BenchError(
+            f"{run.folder}: unfinished, without {', '.join(missing[:3])}{more}; finish the run first: {run.command}"
+        )
     if failed := [r for r in compare.latest(run.records)[0] if r.status != "ok"]:
         first = failed[0]
         raise BenchError(
@@ -80,6 +87,24 @@ def reference_of(run: Run) -> Reference:
             "a reference needs a complete run"
         )
     return figures_of(run)
+
+
+def _missing(run: Run) -> list[str]:
+    """What the suite of ``run`` asks for and no record answers, in words."""
+    costs, suite = compare.cost_records(run.records), run.suite
+    held: set[tuple[Any, ...]] = {(r.method.label, r.task_name, r.seed) for r in compare.score_records(run.records)}
+    held |= {(r.sweep, r.method.label, r.value) for r in compare.count_records(run.records)}
+    missing = []
+    for table in suite.get("cost") or ():
+        measured = {r.method.label for r in costs if compare.asked_of(suite, r.shape) is table}
+        shape = f"{table['batch']} x {table['length']} tokens"
+        missing += [f"costs of {m} at {shape}" for m in table.get("methods") or suite["methods"] if m not in measured]
+    for sweep in suite.get("sweep") or ():
+        points = itertools.product(sweep["methods"], sweep["values"])
+        missing += [f"count of {m} at {sweep['vary']} {v}" for m, v in points if (sweep["title"], m, v) not in held]
+    cells = itertools.product(suite["methods"], suite["tasks"], suite["seeds"])
+    missing += [f"score of {m} on {task} with seed {seed}" for m, task, seed in cells if (m, task, seed) not in held]
+    return missing
 
 
 def figures_of(run: Run) -> Reference:
@@ -111,7 +136,7 @@ def _compared(record: Record) -> bool:
 
 
 def write_reference(reference: Reference, path: Path) -> None:
-    """Write ``reference`` with sorted keys and one figure a line, so that a change reads well in review.
+    """Write ``reference``, whole or not at all; sorted keys and one figure a line read well in review.
 
     Raises:
         BenchError: The file cannot be written.
@@ -119,7 +144,12 @@ def write_reference(reference: Reference, path: Path) -> None:
     text = json.dumps(reference.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise BenchError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
 

@@ -1,11 +1,16 @@
 """The command line: a mistake is one sentence and exit code 2; readers need no torch."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from bench.cli import app
+from bench.execute import runner
 from methods import BUILTIN
 from tests.factories import command
 
@@ -77,6 +82,36 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence):
     assert sentence in " ".join(message.split())
     assert "Traceback" not in message
     assert len(message.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fresh", "how"), [([], "the same command resumes"), (["--fresh"], "the same command without --fresh resumes")]
+)
+def test_an_interrupted_run_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch, fresh, how):
+    def stopped(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield
+
+    monkeypatch.setattr(runner, "execute", stopped)
+    words = ["run", "--suite", "smoke", "--data", "synthetic", "--methods", "head", "--out", tmp_path / "run", *fresh]
+    said = command.bench(*words, code=143).stderr
+    assert re.fullmatch(rf"interrupted: 0 of \d+ records are kept; {how}\n", said)
+
+
+def test_an_interruption_while_the_report_is_written_loses_no_record(monkeypatch, tmp_path):
+    def stopped(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    previous = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell may have told this process to ignore it
+    monkeypatch.setattr(app, "carry_out", lambda *arguments: [None] * 7)
+    monkeypatch.setattr(app, "_report", stopped)
+    try:
+        said = command.bench("run", "--suite", "smoke", "--data", "synthetic", "--methods", "head", code=130).stderr
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert said == "interrupted: all 7 records are kept; the same command writes the report\n"
 
 
 def test_a_mistake_ends_the_process_itself_with_its_sentence():

@@ -1,10 +1,14 @@
 """What a run shows while it goes: progress thinned out, failures always."""
 
+import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
-from bench.cli.progress import Display
+from bench.cli import progress
+from bench.cli.progress import Display, waiting
 from bench.execute.workers import Result
 
 
@@ -18,3 +22,29 @@ def test_a_failure_is_printed_at_once_where_there_is_no_terminal(status, capsys)
     for record in (ok, bad):
         display.show(Result(SimpleNamespace(name="lora"), record))
     assert f"{status}: this is why" in capsys.readouterr().out
+
+
+def test_what_takes_a_while_prints_plain_lines_to_stderr_where_there_is_no_terminal(monkeypatch, capsys):
+    clock = iter([10.0, 10.2, 11.5, 11.6])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with waiting() as say:
+        for number in range(1, 5):
+            say(f"counting, {number} of 4")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "counting, 3 of 4\n")
+
+
+def test_on_a_terminal_a_live_line_says_what_goes_on_and_vanishes(monkeypatch):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(progress, "wide_console", lambda stderr: screen)
+    with waiting() as say:
+        say("counting lora, 2 of 3")
+    assert "counting lora, 2 of 3" in screen.file.getvalue()
+    assert screen.file.getvalue().endswith("\x1b[2K")
+
+
+def test_a_run_says_what_is_to_do_and_what_is_done_already(capsys):
+    cell = SimpleNamespace(trial=False)
+    todo = SimpleNamespace(probes=[SimpleNamespace(methods=(1, 2, 3))], cells=[cell] * 4, counts=0)
+    Display().begin(SimpleNamespace(suite={"name": "smoke"}), todo, 12, Path("run"))
+    assert capsys.readouterr().out == "smoke: 3 costs, 4 scores to do, 12 already done -> run\n"

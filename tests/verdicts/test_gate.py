@@ -1,8 +1,11 @@
 """A gate stops what changed, says what and by how much, and refuses to compare what cannot be compared."""
 
+import errno
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -119,10 +122,40 @@ def test_an_improvement_must_be_accepted_too_and_says_its_share(run):
 
 def test_a_method_or_figure_that_the_reference_lacks_fails(run):
     without = replace(run, records=tuple(r for r in run.records if r.method.label != LORA))
-    assert any("the reference has no such method" in line for line in findings(gate(run, reference_of(without))))
+    assert any("the reference has no such method" in line for line in findings(gate(run, figures_of(without))))
     assert any("the run has no costs of it" in line for line in findings(gate(without, reference_of(run))))
     poorer = changed(run, delta_bytes=lambda d: None)
     assert any("stands in the run but not in the reference" in f for f in findings(gate(run, reference_of(poorer))))
+
+
+@pytest.mark.parametrize(
+    ("lacks", "words"),
+    [
+        (lambda r: r.kind == "cost" and r.method.label == LORA, rf"costs of {re.escape(LORA)} at \d+ x \d+ tokens"),
+        (lambda r: r.kind == "score" and r.seed == 1, r"score of .* on sst2 with seed 1, .*"),
+        (lambda r: r.kind == "score", r"score of .*, score of .*, score of .* and \d+ more"),
+    ],
+)
+def test_an_unfinished_run_makes_no_reference_and_names_what_it_lacks(run, lacks, words):
+    unfinished = replace(run, records=tuple(r for r in run.records if not lacks(r)))
+    with pytest.raises(BenchError, match=rf"unfinished, without {words}; finish the run first: python -m bench run"):
+        reference_of(unfinished)
+
+
+def test_a_reference_that_cannot_be_written_leaves_the_one_before_it(run, tmp_path, monkeypatch):
+    path = tmp_path / "reference.json"
+    write_reference(reference_of(run), path)
+    before = path.read_bytes()
+
+    def full(self, text, **options):
+        self.write_bytes(text.encode()[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(BenchError, match="cannot be written"):
+        write_reference(reference_of(run), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["reference.json"]
 
 
 def test_a_record_that_failed_fails_the_gate_and_makes_no_reference(run):
@@ -160,7 +193,7 @@ def test_few_seeds_decide_no_score(tmp_path):
 def test_another_seed_or_task_is_named(run):
     fewer = replace(run, records=tuple(r for r in run.records if r.kind != "score" or r.seed != 4))
     assert any("the run has no score of" in line for line in findings(gate(fewer, reference_of(run))))
-    assert any("the reference has no score of" in line for line in findings(gate(run, reference_of(fewer))))
+    assert any("the reference has no score of" in line for line in findings(gate(run, figures_of(fewer))))
 
 
 @pytest.mark.parametrize(
