@@ -406,7 +406,8 @@ class Scored(_Common):
     """By map, such as ``0.query`` of the first layer: the directions that training added to it, where the recipe asks
     for ``directions``; a map that training left as it was is missing, and all are where the method cannot be merged."""
     directions_sha256: str | None = None
-    """Hash of the singular vectors in the sidecar ``directions/<id>.safetensors``."""
+    """Hash of the cell's singular vectors in ``directions/<id>.safetensors``, or ``directions.safetensors`` once
+    published."""
     best_step: int | None = None
     """Step whose state was scored, chosen on the selection rows; None: the last one, nothing was chosen."""
     tuning: Tuning | None = None
@@ -416,7 +417,7 @@ class Scored(_Common):
     prepare_seconds: float | None = None
     """Seconds of what the method does before its first step."""
     predictions_sha256: str | None = None
-    """Hash of the per-example predictions in the parquet sidecar ``predictions/<id>.parquet``."""
+    """Hash of the cell's predictions in ``predictions/<id>.parquet``, or ``predictions.parquet`` once published."""
 
     @model_validator(mode="after")
     def _scored(self) -> "Scored":
