@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 
 class BenchError(Exception):
@@ -36,3 +37,33 @@ def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> Benc
     hint = f" Did you mean {near[0]!r}?" if near else ""
     prefix = f"{where}: " if where else ""
     return BenchError(f"{prefix}unknown {what} {name!r}; known: {', '.join(names)}.{hint}")
+
+
+class Fault(NamedTuple):
+    """What a data model refused first."""
+
+    location: tuple[int | str, ...]
+    """Keys and numbers that lead to the field."""
+    message: str
+    kind: str
+    """Pydantic's name for it, such as ``missing``."""
+    given: object
+    faults: int
+    """Faults in all."""
+
+    @property
+    def place(self) -> str:
+        """Dotted path of the field; empty for the whole."""
+        return ".".join(map(str, self.location))
+
+
+def first_fault(error: Any) -> Fault:
+    """What a pydantic ``ValidationError`` says first, without the library's own form."""
+    faults = error.errors()
+    first = faults[0]
+    return Fault(first["loc"], first["msg"].removeprefix("Value error, "), first["type"], first["input"], len(faults))
+
+
+def unwritable(path: object, error: OSError, remedy: str = "free space or fix permissions") -> BenchError:
+    """Build the error for a file or folder that cannot be written."""
+    return BenchError(f"{path}: cannot be written ({error.strerror}); {remedy}")

@@ -13,6 +13,7 @@ from methods import BRIDGES, BUILTIN
 
 if TYPE_CHECKING:
     from bench.method import Method, MethodConfig
+    from bench.schema.record import MethodUsed
 
 ENTRY_POINT_GROUP = "bench.methods"
 
@@ -84,3 +85,12 @@ def make(name: str, config: Mapping[str, Any], where: str = "") -> tuple["Method
 def resolved(config: "MethodConfig") -> dict[str, Any]:
     """All fields of ``config``, defaults included, as plain JSON values."""
     return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(config).items()}
+
+
+def method_used(label: str, name: str, config: dict[str, Any]) -> "MethodUsed":
+    """What a record keeps of a method."""
+    from bench.schema.record import MethodUsed
+
+    cls = load_method(name)
+    values = {"label": label, "name": name, "config": config, "class": f"{cls.__module__}:{cls.__qualname__}"}
+    return MethodUsed.model_validate(values | provenance(name))

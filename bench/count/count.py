@@ -18,7 +18,7 @@ from bench.count.setting import Setting
 from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.method import Method
 from bench.models import backbone
-from bench.models.head import make_head
+from bench.models.head import make_head, trainable
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, Flops, PathCounts, PeakMemory, SavedTensor, Trainable
 from bench.training.loop import make_optimizer, optimizer_for
@@ -86,7 +86,7 @@ def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -
 def summary(model: Any, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_bytes: int) -> Counts:
     """Bring the figures of a counted step of ``model``, which has ``body`` and ``head``, together."""
     return Counts(
-        trainable=Trainable(method=_trainable(model.body), head=_trainable(model.head)),
+        trainable=Trainable(method=trainable(model.body), head=trainable(model.head)),
         delta_bytes=delta_bytes,
         flops=ledger.flops,
         bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
@@ -144,7 +144,3 @@ def _shifted(peak: PeakMemory, always: int, in_products: int) -> PeakMemory:
 def _frozen_linear(module: nn.Module) -> list[torch.Tensor]:
     weight = module.weight if isinstance(module, nn.Linear | Conv1D) else None
     return [weight] if isinstance(weight, torch.Tensor) and not weight.requires_grad else []
-
-
-def _trainable(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

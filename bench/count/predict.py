@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
-from bench.anatomy import anatomy
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
-from bench.training.cell import checked_length
 from methods import BUILTIN
 
 if TYPE_CHECKING:
@@ -51,9 +49,11 @@ def predictions(
         raise BenchError("--method is empty; give name, name(key=value, ...) or all")
     asked = [registry.parse_spec(text, "--method") for text in (BUILTIN if specs is None else specs)]
     built = [(registry.spell(*one), *registry.make(*one, "--method")) for one in asked]
+    from bench.models.positions import check_positions
+
     spec = backbone.shape_of(name)
     bare = backbone.load(spec, device="meta")  # what no method is to blame for stops here
-    _check_length(0, setting.length, bare)
+    check_positions(bare, setting.length, option="--seq")
     common: Row = {
         "backbone": name, "backbone_parameters": sum(p.numel() for p in bare.parameters()),
         "shape": setting.model_dump(), "notes": _notes(setting),
@@ -64,7 +64,7 @@ def predictions(
         progress(f"counting {label}, {len(rows) + 1} of {len(built)}")
         rows.append({"method": label} | common)
         try:
-            _check_length(method.reserved_positions(config), setting.length, bare)
+            check_positions(bare, setting.length, method.reserved_positions(config), option="--seq")
             rows[-1] |= _counted(spec, method, config, setting, device_memory)
         except BenchError as error:
             refusals.append(error)
@@ -82,6 +82,8 @@ def check_fit(plan: Plan) -> None:
     Raises:
         BenchError: The family cannot carry a method, a value does not fit the shape, or a prompt leaves no position.
     """
+    from bench.models.positions import check_positions
+
     trials: list[tuple[BackboneSpec, MethodSpec, int | None]] = []
     trials += [(probe.backbone, method, None) for probe in plan.probes for method in probe.methods]
     trials += [(cell.backbone, cell.method, cell.recipe["max_length"]) for cell in plan.cells]
@@ -98,20 +100,9 @@ def check_fit(plan: Plan) -> None:
                 built.add(used.label)
                 _built(spec, method, config)
             if length is not None:
-                checked_length(method.reserved_positions(config), length, bare(spec))
+                check_positions(bare(spec), length, method.reserved_positions(config))
         except BenchError as error:
             raise BenchError(f"method {used.label}: {error}") from error
-
-
-def _check_length(reserved: int, length: int, bare: Any) -> None:
-    positions = anatomy(bare).positions
-    if positions is not None and reserved + length > positions:
-        prompt = f"a prompt of {reserved} and " if reserved else ""
-        left = max(0, positions - reserved)
-        remedy = f"--seq {left} is the longest" if left else "shorten the prompt"
-        raise BenchError(
-            f"{prompt}{length} tokens need {reserved + length} positions, the backbone has {positions}; {remedy}"
-        )
 
 
 def _counted(spec: BackboneSpec, method: Any, config: Any, setting: "Setting", device_memory: int | None) -> Row:
@@ -182,9 +173,11 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: "Setting") -> 
     """Figures that need no step: parameters and stored bytes."""
     import torch
 
+    from bench.models.head import trainable
+
     module, head = _built(spec, method, config, setting)
     with torch.device("meta"):
-        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        trained = trainable(module)
         stored = method.delta(method.finalize(module))
     return {
         "trainable_parameters": {"method": trained, "head": sum(p.numel() for p in head.parameters())},

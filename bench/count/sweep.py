@@ -9,8 +9,7 @@ from bench.count.outcome import Findings
 from bench.models import backbone
 from bench.schema.jobs import MethodSpec, Sweep, count_id
 from bench.schema.record import CountRecord, Shape
-from bench.store.environment import environment
-from bench.training.cell import checked_length, method_used, now
+from bench.store.environment import environment, now
 
 if TYPE_CHECKING:
     from bench.count.count import Counts
@@ -60,11 +59,14 @@ def _counted(sweep: Sweep, spec: MethodSpec, value: int) -> Findings:
 def _count(sweep: Sweep, spec: MethodSpec, value: int) -> "Counts":
     from bench.count.count import count
     from bench.count.setting import Setting
+    from bench.models.positions import check_positions
 
     method, config = registry.make(spec.name, sweep.config_at(spec, value), spec.label)
     shape = dataclasses.replace(sweep.backbone_at(value), weights="random")
     setting = Setting(**sweep.shape_at(value).step(), device=sweep.device, outputs=sweep.outputs)
-    checked_length(method.reserved_positions(config), setting.length, backbone.load(shape, device="meta"))
+    check_positions(
+        backbone.load(shape, device="meta"), setting.length, method.reserved_positions(config), option="length"
+    )
     return count(shape, method, config, setting)
 
 
@@ -83,7 +85,7 @@ def _record(
     return CountRecord(
         id=count_id(sweep, spec, value), suite=sweep.suite, sweep=sweep.title, vary=sweep.vary, value=value,
         status=found.status, reason=found.reason, traceback=found.traceback, backbone=backbone.describe(used),
-        method=method_used(spec.label, spec.name, sweep.config_at(spec, value)), environment=around,
+        method=registry.method_used(spec.label, spec.name, sweep.config_at(spec, value)), environment=around,
         started=started, ended=now(), flags=("random_weights",) if used.weights == "random" else (),
         shape=Shape(**sweep.shape_at(value).step(), device=sweep.device, threads=around["threads"]),
         **found.figures,

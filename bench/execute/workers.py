@@ -16,9 +16,10 @@ from pydantic import TypeAdapter
 from bench.count import sweep as counts
 from bench.schema.jobs import Cell, Probe, Sweep
 from bench.schema.record import Stored
+from bench.store.environment import now
 from bench.store.sidecars import Sidecars
 from bench.timing import probe
-from bench.training.cell import failure, now, run_cell
+from bench.training.cell import failure, run_cell
 
 Job = Cell | Probe | Sweep
 _KINDS: dict[str, type[Job]] = {"cell": Cell, "probe": Probe, "sweep": Sweep}

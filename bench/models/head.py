@@ -114,3 +114,8 @@ class TaskModel(nn.Module):
         if labels.is_floating_point():
             return functional.mse_loss(logits.squeeze(-1).float(), labels)
         return functional.cross_entropy(logits.float(), labels)
+
+
+def trainable(module: nn.Module) -> int:
+    """Number of parameters of ``module`` that require a gradient."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

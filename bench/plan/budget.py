@@ -11,11 +11,12 @@ from bench.count.count import peak_of
 from bench.count.setting import Setting
 from bench.errors import BenchError
 from bench.models import backbone
+from bench.models.head import trainable
+from bench.models.positions import check_positions
 from bench.plan.select import label
 from bench.schema.budget import MatchTable
 from bench.schema.jobs import BackboneSpec
 from bench.schema.suite import DEFAULTS, MethodTable, Suite
-from bench.training.cell import checked_length
 
 Outcome = dict[str, str | int]
 """What became of one method, as the resolved suite keeps it: ``spelled``, ``field``, ``value`` and ``reached``, or
@@ -150,12 +151,12 @@ class _Search:
         assert self._method.size is not None
         method, config = registry.make(self._table.name, self._table.config | {self._method.size: value})
         bare = self._bare()
-        checked_length(method.reserved_positions(config), self._longest, bare)
+        check_positions(bare, self._longest, method.reserved_positions(config), option="length")
         if self._setting is not None:
             return peak_of(self._spec, method, config, self._setting).step
         with torch.device("meta"):
             module = method.apply(bare, config)
-        return sum(p.numel() for p in module.parameters() if p.requires_grad)
+        return trainable(module)
 
     def _bare(self) -> Any:
         return backbone.load(self._spec, device="meta")

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, first_fault, unknown
 from bench.schema.budget import MatchTable
 from bench.schema.claims import Bounds, ClaimTable
 from bench.schema.record import Tuning
@@ -72,18 +72,16 @@ def _tuples(value: Any) -> Any:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]]
+    fault = first_fault(error)
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault.location]
     place = "".join(parts).lstrip(".")
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(first["loc"][:-1])
-        return str(unknown("key", str(first["loc"][-1]), known, "".join(parts[:-1]).lstrip(".")))
-    if first["type"] == "missing":
+    if fault.kind == "extra_forbidden":
+        known = _fields_at(fault.location[:-1])
+        return str(unknown("key", str(fault.location[-1]), known, "".join(parts[:-1]).lstrip(".")))
+    if fault.kind == "missing":
         return f"{place} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{place or 'suite'}: {message}" + (
-        f", got {first['input']!r}" if place and first["type"] != "value_error" else ""
-    )
+    given = f", got {fault.given!r}" if place and fault.kind != "value_error" else ""
+    return f"{place or 'suite'}: {fault.message}{given}"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

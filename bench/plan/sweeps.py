@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from bench import registry
-from bench.anatomy import anatomy
 from bench.errors import BenchError, unknown
 from bench.models import backbone
+from bench.models.positions import check_positions
 from bench.plan.identity import identity
 from bench.schema.jobs import BackboneSpec, MethodSpec, Sweep
 from bench.schema.suite import Suite
@@ -57,10 +57,8 @@ def _check_values(sweep: Sweep, place: str) -> None:
         if all(sweep.config_at(method, first) == sweep.config_at(method, last) for method in sweep.methods):
             raise BenchError(f"{place}.vary: no method of this sweep has an integer field {sweep.vary[7:]!r}")
     shape = dataclasses.replace(sweep.backbone, weights="random")
-    positions = anatomy(backbone.load(shape, device="meta")).positions
     longest = max(sweep.shape_at(value).length for value in sweep.values)
-    if positions is not None and longest > positions:
-        raise BenchError(f"{place}: {longest} tokens, but {sweep.backbone.name!r} has {positions} positions")
+    check_positions(backbone.load(shape, device="meta"), longest, option="length", at=place)
 
 
 def check_crossovers(suite: Suite, sweeps: tuple[Sweep, ...], where: str) -> None:

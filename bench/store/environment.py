@@ -1,5 +1,6 @@
 """What a figure was measured on: versions, hardware, threads, commit."""
 
+import datetime
 import functools
 import hashlib
 import json
@@ -46,6 +47,11 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def now() -> str:
+    """UTC, ISO 8601, whole seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def cores() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
-from bench.errors import BenchError
+from bench.errors import BenchError, first_fault, unwritable
 from bench.schema.budget import MatchTable
 from bench.schema.record import SCHEMA, Record, Stored, TrialRecord
 from bench.schema.sweeps import Figure
@@ -121,10 +121,9 @@ def read_suite(folder: Path) -> dict[str, Any]:
     try:
         _Asked.model_validate(suite)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        wrong = "is missing" if first["type"] == "missing" else f"= {str(first['input'])[:80]} is damaged"
-        raise BenchError(f"{path}: {place} {wrong}; this is not the resolved suite of a run") from error
+        fault = first_fault(error)
+        wrong = "is missing" if fault.kind == "missing" else f"= {str(fault.given)[:80]} is damaged"
+        raise BenchError(f"{path}: {fault.place} {wrong}; this is not the resolved suite of a run") from error
     return suite
 
 
@@ -171,9 +170,8 @@ def _parse(line: bytes, where: str) -> Stored:
             raise BenchError(f"{where}: schema {schema!r}; this version reads schema {SCHEMA}")
         return _RECORD.validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BenchError(f"{where}: {place}: {first['msg']}; {len(error.errors())} fields do not fit") from error
+        fault = first_fault(error)
+        raise BenchError(f"{where}: {fault.place}: {fault.message}; {fault.faults} fields do not fit") from error
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{where}: not a JSON record ({error})") from error
 
@@ -245,7 +243,7 @@ def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -
     except filelock.Timeout as error:
         raise BenchError(f"{folder}: another run is writing here; wait for it or give another --out") from error
     except OSError as error:
-        raise BenchError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
+        raise unwritable(folder, error, "give another --out") from error
     try:
         records = folder / "records.jsonl"
         if fresh and records.exists():
@@ -258,7 +256,7 @@ def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -
         _mend(records)
     except OSError as error:
         lock.release()
-        raise BenchError(f"{folder}: cannot be written ({error.strerror}); give another --out") from error
+        raise unwritable(folder, error, "give another --out") from error
     except BenchError:
         lock.release()
         raise

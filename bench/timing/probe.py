@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bench import registry
 from bench.count.outcome import Findings
 from bench.models import backbone
 from bench.schema.jobs import MethodSpec, Probe, cost_id
 from bench.schema.record import CostRecord, Shape
-from bench.store.environment import environment
-from bench.training.cell import method_used, now
+from bench.store.environment import environment, now
 
 
 def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None) -> Iterator[CostRecord]:
@@ -68,7 +68,7 @@ def _common(probe: Probe, started: str) -> dict[str, Any]:
 def _record(probe: Probe, spec: MethodSpec, found: Findings, common: dict[str, Any]) -> CostRecord:
     return CostRecord(
         id=cost_id(probe, spec),
-        method=method_used(spec.label, spec.name, spec.config),
+        method=registry.method_used(spec.label, spec.name, spec.config),
         status=found.status,
         reason=found.reason,
         traceback=found.traceback,

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.anatomy import anatomy
 from bench.count.attribution import Origin
 from bench.count.count import Counts, count, summary
 from bench.count.ledger import count_step
@@ -23,6 +22,7 @@ from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.models.head import Head, TaskModel, make_head
+from bench.models.positions import check_positions
 from bench.schema.claims import BASE
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import Inference, Inferences, Latencies, Latency
@@ -93,10 +93,8 @@ class Session:
 
     def _adapt(self, spec: MethodSpec) -> tuple[Any, Any, Origin, TaskModel]:
         method, config = registry.make(spec.name, spec.config, spec.label)
-        positions = anatomy(self._pristine).positions
-        longest = max(self._probe.length, self._probe.latency_length) + method.reserved_positions(config)
-        if positions is not None and longest > positions:
-            raise BenchError(f"{spec.label}: {longest} positions, prompt included, but the backbone has {positions}")
+        longest = max(self._probe.length, self._probe.latency_length)
+        check_positions(self._pristine, longest, method.reserved_positions(config), option="length", at=spec.label)
         return method, config, *adapt(self._fresh(), method, config, self._head(), self._setting)
 
     def _fresh(self) -> nn.Module:

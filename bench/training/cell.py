@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import datetime
 import functools
 import itertools
 import sys
@@ -19,16 +18,12 @@ from bench.models import backbone
 from bench.schema import record
 from bench.schema.jobs import Cell
 from bench.schema.record import TrialRecord
+from bench.store.environment import environment, now
 from bench.store.sidecars import Sidecars, predictions_sha256
 
 Progress = Callable[[str], None]
 Predictions = dict[str, list[Any]]
 Trained = record.ScoreRecord | TrialRecord
-
-
-def now() -> str:
-    """UTC, ISO 8601, whole seconds."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Trained, Sidecars | None]:
@@ -72,21 +67,12 @@ def failure(cell: Cell, status: str, reason: str, started: str, trace: str | Non
     )
 
 
-def method_used(label: str, name: str, config: dict[str, Any]) -> record.MethodUsed:
-    """What a record keeps of a method."""
-    cls = registry.load_method(name)
-    values = {"label": label, "name": name, "config": config, "class": f"{cls.__module__}:{cls.__qualname__}"}
-    return record.MethodUsed.model_validate(values | registry.provenance(name))
-
-
 def _identity(cell: Cell) -> dict[str, Any]:
-    from bench.store.environment import environment
-
     flags: tuple[str, ...] = ("random_weights",) if cell.backbone.weights == "random" else ()
     flags += ("synthetic",) if cell.source.kind == "synthetic" else ()
     return {
         "id": cell.id, "suite": cell.suite, "backbone": backbone.describe(cell.backbone),
-        "method": method_used(cell.method.label, cell.method.name, cell.method.config),
+        "method": registry.method_used(cell.method.label, cell.method.name, cell.method.config),
         "environment": environment(), "task": cell.task, "task_name": cell.task.name, "recipe": cell.recipe,
         "seed": cell.seed, "flags": flags, "tuning": cell.tuning,
     }  # fmt: skip
@@ -99,6 +85,8 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
+    from bench.models.head import trainable
+    from bench.models.positions import check_positions
     from bench.models.tokenizer import load_tokenizer
     from bench.stats.subspaces import sha256
     from bench.tasks.metrics import compute
@@ -111,7 +99,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     method, config = registry.make(cell.method.name, cell.method.config)
     bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed)
     start = weights(bare) if recipe.get("directions") else {}
-    length = checked_length(method.reserved_positions(config), recipe["max_length"], bare)
+    length = check_positions(bare, recipe["max_length"], method.reserved_positions(config))
     encoded = functools.partial(
         Encoded, tokenizer=load_tokenizer(cell.backbone.folder, bare.config.vocab_size), max_length=length,
         regression=data.spec.regression, device=cell.device,
@@ -119,7 +107,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     rows, test = encoded(data.train), encoded(data.test)
     model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
     prepare_seconds = _prepare(cell, method, model, rows)
-    counts = record.Trainable(method=_trainable(model.body), head=_trainable(model.head))
+    counts = record.Trainable(method=trainable(model.body), head=trainable(model.head))
 
     def predicted(which: Any) -> tuple[Predictions, dict[str, float]]:
         found = evaluate(model, data.spec, which, dtype=recipe.get("dtype", "float32"))
@@ -209,27 +197,6 @@ def _stream(seed: int, purpose: str) -> int:
     from bench.models.head import generator
 
     return generator(seed, purpose).initial_seed()
-
-
-def _trainable(module: Any) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def checked_length(reserved: int, max_length: int, bare: Any) -> int:
-    """``max_length``, where the backbone has positions for it beside a prompt of ``reserved``.
-
-    Raises:
-        BenchError: It has too few.
-    """
-    from bench.anatomy import anatomy
-
-    positions = anatomy(bare).positions
-    if positions is not None and reserved + max_length > positions:
-        raise BenchError(
-            f"a prompt of {reserved} and {max_length} tokens need {reserved + max_length} positions, the backbone has "
-            f"{positions}; shorten the prompt or set max_length to {max(0, positions - reserved)}"
-        )
-    return max_length
 
 
 def _adapt(cell: Cell, bare: Any, method: Any, config: Any, outputs: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from bench import analysis as compare
-from bench.errors import BenchError
+from bench.errors import BenchError, first_fault
 from bench.schema.claims import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
 from bench.schema.record import Control, CostRecord, MergedEqualsBase, Record, Shape, Timing
 from bench.stats.intervals import (
@@ -97,9 +97,10 @@ def _claims(run: Run) -> list[ClaimTable]:
     try:
         return TypeAdapter(list[ClaimTable]).validate_python(run.suite.get("claims", []))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in ("claims", *first["loc"]))
-        raise BenchError(f"{run.folder / 'suite.toml'}: {place}: {first['msg']}; mend or remove the claim") from error
+        fault = first_fault(error)
+        raise BenchError(
+            f"{run.folder / 'suite.toml'}: claims.{fault.place}: {fault.message}; mend or remove the claim"
+        ) from error
 
 
 def _asked(run: Run, claim: ClaimTable) -> bool:

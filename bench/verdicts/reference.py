@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from bench import analysis as compare
-from bench.errors import BenchError
+from bench.errors import BenchError, first_fault, unwritable
 from bench.schema.record import CostRecord, Record, ScoreRecord, Shape
 from bench.store.store import Run
 from bench.store.strict_json import strict_json
@@ -151,7 +151,7 @@ def write_reference(reference: Reference, path: Path) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise BenchError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
+        raise unwritable(path, error, "give another -o") from error
 
 
 def read_reference(path: Path) -> Reference | None:
@@ -169,9 +169,8 @@ def read_reference(path: Path) -> Reference | None:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BenchError(f"{path}: not a JSON reference ({error}); {AGAIN}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BenchError(f"{path}: {place}: {first['msg']}; {AGAIN}") from error
+        fault = first_fault(error)
+        raise BenchError(f"{path}: {fault.place or 'the file'}: {fault.message}; {AGAIN}") from error
     except ValueError as error:
         raise BenchError(f"{path}: {error}; {AGAIN}") from error
 

@@ -272,7 +272,7 @@ def test_without_a_baseline_the_counts_stand_and_the_times_say_why(broken: type[
 def test_a_shape_longer_than_the_positions_is_refused_with_one_sentence() -> None:
     (full,) = run_probe(probe("full", length=129))
     assert full.status == "failed"
-    assert full.reason == "full: 129 positions, prompt included, but the backbone has 128"
+    assert full.reason == "full: 129 tokens need 129 positions, the backbone has 128; length 128 is the longest"
 
 
 def test_a_dead_process_leaves_a_record_for_each_method() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError
+from bench.errors import unwritable
 from bench.report.charts.looks import Look, Looks
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def save(figure: "Figure | None", folder: Path, name: str) -> list[Path]:
         figure.savefig(paths[0], metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None, "Creator": "peft-ledger"})
     except OSError as error:
-        raise BenchError(f"{folder}: cannot be written ({error.strerror}); free space or mend it") from error
+        raise unwritable(folder, error) from error
     return paths
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import typer
 
-from bench.errors import BenchError
+from bench.errors import unwritable
 from bench.report.format import markdown as text
 
 
@@ -29,7 +29,7 @@ def emit(content: bytes, path: Path | None) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise BenchError(f"{path}: cannot be written ({error.strerror}); give another -o") from error
+        raise unwritable(path, error, "give another -o") from error
     typer.echo(path)
 
 

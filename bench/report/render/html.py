@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import analysis as compare
 from bench.analysis.tuned import RateChange
-from bench.errors import BenchError
+from bench.errors import unwritable
 from bench.report import format as fmt
 from bench.report.render import page_figures
 from bench.report.sections import overview as facts
@@ -48,7 +48,7 @@ def write(run: Run, drawn: Iterable[Path], change: RateChange | None = None) -> 
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"{path}: cannot be written ({error.strerror}); free space or mend permissions") from error
+        raise unwritable(path, error) from error
     return path
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench import analysis as compare
 from bench.analysis.tuned import RateChange
-from bench.errors import BenchError
+from bench.errors import unwritable
 from bench.report import format as fmt
 from bench.report.charts.catalogue import PLOTS
 from bench.report.format import markdown as text
@@ -45,7 +45,7 @@ def write(run: Run, change: RateChange | None = None) -> Path:
     try:
         path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"{path}: cannot be written ({error.strerror}); free space or mend permissions") from error
+        raise unwritable(path, error) from error
     return path
 
 

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import unwritable
 from bench.report import format as fmt
 from bench.verdicts.gate import Check, Verdict
 from bench.verdicts.gate import verdict as overall
@@ -29,7 +29,7 @@ def write(title: str, checks: Sequence[Check], junit_file: Path | None) -> None:
             with Path(summary).open("a", encoding="utf-8") as page:
                 page.write(markdown(title, checks))
     except OSError as error:
-        raise BenchError(f"{error.filename}: cannot be written ({error.strerror}); give another path") from error
+        raise unwritable(error.filename, error, "give another path") from error
 
 
 def as_json(checks: Sequence[Check]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.analysis.tuning import Outcome, Search
-from bench.errors import BenchError
+from bench.errors import unwritable
 from bench.report import format as fmt
 from bench.report.render.columns import Column, say, table, width_of
 from bench.report.render.export import markdown_table
@@ -110,7 +110,7 @@ def write(search: Search, found: Sequence[Outcome], drawn: Sequence[Path]) -> Pa
     try:
         path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"{path}: cannot be written ({error.strerror}); free space or mend permissions") from error
+        raise unwritable(path, error) from error
     return path
 
 
