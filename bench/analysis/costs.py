@@ -60,14 +60,6 @@ def cost_shapes(records: Iterable[Record]) -> list[Shape]:
     return sorted(held, key=lambda shape: (-held[shape], -shape.batch * shape.length))
 
 
-def asked_of(suite: Mapping[str, Any], shape: Shape) -> Mapping[str, Any]:
-    """The ``[[cost]]`` table of a resolved suite that asked for ``shape``; empty where none did."""
-    fields = {"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing", "threads"}
-    own = shape.model_dump(include=fields) | {"compile": shape.compiled}
-    tables: Sequence[Mapping[str, Any]] = suite.get("cost") or ()
-    return next((table for table in tables if all(table.get(key, own[key]) == own[key] for key in own)), {})
-
-
 def _timing(prefix: str, timing: Timing | None) -> dict[str, float]:
     if timing is None:
         return {}

@@ -113,7 +113,7 @@ _REACHES: Once[Run, Reached] = Once()
 
 
 def _reached(run: Run, order: Sequence[str]) -> Reached:
-    baseline, records = run.suite["baseline"], _with_curve(run.records)
+    baseline, records = run.suite.baseline, _with_curve(run.records)
     by_task: dict[str, list[ScoreRecord]] = defaultdict(list)
     for record in score_records(run.records):
         if record.status == "ok" and record.method.label == baseline:

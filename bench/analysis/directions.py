@@ -40,7 +40,7 @@ def direction_table(run: Run, order: Sequence[str] = ()) -> pd.DataFrame:
     rows = []
     for record in done:
         place = (record.method.label, record.task_name, record.seed)
-        full = vectors.get((run.suite["baseline"], *place[1:]), {})
+        full = vectors.get((run.suite.baseline, *place[1:]), {})
         next_seed = _next(record.seed, place[:2], vectors)
         again = vectors[*place[:2], next_seed] if next_seed is not None else {}
         for name, found in record.directions.items():

@@ -36,13 +36,13 @@ def figure_table(run: Run) -> pd.DataFrame:
     """
     if not run.records:
         raise BenchError(f"{run.folder}: holds no record; finish the run first: {run.command}")
-    order = run.suite["methods"]
+    order = run.suite.methods
     parts = [_costs(run, shape, order) for shape in cost_shapes(run.records)]
     parts += [_counts(run), _scores(run, order), _standing(run, order), _curves(run, order), _reach(run, order)]
     parts += [_gradients(run, order)]
     found = [part.dropna(axis="columns", how="all") for part in parts if not part.empty]
     table = pd.concat(found, ignore_index=True)
-    table.insert(0, "suite", run.suite["name"])
+    table.insert(0, "suite", run.suite.name)
     first = ["suite", "kind", "method", "status", *SHAPE, "sweep", "vary", "value", "task"]
     return table[[name for name in first if name in table] + [name for name in table if name not in first]]
 
@@ -90,7 +90,7 @@ def _counts(run: Run) -> pd.DataFrame:
 
 
 def _scores(run: Run, order: list[str]) -> pd.DataFrame:
-    single = per_task(run.records, run.suite["baseline"], order)
+    single = per_task(run.records, run.suite.baseline, order)
     if single.empty:
         return pd.DataFrame()
     by_row = paired_rows(run, order).table[["rows", "low", "high", "only_baseline", "only_method", "p"]]
@@ -125,7 +125,7 @@ def _standing(run: Run, order: list[str]) -> pd.DataFrame:
     if not found.seeds:
         return pd.DataFrame()
     table = found.table[found.table["compared"]].drop(columns=["compared", "why"])
-    whole = score_table(run.records, run.suite["baseline"], order)
+    whole = score_table(run.records, run.suite.baseline, order)
     table = table.rename(columns={"best": "best_probability", "rank": "average_rank"})
     table = table.join(whole[["mean", "mean_low", "mean_high"]].add_prefix("score_").add_suffix("_points"))
     table["no_verdict_because"] = whole["why"].map("; ".join)
@@ -152,6 +152,6 @@ def _reach(run: Run, order: list[str]) -> pd.DataFrame:
 def _gradients(run: Run, order: list[str]) -> pd.DataFrame:
     names = {"n": "seeds", "step": "training_steps", "mean": "gradient_norm_mean", "low": "gradient_norm_smallest",
              "high": "gradient_norm_largest", "loss": "loss_at_step_0"}  # fmt: skip
-    starts = start_table(run.records, run.suite["baseline"], order)["loss"]
+    starts = start_table(run.records, run.suite.baseline, order)["loss"]
     table = gradient_table(run.records, order).join(starts).reset_index().rename(columns=names)
     return table.assign(kind="gradient", status="ok")

@@ -74,10 +74,10 @@ def _paired_rows(run: Run, order: Sequence[str]) -> PairedRows:
             left_out[task] = "its metric is no function of sums over rows"
             continue
         cells = dict(_cells(run, found))
-        if all(label != run.suite["baseline"] for label, _ in cells):
-            left_out[task] = f"the predictions of {run.suite['baseline']} are not in the run folder"
+        if all(label != run.suite.baseline for label, _ in cells):
+            left_out[task] = f"the predictions of {run.suite.baseline} are not in the run folder"
             continue
-        rows += _task(task, metric, cells, run.suite["baseline"], in_order([label for label, _ in cells], order))
+        rows += _task(task, metric, cells, run.suite.baseline, in_order([label for label, _ in cells], order))
     table = pd.DataFrame(rows, columns=list(COLUMNS)).set_index(["method", "task"])
     tested = table["p"].notna()
     if tested.any():

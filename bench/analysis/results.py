@@ -1,154 +1,221 @@
-"""The tables of a run that figures are drawn from, each made once however many figures need it; draws nothing."""
+"""A run as readers see it: its newest records, and every table that is made of them, each made once."""
 
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
-from bench import analysis as compare
-from bench.report import format as fmt
-from bench.report.charts.canvas import Words
-from bench.report.charts.looks import Look, looks
-from bench.report.sections import overview as facts
-from bench.schema.record import CostRecord, ScoreRecord, Shape
-from bench.store.store import Run
+from bench.analysis import costs, curves, directions, gradients, inference, over_rows, ranking, records, scaling, scores
+from bench.analysis.export import figure_table
+from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord, Shape
+from bench.schema.resolved import ResolvedSuite
+from bench.store.store import Run, read_run
+
+if TYPE_CHECKING:
+    from bench.analysis.curves import Reached
+    from bench.analysis.over_rows import PairedRows
+    from bench.analysis.ranking import Fronts
+
+Table = TypeVar("Table")
 
 
-class Tables:
-    """What the figures of one run share."""
+class Results:
+    """A run with its tables. Scores are in points of 100, everything else in SI base units.
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._costs = tuple(compare.cost_records(run.records))  # one tuple, whose tables are lifted once
-        self._scores = facts.score_records(run)
-        self.labels = facts.labels(run)
-        self.baseline: str = run.suite["baseline"]
-        self.name = fmt.plain(self.baseline)
-        """Of the baseline, as figures write it."""
+    Tables that hold one row per method are indexed by its label, in the order of the suite.
+    """
 
-    @cached_property
-    def looks(self) -> dict[str, Look]:
-        """Look of each method, by its place in the suite."""
-        return looks(self.labels, self.baseline)
+    def __init__(self, run: Run | Path | str) -> None:
+        """Read a run.
 
-    @cached_property
-    def cost_records(self) -> dict[str, CostRecord]:
-        """What was measured without fault on the first shape, by label, in the suite's order."""
-        found = {r.method.label: r for r in self._costs if r.status == "ok" and r.shape == self.shape}
-        return {label: found[label] for label in self.labels if label in found}
+        Args:
+            run: A run folder, or a run that was read already.
 
-    @cached_property
-    def shape(self) -> Shape | None:
-        """The first of `bench.analysis.cost_shapes`."""
-        return next(iter(compare.cost_shapes(self._costs)), None)
+        Raises:
+            BenchError: It is no run folder, or a file in it is damaged.
+        """
+        self.run = run if isinstance(run, Run) else read_run(Path(run))
+        self.suite: ResolvedSuite = self.run.suite
+        self.folder: Path = self.run.folder
+        self.baseline: str = self.suite.baseline
+        self._made: dict[Hashable, object] = {}
 
-    @cached_property
-    def costs(self) -> pd.DataFrame:
-        """As `bench.analysis.cost_table` gives it."""
-        return compare.cost_table(self._costs, self.labels)
+    def _once(self, key: Hashable, make: Callable[[], Table]) -> Table:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[return-value]
 
     @cached_property
-    def latencies(self) -> pd.DataFrame:
-        """As `bench.analysis.latency_table` gives it."""
-        return compare.latency_table(self._costs, self.labels)
+    def labels(self) -> list[str]:
+        """Method labels in the order of the suite, then any that only records know."""
+        return list(dict.fromkeys([*self.suite.methods, *(record.method.label for record in self.run.records)]))
+
+    def labels_on(self, shape: Shape) -> list[str]:
+        """Labels of the methods that are measured on ``shape``."""
+        chosen = self.suite.asked_of(shape).methods
+        return [label for label in self.labels if not chosen or label in chosen]
+
+    # Records: the newest of each cell, of each method in a probe and at each value of a sweep.
 
     @cached_property
-    def inference_length(self) -> int | None:
-        """Tokens of each row of inference on the shape that is drawn, where a record or the suite says so."""
-        return facts.inference_length(self.run, self.shape)
+    def records(self) -> list[Record]:
+        """The newest records of every kind."""
+        return records.latest(self.run.records)[0]
 
     @cached_property
-    def controls(self) -> pd.DataFrame:
-        """The A/A controls by name, of the shape that is drawn."""
-        return compare.controls(self.cost_records.values()).set_index("name")
+    def older(self) -> int:
+        """Records that a newer one of the same cell, probe or sweep replaces."""
+        return records.latest(self.run.records)[1]
+
+    @cached_property
+    def cost_records(self) -> list[CostRecord]:
+        """The newest cost records, failures included."""
+        return [record for record in self.records if isinstance(record, CostRecord)]
+
+    @cached_property
+    def count_records(self) -> list[CountRecord]:
+        """The newest count records, failures included."""
+        return [record for record in self.records if isinstance(record, CountRecord)]
 
     @cached_property
     def score_records(self) -> list[ScoreRecord]:
-        """Scores without fault."""
-        return [record for record in self._scores if record.status == "ok"]
-
-    def cost(self, column: str) -> "pd.Series[float]":
-        """A column of `costs` by label; trained parameters also of methods that were only scored."""
-        records = self._costs if self.costs[column].reindex(self.labels).notna().all() else self.run.records
-        return compare.method_cost(replace(self.run, records=records), self.labels, column)
+        """The newest score records, failures included."""
+        return [record for record in self.records if isinstance(record, ScoreRecord)]
 
     @cached_property
-    def scores(self) -> pd.DataFrame:
-        """As `bench.analysis.score_table` gives it."""
-        return compare.score_table(self._scores, self.baseline, self.labels)
+    def failures(self) -> pd.DataFrame:
+        """As `bench.analysis.records.failures` gives it."""
+        return records.failures(self.run.records)
 
-    @cached_property
-    def per_task(self) -> pd.DataFrame:
-        """As `bench.analysis.per_task` gives it."""
-        return compare.per_task(self._scores, self.baseline, self.labels)
-
-    @cached_property
-    def curves(self) -> pd.DataFrame:
-        """As `bench.analysis.curve_table` gives it."""
-        return compare.curve_table(self.run.records, self.labels)
-
-    @cached_property
-    def gradients(self) -> pd.DataFrame:
-        """As `bench.analysis.gradient_table` gives it."""
-        return compare.gradient_table(self.run.records, self.labels)
-
-    @cached_property
-    def directions(self) -> pd.DataFrame:
-        """As `bench.analysis.direction_table` gives it."""
-        return compare.direction_table(self.run, self.labels)
-
-    @cached_property
-    def reached(self) -> compare.Reached:
-        """As `bench.analysis.reached` gives it."""
-        return compare.reached(self.run, self.labels)
-
-    @cached_property
-    def peak_source(self) -> str | None:
-        """What measured peak memory."""
-        return next((s for s in self.costs["peak_memory_source"] if isinstance(s, str)), None)
+    # What was asked.
 
     @cached_property
     def tasks(self) -> list[str]:
-        """Tasks of the suite, then those that only records know."""
-        return list(dict.fromkeys([*facts.tasks(self.run), *(record.task_name for record in self.score_records)]))
+        """Tasks of the suite; those of the records where it names none."""
+        return list(self.suite.tasks or dict.fromkeys(record.task_name for record in self.score_records))
 
     @cached_property
-    def seeds(self) -> int:
-        """How many seeds were asked for."""
-        return len(facts.seeds(self.run))
+    def seeds(self) -> list[int]:
+        """Seeds of the suite; those of the records where it names none."""
+        return list(self.suite.seeds or sorted({record.seed for record in self.score_records}))
 
     @cached_property
-    def _synthetic(self) -> bool:
-        return facts.is_synthetic(self.run)
+    def is_synthetic(self) -> bool:
+        """Whether any score was taken on synthetic data; before the first score, whether any will be."""
+        sources: set[str | None] = {record.task.source for record in self.score_records if record.task}
+        return "synthetic" in (sources or {self.suite.data.kind if self.suite.data else None})
+
+    # Costs.
 
     @cached_property
-    def _backbone(self) -> str:
-        return facts.backbone(self.run)
+    def shapes(self) -> list[Shape]:
+        """The shapes that were probed, first those that hold most methods, then those with most tokens."""
+        return costs.cost_shapes(self.cost_records)
+
+    def cost_table(self, shape: Shape | None = None) -> pd.DataFrame:
+        """Costs by method on ``shape``, the first one where None (`bench.analysis.costs.cost_table`)."""
+        return self._once(("costs", shape), lambda: costs.cost_table(self.run.records, self.labels, shape))
+
+    def measured(self, shape: Shape | None = None) -> dict[str, CostRecord]:
+        """Cost records without fault on ``shape`` (the first one where None) by label, in the suite's order."""
+        shape = shape or next(iter(self.shapes), None)
+        held = {r.method.label: r for r in self.cost_records if r.status == "ok" and r.shape == shape}
+        return {label: held[label] for label in self.labels if label in held}
 
     @cached_property
-    def _machine(self) -> str:
-        return facts.this_machine(replace(self.run, records=self._costs or self.run.records))
+    def latency_table(self) -> pd.DataFrame:
+        """As `bench.analysis.inference.latency_table` gives it."""
+        return inference.latency_table(self.run.records, self.labels)
 
-    def words(self, title: str, caption: str, *tags: str, shape: str | None = None) -> Words:
-        """Title, line below it, caption and tags of a figure.
+    def controls(self, shape: Shape | None = None) -> pd.DataFrame:
+        """The A/A controls, of ``shape`` or of all shapes (`bench.analysis.costs.controls`)."""
+        held = [r for r in self.cost_records if shape is None or r.shape == shape]
+        return self._once(("controls", shape), lambda: costs.controls(held))
 
-        Args:
-            title: What it shows; of scores on synthetic data it says so.
-            caption: What is measured, its unit, n and interval.
-            tags: Of ``counted``, ``timed``, ``measured`` and ``scored`` those that hold.
-            shape: What was measured on; None: the probe's shape, where anything but scores is shown.
-        """
-        scored = "scored" in tags
-        said = {
-            "counted": "counted · exact on any machine",
-            "timed": f"timed · this machine: {self._machine}",
-            "measured": f"measured · this machine: {self._machine}",
-            "scored": "scored · SYNTHETIC data" if self._synthetic else "scored",
-        }
-        parts = [fmt.plain(self.run.suite["name"]), self._backbone]
-        if shape is None and self.shape and set(tags) != {"scored"}:
-            shape = facts.shape_line(self.shape)
-        parts += [shape] if shape else []
-        mark = " · SYNTHETIC data" if scored and self._synthetic and len(tags) > 1 else ""
-        shown = tuple(said[tag] for tag in tags if not (mark and tag == "scored"))
-        return Words(title + mark, caption, " · ".join(parts), shown)
+    def method_cost(self, column: str) -> "pd.Series[float]":
+        """A column of `cost_table` by label; trained parameters also of methods that were only scored."""
+        return ranking.method_cost(self.run, self.labels, column)
+
+    # Scores.
+
+    @cached_property
+    def score_table(self) -> pd.DataFrame:
+        """As `bench.analysis.scores.score_table` gives it."""
+        return scores.score_table(self.run.records, self.baseline, self.labels)
+
+    @cached_property
+    def task_table(self) -> pd.DataFrame:
+        """As `bench.analysis.scores.per_task` gives it."""
+        return scores.per_task(self.run.records, self.baseline, self.labels)
+
+    @cached_property
+    def floors(self) -> dict[str, float]:
+        """What counting words scores on each task, in points of 100."""
+        return scores.floors(self.run.records)
+
+    @cached_property
+    def paired_rows(self) -> "PairedRows":
+        """As `bench.analysis.over_rows.paired_rows` gives it."""
+        return over_rows.paired_rows(self.run, self.labels)
+
+    def fronts(self, columns: Sequence[str]) -> "Fronts":
+        """Pareto fronts of score against cost ``columns`` (`bench.analysis.ranking.fronts`)."""
+        return self._once(("fronts", *columns), lambda: ranking.fronts(self.run, self.labels, columns))
+
+    # Training on the way.
+
+    @cached_property
+    def curve_table(self) -> pd.DataFrame:
+        """As `bench.analysis.curves.curve_table` gives it."""
+        return curves.curve_table(self.run.records, self.labels)
+
+    @cached_property
+    def reached(self) -> "Reached":
+        """As `bench.analysis.curves.reached` gives it."""
+        return curves.reached(self.run, self.labels)
+
+    @cached_property
+    def gradient_table(self) -> pd.DataFrame:
+        """As `bench.analysis.gradients.gradient_table` gives it."""
+        return gradients.gradient_table(self.run.records, self.labels)
+
+    @cached_property
+    def start_table(self) -> pd.DataFrame:
+        """As `bench.analysis.gradients.start_table` gives it."""
+        return gradients.start_table(self.run.records, self.baseline, self.labels)
+
+    @cached_property
+    def direction_table(self) -> pd.DataFrame:
+        """As `bench.analysis.directions.direction_table` gives it."""
+        return directions.direction_table(self.run, self.labels)
+
+    # Sweeps.
+
+    def sweep_table(self, title: str, figure: "scaling.Figure") -> pd.DataFrame:
+        """One figure by method and value of a sweep (`bench.analysis.scaling.sweep_table`)."""
+        return self._once(
+            ("sweep", title, figure), lambda: scaling.sweep_table(self.run.records, title, figure, self.labels)
+        )
+
+    # What users read.
+
+    @cached_property
+    def figures(self) -> pd.DataFrame:
+        """Every figure of the run (`bench.analysis.export.figure_table`)."""
+        return figure_table(self.run)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """One row per method and shape: ``method status``, the shape's fields, every cost figure with its unit."""
+        return self._of_kind("cost")
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row per method and task: ``method task``, mean score, interval, seeds, paired difference to baseline."""
+        return self._of_kind("score")
+
+    def _of_kind(self, kind: str) -> pd.DataFrame:
+        chosen = self.figures[self.figures["kind"] == kind].dropna(axis="columns", how="all")
+        return chosen.drop(columns=["suite", "kind"]).reset_index(drop=True)

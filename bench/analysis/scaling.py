@@ -5,8 +5,8 @@ All figures keep SI base units; one that a record lacks is NaN, never 0.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bench.analysis import count_records
 from bench.schema.record import CountRecord, Record
+from bench.schema.resolved import ResolvedCrossover, ResolvedSuite, ResolvedSweep
 
 Figure = Literal["peak_memory", "saved_activations", "training_flops"]
 FIGURES: tuple[Figure, ...] = ("peak_memory", "saved_activations", "training_flops")
@@ -23,18 +24,19 @@ HOLDS = 1e-3
 """A polynomial holds where it misses no counted point by more than this share of it."""
 
 
-def swept(suite: Mapping[str, Any], records: Iterable[Record]) -> dict[str, dict[str, Any]]:
-    """The sweeps of a resolved suite by name; those that only records know have ``vary`` alone."""
-    asked = {table["title"]: dict(table) for table in suite.get("sweep") or ()}
+def swept(suite: ResolvedSuite, records: Iterable[Record]) -> dict[str, ResolvedSweep]:
+    """The sweeps of a resolved suite by name; those that only records know have no values."""
+    asked = {sweep.title: sweep for sweep in suite.sweep}
     for record in count_records(records):
-        asked.setdefault(record.sweep, {"title": record.sweep, "vary": record.vary})
+        known = ResolvedSweep(title=record.sweep, vary=record.vary, values=[], methods=[])
+        asked.setdefault(record.sweep, known)
     return asked
 
 
-def guests(suite: Mapping[str, Any]) -> dict[str, str]:
+def guests(suite: ResolvedSuite) -> dict[str, str]:
     """Sweeps of one method that a crossover compares with a curve of a sweep of several: guest -> that sweep."""
-    alone = {table["title"]: len(table["methods"]) == 1 for table in suite.get("sweep") or ()}
-    pairs = [(asked["sweep"], asked.get("than_sweep", asked["sweep"])) for asked in suite.get("crossover") or ()]
+    alone = {sweep.title: len(sweep.methods) == 1 for sweep in suite.sweep}
+    pairs = [(pair.sweep, pair.than_sweep or pair.sweep) for pair in suite.crossover]
     both_ways = [*pairs, *((second, first) for first, second in pairs)]
     return {guest: host for host, guest in both_ways if alone[guest] and not alone[host]}
 
@@ -162,7 +164,7 @@ class Crossing:
 class Crossover:
     """Answer to one ``[[crossover]]`` of a suite."""
 
-    asked: Mapping[str, Any]
+    asked: ResolvedCrossover
     """``sweep``, ``method``, ``than``, ``figure`` and perhaps ``than_sweep``."""
     curves: pd.DataFrame
     """Columns ``first`` and ``second`` by value, at those that both have."""
@@ -175,17 +177,16 @@ class Crossover:
         return not self.crossings and bool((self.curves["first"] > self.curves["second"]).all())
 
 
-def crossovers(suite: Mapping[str, Any], records: Iterable[Record]) -> list[Crossover]:
+def crossovers(suite: ResolvedSuite, records: Iterable[Record]) -> list[Crossover]:
     """The crossovers that a resolved suite asks for, in its order."""
     records = list(records)
-    return [_crossover(records, asked) for asked in suite.get("crossover") or ()]
+    return [_crossover(records, asked) for asked in suite.crossover]
 
 
-def _crossover(records: Sequence[Record], asked: Mapping[str, Any]) -> Crossover:
-    figure: Figure = asked["figure"]
-    first = sweep_table(records, asked["sweep"], figure)
-    second = sweep_table(records, asked.get("than_sweep") or asked["sweep"], figure)
-    names = (("first", first, asked["method"]), ("second", second, asked["than"]))
+def _crossover(records: Sequence[Record], asked: ResolvedCrossover) -> Crossover:
+    first = sweep_table(records, asked.sweep, asked.figure)
+    second = sweep_table(records, asked.than_sweep or asked.sweep, asked.figure)
+    names = (("first", first, asked.method), ("second", second, asked.than))
     both = {column: table.loc[label] for column, table, label in names if label in table.index}
     curves = pd.DataFrame(both, columns=["first", "second"], dtype=float).dropna().sort_index()
     return Crossover(asked, curves, tuple(_crossings(curves)))

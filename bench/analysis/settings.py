@@ -187,7 +187,7 @@ def _coverage(first: Run, other: Run, ours: Sequence[Record], theirs: Sequence[R
     def held(run: Run, records: Sequence[Record]) -> dict[str, list[str]]:
         scores = [record for record in records if isinstance(record, ScoreRecord)]
         return {
-            "baseline": [run.suite["baseline"]],
+            "baseline": [run.suite.baseline],
             "kinds of record": list(dict.fromkeys(record.kind for record in records)),
             "methods": list(dict.fromkeys(record.method.label for record in records)),
             "tasks": list(dict.fromkeys(record.task_name for record in scores)),

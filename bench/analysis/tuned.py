@@ -15,6 +15,7 @@ from bench.analysis.records import in_order, score_records
 from bench.analysis.scores import check_one_content
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord, Stored, TrialRecord
+from bench.schema.resolved import ResolvedSuite
 from bench.schema.suite import DEFAULTS
 from bench.stats.intervals import Interval, rank_agreement
 from bench.stats.resampling import times_drawn
@@ -62,9 +63,9 @@ class RateChange(NamedTuple):
     """Methods that are not compared, each with the reason."""
 
 
-def default_rates(suite: Mapping[str, Any]) -> Rates:
+def default_rates(suite: ResolvedSuite) -> Rates:
     """Rates of a resolved suite's recipe, which hold for methods that set none of their own."""
-    return _rates_of(suite.get("recipe") or {})
+    return _rates_of(suite.recipe)
 
 
 def _rates_of(recipe: Mapping[str, Any]) -> Rates:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from bench.errors import BenchError
 from bench.schema.record import TrialRecord
+from bench.schema.resolved import ResolvedSuite
 from bench.schema.tuning import RATES, TuningTable
 from bench.store.store import read_records, read_suite
 from bench.tasks.glue import task as task_spec
@@ -23,14 +23,14 @@ class Search:
     """The folder of a search as readers see it."""
 
     folder: Path
-    suite: dict[str, Any]
+    suite: ResolvedSuite
     """The resolved suite, with its ``tuning`` table."""
     records: tuple[TrialRecord, ...]
 
     @property
     def table(self) -> TuningTable:
         """The grid."""
-        return TuningTable.model_validate_json(json.dumps(self.suite["tuning"]))
+        return TuningTable.model_validate_json(json.dumps(self.suite.tuning))
 
 
 def read_search(folder: Path) -> Search:
@@ -42,7 +42,7 @@ def read_search(folder: Path) -> Search:
     suite = read_suite(folder)
     records = read_records(folder / "records.jsonl")
     trials = tuple(record for record in records if isinstance(record, TrialRecord))
-    if "tuning" not in suite or len(trials) < len(records):
+    if suite.tuning is None or len(trials) < len(records):
         raise BenchError(f"{folder}: holds no search for learning rates; make one with: python -m bench tune")
     return Search(folder, suite, trials)
 
@@ -137,7 +137,7 @@ def outcomes(search: Search) -> list[Outcome]:
         if place not in newest or record.ended >= newest[place].ended:
             newest[place] = record
     asked, table = search.suite, search.table
-    return [_outcome(label, task, table, newest) for task in asked["tasks"] for label in asked["methods"]]
+    return [_outcome(label, task, table, newest) for task in asked.tasks for label in asked.methods]
 
 
 def _outcome(label: str, task: str, table: TuningTable, newest: dict[tuple[object, ...], TrialRecord]) -> Outcome:

@@ -106,7 +106,7 @@ def _report(folder: Path, console: Any, as_json: bool, tuning: Path | None = Non
     if as_json:
         failed = [r.id for r in done.records if r.status != "ok"]
         summary = {
-            "folder": str(folder), "suite": done.suite["name"], "records": len(done.records), "failed": failed,
+            "folder": str(folder), "suite": done.suite.name, "records": len(done.records), "failed": failed,
             "plots": [str(path) for path in drawn], "report": str(folder / "report.md"), "page": str(page),
         }  # fmt: skip
         if change is not None:
@@ -259,7 +259,7 @@ def report(
 
     if tuning is not None and form != "tables":
         raise BenchError(f"--tuning applies to the tables of a report; omit --tuning or --format {form}")
-    if form == "tables" and tuning is None and "tuning" in read_suite(folder):
+    if form == "tables" and tuning is None and read_suite(folder).tuning is not None:
         from bench.cli.progress import wide_console
         from bench.cli.tune import show_search
 
@@ -325,7 +325,7 @@ def show_plan(
     as_json: JsonOption = False,
 ) -> None:
     """Print what a run would do, in order, without running it."""
-    from bench.schema.budget import match_lines
+    from bench.schema.resolved import match_lines
 
     plan = planned(selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))
     if as_json:

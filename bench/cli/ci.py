@@ -51,7 +51,7 @@ def gate(
         typer.echo(f"{reference}: {reason}; make it with: python -m bench reference {folder} -o {reference}", err=True)
         raise typer.Exit(4)
     checks = check(run, ours, expected, margin=margin)
-    title = f"{run.suite['name']} against {reference}"
+    title = f"{run.suite.name} against {reference}"
     published.write(title, checks, junit)
     typer.echo(published.as_json(checks) if as_json else "\n".join(published.screen(title, checks)))
     open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]

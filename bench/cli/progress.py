@@ -80,7 +80,7 @@ class Display:
         parts = {"counts": todo.counts, "costs": costs, cells: len(todo.cells)}
         asked = ", ".join(f"{number} {noun}" for noun, number in parts.items() if number)
         already = f", {done} already done" if done else ""
-        self.note(f"{plan.suite['name']}: {asked} to do{already} -> {folder}")
+        self.note(f"{plan.suite.name}: {asked} to do{already} -> {folder}")
 
     def __enter__(self) -> "Display":
         if self.console.is_terminal and shutil.get_terminal_size().columns >= 60:

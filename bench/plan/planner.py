@@ -15,6 +15,7 @@ from bench.schema.claims import timed_bounds
 from bench.schema.fingerprint import method_sources
 from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe
 from bench.schema.record import TaskUsed
+from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
 from bench.schema.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite, claimed_shape
 from bench.tasks.glue import task as task_spec
@@ -62,7 +63,7 @@ def make_plan(
         resolved["match"] = suite.match.model_dump(exclude_none=True)
         for name, outcome in sizes.items():
             resolved["method"][name]["match"] = outcome
-    return Plan(suite=resolved, probes=probes, cells=cells, sweeps=sweeps)
+    return Plan(suite=ResolvedSuite.model_validate(resolved), probes=probes, cells=cells, sweeps=sweeps)
 
 
 def _check_tasks(suite: Suite, where: str) -> None:

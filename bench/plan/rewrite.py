@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from bench.errors import BenchError
 from bench.plan.load import parse_suite
 from bench.schema.labels import spell
+from bench.schema.resolved import ResolvedSuite
 from bench.schema.tuning import RATES, TuningTable
 
 if TYPE_CHECKING:
@@ -46,10 +47,9 @@ class Outcome(Protocol):
 Searched = TypeVar("Searched", bound=Outcome)
 
 
-def as_spelled(outcomes: Sequence[Searched], suite: Mapping[str, Any]) -> list[Searched]:
+def as_spelled(outcomes: Sequence[Searched], suite: ResolvedSuite) -> list[Searched]:
     """``outcomes`` under the labels of the suite's file, where a budget of ``suite``, resolved, has chosen sizes."""
-    matches = {label: table.get("match", {}) for label, table in suite.get("method", {}).items()}
-    spelled = {label: str(match.get("spelled", label)) for label, match in matches.items()}
+    spelled = {label: str(method.match.get("spelled", label)) for label, method in suite.method.items()}
     return [dataclasses.replace(one, method=spelled.get(one.method, one.method)) for one in outcomes]
 
 

@@ -32,7 +32,11 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
         raise BenchError(f"{where} searches for rates on {table.task} alone; omit --tasks, or include it there")
     plan = make_plan(_bare(suite, table), where, device, progress, trials=True)
     cells = tuple(_at(cell, *rates) for rates, cell in itertools.product(table.grid, plan.cells))
-    return Plan(suite=plan.suite | {"tuning": table.model_dump(mode="json", exclude_none=True)}, probes=(), cells=cells)
+    return Plan(
+        suite=plan.suite.changed(tuning=table.model_dump(mode="json", exclude_none=True)),
+        probes=(),
+        cells=cells,
+    )
 
 
 def _bare(suite: Suite, table: TuningTable) -> Suite:

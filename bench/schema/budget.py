@@ -1,8 +1,5 @@
 """The budget at which a suite compares its methods, and the words for it."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -50,20 +47,3 @@ def check_match(match: MatchTable | None, shapes: int) -> None:
     """
     if match is not None and match.peak_memory_bytes is not None and not shapes:
         raise ValueError("match.peak_memory_bytes is predicted on the first [[cost]] shape; give one")
-
-
-def match_lines(suite: Mapping[str, Any]) -> Iterator[str]:
-    """What became of each method of a resolved suite under its budget; nothing where it has none.
-
-    ``lora(rank=8) · 73,728 of 75,000 trainable parameters, 98.3 %``, or ``full · not matched: ...``.
-    """
-    if "match" not in suite:
-        return
-    match = MatchTable.model_validate(suite["match"])
-    for label in suite["methods"]:
-        found = suite["method"][label]["match"]
-        if "not_matched" in found:
-            yield f"{label} · not matched: {found['not_matched']}"
-        else:
-            reached: int = found["reached"]
-            yield f"{label} · {reached:,} of {match}, {100 * reached / match.budget:.1f} %"

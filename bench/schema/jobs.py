@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from bench.schema.claims import EXTRA_SECONDS, TimedBound
 from bench.schema.fingerprint import sha256_of
 from bench.schema.record import TaskUsed, Tuning
+from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepForm, StepShape
 
 
@@ -181,8 +182,7 @@ class Sweep(_Job, StepForm):
 class Plan(_Data):
     """Everything that a run will do, in order."""
 
-    suite: dict[str, Any]
-    """The resolved suite: what ``suite.toml`` of the run folder holds."""
+    suite: ResolvedSuite
     probes: tuple[Probe, ...]
     cells: tuple[Cell, ...]
     sweeps: tuple[Sweep, ...] = ()
@@ -191,7 +191,7 @@ class Plan(_Data):
     def name(self) -> str:
         """Folder name: suite and the first six hex digits of the plan's hash."""
         jobs = (*self.probes, *self.cells, *self.sweeps)
-        return f"{self.suite['name']}-{sha256_of([self.suite, *(job.id for job in jobs)])[:6]}"
+        return f"{self.suite.name}-{sha256_of([self.suite.plain(), *(job.id for job in jobs)])[:6]}"
 
     def job_ids(self) -> set[str]:
         """Identities of all records: of each cell, of each method in a probe, of each method at a sweep's values."""

@@ -6,69 +6,20 @@ import os
 import shlex
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import BenchError, first_fault, unwritable
-from bench.schema.budget import MatchTable
 from bench.schema.record import SCHEMA, Record, Stored, TrialRecord
-from bench.schema.sweeps import Figure
+from bench.schema.resolved import ResolvedSuite
 from bench.store.sidecars import Sidecars
 from bench.store.strict_json import strict_json
 
 _RECORD: TypeAdapter[Stored] = TypeAdapter(Stored)
-
-
-class _Sweep(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    title: str
-    vary: str
-    values: list[int]
-    methods: list[str]
-    backbone: str = ""
-    dropout: float = 0.0
-
-
-class _Crossover(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    sweep: str
-    than_sweep: str = ""
-    method: str
-    than: str
-    figure: Figure
-
-
-class _Asked(BaseModel):
-    """What readers use of a resolved suite; claims have a model of their own."""
-
-    model_config = ConfigDict(strict=True)
-
-    name: str
-    methods: list[str]
-    baseline: str
-    backbone: dict[str, Any]
-    question: str = ""
-    match: MatchTable | None = None
-    tasks: list[str] = []
-    seeds: list[int] = []
-    data: dict[str, Any] | str = ""
-    recipe: dict[str, Any] = {}
-    cost: list[dict[str, Any]] = []
-    sweep: list[_Sweep] = []
-    crossover: list[_Crossover] = []
-
-    @model_validator(mode="after")
-    def _of_known_sweeps(self) -> "_Asked":
-        titles = {sweep.title for sweep in self.sweep}
-        if unknown := {name for found in self.crossover for name in (found.sweep, found.than_sweep)} - titles - {""}:
-            raise ValueError(f"crossover names the sweep {min(unknown)!r}, which does not exist")
-        return self
 
 
 @dataclass(frozen=True)
@@ -76,16 +27,20 @@ class Run:
     """A run folder as readers see it."""
 
     folder: Path
-    suite: dict[str, Any]
-    """The resolved suite."""
+    suite: ResolvedSuite
     records: tuple[Record, ...]
+
+    @classmethod
+    def of(cls, folder: Path, suite: Mapping[str, Any], records: Iterable[Record]) -> "Run":
+        """A run of the plain values of a resolved suite."""
+        return cls(folder, ResolvedSuite.model_validate(suite), tuple(records))
 
     @property
     def command(self) -> str:
         """What fills the folder, but for options that narrow the suite; quoted for a shell."""
-        costs = self.suite.get("cost") or ()
-        counted = costs and not self.suite.get("tasks") and not any(cost.get("timed", True) for cost in costs)
-        words = ["run", "--suite", self.suite["name"], "--out", str(self.folder), *(["--counts"] if counted else [])]
+        costs = self.suite.cost
+        counted = costs and not self.suite.tasks and not any(cost.timed for cost in costs)
+        words = ["run", "--suite", self.suite.name, "--out", str(self.folder), *(["--counts"] if counted else [])]
         return shlex.join(["python", "-m", "bench", *words])
 
 
@@ -99,12 +54,12 @@ def read_run(folder: Path) -> Run:
     suite = read_suite(folder)
     records = read_records(folder / "records.jsonl")
     kept = tuple(record for record in records if not isinstance(record, TrialRecord))
-    if "tuning" in suite or len(kept) < len(records):
+    if suite.tuning is not None or len(kept) < len(records):
         raise BenchError(f"{folder}: this is a search for learning rates, not a run; bench report shows its tables")
     return Run(folder, suite, kept)
 
 
-def read_suite(folder: Path) -> dict[str, Any]:
+def read_suite(folder: Path) -> ResolvedSuite:
     """Read the resolved suite of a run folder.
 
     Raises:
@@ -119,12 +74,11 @@ def read_suite(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise BenchError(f"{path}: not a readable suite; give the folder of a run ({error})") from error
     try:
-        _Asked.model_validate(suite)
+        return ResolvedSuite.model_validate(suite)
     except ValidationError as error:
         fault = first_fault(error)
         wrong = "is missing" if fault.kind == "missing" else f"= {str(fault.given)[:80]} is damaged"
         raise BenchError(f"{path}: {fault.place} {wrong}; this is not the resolved suite of a run") from error
-    return suite
 
 
 def read_records(path: Path) -> list[Stored]:
@@ -222,7 +176,7 @@ def _append_line(path: Path, line: bytes) -> None:
 
 
 @contextlib.contextmanager
-def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -> Iterator[Store]:
+def open_store(folder: Path, suite: ResolvedSuite, *, fresh: bool = False) -> Iterator[Store]:
     """Lock ``folder`` (made where it is missing), mend a torn last line and write the resolved suite.
 
     Args:
@@ -236,6 +190,7 @@ def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -
     import filelock
     import tomli_w
 
+    values = suite.plain()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock", timeout=0)
@@ -248,11 +203,11 @@ def open_store(folder: Path, suite: Mapping[str, Any], *, fresh: bool = False) -
         records = folder / "records.jsonl"
         if fresh and records.exists():
             records.replace(folder / f"records-{time.time_ns()}.jsonl")
-        _check_same_suite(folder / "suite.toml", suite, fresh)
+        _check_same_suite(folder / "suite.toml", values, fresh)
         store = Store(
             folder, read_records(records)
         )  # before anything is written: a file that is refused stays as it is
-        (folder / "suite.toml").write_text(tomli_w.dumps(suite), encoding="utf-8")
+        (folder / "suite.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
         _mend(records)
     except OSError as error:
         lock.release()

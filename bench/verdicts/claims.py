@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench import analysis as compare
 from bench.errors import BenchError, first_fault
-from bench.schema.claims import BASE, EXTRA_SECONDS, LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
+from bench.schema.claims import BASE, LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
 from bench.schema.record import Control, CostRecord, MergedEqualsBase, Record, Shape, Timing
 from bench.stats.intervals import (
     LEVEL,
@@ -88,14 +88,14 @@ def judge(run: Run) -> list[Judgement]:
     decided = _decide(tested)
     return [
         Judgement(claim=claim, verdict=_together(outcomes), kind=_kind(claim), outcomes=tuple(outcomes),
-                  prices=_prices(measured, claim, run.suite["baseline"]))
+                  prices=_prices(measured, claim, run.suite.baseline))
         for claim, measured, outcomes in zip(claims, costs, decided, strict=True)
     ]  # fmt: skip
 
 
 def _claims(run: Run) -> list[ClaimTable]:
     try:
-        return TypeAdapter(list[ClaimTable]).validate_python(run.suite.get("claims", []))
+        return TypeAdapter(list[ClaimTable]).validate_python(run.suite.claims)
     except ValidationError as error:
         fault = first_fault(error)
         raise BenchError(
@@ -105,14 +105,14 @@ def _claims(run: Run) -> list[ClaimTable]:
 
 def _asked(run: Run, claim: ClaimTable) -> bool:
     """Whether the run set out to measure what the claim is about."""
-    labels = {*run.suite["methods"], BASE}
+    labels = {*run.suite.methods, BASE}
     if not {*claim.method, claim.versus or BASE} <= labels:
         return False
-    shapes = run.suite.get("cost", [])
+    shapes = run.suite.cost
     if _kind(claim) == "score":
-        tasks = run.suite.get("tasks") or ()
+        tasks = run.suite.tasks
         return bool(tasks) and {*claim.tasks} <= {*tasks}
-    return bool(shapes) if _kind(claim) == "exact" else any(shape.get("timed", True) for shape in shapes)
+    return bool(shapes) if _kind(claim) == "exact" else any(shape.timed for shape in shapes)
 
 
 def _costs(run: Run, claim: ClaimTable) -> dict[str, CostRecord]:
@@ -129,7 +129,7 @@ def _costs(run: Run, claim: ClaimTable) -> dict[str, CostRecord]:
 def _claimed(run: Run, shape: Shape, held: dict[str, CostRecord]) -> ClaimedShape:
     """``shape`` with what was measured on it; a method that failed early says nothing of its rows of inference."""
     told = (record.latency_length for record in held.values())
-    lengths = (length for length in (*told, compare.asked_of(run.suite, shape).get("latency_length")) if length)
+    lengths = (length for length in (*told, run.suite.asked_of(shape).latency_length) if length)
     return ClaimedShape(batch=shape.batch, length=shape.length, latency_length=next(lengths, None), labels=tuple(held))
 
 
@@ -209,11 +209,11 @@ def _same_rounds(record: CostRecord, other: CostRecord, control: Control | None,
 
 def _cut_short(run: Run, record: CostRecord, blocks: int) -> str:
     """That time for blocks was up, where it was: of a claim that is open, the probe would have gone on."""
-    asked = compare.asked_of(run.suite, record.shape)
-    most = LOOKS * asked.get("blocks", 0)
+    asked = run.suite.asked_of(record.shape)
+    most = LOOKS * asked.blocks
     if blocks >= most:
         return ""
-    seconds = asked.get("extra_seconds", EXTRA_SECONDS)
+    seconds = asked.extra_seconds
     return f"{seconds:g} s for extra blocks were up after {blocks} blocks of at most {most}"
 
 
@@ -243,7 +243,7 @@ def _score(run: Run, claim: ClaimTable, label: str) -> Outcome:
     if not differences:
         return Outcome(method=label, value=None, why=f"no score that {label} and {claim.versus} share")
     value, interval = mean_interval(differences)
-    row = compare.score_table(records, claim.versus, run.suite["methods"]).loc[label]
+    row = compare.score_table(records, claim.versus, run.suite.methods).loc[label]
     if not row["verdict"]:
         return Outcome(method=label, value=value, interval=interval, why=", ".join(row["why"]) or "one pair alone")
     return _tested(label, value, interval, differences, claim.bounds, float)

@@ -95,14 +95,14 @@ def _missing(run: Run) -> list[str]:
     held: set[tuple[Any, ...]] = {(r.method.label, r.task_name, r.seed) for r in compare.score_records(run.records)}
     held |= {(r.sweep, r.method.label, r.value) for r in compare.count_records(run.records)}
     missing = []
-    for table in suite.get("cost") or ():
-        measured = {r.method.label for r in costs if compare.asked_of(suite, r.shape) is table}
-        shape = f"{table['batch']} x {table['length']} tokens"
-        missing += [f"costs of {m} at {shape}" for m in table.get("methods") or suite["methods"] if m not in measured]
-    for sweep in suite.get("sweep") or ():
-        points = itertools.product(sweep["methods"], sweep["values"])
-        missing += [f"count of {m} at {sweep['vary']} {v}" for m, v in points if (sweep["title"], m, v) not in held]
-    cells = itertools.product(suite["methods"], suite["tasks"], suite["seeds"])
+    for table in suite.cost:
+        measured = {r.method.label for r in costs if suite.asked_of(r.shape) is table}
+        shape = f"{table.batch} x {table.length} tokens"
+        missing += [f"costs of {m} at {shape}" for m in table.methods or suite.methods if m not in measured]
+    for sweep in suite.sweep:
+        points = itertools.product(sweep.methods, sweep.values)
+        missing += [f"count of {m} at {sweep.vary} {v}" for m, v in points if (sweep.title, m, v) not in held]
+    cells = itertools.product(suite.methods, suite.tasks, suite.seeds)
     missing += [f"score of {m} on {task} with seed {seed}" for m, task, seed in cells if (m, task, seed) not in held]
     return missing
 
@@ -122,7 +122,7 @@ def figures_of(run: Run) -> Reference:
     if backbone is None:
         raise BenchError(f"{run.folder}: no record names its backbone; measure again with --fresh")
     return Reference(
-        suite=run.suite["name"],
+        suite=run.suite.name,
         backbone={name: getattr(backbone, name) for name in ("name", "revision", "sha256", "parameters", "weights")},
         versions={name: ".".join(str(versions[name]).split(".")[:2]) for name in DECIDING},
         configs={r.method.label: r.method.config for r in compare.latest(run.records)[0] if _compared(r)},

@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2, 3, 4)
 
 
 def run(folder, *records, **asked):
-    return Run(folder, suite(methods=list(LABELS), **asked), records)
+    return Run.of(folder, suite(methods=list(LABELS), **asked), records)
 
 
 @pytest.fixture

@@ -39,11 +39,11 @@ def run_of(folder, predictions, labels, *, metric="accuracy", flags=None, source
             pq.write_table(pa.table(columns), folder / "predictions" / f"{name}.parquet")
     seeds = list(range(max(map(len, predictions.values()))))
     asked = suite(methods=list(predictions), tasks=[task], seeds=seeds, data={"kind": source})
-    return Run(folder, asked, tuple(records))
+    return Run.of(folder, asked, tuple(records))
 
 
 def paired(run):
-    return compare.paired_rows(run, run.suite["methods"])
+    return compare.paired_rows(run, run.suite.methods)
 
 
 def right(rows, *wrong):

@@ -132,10 +132,10 @@ def test_what_is_counted_decides_a_sweeps_identity_and_a_time_limit_does_not(tmp
 
 def test_a_narrowed_suite_keeps_the_sweeps_and_crossovers_that_still_have_their_methods(tmp_path):
     whole = planned(tmp_path, selection=Selection(methods=("full", "head")))
-    assert whole.suite["crossover"]
+    assert whole.suite.crossover
     narrowed = planned(tmp_path, selection=Selection(methods=("full",)))
     assert [sweep.title for sweep in narrowed.sweeps] == ["batch"]
-    assert narrowed.suite["crossover"] == []
+    assert narrowed.suite.crossover == []
 
 
 def test_a_narrowed_suite_drops_a_sweep_over_a_field_that_no_method_left_has():
@@ -223,7 +223,7 @@ def run_of(folder, curves, **crossover):
     asked = {"sweep": "batch", "method": "a", "than": "b", "figure": "peak_memory"} | crossover
     suite = {"name": "mine", "methods": list(curves), "baseline": "b", "backbone": {"name": "tiny"},
              "sweep": [sweep], "crossover": [asked]}  # fmt: skip
-    return Run(folder, suite, records)
+    return Run.of(folder, suite, records)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_crossover_is_a_sentence_that_claims_no_more_than_was_counted(tmp_path
 def test_a_failed_point_takes_no_part_in_a_crossover(tmp_path):
     run = run_of(tmp_path, {"a": {1: 10, 2: 20, 3: 40}, "b": {1: 30, 2: 30, 3: 30}})
     lost = run.records[1].model_copy(update={"status": "failed", "flops": None, "bytes": None})
-    changed = Run(run.folder, run.suite, (run.records[0], lost, *run.records[2:]))
+    changed = Run.of(run.folder, run.suite, (run.records[0], lost, *run.records[2:]))
     (sentence,) = words.sentences(changed)
     assert "between 1 and 3" in sentence
     assert np.isnan(scaling.sweep_table(changed.records, "batch", "peak_memory").loc["a", 2])

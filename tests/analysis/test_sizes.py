@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from bench.analysis.results import Tables
+from bench.analysis.results import Results
 from bench.analysis.sizes import series
 from bench.report.charts import plot_sizes
 from bench.report.charts.canvas import styled
+from bench.report.charts.tables import Tables
 from tests.factories.records import cost, glue_small, score
 
 RANKS = (1, 8, 64)
@@ -54,13 +55,13 @@ def run(tmp_path):
     ]
     full = [cost("full"), *(score("full", "sst2", seed) for seed in range(3))]
     made = glue_small(tmp_path)
-    suite = made.suite | {"methods": ["full", *costs], "tasks": ["sst2"], "seeds": [0, 1, 2]}
+    suite = made.suite.changed(methods=["full", *costs], tasks=["sst2"], seeds=[0, 1, 2])
     return replace(made, suite=suite, records=(*full, *costs.values(), *scores))
 
 
 def drawn(run):
     with styled():
-        return plot_sizes.against_size(Tables(run))
+        return plot_sizes.against_size(Tables(Results(run)))
 
 
 def test_the_figure_has_a_panel_a_figure_and_a_curve_through_every_value(run):
@@ -73,7 +74,7 @@ def test_the_figure_has_a_panel_a_figure_and_a_curve_through_every_value(run):
     for axes in figure.axes:
         assert list(axes.lines[0].get_xdata()) == list(RANKS)
         assert axes.get_xlabel() == "rank"
-    scores = Tables(run).scores
+    scores = Tables(Results(run)).scores
     assert list(figure.axes[0].lines[0].get_ydata()) == [scores.loc[f"lora(rank={rank})", "mean"] for rank in RANKS]
 
 

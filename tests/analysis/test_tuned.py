@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from bench.analysis.results import Tables
+from bench.analysis.results import Results
 from bench.analysis.tuned import change_in, default_rates, rate_change
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
 from bench.report.charts.plot_tuned import rank_slope
+from bench.report.charts.tables import Tables
 from bench.report.render import html, markdown, terminal
 from bench.report.sections import tuned
 from bench.store.store import Run, open_store
@@ -43,13 +44,13 @@ def run_of(folder, labels=tuple(SCORES), *, searched=True, scores=None, seeds=3)
         score(label, "sst2", seed, source="hub", score=scores[label] / 100, tuning=tuning)
         for label in labels for seed in range(seeds)
     )  # fmt: skip
-    return Run(
+    return Run.of(
         folder, suite(methods=list(labels), tasks=["sst2"], seeds=list(range(seeds)), data={"kind": "hub"}), found
     )
 
 
 def changed(run, other):
-    return rate_change(run, other, run.suite["methods"])
+    return rate_change(run, other, run.suite.methods)
 
 
 def test_trials_give_both_rankings_and_how_far_they_agree(tmp_path):
@@ -107,8 +108,8 @@ def test_diverged_trials_count_as_the_worst_and_failed_ones_are_no_choice(tmp_pa
 
 
 def test_the_default_rates_are_those_of_the_recipe():
-    assert default_rates({}) == DEFAULT
-    assert default_rates({"recipe": {"learning_rate": 0.01}}) == (0.01, 1e-3)
+    assert default_rates(suite(recipe={})) == DEFAULT
+    assert default_rates(suite(recipe={"learning_rate": 0.01})) == (0.01, 1e-3)
 
 
 def test_two_runs_are_ranked_by_their_test_scores(tmp_path):
@@ -152,7 +153,7 @@ def test_the_reports_show_both_rankings_side_by_side(tmp_path):
 def test_the_slope_leads_from_place_to_place_the_first_on_top(tmp_path):
     run = run_of(tmp_path)
     with styled():
-        figure = rank_slope(Tables(run), changed(run, trials()))
+        figure = rank_slope(Tables(Results(run)), changed(run, trials()))
     (axes,) = figure.axes
     lines = {line.get_color(): list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 2}
     assert sorted(lines.values()) == [[1, 2], [2, 3], [3, 1]]

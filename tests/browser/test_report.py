@@ -30,7 +30,7 @@ def pages(tmp_path_factory):
     long = "<b>" + "W" * 300
     records = (r.model_dump_json(by_alias=True).replace("lora(rank=8)", long) for r in run.records)
     told = {"name": long, "question": long, "methods": ["full", long]}
-    write_folder(folder / "long", Run(folder, run.suite | told, ()))
+    write_folder(folder / "long", Run.of(folder, run.suite.changed(**told), ()))
     (folder / "long/records.jsonl").write_text("".join(f"{line}\n" for line in records))
     (folder / "long.html").write_text(page.render(read_run(folder / "long"), []))
     yield {name: (folder / f"{name}.html").as_uri() for name in (*RUNS, "long")}

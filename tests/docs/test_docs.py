@@ -136,7 +136,7 @@ def test_no_pairing_counts_more_than_peft_s_form():
     """The README says so of FLOPs and operations; a backward pass hangs together in no longer chain either."""
     run = read_run(ROOT / "results/published/against-peft")
     counted = {record.method.label: record for record in compare.cost_records(run.records)}
-    pairs = [claim for claim in run.suite["claims"] if claim["metric"] == "step_seconds"]
+    pairs = [claim for claim in run.suite.claims if claim["metric"] == "step_seconds"]
     for ours, theirs in ((counted[pair["method"][0]], counted[pair["versus"]]) for pair in pairs):
         assert ours.flops.forward <= theirs.flops.forward and ours.flops.backward <= theirs.flops.backward
         assert ours.inference.unmerged.operations <= theirs.inference.unmerged.operations

@@ -19,7 +19,7 @@ GROWTH = 2
 def large_runs(tmp_path_factory):
     """Two run folders of the same cells."""
     folder = tmp_path_factory.mktemp("large")
-    suite = glue_small(folder, costs=False).suite | {"tasks": list(TASKS), "seeds": list(range(SEEDS))}
+    suite = glue_small(folder, costs=False).suite.changed(tasks=list(TASKS), seeds=list(range(SEEDS)))
     costs = [cost(label, shape={"batch": batch}).model_dump(mode="json", by_alias=True)
                for label in LABELS for batch in (8, 16, 24, 32)]  # fmt: skip
     records, losses = list(costs), [0.7 - 0.005 * step for step in range(60)]
@@ -33,7 +33,7 @@ def large_runs(tmp_path_factory):
     few = [*costs, *(record for record in records if record.get("seed") == 0)]
     for name, held in (("first", records), ("second", records), ("few", few)):
         (folder / name).mkdir()
-        (folder / name / "suite.toml").write_text(tomli_w.dumps(suite))
+        (folder / name / "suite.toml").write_text(tomli_w.dumps(suite.plain()))
         (folder / name / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in held))
     return [folder / "first", folder / "second", folder / "few"]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.schema.record import CostRecord, CountRecord, ScoreRecord
+from bench.schema.resolved import ResolvedSuite
 from bench.stats.intervals import block_bootstrap_ratio
 from bench.store.store import Run
 
@@ -194,9 +195,9 @@ def failed(
     return type(record).model_validate(kept | {"status": status, "reason": reason})
 
 
-def suite(**changes) -> dict:
+def suite(**changes) -> ResolvedSuite:
     """A resolved suite."""
-    return {
+    values = {
         "name": "glue-small",
         "question": "Which method, at what cost?",
         "backbone": {"name": "sentence-transformers/all-MiniLM-L6-v2", "weights": "pretrained"},
@@ -207,23 +208,24 @@ def suite(**changes) -> dict:
         "recipe": {"steps": 60, "batch_size": 16, "max_length": 24},
         "data": {"kind": "synthetic", "reason": "hub not reached"},
         "cost": [{"batch": 32, "length": 64}],
-    } | changes
+    }
+    return ResolvedSuite.model_validate(values | changes)
 
 
 def glue_small(
     folder: Path, *, source="synthetic", seeds=(0, 1, 2), costs=True, scores=True, labels=LABELS, noise=0.002
 ) -> Run:
     """A finished run of 13 methods, 2 tasks and 3 seeds, or a part of one."""
-    asked = suite(seeds=list(seeds), methods=list(labels), data={"kind": source, "reason": "hub not reached"})
+    asked = {"seeds": list(seeds), "methods": list(labels), "data": {"kind": source, "reason": "hub not reached"}}
     records: list[CostRecord | ScoreRecord] = []
     if costs:
         records += [cost(label, noise=noise) for label in labels]
     else:
-        asked.pop("cost")
+        asked["cost"] = []
     if scores:
         records += [
             score(label, task, seed, source=source) for label in labels for task in ("sst2", "mrpc") for seed in seeds
         ]
     else:
         asked |= {"tasks": [], "seeds": []}
-    return Run(folder, asked, tuple(records))
+    return Run(folder, suite(**asked), tuple(records))

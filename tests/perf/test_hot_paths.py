@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     suite = load_suite("glue-small")
     run = glue_small(tmp_path_factory.mktemp("glue-small"), labels=[label(method) for method in suite.method])
     claims = [claim.model_dump(exclude_none=True) for claim in suite.claim]
-    return dataclasses.replace(run, suite=run.suite | {"claims": claims})
+    return dataclasses.replace(run, suite=run.suite.changed(claims=claims))
 
 
 def test_reading_10_000_records(benchmark, tmp_path):
@@ -55,7 +55,7 @@ def test_the_block_bootstrap_of_a_ratio(benchmark):
 
 def test_judging_the_claims_of_glue_small(benchmark, finished):
     found = benchmark.pedantic(judge, [finished], rounds=10, warmup_rounds=1)
-    assert len(found) == len(finished.suite["claims"])
+    assert len(found) == len(finished.suite.claims)
 
 
 def test_the_ledger_of_a_lora_step_on_bert_base(benchmark):

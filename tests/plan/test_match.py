@@ -24,7 +24,8 @@ from bench.plan.rewrite import as_spelled
 from bench.plan.select import Selection, select
 from bench.plan.tune import plan_search
 from bench.report.sections import overview as facts
-from bench.schema.budget import match_lines
+from bench.schema.budget import MatchTable
+from bench.schema.resolved import match_lines
 from bench.store.store import Run, open_store, read_suite
 from methods import BUILTIN
 from tests.factories.command import bench
@@ -51,7 +52,7 @@ def planned(*methods, **more):
 
 
 def labels(*methods, **more):
-    return planned(*methods, **more).suite["methods"]
+    return planned(*methods, **more).suite.methods
 
 
 def chosen(name, budget):
@@ -133,8 +134,8 @@ def test_a_budget_of_memory_is_that_of_the_first_cost_shape():
     budget = (peak(20) + peak(21)) // 2
     larger = SHAPE | {"batch": 8}
     plan = planned("lora", match={"peak_memory_bytes": budget}, cost=[SHAPE, larger])
-    assert plan.suite["methods"] == ["lora(rank=20)"]
-    assert plan.suite["method"]["lora(rank=20)"]["match"]["reached"] == peak(20)
+    assert plan.suite.methods == ["lora(rank=20)"]
+    assert plan.suite.method["lora(rank=20)"].match["reached"] == peak(20)
 
 
 def test_without_a_gpu_the_batch_for_cpu_counts():
@@ -165,8 +166,8 @@ def test_every_method_says_why_it_is_not_matched_or_how_near_it_came():
 
 def test_a_suite_without_a_budget_is_planned_as_before():
     plan = planned("full", "lora")
-    assert plan.suite["methods"] == ["full", "lora"]
-    assert "match" not in plan.suite and "match" not in plan.suite["method"]["lora"]
+    assert plan.suite.methods == ["full", "lora"]
+    assert plan.suite.match is None and not plan.suite.method["lora"].match
 
 
 def test_versions_of_the_code_are_timed_at_the_suite_s_own_sizes():
@@ -188,7 +189,7 @@ def test_claims_sweeps_crossovers_and_the_baseline_follow_a_method_to_its_label(
             "name": "d", "method": "bitfit", "versus": "lora"}], sweep=[SWEEP],
         crossover=[{"sweep": "batch", "method": "full", "than": "lora"}],
     )  # fmt: skip
-    asked = plan.suite
+    asked = plan.suite.plain()
     assert asked["baseline"] == plan.probes[0].baseline == "lora(rank=4)"
     assert [(c["method"], c["versus"]) for c in asked["claims"]] == [
         (["lora(rank=4)", "bitfit"], "head"), (["bitfit"], "lora(rank=4)"),
@@ -202,7 +203,7 @@ def test_claims_sweeps_crossovers_and_the_baseline_follow_a_method_to_its_label(
 def test_the_command_line_names_methods_as_the_suite_does():
     asked = suite("full", "lora", "bitfit", match={"trainable_parameters": 2_048})
     narrowed = select(asked, Selection(methods=("lora", "lora(rank=3)")))
-    assert make_plan(narrowed, "s", "cpu").suite["methods"] == ["full", "lora(rank=4)", "lora(rank=3)"]
+    assert make_plan(narrowed, "s", "cpu").suite.methods == ["full", "lora(rank=4)", "lora(rank=3)"]
 
 
 def test_two_methods_that_come_to_the_same_size_are_refused():
@@ -218,12 +219,12 @@ def test_the_same_suite_gives_the_same_plan_and_another_budget_another_one():
 
 def test_the_resolved_suite_keeps_the_budget_and_readers_name_it(tmp_path):
     plan = planned("full", "lora", match={"trainable_parameters": 4_200})
-    assert tomllib.loads(tomli_w.dumps(plan.suite)) == plan.suite
+    assert tomllib.loads(tomli_w.dumps(plan.suite.plain())) == plan.suite.plain()
     with open_store(tmp_path, plan.suite):
         pass
     stored = read_suite(tmp_path)
-    assert stored["match"] == {"trainable_parameters": 4_200}
-    assert stored["method"]["lora(rank=8)"]["match"] == {
+    assert stored.match == MatchTable(trainable_parameters=4_200)
+    assert stored.method["lora(rank=8)"].match == {
         "spelled": "lora", "field": "rank", "value": 8, "reached": 4_096
     }  # fmt: skip
     assert "matched at 4,200 trainable parameters" in facts.header(Run(tmp_path, stored, ()))
@@ -237,8 +238,8 @@ def test_a_search_for_rates_is_made_at_the_chosen_sizes_and_written_under_the_su
     asked = suite("full", "lora", match={"peak_memory_bytes": 3_000_000}, **more)
     search, run = plan_search(asked, "mine.toml", "cpu"), make_plan(asked, "mine.toml", "cpu")
     assert not search.probes
-    assert search.suite["methods"] == run.suite["methods"]
-    found = [Outcome(label, "sst2", 1, (Point(1e-3, 1e-3, 0.5, 0),), 0, 0) for label in search.suite["methods"]]
+    assert search.suite.methods == run.suite.methods
+    found = [Outcome(label, "sst2", 1, (Point(1e-3, 1e-3, 0.5, 0),), 0, 0) for label in search.suite.methods]
     assert [outcome.method for outcome in as_spelled(found, search.suite)] == ["full", "lora"]
 
 

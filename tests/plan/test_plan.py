@@ -162,5 +162,5 @@ def test_what_the_run_folder_keeps_of_a_suite_is_toml(name):
 def test_a_cost_shape_may_fix_its_threads():
     made = make_plan(load_suite("cost-minilm"), "s", "cpu")
     assert made.probes[0].threads == 1
-    assert made.suite["cost"][0]["threads"] == 1
+    assert made.suite.plain()["cost"][0]["threads"] == 1
     assert plan().probes[0].threads is None

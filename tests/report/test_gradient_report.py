@@ -8,11 +8,12 @@ import pytest
 
 from bench import analysis as compare
 from bench.analysis.export import figure_table
-from bench.analysis.results import Tables
+from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
 from bench.report.charts.plot_gradients import gradient_norms
+from bench.report.charts.tables import Tables
 from bench.report.render import html, markdown
 from bench.report.sections import gradients
 from bench.store.store import Run
@@ -38,7 +39,7 @@ def run_of(folder, norms=NORMS, tasks=("sst2",), seeds=(0, 1), **changes):
     ]  # fmt: skip
     asked = suite(methods=list(norms), baseline="lora(rank=8)", tasks=list(tasks), seeds=list(seeds),
                   data={"kind": "hub"})  # fmt: skip
-    return replace(Run(folder, asked, tuple(scored)), **changes)
+    return replace(Run.of(folder, asked, tuple(scored)), **changes)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def run(tmp_path):
 
 def drawn(run):
     with styled():
-        return gradient_norms(Tables(run))
+        return gradient_norms(Tables(Results(run)))
 
 
 def test_norms_are_means_over_seeds_with_the_smallest_and_the_largest(run):

@@ -141,7 +141,7 @@ def test_a_claim_that_fails_is_answered_as_such(tmp_path):
     claim = {"name": "c", "says": "LST's backward costs next to nothing", "metric": "flops.backward",
              "method": ["lst(reduction=8)"], "versus": "full", "ratio": {"max": 0.001}}  # fmt: skip
     run = glue_small(tmp_path)
-    run = replace(run, suite=run.suite | {"claims": [claim]})
+    run = replace(run, suite=run.suite.changed(claims=[claim]))
     assert [judged.verdict for judged in judge(run)] == ["fail"]
     assert page_answers.answers(run, verdicts.tell(run))[0].text.startswith("Does not hold: LST's backward costs")
 
@@ -198,7 +198,7 @@ def test_missing_figures_failures_and_what_was_not_run_are_said(tmp_path):
 def test_a_part_of_a_run_is_a_page_too(tmp_path, part):
     run = glue_small(tmp_path, costs=part in ("costs", "counts"), scores=part == "scores")
     if part == "nothing":
-        run = Run(tmp_path, suite(), ())
+        run = Run.of(tmp_path, suite(), ())
     if part == "counts":
         timed = dict.fromkeys(f"{phase}_seconds" for phase in ("forward", "backward", "optimizer", "step", "latency"))
         run = replace(run, records=tuple(r.model_copy(update=timed | {"aa_control": {}}) for r in run.records))
@@ -231,7 +231,7 @@ def hostile(folder):
     records = [record.model_copy(update={"environment": environment}) for record in records]
     records[0] = records[0].model_copy(update={"warnings": (HOSTILE,)})
     records[-1] = failed(records[-1], "failed", HOSTILE)
-    return Run(folder, run.suite | asked, tuple(records))
+    return Run.of(folder, run.suite.changed(**asked), tuple(records))
 
 
 def test_hostile_names_stay_text(tmp_path):
@@ -284,7 +284,7 @@ def test_every_doubt_has_a_remedy(tmp_path):
     twice = replace(run, records=(*records, random.model_copy(update={"id": "again", "seed": 1, "task_name": "mrpc"})))
     old = random.model_copy(update={"id": "old", "ended": "2020-01-01T00:00:00Z"})
     found = page_doubts.doubts(replace(twice, records=(*twice.records, old)))
-    found += page_doubts.doubts(Run(tmp_path, suite(), ()))
+    found += page_doubts.doubts(Run.of(tmp_path, suite(), ()))
     found += page_doubts.doubts(glue_small(tmp_path))
     assert {doubt.kind for doubt in found} == set(page_doubts.REMEDIES)
     assert all(doubt.says and doubt.remedy.endswith(".") for doubt in found)
@@ -307,14 +307,14 @@ def test_away_from_the_sources_the_page_names_no_folder_of_this_machine(tmp_path
 
 def write_folder(folder, run):
     folder.mkdir(exist_ok=True)
-    (folder / "suite.toml").write_text(tomli_w.dumps(run.suite))
+    (folder / "suite.toml").write_text(tomli_w.dumps(run.suite.plain()))
     lines = (record.model_dump_json(by_alias=True) + "\n" for record in run.records)
     (folder / "records.jsonl").write_text("".join(lines))
     return folder
 
 
 def test_the_report_command_writes_the_page_and_names_it_last(tmp_path):
-    folder = write_folder(tmp_path / "run", Run(tmp_path, suite(), ()))
+    folder = write_folder(tmp_path / "run", Run.of(tmp_path, suite(), ()))
     assert bench("report", folder).stdout.splitlines()[-1] == f"report  {folder / 'report.html'}"
     assert "<title>glue-small · peft-ledger</title>" in (folder / "report.html").read_text()
     assert json.loads(bench("report", folder, "--json").stdout)["page"] == str(folder / "report.html")

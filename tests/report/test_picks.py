@@ -16,7 +16,7 @@ def pick(run, need):
 
 
 def of(tmp_path, costs, scores=()):
-    return Run(tmp_path, suite(methods=list(FOUR), cost=[{"batch": 32, "length": 64}]), (*costs, *scores))
+    return Run.of(tmp_path, suite(methods=list(FOUR), cost=[{"batch": 32, "length": 64}]), (*costs, *scores))
 
 
 def scores(points, seeds=FIVE_SEEDS, source="hub"):

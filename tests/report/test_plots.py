@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Annotation
 
-from bench.analysis.results import Tables
+from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.charts import catalogue as plots
 from bench.report.charts.breakdown import memory_breakdown
@@ -22,6 +22,7 @@ from bench.report.charts.plot_latency import latency_map
 from bench.report.charts.plot_scores import training_loss
 from bench.report.charts.plot_times import latency
 from bench.report.charts.scatter import COSTS, score_against
+from bench.report.charts.tables import Tables
 from bench.schema.record import Flops
 from tests.factories.records import LABELS, cost, glue_small, score
 from tests.report.test_report import broken, hostile_run
@@ -155,7 +156,7 @@ def test_scores_alone_draw_no_figure_of_costs(tmp_path):
 @pytest.mark.parametrize("name", COSTS)
 def test_no_label_covers_another_or_a_point(run, name):
     with styled():
-        figure = score_against(Tables(run), name)
+        figure = score_against(Tables(Results(run)), name)
     axes = figure.axes[0]
     renderer = figure.canvas.get_renderer()
     labels = [text for text in axes.texts if isinstance(text, Annotation) and text.get_text()]
@@ -171,12 +172,12 @@ def test_no_label_covers_another_or_a_point(run, name):
 def test_the_loss_is_the_mean_over_seeds_and_no_curve_of_scores_is_claimed(run):
     records = tuple(score("full", "sst2", seed, losses=[1.0 + seed, 0.5 + seed]) for seed in (0, 1))
     with styled():
-        figure = training_loss(Tables(replace(run, records=records)))
+        figure = training_loss(Tables(Results(replace(run, records=records))))
     curve = next(line for line in figure.axes[0].lines if len(line.get_xdata()) == 2)
     assert curve.get_ydata().tolist() == [1.5, 1.0]
     assert "no curve of scores was recorded" in " ".join(texts(figure))
     single = tuple(score("full", "sst2", seed, losses=[1.0]) for seed in (0, 1))
-    assert training_loss(Tables(replace(run, records=single))) is None
+    assert training_loss(Tables(Results(replace(run, records=single)))) is None
 
 
 def seen(colour, matrix):
@@ -276,7 +277,7 @@ def test_a_figure_that_no_longer_holds_is_removed(run):
 
 
 def test_a_method_looks_the_same_in_every_figure_and_like_no_other(run):
-    looks = Tables(run).looks
+    looks = Tables(Results(run)).looks
     assert len({look.colour for look in looks.values()}) == 13
     assert looks["full"].colour == "#000000"
 
@@ -308,7 +309,7 @@ def test_one_length_has_no_map_of_latency(run):
 
 def test_inference_is_drawn_against_the_base_with_what_merging_makes_of_it(run):
     with styled():
-        figure = inference(Tables(run))
+        figure = inference(Tables(Results(run)))
     assert "1 row of 32 tokens" in "".join(texts(figure))
     assert "87 operations, 69 of them on the critical path" in " ".join(texts(figure)).replace("\n", " ")
     operations = figure.axes[0]

@@ -133,7 +133,7 @@ def test_failures_are_counted_and_explained_and_missing_figures_are_dashes(run):
 
 def test_a_probe_alone_and_scores_alone_and_nothing_at_all_are_reported(tmp_path):
     probe, scored = glue_small(tmp_path, scores=False), glue_small(tmp_path, costs=False)
-    nothing = Run(tmp_path, suite(), ())
+    nothing = Run.of(tmp_path, suite(), ())
     assert "latency" in shown(probe) and "score (" not in shown(probe) and "SYNTHETIC" not in shown(probe)
     assert "score (synthetic)" in shown(scored) and "latency" not in shown(scored)
     assert "0/78 ok, 78 not run yet" in shown(nothing)
@@ -146,7 +146,7 @@ def test_a_probe_alone_and_scores_alone_and_nothing_at_all_are_reported(tmp_path
 def test_random_weights_are_said_and_conclude_nothing(tmp_path):
     random = {"name": "minilm-l6", "revision": None, "sha256": None, "parameters": 100, "weights": "random"}
     records = tuple(score(label, "sst2", seed, source="hub", backbone=random) for label in LABELS for seed in range(5))
-    run = Run(tmp_path, suite(seeds=list(range(5)), tasks=["sst2"], data={"kind": "hub"}), records)
+    run = Run.of(tmp_path, suite(seeds=list(range(5)), tasks=["sst2"], data={"kind": "hub"}), records)
     assert "(random weights)" in shown(run)
     assert "5 seeds on random weights carry no verdict" in shown(run)
 
@@ -159,7 +159,7 @@ def test_real_data_and_five_seeds_are_not_doubted(tmp_path):
 
 def test_the_line_about_the_data_is_taken_as_the_planner_wrote_it(run):
     line = "SYNTHETIC stand-ins for sst2, mrpc (asked for). Real GLUE: --data DIR or a network"
-    text = shown(replace(run, suite=run.suite | {"data": {"kind": "synthetic", "reason": line}}))
+    text = shown(replace(run, suite=run.suite.changed(data={"kind": "synthetic", "reason": line})))
     assert f"data    {line}\n" in text
 
 
@@ -215,7 +215,7 @@ def test_the_report_names_the_version_of_a_library_whose_methods_ran(run):
 def test_the_report_says_where_modules_were_built_anew_for_every_block(run, asked):
     shape = cost("full").shape
     table = {"batch": shape.batch, "length": shape.length, **asked}
-    rebuilt = replace(run, suite=run.suite | {"cost": [table]})
+    rebuilt = replace(run, suite=run.suite.changed(cost=[table]))
     (caption,) = [found.caption for found in page_tables.costs(rebuilt, shape) if found.caption.startswith("Timed")]
     for text in (caption, markdown.write(rebuilt).read_text()):
         assert ("; all modules built anew for every block" in text) == asked.get("rebuild", False)
@@ -263,7 +263,8 @@ def test_readers_never_import_torch_and_load_matplotlib_only_to_draw(tmp_path):
         "sys.meta_path.insert(0, Blocked())\n"
         "from pathlib import Path\n"
         "import bench.stats.intervals, bench.analysis\n"
-        "from bench.report import markdown, plots, terminal\n"
+        "from bench.report.charts import catalogue as plots\n"
+        "from bench.report.render import markdown, terminal\n"
         "assert 'matplotlib' not in sys.modules\n"
         "from rich.console import Console\n"
         "from tests.factories.records import glue_small\n"
@@ -304,7 +305,7 @@ def claimed(run, **changes):
         {"name": "all", "says": "All train less", "metric": "trainable_parameters.method",
          "method": ["lora(rank=8)", "ia3"], "versus": "full", "ratio": {"max": 0.5}},
     ]  # fmt: skip
-    return replace(run, suite=run.suite | {"claims": claims} | changes)
+    return replace(run, suite=run.suite.changed(claims=claims, **changes))
 
 
 def test_claims_stand_below_the_table_with_verdict_figure_and_reach(run):

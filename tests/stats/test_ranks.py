@@ -22,7 +22,7 @@ def run(tmp_path_factory):
     chosen = chosen.model_copy(update={"recipe": chosen.recipe.model_copy(update={"steps": 10})})
     plan = make_plan(chosen, "smoke", "cpu")
     records = tuple(run_cell(cell)[0] for cell in plan.cells)
-    return Run(tmp_path_factory.mktemp("run"), plan.suite, records)
+    return Run.of(tmp_path_factory.mktemp("run"), plan.suite, records)
 
 
 def test_the_ranks_of_all_maps_add_up_to_the_budget(run):

@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord
+from bench.schema.resolved import ResolvedSuite
 from bench.store.sidecars import Sidecars
 from bench.store.store import open_store, read_records, read_run, read_suite
 
-SUITE = {"name": "s", "methods": ["full"], "baseline": "full", "backbone": {"name": "tiny"}}
+SUITE = ResolvedSuite.model_validate(
+    {"name": "s", "methods": ["full"], "baseline": "full", "backbone": {"name": "tiny"}}
+)
 
 
 def score(identity="a", **changes):
@@ -65,28 +68,28 @@ def test_another_suite_in_the_same_folder_is_refused(tmp_path):
     with open_store(tmp_path, SUITE) as store:
         store.append(score())
     with pytest.raises(BenchError, match=r"holds a different suite \(baseline differ\)"):
-        with open_store(tmp_path, {**SUITE, "baseline": "head"}):
+        with open_store(tmp_path, SUITE.changed(baseline="head")):
             raise AssertionError("mixed suites")
     assert len(read_run(tmp_path).records) == 1
 
 
 def test_a_search_over_more_rates_goes_on_and_one_over_others_is_refused(tmp_path):
     grid = {"learning_rates": [1e-3, 1e-2], "head_learning_rates": [1e-2], "seeds": [100]}
-    with open_store(tmp_path, {**SUITE, "tuning": grid}) as store:
+    with open_store(tmp_path, SUITE.changed(tuning=grid)) as store:
         store.append(score())
     wider = {**grid, "learning_rates": [1e-4, 1e-3, 1e-2], "head_learning_rates": [1e-3, 1e-2]}
-    with open_store(tmp_path, {**SUITE, "tuning": wider}) as store:
+    with open_store(tmp_path, SUITE.changed(tuning=wider)) as store:
         assert "a" in store
-    assert read_suite(tmp_path)["tuning"] == wider
-    with open_store(tmp_path, {**SUITE, "tuning": {**wider, "learning_rates": [1e-3, 1e-2, 1e-4, 1e-5]}}, fresh=True):
+    assert read_suite(tmp_path).tuning == wider
+    with open_store(tmp_path, SUITE.changed(tuning={**wider, "learning_rates": [1e-3, 1e-2, 1e-4, 1e-5]}), fresh=True):
         assert len(list(tmp_path.glob("suite-*.toml"))) == len(list(tmp_path.glob("records-*.jsonl"))) == 1
     wider["learning_rates"] = [1e-3, 1e-2, 1e-4, 1e-5]
     for other in (grid, {}, {**wider, "seeds": [101]}, {**wider, "learning_rates": [1e-4, 1e-3, 3e-2]}):
         with pytest.raises(BenchError, match=r"holds a different suite \(tuning differ\)"):
-            with open_store(tmp_path, {**SUITE, "tuning": other}):
+            with open_store(tmp_path, SUITE.changed(tuning=other)):
                 raise AssertionError("a search that lacks trials of its folder")
     with pytest.raises(BenchError, match=r"holds a different suite \(baseline, tuning differ\)"):
-        with open_store(tmp_path, {**SUITE, "baseline": "head", "tuning": {**wider, "head_learning_rates": [1.0]}}):
+        with open_store(tmp_path, SUITE.changed(baseline="head", tuning={**wider, "head_learning_rates": [1.0]})):
             raise AssertionError("mixed suites")
 
 

@@ -163,7 +163,8 @@ def test_a_claim_of_inference_is_judged_by_the_length_of_its_rows(tmp_path):
 def test_several_methods_with_one_figure_show_it_once(tmp_path):
     run = run_of(tmp_path, claim(metric="inference.base.operations", method=["full", LORA], versus=None, ratio=None,
                                  value={"min": 1.0}))  # fmt: skip
-    run.suite["claims"] = [{key: value for key, value in c.items() if value is not None} for c in run.suite["claims"]]
+    claims = [{key: value for key, value in c.items() if value is not None} for c in run.suite.claims]
+    run = replace(run, suite=run.suite.changed(claims=claims))
     ((_, line),) = verdicts.lines(run)
     assert " - " not in line
 
@@ -178,8 +179,8 @@ def test_the_first_shape_holds_most_methods_and_then_most_tokens(tmp_path):
 def test_a_report_counts_and_shows_what_each_shape_was_asked_for(tmp_path):
     made = make_plan(suite_of(SHORT, NARROW), "mine", "cpu")
     records = tuple(record for probe in made.probes for record in run_probe(probe))
-    run = Run(tmp_path, made.suite, records)
-    assert [table.get("methods") for table in made.suite["cost"]] == [None, ["full", LORA]]
+    run = Run.of(tmp_path, made.suite, records)
+    assert [table.methods for table in made.suite.cost] == [[], ["full", LORA]]
     assert facts.progress(run)["costs"] == "5/5 measured"
     assert facts.progress(replace(run, records=records[:3]))["costs"] == "3/5 measured"
     shown = [facts.labels(run, shape) for shape in compare.cost_shapes(records)]

@@ -94,7 +94,7 @@ def flagged(run, label, flag):
 def test_a_flag_on_either_side_takes_the_verdict_away_everywhere(run, label, flag):
     claim = {"name": "c", "says": "IA3 scores as full", "metric": "score", "method": ["ia3"], "versus": "full",
              "difference": {"min": -50.0}}  # fmt: skip
-    claimed = replace(run, suite=run.suite | {"claims": [claim]})
+    claimed = replace(run, suite=run.suite.changed(claims=[claim]))
     assert "pass IA3 scores as full" in told(claimed)[0]
     doubtful = flagged(claimed, label, flag)
     words = flag.replace("_", " ")
@@ -125,7 +125,7 @@ def test_a_flagged_score_passes_no_gate_but_may_fail_one(run, flag):
 
 def test_the_likeliest_best_method_is_named_with_its_marks(tmp_path):
     run = glue_small(tmp_path, source="hub", seeds=range(5))
-    table = compare.fronts(run, run.suite["methods"], []).table
+    table = compare.fronts(run, run.suite.methods, []).table
     assert table["best"].sum() == pytest.approx(1)
     assert table["best"].idxmax() == "full"
     assert f"best highest mean score, with probability: full {fronts.probability(table['best'].max())}" in told(run)[0]

@@ -26,7 +26,7 @@ def claim(**values):
 
 
 def judged(run, **values):
-    (found,) = judge(replace(run, suite=run.suite | {"claims": [claim(**values)]}))
+    (found,) = judge(replace(run, suite=run.suite.changed(claims=[claim(**values)])))
     return found
 
 
@@ -111,7 +111,7 @@ def test_without_a_control_a_time_decides_nothing(run):
 
 
 def line(run, **values):
-    ((verdict, text),) = verdicts.lines(replace(run, suite=run.suite | {"claims": [claim(**values)]}))
+    ((verdict, text),) = verdicts.lines(replace(run, suite=run.suite.changed(claims=[claim(**values)])))
     return verdict, text
 
 
@@ -181,7 +181,7 @@ def test_a_claim_that_stayed_open_when_time_was_up_says_so(tmp_path, taken, said
         {"batch": 32, "length": 64},
         {"batch": 8, "blocks": 4},
     ):
-        asked = replace(run, suite=run.suite | {"cost": [cost_table]}, records=tuple(timed_pair(logs, blind)))
+        asked = replace(run, suite=run.suite.changed(cost=[cost_table]), records=tuple(timed_pair(logs, blind)))
         (outcome,) = judged(asked, metric="backward_seconds", versus="full", ratio={"max": 1.0}).outcomes
         told = f"45 s for extra blocks were up after {taken} blocks of at most 12"
         assert (told in outcome.why) is (said and cost_table.get("batch") == 32 and "blocks" in cost_table)
@@ -276,10 +276,10 @@ def test_a_claim_about_some_tasks_is_judged_by_those_alone(tmp_path):
     asked = {"metric": "score", "versus": "full", "difference": {"min": -2.0}}
     assert "did not learn" in judged(run, **asked).outcomes[0].why
     assert judged(run, tasks=["sst2"], **asked).verdict == "pass"
-    assert verdicts.lines(replace(run, suite=run.suite | {"claims": [claim(tasks="sst2", **asked)]}))[0][1].endswith(
+    assert verdicts.lines(replace(run, suite=run.suite.changed(claims=[claim(tasks="sst2", **asked)])))[0][1].endswith(
         "(6 seeds of sst2)"
     )
-    elsewhere = replace(run, suite=run.suite | {"tasks": ["cola"], "claims": [claim(tasks=["sst2"], **asked)]})
+    elsewhere = replace(run, suite=run.suite.changed(tasks=["cola"], claims=[claim(tasks=["sst2"], **asked)]))
     assert judge(elsewhere) == []
 
 
@@ -303,7 +303,7 @@ def test_a_claim_about_what_is_no_figure_stays_open(run, metric):
 def test_a_claim_about_methods_that_the_run_leaves_out_is_not_judged(run):
     claims = [claim(method="dora"), claim(versus="bitfit2", ratio={"max": 1})]
     claims[0]["value"] = {"max": 1}
-    assert judge(replace(run, suite=run.suite | {"claims": claims})) == []
+    assert judge(replace(run, suite=run.suite.changed(claims=claims))) == []
 
 
 def test_the_price_stands_beside_the_verdict(run):
@@ -320,7 +320,7 @@ def test_many_claims_at_the_edge_are_not_passed_by_their_number(tmp_path):
     bound = edge.value * edge.widening * 1.007
     alone = judged(run, metric="backward_seconds", versus="full", ratio={"max": bound})
     many = [claim(name=f"c{n}", metric="backward_seconds", versus="full", ratio={"max": bound}) for n in range(200)]
-    together = judge(replace(run, suite=run.suite | {"claims": many}))
+    together = judge(replace(run, suite=run.suite.changed(claims=many)))
     assert alone.outcomes[0].inside_p < 0.05
     assert {judgement.verdict for judgement in together} == {"inconclusive"}
 

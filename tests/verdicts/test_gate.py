@@ -218,7 +218,7 @@ def test_what_cannot_be_compared_names_the_key_that_differs(run, path, value, se
 def test_a_claim_that_fails_fails_the_gate(run):
     claim = {"name": "spared", "says": "LoRA spares backward", "metric": "flops.backward", "method": [LORA],
              "versus": "full", "ratio": {"max": 0.1}}  # fmt: skip
-    claimed = replace(run, suite=run.suite | {"claims": [claim]})
+    claimed = replace(run, suite=run.suite.changed(claims=[claim]))
     checks = gate(claimed, reference_of(run))
     assert verdict(checks) == "fail"
     assert "LoRA spares backward" in findings(checks)[0]

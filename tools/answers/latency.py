@@ -132,7 +132,7 @@ def _map(say: Say) -> tuple[str, str]:
 
 def _quietest(run: Run) -> int:
     """Tokens of the shape that the claims on times are judged on."""
-    lengths_: list[int] = [claim["length"] for claim in run.suite["claims"] if claim["metric"] == MERGED]
+    lengths_: list[int] = [claim["length"] for claim in run.suite.claims if claim["metric"] == MERGED]
     return lengths_[0]
 
 

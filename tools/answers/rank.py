@@ -22,7 +22,7 @@ def answer(say: Say) -> Answer:
     """The page; its figures are those of the published run."""
     run = published(NAME)
     found = costs(run)
-    scores = compare.score_table(run.records, run.suite["baseline"], run.suite["methods"])
+    scores = compare.score_table(run.records, run.suite.baseline, run.suite.methods)
     ranks = _sweep(found, "lora")
     lowest, highest = min(ranks), max(ranks)
     one, some, whole, full = (*(found[ranks[rank]] for rank in (lowest, HARDLY, highest)), found["full"])

@@ -95,7 +95,7 @@ def _records(run: Run) -> dict[str, list[ScoreRecord]]:
     for record in compare.score_records(run.records):
         if record.status == "ok":
             by_label[record.method.label].append(record)
-    return {label: by_label[label] for label in run.suite["methods"] if label in by_label}
+    return {label: by_label[label] for label in run.suite.methods if label in by_label}
 
 
 def _start(found: dict[str, list[ScoreRecord]], init: str) -> str:
@@ -131,7 +131,7 @@ def _largest(records: list[ScoreRecord]) -> float:
 
 def _mean(run: Run, label: str) -> str:
     """Mean score of a start, in points."""
-    scores = compare.score_table(run.records, run.suite["baseline"], run.suite["methods"])
+    scores = compare.score_table(run.records, run.suite.baseline, run.suite.methods)
     return fmt.points(scores.loc[label, "mean"])
 
 
@@ -148,10 +148,10 @@ def _number(value: float) -> str:
 
 
 def _measured(say: Say, run: Run, found: dict[str, list[ScoreRecord]]) -> str:
-    scores = compare.score_table(run.records, run.suite["baseline"], run.suite["methods"])
+    scores = compare.score_table(run.records, run.suite.baseline, run.suite.methods)
     head = [say("start", "初始化"), say("first loss", "首步损失")]
     head += [f"‖d{part}‖ {say('step', '第')} {step}{say('', ' 步')}" for part in "AB" for step in STEPS]
-    head += [say("score", "得分"), say(f"- {run.suite['baseline']}, 95 %", f"- {run.suite['baseline']}，95 %")]
+    head += [say("score", "得分"), say(f"- {run.suite.baseline}, 95 %", f"- {run.suite.baseline}，95 %")]
     rows = []
     for label, records in found.items():
         norms = [_number(_norm(records, part, step)) for part in "AB" for step in STEPS]

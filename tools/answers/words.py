@@ -63,7 +63,7 @@ def costs(run: Run, length: int | None = None) -> dict[str, CostRecord]:
     shapes = compare.cost_shapes(run.records)
     shape = shapes[0] if length is None else next(shape for shape in shapes if shape.length == length)
     found = {r.method.label: r for r in compare.cost_records(run.records) if r.shape == shape and r.status == "ok"}
-    return {label: found[label] for label in run.suite["methods"] if label in found}
+    return {label: found[label] for label in run.suite.methods if label in found}
 
 
 def counts(record: CostRecord) -> Flops:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.analysis.results import Tables
+from bench.analysis.results import Results
 from bench.analysis.tuned import RateChange
 from bench.report.charts.canvas import save, styled
+from bench.report.charts.tables import Tables
 from bench.store.store import Run
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def draw(run: Run, change: RateChange | None = None, into: Path | None = None) -
     Raises:
         BenchError: The folder cannot be written.
     """
-    folder, tables, makers = into or run.folder / "plots", Tables(run), _makers(change)
+    folder, tables, makers = into or run.folder / "plots", Tables(Results(run)), _makers(change)
     with styled():
         return [path for plot in PLOTS for path in save(makers[plot.name](tables), folder, plot.name)]
 

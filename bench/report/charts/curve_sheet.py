@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bench.analysis.results import Tables
 from bench.report.charts.canvas import INK, WIDTH, Sheet, in_key, room_for
+from bench.report.charts.tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

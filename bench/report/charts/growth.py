@@ -1,16 +1,17 @@
 """Draws how each method's peak memory grows over the sweeps of a run, crossings marked; computes no figure."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bench.analysis import scaling
-from bench.analysis.results import Tables
 from bench.analysis.scaling import Crossover
 from bench.report import format as fmt
 from bench.report.charts.canvas import INK, Sheet, in_key, key, line_handles, new_figure
+from bench.report.charts.tables import Tables
 from bench.report.sections.scaling import still
+from bench.schema.resolved import ResolvedSweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,7 @@ def peak_growth(tables: Tables) -> "Figure | None":
         for guest in (guest for guest, host in guests.items() if host == name):
             _guest(tables, axes, swept[guest], guest)
         for found in crossovers:
-            if name in (found.asked["sweep"], found.asked.get("than_sweep")):
+            if name in (found.asked.sweep, found.asked.than_sweep):
                 _rings(axes, found)
     for axes in panels[::across]:
         axes.set_ylabel("peak memory (MB)")
@@ -58,7 +59,7 @@ def _peaks(tables: Tables, name: str) -> pd.DataFrame:
     return scaling.sweep_table(tables.run.records, name, "peak_memory", tables.labels) / 1e6
 
 
-def _panel(tables: Tables, axes: "Axes", asked: dict[str, Any], name: str, peaks: pd.DataFrame) -> None:
+def _panel(tables: Tables, axes: "Axes", asked: ResolvedSweep, name: str, peaks: pd.DataFrame) -> None:
     for label, row in peaks.iterrows():
         look = tables.looks[str(label)]
         axes.plot(row.index, row, color=look.colour, marker=look.marker, markersize=3.5, linewidth=1.2)
@@ -66,7 +67,7 @@ def _panel(tables: Tables, axes: "Axes", asked: dict[str, Any], name: str, peaks
     axes.set_yscale("log")
     _ticks(axes, [int(value) for value in peaks.columns])
     axes.set_title(f"{fmt.plain(name)}\n{fmt.plain(still(asked))}", fontsize=8.5, color=INK)
-    axes.set_xlabel(fmt.plain(asked["vary"]))
+    axes.set_xlabel(fmt.plain(asked.vary))
 
 
 def _ticks(axes: "Axes", values: list[int]) -> None:
@@ -89,17 +90,17 @@ def _ticks(axes: "Axes", values: list[int]) -> None:
     axes.margins(y=0.1)
 
 
-def _guest(tables: Tables, axes: "Axes", asked: dict[str, Any], name: str) -> None:
+def _guest(tables: Tables, axes: "Axes", asked: ResolvedSweep, name: str) -> None:
     """A curve from another backbone, named at its first point."""
     for label, row in _peaks(tables, name).iterrows():
         colour = tables.looks[str(label)].colour
         axes.plot(row.index, row, color=colour, linestyle=":", linewidth=1.2)
-        start, text = (row.index[0], row.iloc[0]), fmt.plain(asked["backbone"])
+        start, text = (row.index[0], row.iloc[0]), fmt.plain(asked.backbone)
         axes.annotate(text, start, (1, -2), textcoords="offset points", va="top", fontsize=6.5, color=colour)
 
 
 def _rings(axes: "Axes", found: Crossover) -> None:
-    if found.asked["figure"] != "peak_memory":
+    if found.asked.figure != "peak_memory":
         return
     for crossing in found.crossings:
         share = (crossing.near - crossing.low) / (crossing.high - crossing.low)

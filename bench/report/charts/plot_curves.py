@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from bench import analysis as compare
-from bench.analysis.results import Tables
 from bench.report import format as fmt
 from bench.report.charts.canvas import (
     FAINT,
@@ -25,6 +24,7 @@ from bench.report.charts.canvas import (
     scaled,
 )
 from bench.report.charts.curve_sheet import NAMED, below_key, beside_curves, name_ends
+from bench.report.charts.tables import Tables
 from bench.report.sections import curves
 from bench.report.sections import overview as facts
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bench.analysis.results import Tables
 from bench.report import format as fmt
 from bench.report.charts.canvas import INK, QUIET_INK, Floats, Sheet, in_key, key, line_handles, mark_size, new_figure
 from bench.report.charts.curve_sheet import ACROSS
+from bench.report.charts.tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import analysis as compare
-from bench.analysis.results import Tables
 from bench.report import format as fmt
 from bench.report.charts.canvas import INK, QUIET_INK, Sheet, key, mark, new_figure, room_for, rows
+from bench.report.charts.tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

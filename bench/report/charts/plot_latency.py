@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bench.analysis.results import Tables
 from bench.report import format as fmt
 from bench.report.charts.canvas import INK, QUIET_INK, ROW, Sheet, new_figure, room_for, rows
+from bench.report.charts.tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.analysis.results import Tables
 from bench.report import format as fmt
 from bench.report.charts.canvas import (
     FAINT,
@@ -24,6 +23,7 @@ from bench.report.charts.canvas import (
     rows,
 )
 from bench.report.charts.curve_sheet import ACROSS, NAMED, below_key, beside_curves, name_ends
+from bench.report.charts.tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bench import analysis as compare
-from bench.analysis.results import Tables
 from bench.analysis.sizes import Series, series
 from bench.report import format as fmt
 from bench.report.charts.canvas import FAINT, INK, MEANING, Sheet, key, new_figure
 from bench.report.charts.looks import Look
+from bench.report.charts.tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

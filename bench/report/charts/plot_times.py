@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from bench import analysis as compare
-from bench.analysis.results import Tables
 from bench.report import format as fmt
 from bench.report.charts.canvas import (
     INK,
@@ -22,6 +21,7 @@ from bench.report.charts.canvas import (
     rows,
 )
 from bench.report.charts.looks import Look
+from bench.report.charts.tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

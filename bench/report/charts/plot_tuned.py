@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.analysis.results import Tables
 from bench.analysis.tuned import RateChange
 from bench.report import format as fmt
 from bench.report.charts.canvas import INK, QUIET_INK, Sheet, mark, new_figure, room_for, text_width
 from bench.report.charts.curve_sheet import apart
+from bench.report.charts.tables import Tables
 from bench.report.sections import tuned
 
 if TYPE_CHECKING:

@@ -32,10 +32,10 @@ def _figure(search: Search, found: Sequence[Outcome]) -> "Figure | None":
     from matplotlib.ticker import MaxNLocator
 
     drawn = [outcome for outcome in found if outcome.curve]
-    tasks = [task for task in search.suite["tasks"] if any(outcome.task == task for outcome in drawn)]
+    tasks = [task for task in search.suite.tasks if any(outcome.task == task for outcome in drawn)]
     if not tasks:
         return None
-    look = looks(search.suite["methods"], search.suite["baseline"])
+    look = looks(search.suite.methods, search.suite.baseline)
     shown = [label for label in look if any(outcome.method == label for outcome in drawn)]
     across = min(ACROSS, len(tasks))
     sheet = Sheet(
@@ -49,7 +49,7 @@ def _figure(search: Search, found: Sequence[Outcome]) -> "Figure | None":
             axes.plot(
                 range(1, len(outcome.curve) + 1), [100 * score for score in outcome.curve], color=own.colour,
                 marker=own.marker, markersize=mark_size(own, 4.5), markeredgecolor="white", markeredgewidth=0.5,
-                linewidth=1.2, zorder=3 + (outcome.method == search.suite["baseline"]),
+                linewidth=1.2, zorder=3 + (outcome.method == search.suite.baseline),
             )  # fmt: skip
         axes.set_title(fmt.plain(task), color=INK)
         axes.set_xlabel("trials")

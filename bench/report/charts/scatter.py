@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.analysis.results import Tables
 from bench.report import format as fmt
 from bench.report.charts.canvas import MEANING, Floats, Sheet, mark, new_figure
 from bench.report.charts.labels import Box, place
+from bench.report.charts.tables import Tables
 from bench.report.sections import overview as facts
 from bench.stats.intervals import pareto_front
 

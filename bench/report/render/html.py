@@ -83,8 +83,8 @@ def _content(run: Run, change: RateChange | None) -> dict[str, Any]:
     told, chosen = verdicts.tell(run), picks(run)
     shapes = compare.cost_shapes(run.records)
     return {
-        "name": run.suite["name"],
-        "question": run.suite.get("question") or "No question was asked.",
+        "name": run.suite.name,
+        "question": run.suite.question or "No question was asked.",
         "header": facts.header(run),
         "answers": page_answers.answers(run, told),
         "claims": [(claim, page_answers.claimed(run, claim)) for claim in told],
@@ -134,5 +134,5 @@ def _suite_text(run: Run) -> str:
     """The resolved suite as TOML, line by line, without characters that do not print."""
     import tomli_w
 
-    text = tomli_w.dumps(run.suite)
+    text = tomli_w.dumps(run.suite.plain())
     return "".join(character if character.isprintable() or character == "\n" else " " for character in text)

@@ -50,7 +50,7 @@ def write(run: Run, change: RateChange | None = None) -> Path:
 
 
 def _head(run: Run) -> str:
-    lines = [f"# {text(run.suite['name'])}", f"**{text(run.suite.get('question', 'No question was asked.'))}**"]
+    lines = [f"# {text(run.suite.name)}", f"**{text(run.suite.question or 'No question was asked.')}**"]
     lines.append(text(facts.header(run)))
     lines += [f"- {name}: {text(line)}" for name, line in facts.progress(run).items()]
     for name, line in (
@@ -121,7 +121,7 @@ def _doubts_about_costs(run: Run) -> list[str]:
 
 
 def _provenance(run: Run) -> str:
-    rows = [("suite", text(run.suite["name"])), ("run folder", text(run.folder.name))]
+    rows = [("suite", text(run.suite.name)), ("run folder", text(run.folder.name))]
     backbone = next((record.backbone for record in run.records if record.backbone), None)
     if backbone:
         revision = f" at {text(backbone.revision)}" if backbone.revision else ""
@@ -147,7 +147,7 @@ def _provenance(run: Run) -> str:
         rows.append(("learning rates", text(rates)))
     if facts.seeds(run):
         rows.append(("seeds", ", ".join(map(str, facts.seeds(run)))))
-    recipe = run.suite.get("recipe") or {}
+    recipe = run.suite.recipe
     if recipe:
         rows.append(("recipe", text(", ".join(f"{key} {value}" for key, value in recipe.items() if value != {}))))
     started = [record.started for record in run.records]
@@ -161,7 +161,7 @@ def _costs(run: Run) -> str:
     for shape in compare.cost_shapes(run.records):
         costs = compare.cost_table(run.records, facts.labels(run, shape), shape)
         rows = [(text(label), row) for label, row in costs.iterrows()]
-        baseline = text(run.suite["baseline"])
+        baseline = text(run.suite.baseline)
         source = next((s for s in costs["peak_memory_source"] if isinstance(s, str)), None)
         parts.append(f"## Costs: {text(facts.shape_line(shape))}")
         parts.append("Counted: exact on any machine.\n\n" + _counted(rows, baseline))

@@ -42,7 +42,7 @@ def _section(heading: str, sentences: Sequence[str], head: Sequence[str], rows: 
 def _scores(run: Run, mark: str) -> str:
     if not facts.score_records(run):
         return ""
-    baseline, order = run.suite["baseline"], facts.labels(run)
+    baseline, order = run.suite.baseline, facts.labels(run)
     scores = compare.score_table(run.records, baseline, order)
     over = f"- {text(baseline)}, 95 %"
     head = ("method", "mean score", "cells ok", "failed", over, "pairs", "left out", "no verdict because")
@@ -59,7 +59,7 @@ def _scores(run: Run, mark: str) -> str:
 
 
 def _per_task(run: Run, mark: str) -> str:
-    baseline = run.suite["baseline"]
+    baseline = run.suite.baseline
     single = compare.per_task(run.records, baseline, facts.labels(run))
     head = ("method", "task", "score ± 95 %", "n seeds", f"- {text(baseline)}, 95 %", "bag of words", "flags")
     rows = [

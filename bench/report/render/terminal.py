@@ -75,7 +75,7 @@ def _preamble(run: Run, console: Console, width: int) -> None:
 def _columns(run: Run, shown: list[str]) -> list[Column]:
     """Columns of figures, those of a part that was not asked for left out."""
     costs = compare.cost_table(run.records, facts.labels(run)).loc[shown]
-    scores = compare.score_table(run.records, run.suite["baseline"], facts.labels(run)).loc[shown]
+    scores = compare.score_table(run.records, run.suite.baseline, facts.labels(run)).loc[shown]
     has_costs, has_scores = bool(compare.cost_records(run.records)), bool(facts.score_records(run))
     columns = []
     if has_costs or has_scores:
@@ -84,9 +84,9 @@ def _columns(run: Run, shown: list[str]) -> list[Column]:
         columns.append(Column(("", "trained", "- head"), [fmt.count(value) for value in trained]))
         columns.append(Column(("", "stored", "per task"), [fmt.size(value) for value in stored]))
     if has_costs:
-        columns += _cost_columns(costs, run.suite["baseline"])
+        columns += _cost_columns(costs, run.suite.baseline)
     if has_scores:
-        columns += _score_columns(scores, run.suite["baseline"], facts.is_synthetic(run))
+        columns += _score_columns(scores, run.suite.baseline, facts.is_synthetic(run))
     return columns
 
 
@@ -135,7 +135,7 @@ def _score_columns(scores: pd.DataFrame, baseline: str, synthetic: bool) -> list
 def _notes(run: Run, shown: list[str], hidden: int) -> list[str]:
     """Lines below the table that say what its signs mean."""
     costs = compare.cost_table(run.records, facts.labels(run)).loc[shown]
-    scores = compare.score_table(run.records, run.suite["baseline"], facts.labels(run)).loc[shown]
+    scores = compare.score_table(run.records, run.suite.baseline, facts.labels(run)).loc[shown]
     notes = [f"{hidden} more in the report"] if hidden else []
     if (costs["merged_is_base"] == True).any():  # noqa: E712 - a column of None, True and False
         notes.append("= operations identical to the base model: no added latency, exactly")

@@ -10,7 +10,7 @@ from bench.store.store import Run
 
 def title(run: Run) -> str:
     """``Cost to reach 99 % of full's score``."""
-    return f"Cost to reach {compare.NEAR:.0%} of {fmt.plain(run.suite['baseline'])}'s score".replace("%", " %")
+    return f"Cost to reach {compare.NEAR:.0%} of {fmt.plain(run.suite.baseline)}'s score".replace("%", " %")
 
 
 def has_curves(run: Run) -> bool:
@@ -22,7 +22,7 @@ def table(run: Run) -> tuple[list[str], list[str], list[list[str]]]:
     """Sentences, head and rows; all empty without scores on the way."""
     if not has_curves(run):
         return [], [], []
-    found, baseline = compare.reached(run, facts.labels(run)).table, fmt.plain(run.suite["baseline"])
+    found, baseline = compare.reached(run, facts.labels(run)).table, fmt.plain(run.suite.baseline)
     share = f"{compare.NEAR:.0%}".replace("%", " %")
     sentences = [
         f"Target: {share} of the mean final score of {baseline} on the task. Each figure is spent up to the first "

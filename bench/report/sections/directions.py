@@ -15,7 +15,7 @@ def table(run: Run) -> tuple[list[str], list[str], list[list[str]]]:
     found = compare.direction_table(run, facts.labels(run))
     if found.empty:
         return [], [], []
-    baseline = fmt.plain(run.suite["baseline"])
+    baseline = fmt.plain(run.suite.baseline)
     leading, chance = int(found["leading"].max()), fmt.ratio(found["by_chance"].mean(), 3)
     sentences = [
         f"Of the update dW of each query and value weight, its {leading} leading left singular directions: overlap is "

@@ -17,8 +17,8 @@ def table(run: Run) -> tuple[list[str], list[str], list[list[str]]]:
     norms = compare.gradient_table(run.records, facts.labels(run))
     if norms.empty:
         return [], [], []
-    baseline = fmt.plain(run.suite["baseline"])
-    starts = compare.start_table(run.records, run.suite["baseline"], facts.labels(run))
+    baseline = fmt.plain(run.suite.baseline)
+    starts = compare.start_table(run.records, run.suite.baseline, facts.labels(run))
     last = int(norms.index.get_level_values("step").max())
     steps = [step for step in SHOWN if step < last] + [last]
     sentences = [
@@ -37,7 +37,7 @@ def _rows(
 ) -> list[list[str]]:
     label, task = place
     start = starts.loc[place]
-    apart = "baseline" if label == run.suite["baseline"] else fmt.three(start["apart"])
+    apart = "baseline" if label == run.suite.baseline else fmt.three(start["apart"])
     ends = [fmt.loss(start["loss"]), apart]
     mine = norms["mean"].xs(place, level=["method", "task"]) if place in norms.index.droplevel([2, 3]) else None
     if mine is None:

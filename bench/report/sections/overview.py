@@ -1,12 +1,12 @@
 """Sentences about a run that every reader shows alike: what was asked, on what, how sure; draws and prints nothing."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import analysis as compare
 from bench.report.format import count, plain, plural, points, ratio_interval
-from bench.schema.budget import MatchTable
 from bench.schema.record import Record, ScoreRecord, Shape, TaskUsed, Tuning
+from bench.schema.resolved import ResolvedCost, ResolvedData
 from bench.store.store import Run
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ FLAG_MEANING = {
 
 def labels(run: Run, shape: Shape | None = None) -> list[str]:
     """Method labels in the order of the suite, then any that only records know; of ``shape`` those that it measures."""
-    found = list(dict.fromkeys([*run.suite["methods"], *(record.method.label for record in run.records)]))
-    chosen = () if shape is None else compare.asked_of(run.suite, shape).get("methods", ())
+    found = list(dict.fromkeys([*run.suite.methods, *(record.method.label for record in run.records)]))
+    chosen = () if shape is None else run.suite.asked_of(shape).methods
     return [label for label in found if not chosen or label in chosen]
 
 
@@ -35,22 +35,17 @@ def score_records(run: Run) -> list[ScoreRecord]:
 def is_synthetic(run: Run) -> bool:
     """Whether any score was taken on synthetic data; before the first score, whether any will be."""
     sources: set[str | None] = {record.task.source for record in score_records(run) if record.task}
-    return "synthetic" in (sources or {_data(run).get("kind")})
-
-
-def _data(run: Run) -> Mapping[str, Any]:
-    data = run.suite.get("data") or {}
-    return data if isinstance(data, Mapping) else {"kind": data}
+    return "synthetic" in (sources or {run.suite.data.kind if run.suite.data else None})
 
 
 def tasks(run: Run) -> list[str]:
     """Tasks of the suite; those of the records where it names none."""
-    return list(run.suite.get("tasks") or dict.fromkeys(record.task_name for record in score_records(run)))
+    return list(run.suite.tasks or dict.fromkeys(record.task_name for record in score_records(run)))
 
 
 def backbone(run: Run) -> str:
     """``all-MiniLM-L6-v2 22.6 M``, with ``random weights`` where so."""
-    asked = run.suite["backbone"]
+    asked = run.suite.backbone
     used = next((record.backbone for record in run.records if record.backbone), None)
     parts = [plain(used.name if used else asked.get("name", "backbone")).rpartition("/")[2]]
     if used:
@@ -92,7 +87,7 @@ def this_machine(run: Run) -> str:
 
 def header(run: Run) -> str:
     """One line: suite, methods, their budget, backbone, tasks x seeds, machine."""
-    parts = [plain(run.suite["name"]), plural(len(labels(run)), "method"), *matched(run), backbone(run)]
+    parts = [plain(run.suite.name), plural(len(labels(run)), "method"), *matched(run), backbone(run)]
     if tasks(run):
         parts.append(f"{plural(len(tasks(run)), 'task')} x {plural(len(seeds(run)), 'seed')}")
     return " · ".join([*parts, f"this machine: {this_machine(run)}"])
@@ -100,13 +95,13 @@ def header(run: Run) -> str:
 
 def matched(run: Run) -> list[str]:
     """``matched at 300,000 trainable parameters``; nothing where no budget chose the methods' sizes."""
-    asked = run.suite.get("match")
-    return [f"matched at {MatchTable.model_validate(asked)}"] if asked else []
+    match = run.suite.match
+    return [f"matched at {match}"] if match else []
 
 
 def seeds(run: Run) -> list[int]:
     """Seeds of the suite; those of the records where it names none."""
-    return list(run.suite.get("seeds") or sorted({record.seed for record in score_records(run)}))
+    return list(run.suite.seeds or sorted({record.seed for record in score_records(run)}))
 
 
 def data(run: Run) -> str | None:
@@ -114,16 +109,16 @@ def data(run: Run) -> str | None:
     if not tasks(run):
         return None
     names = ", ".join(map(plain, tasks(run)))
-    asked = _data(run)
+    asked = run.suite.data or ResolvedData()
     if is_synthetic(run):
-        reason = plain(asked.get("reason") or "")
+        reason = plain(asked.reason)
         if reason.startswith("SYNTHETIC"):
             return reason
         why = f" ({reason})" if reason else ""
         return f"SYNTHETIC stand-ins for {names}{why}. Real GLUE: --data DIR or a network"
     used: set[str] = {record.task.source for record in score_records(run) if record.task}
-    sources = sorted(used or {plain(asked.get("kind", "unknown"))})
-    place = f" {plain(asked['path'])}" if asked.get("path") and sources == ["folder"] else ""
+    sources = sorted(used or {plain(asked.kind)})
+    place = f" {plain(asked.path)}" if asked.path and sources == ["folder"] else ""
     return f"{names} from {', '.join(sources)}{place}"
 
 
@@ -148,13 +143,13 @@ def progress(run: Run) -> dict[str, str]:
     """
     lines = {}
     counts = compare.count_records(run.records)
-    if counts or run.suite.get("sweep"):
-        asked = sum(len(sweep["values"]) * len(sweep["methods"]) for sweep in run.suite.get("sweep") or ())
+    if counts or run.suite.sweep:
+        asked = sum(len(sweep.values) * len(sweep.methods) for sweep in run.suite.sweep)
         lines["counts"] = f"{sum(r.status == 'ok' for r in counts)}/{max(asked, len(counts))} counted, none run"
     costs, scores = compare.cost_records(run.records), score_records(run)
-    if costs or run.suite.get("cost"):
-        shapes = run.suite.get("cost") or [{}] * max(1, len(compare.cost_shapes(costs)))
-        asked = sum(len(shape.get("methods") or labels(run)) for shape in shapes)
+    if costs or run.suite.cost:
+        shapes = run.suite.cost or [ResolvedCost()] * max(1, len(compare.cost_shapes(costs)))
+        asked = sum(len(shape.methods or labels(run)) for shape in shapes)
         done = [record for record in costs if record.status == "ok"]
         how = "measured" if not done or any(record.step_seconds for record in done) else "counted, none run"
         lines["costs"] = f"{len(done)}/{asked} {how}"
@@ -177,10 +172,10 @@ def progress(run: Run) -> dict[str, str]:
 
 def no_verdict(run: Run) -> str | None:
     """Why scores carry no verdict: ``3 seeds on synthetic data carry no verdict``; None where they may."""
-    scores = compare.score_table(run.records, run.suite["baseline"], run.suite["methods"])
+    scores = compare.score_table(run.records, run.suite.baseline, run.suite.methods)
     if scores.empty or not scores["n"].sum():
         return None
-    others = scores[scores["n"] > 0].drop(index=run.suite["baseline"], errors="ignore")
+    others = scores[scores["n"] > 0].drop(index=run.suite.baseline, errors="ignore")
     shared = set.intersection(*map(set, others["why"])) if len(others) else set()
     few = next((reason for reason in shared if "seed" in reason), plural(len(seeds(run)), "seed"))
     on = [reason for reason in ("synthetic data", "random weights") if reason in shared]
@@ -289,13 +284,13 @@ def memory_name(costs: "pd.DataFrame") -> str:
 def inference_length(run: Run, shape: Shape | None) -> int | None:
     """Tokens of each row of inference beside the probe of ``shape``; of older records as the suite asked for it."""
     told = (r.latency_length for r in compare.cost_records(run.records) if r.shape == shape)
-    asked = (c.get("latency_length") for c in run.suite.get("cost") or () if shape and c.get("length") == shape.length)
+    asked = (c.latency_length for c in run.suite.cost if shape and c.length == shape.length)
     return next((length for length in (*told, *asked) if length is not None), None)
 
 
 def timed_on(run: Run, shape: Shape) -> str:
     """The machine, and how a probe of ``shape`` timed there beyond what every probe does."""
-    rebuilt = compare.asked_of(run.suite, shape).get("rebuild", False)
+    rebuilt = run.suite.asked_of(shape).rebuild
     return this_machine(run) + ("; all modules built anew for every block" if rebuilt else "")
 
 

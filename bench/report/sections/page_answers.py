@@ -121,14 +121,14 @@ def _ends(values: "pd.Series[float]", baseline: str) -> str:
 
 
 def _exact(run: Run) -> Answer | None:
-    baseline = run.suite["baseline"]
+    baseline = run.suite.baseline
     ends = _ends(compare.cost_table(run.records, facts.labels(run))["flops_backward_ratio"], baseline)
     text = f"Backward takes {ends} the FLOPs of {fmt.plain(baseline)}'s."
     return Answer(text, "exact", "exact, any machine", anchor("FLOPs")) if ends else None
 
 
 def _timed(run: Run) -> Answer | None:
-    baseline, control = run.suite["baseline"], compare.controls(run.records)
+    baseline, control = run.suite.baseline, compare.controls(run.records)
     ends = _ends(compare.cost_table(run.records, facts.labels(run))["step_ratio"], baseline)
     if not ends:
         return None
@@ -141,7 +141,7 @@ def _timed(run: Run) -> Answer | None:
 
 
 def _scored(run: Run) -> Answer | None:
-    baseline = run.suite["baseline"]
+    baseline = run.suite.baseline
     scores = compare.score_table(run.records, baseline, facts.labels(run)).dropna(subset=["mean"])
     if scores.empty:
         return None

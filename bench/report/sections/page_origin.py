@@ -37,7 +37,7 @@ def _commit(record: Record, digits: int | None = None) -> str:
 
 def rows(run: Run) -> list[tuple[str, str]]:
     """The whole provenance: what and value."""
-    found = [("suite", run.suite["name"]), ("run folder", run.folder.name), ("command", _command(run))]
+    found = [("suite", run.suite.name), ("run folder", run.folder.name), ("command", _command(run))]
     backbone = next((record.backbone for record in run.records if record.backbone), None)
     if backbone:
         revision = f" at {backbone.revision}" if backbone.revision else ""
@@ -69,4 +69,4 @@ def rows(run: Run) -> list[tuple[str, str]]:
 
 def _command(run: Run) -> str:
     """What measures the same suite anew, without the folder's place on this machine."""
-    return f"python -m bench run --suite {shlex.quote(run.suite['name'])}"
+    return f"python -m bench run --suite {shlex.quote(run.suite.name)}"

@@ -76,7 +76,7 @@ def _made(caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]], not
 
 def main(run: Run) -> Table | None:
     """Every method with its costs on the first shape and its scores; None where a run has neither."""
-    labels, baseline = facts.labels(run), run.suite["baseline"]
+    labels, baseline = facts.labels(run), run.suite.baseline
     costs = compare.cost_table(run.records, labels)
     scores = compare.score_table(run.records, baseline, labels)
     if not compare.cost_records(run.records) and not facts.score_records(run):
@@ -133,7 +133,7 @@ def costs(run: Run, shape: Shape) -> list[Table]:
     found = compare.cost_table(run.records, facts.labels(run, shape), shape)
     rows = [(str(label), row) for label, row in found.iterrows()]
     source = next((s for s in found["peak_memory_source"] if isinstance(s, str)), None)
-    baseline = fmt.plain(run.suite["baseline"])
+    baseline = fmt.plain(run.suite.baseline)
     made = (
         _counted(rows, baseline),
         _memory(rows, facts.peak_name(source)),
@@ -248,7 +248,7 @@ def scores(run: Run) -> list[Table]:
     """Scores over all tasks, then by task; empty without scores."""
     if not facts.score_records(run):
         return []
-    baseline, labels = run.suite["baseline"], facts.labels(run)
+    baseline, labels = run.suite.baseline, facts.labels(run)
     mark, over = " (SYNTHETIC data)" if facts.is_synthetic(run) else "", f"- {fmt.plain(baseline)}, 95 %"
     whole = [
         (_word(label), Cell(fmt.points_interval(r["mean"], r["mean_low"], r["mean_high"]), _number(r["mean"])),

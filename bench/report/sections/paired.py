@@ -14,7 +14,7 @@ def table(run: Run) -> tuple[list[str], list[str], list[list[str]]]:
     """Sentences, head and rows; all empty without scores, no rows where no task can be compared row by row."""
     if not facts.score_records(run):
         return [], [], []
-    found, baseline = compare.paired_rows(run, facts.labels(run)), fmt.plain(run.suite["baseline"])
+    found, baseline = compare.paired_rows(run, facts.labels(run)), fmt.plain(run.suite.baseline)
     missing = [f"Not {fmt.plain(task)}: {fmt.plain(reason)}." for task, reason in found.left_out.items()]
     if found.table.empty:
         return missing, [], []

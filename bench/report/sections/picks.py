@@ -164,7 +164,7 @@ def _best_score(scores: _Scores | None) -> Pick:
 
 
 def _time(run: Run, costs: pd.DataFrame, scores: _Scores | None, on: str) -> Pick:
-    baseline = fmt.plain(run.suite["baseline"])
+    baseline = fmt.plain(run.suite.baseline)
     what = f"lowest measured time of a training step{on} / {baseline}, with every one whose 95 % interval overlaps"
     rule = _among(what, scores)
     timed = costs[costs["step_ratio"].notna()]

@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -12,6 +11,7 @@ from bench.analysis.scaling import Crossing, Crossover, Figure, Growth
 from bench.report import format as fmt
 from bench.report.render.columns import Column, say, table
 from bench.report.sections import overview as facts
+from bench.schema.resolved import ResolvedSweep
 from bench.store.store import Run
 
 NAMES: dict[Figure, str] = {
@@ -31,27 +31,27 @@ def unit(figure: Figure, value: float) -> str:
 def title(run: Run, name: str) -> str:
     """``batch: bert-base, 128 tokens, float32, sdpa, adamw_fused``; only what the suite says."""
     asked = _asked(run, name)
-    parts = [still(asked), asked.get("dtype"), asked.get("optimizer")]
-    parts += [f"dropout {asked['dropout']:g}"] if asked.get("dropout") else []
-    parts += ["checkpointing"] if asked.get("checkpointing") else []
-    parts += ["CUDA's forms"] if asked.get("device") == "cuda" else []
+    parts = [still(asked), asked.dtype, asked.optimizer]
+    parts += [f"dropout {asked.dropout:g}"] if asked.dropout else []
+    parts += ["checkpointing"] if asked.checkpointing else []
+    parts += ["CUDA's forms"] if asked.device == "cuda" else []
     return fmt.plain(f"{name}: {', '.join(part for part in parts if part)}")
 
 
-def still(asked: dict[str, Any]) -> str:
+def still(asked: ResolvedSweep) -> str:
     """What stands still in a sweep: ``bert-base, batch 16, eager``."""
-    parts = [asked.get("backbone"), _rows(asked), asked.get("attention")]
+    parts = [asked.backbone, _rows(asked), asked.attention]
     return ", ".join(part for part in parts if part)
 
 
-def _asked(run: Run, name: str) -> dict[str, Any]:
+def _asked(run: Run, name: str) -> ResolvedSweep:
     return scaling.swept(run.suite, run.records)[name]
 
 
-def _rows(asked: dict[str, Any]) -> str:
+def _rows(asked: ResolvedSweep) -> str:
     """What stands still: ``batch 16, 128 tokens``."""
-    parts = [f"batch {asked['batch']}"] if asked.get("batch") else []
-    return ", ".join([*parts, *([f"{asked['length']} tokens"] if asked.get("length") else [])])
+    parts = [f"batch {asked.batch}"] if asked.batch else []
+    return ", ".join([*parts, *([f"{asked.length} tokens"] if asked.length else [])])
 
 
 def formula(figure: Figure, grown: Growth | None) -> str:
@@ -80,11 +80,11 @@ def render(run: Run, console: Console, width: int) -> None:
         say(console, f"{title(run, name)} · peak memory of one training step, counted", width)
         values = list(peaks.columns)
         places = np.unique(np.linspace(0, len(values) - 1, SHOWN_VALUES).round().astype(int))
-        head = fmt.plain(asked["vary"])
+        head = fmt.plain(asked.vary)
         columns = [
             Column((head, f"{values[at]}", ""), [fmt.size(value) for value in peaks[values[at]]]) for at in places
         ]
-        grown = [formula("peak_memory", scaling.growth(row, asked["vary"])) for _, row in peaks.iterrows()]
+        grown = [formula("peak_memory", scaling.growth(row, asked.vary)) for _, row in peaks.iterrows()]
         columns.append(Column((" ", f"grows with x = {head} as", ""), grown, left=True))
         for line in table(list(peaks.index), columns, width):
             say(console, line)
@@ -100,12 +100,12 @@ def sentences(run: Run) -> list[str]:
 
 
 def _sentence(run: Run, found: Crossover) -> str:
-    asked, figure = found.asked, found.asked["figure"]
-    first, second = _asked(run, asked["sweep"]), _asked(run, asked.get("than_sweep") or asked["sweep"])
-    vary = first["vary"]
-    on = [f" on {table.get('backbone')}" if first.get("backbone") != second.get("backbone") else ""
+    asked, figure = found.asked, found.asked.figure
+    first, second = _asked(run, asked.sweep), _asked(run, asked.than_sweep or asked.sweep)
+    vary = first.vary
+    on = [f" on {table.backbone}" if first.backbone != second.backbone else ""
           for table in (first, second)]  # fmt: skip
-    who, whom, name = f"{asked['method']}{on[0]}", f"{asked['than']}{on[1]}", NAMES[figure]
+    who, whom, name = f"{asked.method}{on[0]}", f"{asked.than}{on[1]}", NAMES[figure]
     still = f" ({_rows(first)})" if _rows(first) else ""
     if found.curves.empty:
         return fmt.plain(f"{who} against {whom}: not counted at a common {vary} yet.")
@@ -134,7 +134,7 @@ def _change(found: Crossover, crossing: Crossing, vary: str) -> str:
 def _against(found: Crossover, value: int) -> str:
     """Two figures with as many digits as tell them apart: ``1.765 GB against 1.760 GB``."""
     first, second = (float(found.curves.loc[value, column]) for column in ("first", "second"))
-    suffix = "FLOPs" if found.asked["figure"] == "training_flops" else "B"
+    suffix = "FLOPs" if found.asked.figure == "training_flops" else "B"
     return " against ".join(fmt.apart(first, second, suffix))
 
 
@@ -154,7 +154,7 @@ def tables(run: Run) -> list[Table]:
         counted = scaling.sweep_table(run.records, name, figure, facts.labels(run))
         if counted.empty:
             continue
-        vary = asked["vary"]
+        vary = asked.vary
         rows = []
         for label, row in counted.iterrows():
             grown = scaling.growth(row, vary)

@@ -31,7 +31,7 @@ def render(search: Search, found: Sequence[Outcome], console: Console) -> None:
     width = width_of(console)
     say(console, header(search), width, style="bold")
     say(console, "")
-    for task in search.suite["tasks"]:
+    for task in search.suite.tasks:
         rows = [outcome for outcome in found if outcome.task == task]
         say(console, title(search, rows), width)
         columns = [
@@ -55,8 +55,8 @@ def header(search: Search) -> str:
     """One line: suite, methods, backbone, grid."""
     asked, grid = search.suite, search.table
     rates = f"{fmt.plural(len(grid.learning_rates), 'rate')} x {fmt.plural(len(grid.head_learning_rates), 'head rate')}"
-    backbone = fmt.plain(asked["backbone"]["name"]).rpartition("/")[2]
-    parts = [fmt.plain(asked["name"]), "search for learning rates", fmt.plural(len(asked["methods"]), "method")]
+    backbone = fmt.plain(asked.backbone["name"]).rpartition("/")[2]
+    parts = [fmt.plain(asked.name), "search for learning rates", fmt.plural(len(asked.methods), "method")]
     return " · ".join([*parts, backbone, f"{rates}, {fmt.plural(len(grid.seeds), 'seed')}"])
 
 
@@ -70,8 +70,8 @@ def title(search: Search, rows: Sequence[Outcome]) -> str:
 
 def is_synthetic(search: Search) -> bool:
     """Whether the trials ran on the project's own grammars."""
-    data = search.suite.get("data")
-    return isinstance(data, dict) and data.get("kind") == "synthetic"
+    data = search.suite.data
+    return data is not None and data.kind == "synthetic"
 
 
 def remark(row: Outcome) -> str:
@@ -101,8 +101,8 @@ def write(search: Search, found: Sequence[Outcome], drawn: Sequence[Path]) -> Pa
     Raises:
         BenchError: The folder cannot be written.
     """
-    parts = [f"# {fmt.markdown(search.suite['name'])}: search for learning rates", fmt.markdown(header(search)), HOW]
-    for task in search.suite["tasks"]:
+    parts = [f"# {fmt.markdown(search.suite.name)}: search for learning rates", fmt.markdown(header(search)), HOW]
+    for task in search.suite.tasks:
         rows = [outcome for outcome in found if outcome.task == task]
         parts += [f"## {fmt.markdown(title(search, rows))}", _chosen(rows), _expected(rows)]
     parts += [f"![{EXPECTED}]({path.relative_to(search.folder).as_posix()})" for path in drawn if path.suffix == ".png"]
@@ -150,7 +150,7 @@ def as_json(search: Search, found: Sequence[Outcome], tuned: Path | None, drawn:
         for row in found
     ]  # fmt: skip
     about = {
-        "folder": str(search.folder), "suite": search.suite["name"], "tuned": str(tuned) if tuned else None,
+        "folder": str(search.folder), "suite": search.suite.name, "tuned": str(tuned) if tuned else None,
         "tuning": grid.model_dump(mode="json"), "plots": [str(path) for path in drawn], "outcomes": rows,
     }  # fmt: skip
     return json.dumps(about, indent=2)

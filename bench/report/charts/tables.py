@@ -1,0 +1,151 @@
+"""The tables of a run that figures are drawn from, each made once however many figures need it; draws nothing."""
+
+from dataclasses import replace
+from functools import cached_property
+
+import pandas as pd
+
+from bench.analysis.curves import Reached
+from bench.analysis.results import Results
+from bench.report import format as fmt
+from bench.report.charts.canvas import Words
+from bench.report.charts.looks import Look, looks
+from bench.report.sections import overview as facts
+from bench.schema.record import CostRecord, ScoreRecord, Shape
+
+
+class Tables:
+    """What the figures of one run share: its results, and how they are worded and drawn."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.run = results.run
+        self.labels = results.labels
+        self.baseline = results.baseline
+        self.name = fmt.plain(self.baseline)
+        """Of the baseline, as figures write it."""
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """Look of each method, by its place in the suite."""
+        return looks(self.labels, self.baseline)
+
+    @cached_property
+    def cost_records(self) -> dict[str, CostRecord]:
+        """What was measured without fault on the first shape, by label, in the suite's order."""
+        return self.results.measured()
+
+    @cached_property
+    def shape(self) -> Shape | None:
+        """The shape that is drawn."""
+        return next(iter(self.results.shapes), None)
+
+    @property
+    def costs(self) -> pd.DataFrame:
+        """Costs on the shape that is drawn."""
+        return self.results.cost_table()
+
+    @property
+    def latencies(self) -> pd.DataFrame:
+        """Inference at every batch and length."""
+        return self.results.latency_table
+
+    @cached_property
+    def inference_length(self) -> int | None:
+        """Tokens of each row of inference on the shape that is drawn, where a record or the suite says so."""
+        return facts.inference_length(self.run, self.shape)
+
+    @cached_property
+    def controls(self) -> pd.DataFrame:
+        """The A/A controls by name, of the shape that is drawn."""
+        return self.results.controls(self.shape).set_index("name")
+
+    @cached_property
+    def score_records(self) -> list[ScoreRecord]:
+        """Scores without fault."""
+        return [record for record in self.results.score_records if record.status == "ok"]
+
+    def cost(self, column: str) -> "pd.Series[float]":
+        """A column of `costs` by label; trained parameters also of methods that were only scored."""
+        return self.results.method_cost(column)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Scores by method."""
+        return self.results.score_table
+
+    @property
+    def per_task(self) -> pd.DataFrame:
+        """Scores by method and task."""
+        return self.results.task_table
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """Scores on the way."""
+        return self.results.curve_table
+
+    @property
+    def gradients(self) -> pd.DataFrame:
+        """Gradient norms of the first steps."""
+        return self.results.gradient_table
+
+    @property
+    def directions(self) -> pd.DataFrame:
+        """Directions of what training added."""
+        return self.results.direction_table
+
+    @property
+    def reached(self) -> Reached:
+        """What it costs to come near the baseline's score."""
+        return self.results.reached
+
+    @cached_property
+    def peak_source(self) -> str | None:
+        """What measured peak memory."""
+        return next((s for s in self.costs["peak_memory_source"] if isinstance(s, str)), None)
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Tasks of the suite, then those that only records know."""
+        return list(dict.fromkeys([*self.results.tasks, *(record.task_name for record in self.score_records)]))
+
+    @cached_property
+    def seeds(self) -> int:
+        """How many seeds were asked for."""
+        return len(self.results.seeds)
+
+    @property
+    def _synthetic(self) -> bool:
+        return self.results.is_synthetic
+
+    @cached_property
+    def _backbone(self) -> str:
+        return facts.backbone(self.run)
+
+    @cached_property
+    def _machine(self) -> str:
+        return facts.this_machine(replace(self.run, records=tuple(self.results.cost_records) or self.run.records))
+
+    def words(self, title: str, caption: str, *tags: str, shape: str | None = None) -> Words:
+        """Title, line below it, caption and tags of a figure.
+
+        Args:
+            title: What it shows; of scores on synthetic data it says so.
+            caption: What is measured, its unit, n and interval.
+            tags: Of ``counted``, ``timed``, ``measured`` and ``scored`` those that hold.
+            shape: What was measured on; None: the probe's shape, where anything but scores is shown.
+        """
+        scored = "scored" in tags
+        said = {
+            "counted": "counted · exact on any machine",
+            "timed": f"timed · this machine: {self._machine}",
+            "measured": f"measured · this machine: {self._machine}",
+            "scored": "scored · SYNTHETIC data" if self._synthetic else "scored",
+        }
+        parts = [fmt.plain(self.run.suite.name), self._backbone]
+        if shape is None and self.shape and set(tags) != {"scored"}:
+            shape = facts.shape_line(self.shape)
+        parts += [shape] if shape else []
+        mark = " · SYNTHETIC data" if scored and self._synthetic and len(tags) > 1 else ""
+        shown = tuple(said[tag] for tag in tags if not (mark and tag == "scored"))
+        return Words(title + mark, caption, " · ".join(parts), shown)
