@@ -113,12 +113,11 @@ class _Server:
 
     def __init__(self, tree: str, spec: str) -> None:
         _use(Path(tree))
-        from bench.count.outcome import Findings
         from bench.schema.jobs import Probe
-        from bench.timing.session import Session
+        from bench.timing.models import Models
 
         self._probe = Probe.model_validate_json(spec)
-        self._session = Session(self._probe, {m.label: Findings() for m in self._probe.methods}, lambda line: None)
+        self._models = Models(self._probe)
         self._clock: Any = None
         self._quiet = ExitStack()
 
@@ -133,7 +132,7 @@ class _Server:
         from bench.timing.interleave import quiet
 
         self.drop()
-        self._clock = self._session.clock(label)
+        self._clock = self._models.clock(label)
         self._clock.run()
         self._clock.run()
         self._quiet.enter_context(quiet())

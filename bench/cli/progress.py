@@ -74,7 +74,7 @@ class Display:
 
     def begin(self, plan: "Plan", todo: "Remaining", done: int, folder: Path) -> None:
         """Say what is about to run, and how many records of ``plan`` are there already."""
-        costs = sum(len(probe.methods) for probe in todo.probes)
+        costs = todo.costs
         self._counts = {"counts": [0, todo.counts], "costs": [0, costs], "scores": [0, len(todo.cells)]}
         cells = "trials" if all(cell.trial for cell in todo.cells) else "scores"
         parts = {"counts": todo.counts, "costs": costs, cells: len(todo.cells)}

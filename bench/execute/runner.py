@@ -17,12 +17,14 @@ class Remaining:
     """What a plan still asks of a run folder."""
 
     probes: tuple[Probe, ...]
-    """With only those methods left that have no record, and the baseline."""
+    """With only those methods left that have no record, and the baseline where they are timed against it."""
     cells: tuple[Cell, ...]
     sweeps: tuple[Sweep, ...] = ()
     """With only those values left at which a method has no record."""
     counts: int = 0
     """Records that these sweeps owe."""
+    costs: int = 0
+    """Records that these probes owe."""
 
     def __bool__(self) -> bool:
         return bool(self.probes or self.cells or self.sweeps)
@@ -30,11 +32,12 @@ class Remaining:
 
 def remaining(plan: Plan, store: Store) -> Remaining:
     """Jobs of ``plan`` without a record in ``store``; a probe that was cut short is measured again for what it owes."""
-    probes = []
+    probes, costs = [], 0
     for probe in plan.probes:
         owed = [m for m in probe.methods if cost_id(probe, m) not in store]
+        costs += len(owed)
         if owed:
-            kept = [m for m in probe.methods if m in owed or m.label == probe.baseline]
+            kept = [m for m in probe.methods if m in owed or (probe.timed and m.label == probe.baseline)]
             probes.append(probe.model_copy(update={"methods": tuple(kept)}))
     sweeps, counts = [], 0
     for sweep in plan.sweeps:
@@ -43,7 +46,7 @@ def remaining(plan: Plan, store: Store) -> Remaining:
         if points:
             sweeps.append(sweep.model_copy(update={"values": tuple(dict.fromkeys(points))}))
     cells = tuple(cell for cell in plan.cells if cell.id not in store)
-    return Remaining(tuple(probes), cells, tuple(sweeps), counts)
+    return Remaining(tuple(probes), cells, tuple(sweeps), counts, costs)
 
 
 def warm_up(suite: Suite) -> ForkServerContext:

@@ -3,7 +3,7 @@
 import gc
 import random
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,10 +16,10 @@ class Builds(Generic[T]):
     luck is part of a figure; made anew in every block, in another order, it is part of the figure's interval.
     """
 
-    def __init__(self, keys: Iterable[str], make: Callable[[str], T]) -> None:
+    def __init__(self, keys: Iterable[Any], make: Callable[[Any], T]) -> None:
         self.keys = tuple(keys)
         self._make = make
-        self._made: dict[str, T | Exception] = {}
+        self._made: dict[Any, T | Exception] = {}
         for key in self.keys:
             self.build(key)
 
@@ -27,7 +27,7 @@ class Builds(Generic[T]):
         """Hold nothing until each key is made again."""
         self._made.clear()
 
-    def build(self, key: str) -> None:
+    def build(self, key: Hashable) -> None:
         """Make what belongs to ``key``; where that fails, whoever asks for it gets the reason."""
         try:
             self._made[key] = self._make(key)
@@ -35,7 +35,7 @@ class Builds(Generic[T]):
             traceback.clear_frames(error.__traceback__)  # they would hold a half-built model beside the others
             self._made[key] = error
 
-    def get(self, key: str) -> T:
+    def get(self, key: Hashable) -> T:
         """What was made for ``key``.
 
         Raises:

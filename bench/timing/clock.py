@@ -1,7 +1,7 @@
 """Times the phases of training steps against each other; it builds no method and reduces no samples."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -45,7 +45,7 @@ class StepClock:
         for group in step.optimizer.param_groups:
             group["lr"] = 0.0
 
-    def arm(self, key: str) -> Arm:
+    def arm(self, key: Hashable) -> Arm:
         """This clock under ``key`` among the arms of an interleaved measurement."""
         return Arm(key, self.run)
 

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ def deploy(method: Method, body: nn.Module, head: nn.Module) -> Deployed:
 
 
 def inference_arm(
-    key: str, running: Callable[[], nn.Module | None], batch: Batch, device: str, phase: str = "latency"
+    key: Hashable, running: Callable[[], nn.Module | None], batch: Batch, device: str, phase: str = "latency"
 ) -> Arm:
     """Logits of ``batch`` under ``inference_mode``, checked to be finite and the same in every run.
 

@@ -6,8 +6,9 @@ import math
 import random
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ Round = dict[str, Reading]
 class Arm:
     """One of the things that are timed against each other."""
 
-    key: str
+    key: Hashable
     run: Callable[[], Round]
     """Do the work once and read the clock between its phases; raises where the work came out wrong."""
 
@@ -83,11 +84,11 @@ def interleave(
     rounds: int,
     seed: int = 0,
     on_block: Callable[[int], None] = lambda done: None,
-    enough: Callable[[Mapping[str, "Samples"]], bool] = lambda samples: True,
+    enough: Callable[[Mapping[Any, "Samples"]], bool] = lambda samples: True,
     extra_seconds: float = EXTRA_SECONDS,
     renew: Callable[[], None] | None = None,
     now: Callable[[], float] = time.monotonic,
-) -> tuple[dict[str, Samples], dict[str, Exception]]:
+) -> tuple[dict[Any, Samples], dict[Any, Exception]]:
     """Time all arms in rounds: in each, every arm runs once, in a random order of its own.
 
     One run of each arm before the first block, and wherever ``renew`` was called, warms up and is dropped. An arm that
@@ -110,8 +111,8 @@ def interleave(
         Samples by key, and by key the exception of each arm that failed.
     """
     order = random.Random(seed)
-    samples: dict[str, Samples] = {arm.key: Samples() for arm in arms}
-    failures: dict[str, Exception] = {}
+    samples: dict[Any, Samples] = {arm.key: Samples() for arm in arms}
+    failures: dict[Any, Exception] = {}
 
     def run(arm: Arm) -> Round | None:
         try:
@@ -154,15 +155,15 @@ class Asked:
     """A ratio that a claim is about."""
 
     phase: str
-    key: str
-    versus: str
+    key: Hashable
+    versus: Hashable
     """Key of the arm that it is compared with."""
     bounds: Bounds
     equivalence: bool = False
     """Decided on a quiet machine alone, and there without widening."""
 
 
-def decided(samples: Mapping[str, Samples], asked: Sequence[Asked], again: str, baseline: str) -> bool:
+def decided(samples: Mapping[Any, Samples], asked: Sequence[Asked], again: Hashable, baseline: Hashable) -> bool:
     """Whether each ratio lies within or outside its bounds beyond doubt, as claims are judged: the control included.
 
     What was not measured asks for nothing. Each look and each question takes its share of the level: to stop as soon as
@@ -181,7 +182,7 @@ def decided(samples: Mapping[str, Samples], asked: Sequence[Asked], again: str, 
     return all(_decided(one, samples, controls[one.phase], LEVEL / (LOOKS * len(asked))) for one in had)
 
 
-def _decided(one: Asked, samples: Mapping[str, Samples], found: Control, level: float) -> bool:
+def _decided(one: Asked, samples: Mapping[Any, Samples], found: Control, level: float) -> bool:
     if one.equivalence and not is_quiet(found):
         return False
     wider = 0.0 if one.equivalence else margin(found)

@@ -12,46 +12,44 @@ from bench.store.environment import environment, now
 
 
 def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None) -> Iterator[CostRecord]:
-    """Measure ``probe`` and yield one record per method, in the probe's order, once all is measured.
+    """Measure ``probe`` and yield the record of each method once its figures are complete, and not before.
 
-    All methods are timed against each other, so no record is complete before the last round. A method that fails
-    gives a record with its status, its reason and the figures taken before; the others go on.
+    Methods are timed against each other: the records of a timed group come together, after its last round. What is
+    counted alone comes method by method. A method that fails gives a record with its status, its reason and the
+    figures taken before; the others go on.
 
     Args:
         probe: What to measure.
-        progress: Called with short lines such as ``counted 5/13`` or ``timed block 2/5``.
+        progress: Called with short lines such as ``counted 5/13`` or ``timed block 2/5, about 40 s left``.
     """
     from bench.timing.session import Session
 
-    started = now()
+    started, around = now(), environment()
     findings = {spec.label: Findings() for spec in probe.methods}
+    owed = {spec.label: spec for spec in probe.methods}
+
+    def record(label: str) -> CostRecord:
+        return _record(probe, owed.pop(label), findings[label], _common(probe, started, around))
+
     try:
-        session = Session(probe, findings, progress)
-        session.count()
-        if probe.timed:
-            session.time()
-            session.infer()
-        else:
-            session.count_inference()
+        for label in Session(probe, findings, progress).completed():
+            yield record(label)
     except Exception as error:  # what no method is to blame for, such as a backbone that cannot be loaded
-        for found in findings.values():
-            if found.ok:
-                found.fail(error)
-    common = _common(probe, started)
-    for spec in probe.methods:
-        yield _record(probe, spec, findings[spec.label], common)
+        for label in owed:
+            if findings[label].ok:
+                findings[label].fail(error)
+    yield from [record(label) for label in [*owed]]
 
 
 def failures(probe: Probe, status: str, reason: str, started: str) -> list[CostRecord]:
     """Records of a probe whose process died or hung: all methods, all with the same status and reason."""
-    common = _common(probe, started)
+    common = _common(probe, started, environment())
     found = Findings(status=status, reason=reason)  # type: ignore[arg-type]
     return [_record(probe, spec, found, common) for spec in probe.methods]
 
 
-def _common(probe: Probe, started: str) -> dict[str, Any]:
+def _common(probe: Probe, started: str, around: dict[str, Any]) -> dict[str, Any]:
     """What the records of all methods share."""
-    around = environment()
     gpus = around["hardware"]["gpus"]
     on_gpu = probe.device == "cuda" or (probe.device == "auto" and gpus)
     return {

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.execute.runner import warm_up
+from bench.execute.runner import remaining, warm_up
 from bench.execute.workers import Result, run_jobs
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.report.charts import catalogue as plots
-from bench.store.store import read_records, read_run
+from bench.store.store import open_store, read_records, read_run
 from tests.factories.command import bench, workers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +159,46 @@ def test_a_run_that_was_stopped_resumes_to_every_cell_once(tmp_path, faulty, und
     assert len(cells) == 9
     assert set(cells.values()) == {1}
     assert "nothing to do (use --fresh to run again)" in bench(*asked(suite, run)).stdout
+
+
+COSTS = """
+question = "Is a cost kept once it is measured?"
+[backbone]
+name = "tiny"
+weights = "random"
+[[cost]]
+batch = 2
+length = 8
+timed = false
+"""
+
+
+def test_costs_that_were_measured_before_a_kill_are_kept_and_the_others_are_measured_once(tmp_path, faulty, undrawn):
+    suite, run = tmp_path / "costs.toml", tmp_path / "run"
+    labels = ["full", "head", "faulty/slow", "bitfit", "ia3"]
+    suite.write_text(COSTS + "\n".join(f'[[method]]\nname = "{label}"' for label in labels))
+    process = subprocess.Popen(command(suite, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_records(run / "records.jsonl", 2)
+    process.kill()
+    process.wait(timeout=60)
+    before = read_records(run / "records.jsonl")
+    assert 2 <= len(before) < len(labels)
+    plan = make_plan(load_suite(str(suite)), "costs", "cpu")
+    with open_store(run, plan.suite) as store:
+        (owed,) = remaining(plan, store).probes
+    assert [method.label for method in owed.methods] == labels[len(before) :]
+    bench(*asked(suite, run))
+    records = read_run(run).records
+    assert list(records[: len(before)]) == before
+    assert [(record.method.label, record.status) for record in records] == [(label, "ok") for label in labels]
+
+
+def test_costs_that_were_measured_before_a_method_kills_its_process_are_kept(tmp_path, faulty, undrawn):
+    suite, run = tmp_path / "costs.toml", tmp_path / "run"
+    suite.write_text(COSTS + "\n".join(f'[[method]]\nname = "{name}"' for name in ("full", "faulty/killed", "head")))
+    bench(*asked(suite, run), code=1)
+    found = {record.method.label: record.status for record in read_run(run).records}
+    assert found == {"full": "ok", "faulty/killed": "crashed", "head": "crashed"}
 
 
 @pytest.mark.parametrize(("name", "cells"), [("cost-bert-base", False), ("smoke", True)])

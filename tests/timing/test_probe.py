@@ -13,8 +13,10 @@ from bench.method import Method, MethodConfig
 from bench.schema.claims import Bounds, TimedBound
 from bench.schema.jobs import BackboneSpec, MethodSpec, Probe
 from bench.schema.record import CostRecord
+from bench.timing import session
+from bench.timing.pace import Pace
 from bench.timing.probe import failures, run_probe
-from bench.timing.session import free_bytes
+from bench.timing.session import Session, free_bytes
 
 TIMES = ("forward_seconds", "backward_seconds", "optimizer_seconds", "step_seconds")
 
@@ -59,7 +61,8 @@ def records() -> dict[str, CostRecord]:
     lines: list[str] = []
     found = {r.method.label: r for r in run_probe(probe("full", "head", "lora", "lst"), lines.append)}
     assert lines[:4] == ["counted 1/4", "counted 2/4", "counted 3/4", "counted 4/4"]
-    assert "timed block 2/2" in lines
+    assert any(line.startswith("timed block 2/2, about ") for line in lines)
+    assert lines[-1].endswith("about 0 s left")
     return found
 
 
@@ -252,7 +255,8 @@ def test_a_method_that_fails_gives_a_record_and_the_rest_go_on(
     broken: type[Broken], monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None, status: str
 ) -> None:
     monkeypatch.setattr(broken, "error", error)
-    full, bad, head = run_probe(probe("full", "broken", "head", latency_batches=(1,)))
+    found = {r.method.label: r for r in run_probe(probe("full", "broken", "head", latency_batches=(1,)))}
+    full, bad, head = (found[label] for label in ("full", "broken", "head"))
     assert (full.status, bad.status, head.status) == ("ok", status, "ok")
     assert bad.reason is not None
     assert "\n" not in bad.reason
@@ -310,3 +314,55 @@ def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges()
         assert record.predicted_peak_memory_bytes == timed[label].peak_memory_bytes
         for figure in (*TIMES, "latency_seconds", "peak_memory_bytes", "switch_seconds"):
             assert getattr(record, figure) is None, figure
+
+
+def test_what_is_counted_alone_comes_method_by_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+    count = Session._count
+    monkeypatch.setattr(
+        Session, "_count", lambda self, spec, found: (counted.append(spec.label), count(self, spec, found))
+    )
+    records = run_probe(probe("full", "head", "lora", timed=False))
+    for number, label in enumerate(("full", "head", "lora"), start=1):
+        record = next(records)
+        assert (record.method.label, record.status) == (label, "ok")
+        assert record.inference is not None
+        assert len(counted) == number
+
+
+def test_records_of_a_timed_group_come_before_the_next_group_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[list[str]] = []
+    time_group = Session._time_group
+    monkeypatch.setattr(
+        Session, "_time_group", lambda self, labels, of: (begun.append(labels), time_group(self, labels, of))
+    )
+    monkeypatch.setattr(
+        session, "groups", lambda sizes, baseline, room: [[baseline, m] for m in sizes if m != baseline]
+    )
+    records = run_probe(probe("full", "head", "lora", latency_batches=(1,)))
+    first = [next(records), next(records)]
+    assert [record.method.label for record in first] == ["full", "head"]
+    assert begun == [["full", "head"]]
+    last = list(records)
+    assert [record.method.label for record in last] == ["lora"]
+    assert begun == [["full", "head"], ["full", "lora"]]
+    for record in (*first, *last):
+        assert record.step_seconds is not None
+        assert record.latency_seconds is not None
+
+
+def test_a_group_that_breaks_off_leaves_no_record_that_looks_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Session, labels: list[str], of: str) -> None:
+        raise OSError("the machine is gone")
+
+    monkeypatch.setattr(Session, "_infer_group", fail)
+    for record in run_probe(probe("full", "head", latency_batches=(1,))):
+        assert (record.status, record.reason) == ("failed", "OSError: the machine is gone")
+
+
+def test_the_time_left_is_that_of_the_work_left_at_the_pace_so_far() -> None:
+    clock = iter([0.0, 10.0, 30.0, 40.0])
+    pace = Pace(4.0, lambda: next(clock))
+    assert pace.left(1.0) == 30.0
+    assert pace.left(2.0) == 10.0
+    assert pace.left(2.0) == 0.0

@@ -1,0 +1,99 @@
+"""Builds what a probe measures: adapted models, training steps and deployed forms, each afresh."""
+
+import copy
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench import registry
+from bench.count.attribution import Origin
+from bench.count.setting import Setting
+from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch, randomise
+from bench.errors import BenchError
+from bench.models import backbone
+from bench.models.head import Head, TaskModel, make_head
+from bench.models.positions import check_positions
+from bench.schema.jobs import Probe
+from bench.timing import inference as latency
+from bench.timing.clock import Seen, StepClock
+from bench.training.loop import make_optimizer, optimizer_for
+
+
+class Models:
+    """What one probe measures, built from one pristine backbone with the same seeds.
+
+    Raises:
+        BenchError: The probe asks for a device that is not there.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+        self._specs = {spec.label: spec for spec in probe.methods}
+        self.device = device_of(probe)
+        self.setting = Setting(**probe.step(), device=self.device, outputs=probe.outputs)
+        self._pristine = backbone.load(probe.backbone, dtype=self.setting.loaded, attention=probe.attention)
+
+    def adapt(self, label: str) -> tuple[Any, Any, Origin, TaskModel]:
+        """Method ``label``, its configuration, what the backbone was, and the adapted model under a head."""
+        spec = self._specs[label]
+        method, config = registry.make(spec.name, spec.config, spec.label)
+        longest = max(self._probe.length, self._probe.latency_length)
+        check_positions(self._pristine, longest, method.reserved_positions(config), option="length", at=spec.label)
+        return method, config, *adapt(self.fresh(), method, config, self.head(), self.setting)
+
+    def fresh(self) -> nn.Module:
+        """The bare backbone."""
+        return copy.deepcopy(self._pristine).to(self.device)
+
+    def head(self) -> Head:
+        """The task head."""
+        return make_head(self._pristine, self._probe.outputs).to(self.device)
+
+    def batch(self, rows: int, length: int) -> dict[str, torch.Tensor]:
+        """Random rows ``[rows, length]``."""
+        vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
+        return random_batch(rows, length, vocabulary=vocabulary, outputs=self._probe.outputs, device=self.device)
+
+    def step(self, label: str, *, noise: bool) -> TrainingStep:
+        """A training step of method ``label``; ``noise`` moves its delta off zero."""
+        method, config, origin, model = self.adapt(label)
+        if noise:
+            randomise(model.body)
+        groups = optimizer_groups(model, method, self._probe.learning_rate, self._probe.head_learning_rate)
+        make = functools.partial(make_optimizer, form=self._probe.optimizer)
+        optimizer = optimizer_for(method, model.body, groups, make=make)
+        batch = self.batch(self._probe.batch, self._probe.length)
+        return TrainingStep(method, config, model, origin, optimizer, batch, self.setting.autocast)
+
+    def clock(self, label: str, seen: Seen | None = None) -> StepClock:
+        """A training step of method ``label``, its delta moved off zero, ready to be timed."""
+        step = self.step(label, noise=True)
+        if self._probe.compile:
+            step.model.compile()
+        return StepClock(step, self.device, seen)
+
+    def deployed(self, label: str) -> latency.Deployed:
+        """Method ``label`` ready for inference, its delta moved off zero."""
+        method, _, _, model = self.adapt(label)
+        model.to(self.setting.loaded)  # what trained under autocast is deployed without
+        randomise(model.body)
+        return latency.deploy(method, model.body, model.head)
+
+    def base(self) -> TaskModel:
+        """The bare backbone under the head."""
+        return TaskModel(self.fresh(), self.head()).eval()
+
+
+def device_of(probe: Probe) -> str:
+    """``cuda`` or ``cpu``; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        BenchError: The probe asks for CUDA and there is none.
+    """
+    if probe.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if probe.device == "cuda" and not torch.cuda.is_available():
+        raise BenchError("device cuda is not available here; use cpu or auto")
+    return probe.device
