@@ -13,15 +13,15 @@ from bench.plan.select import label
 from bench.plan.sweeps import check_crossovers, plan_sweeps, resolved_sweeps
 from bench.schema.claims import timed_bounds
 from bench.schema.fingerprint import method_sources
-from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe
+from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Source
 from bench.schema.record import TaskUsed
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
 from bench.schema.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite, claimed_shape
 from bench.tasks.glue import task as task_spec
-from bench.tasks.rows import content_sha256
-from bench.tasks.sources import Source, TaskData, bag_of_words_floor, load_task, resolve_source
-from bench.tasks.trials import load_trial
+from bench.tasks.metrics import bag_of_words_floor
+from bench.tasks.rows import TaskData, content_sha256
+from bench.tasks.sources import load_task, load_trial, resolve_source
 
 
 def make_plan(

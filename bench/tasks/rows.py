@@ -1,12 +1,14 @@
-"""Rows of a task as plain data, with content hashes and stable subsets."""
+"""Rows of a task as plain data, with content hashes, stable subsets and overlaps."""
 
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench.errors import BenchError
+from bench.tasks.glue import TaskSpec
 
 RUN = 8
 """Words in a row that two texts must share to count as overlapping."""
@@ -93,3 +95,28 @@ def _runs(text: str) -> Iterator[tuple[str, ...]]:
     words = re.findall(r"\w+", text.lower())
     for start in range(max(1, len(words) - RUN + 1) if words else 0):
         yield tuple(words[start : start + RUN])
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The rows that a cell trains and scores on."""
+
+    spec: TaskSpec
+    source: str
+    """Kind of the source."""
+    train: Rows
+    test: Rows
+    content_sha256: str
+    """Hash of the rows used, train, selection where there is one, and test; independent of the order in files."""
+    selection: Rows | None = None
+    """Rows cut from train that choose between states or rates; None: nothing is chosen."""
+
+    @cached_property
+    def overlap(self) -> int:
+        """Test rows whose texts occur verbatim among the training rows used."""
+        return overlap(self.train, self.test)
+
+    @cached_property
+    def overlap_ngrams(self) -> int:
+        """Test rows that share a run of 8 words with a training row used; some seconds for the largest tasks."""
+        return overlap_ngrams(self.train, self.test)

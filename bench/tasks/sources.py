@@ -1,45 +1,15 @@
 """Decides once where the rows of a run come from, and loads them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.schema.jobs import Source
 from bench.tasks import folder, hub, synthetic
-from bench.tasks.floor import bag_of_words_floor
 from bench.tasks.glue import HUB_ID, TaskSpec, task
-from bench.tasks.rows import Rows, content_sha256, cut_selection, overlap, overlap_ngrams, subset
-
-__all__ = ["Rows", "Source", "TaskData", "bag_of_words_floor", "load_task", "resolve_source"]
+from bench.tasks.rows import Rows, TaskData, content_sha256, cut_selection, subset
 
 _REAL = "Real GLUE: --data DIR or a network"
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """The rows that a cell trains and scores on."""
-
-    spec: TaskSpec
-    source: str
-    """Kind of the source."""
-    train: Rows
-    test: Rows
-    content_sha256: str
-    """Hash of the rows used, train, selection where there is one, and test; independent of the order in files."""
-    selection: Rows | None = None
-    """Rows cut from train that choose between states or rates; None: nothing is chosen."""
-
-    @cached_property
-    def overlap(self) -> int:
-        """Test rows whose texts occur verbatim among the training rows used."""
-        return overlap(self.train, self.test)
-
-    @cached_property
-    def overlap_ngrams(self) -> int:
-        """Test rows that share a run of 8 words with a training row used; some seconds for the largest tasks."""
-        return overlap_ngrams(self.train, self.test)
 
 
 def resolve_source(data: str, tasks: Sequence[str]) -> Source:
@@ -116,3 +86,27 @@ def load_task(
         return TaskData(spec, source.kind, train, test, content_sha256((train, test)))
     train, selection = cut_selection(train, selection_rows, name)
     return TaskData(spec, source.kind, train, test, content_sha256((train, selection, test)), selection)
+
+
+def load_trial(name: str, source: Source, train_rows: int | None, selection_rows: int) -> TaskData:
+    """Load what a trial of task ``name`` trains on and, as its ``test``, the rows that choose; opens no test split.
+
+    Args:
+        name: Name of the task.
+        source: What ``resolve_source`` gave.
+        train_rows: Rows drawn from train, those that choose included; None for all.
+        selection_rows: How many of them choose.
+
+    Raises:
+        BenchError: The task is unknown, its rows cannot be read, or they are too few.
+    """
+    spec = task(name)
+    train, selection = cut_selection(subset(_train(spec, source), train_rows), selection_rows, name)
+    return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), selection)
+
+
+def _train(spec: TaskSpec, source: Source) -> Rows:
+    if source.kind == "folder":
+        assert source.path is not None, "a folder source has a path"
+        return folder.read_train(Path(source.path), spec)
+    return hub.read_train(spec) if source.kind == "hub" else synthetic.rows(spec.name, "train")

@@ -144,8 +144,7 @@ def rows_of(cell: Cell) -> Any:
     Raises:
         BenchError: They are no longer those that it was planned with.
     """
-    from bench.tasks.sources import load_task
-    from bench.tasks.trials import load_trial
+    from bench.tasks.sources import load_task, load_trial
 
     train, test, selection = (cell.recipe.get(f"{split}_rows") for split in ("train", "test", "selection"))
     if cell.trial:

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from bench.models.head import TaskModel, generator
 from bench.models.tokenizer import Tokenizer
 from bench.tasks.glue import TaskSpec
-from bench.tasks.sources import Rows
+from bench.tasks.rows import Rows
 from bench.training.loop import NonFiniteLoss, autocast
 
 POOL = 8

@@ -166,7 +166,7 @@ def test_no_synthetic_trial_draws_the_test_split(tmp_path, monkeypatch):
 
 
 def test_a_trial_is_scored_on_rows_that_it_did_not_train_on(tmp_path):
-    from bench.tasks.trials import load_trial
+    from bench.tasks.sources import load_trial
 
     cell = searched(written(tmp_path)).cells[0]
     data = load_trial("sst2", cell.source, 48, 16)

@@ -11,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
+from bench.schema.jobs import Source
 from bench.tasks import hub
 from bench.tasks.folder import read_folder
 from bench.tasks.glue import TASKS
+from bench.tasks.metrics import bag_of_words_floor
 from bench.tasks.rows import Rows, subset
-from bench.tasks.sources import Source, bag_of_words_floor, load_task, resolve_source
+from bench.tasks.sources import load_task, resolve_source
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/glue"
 

@@ -7,9 +7,11 @@ from collections import Counter
 import pytest
 
 from bench.errors import BenchError
+from bench.schema.jobs import Source
 from bench.tasks import synthetic
 from bench.tasks.glue import TASKS
-from bench.tasks.sources import Source, bag_of_words_floor, load_task
+from bench.tasks.metrics import bag_of_words_floor
+from bench.tasks.sources import load_task
 
 SOURCE = Source("synthetic", None, "test")
 tasks = pytest.mark.parametrize("name", synthetic.SYNTHETIC_TASKS)
@@ -56,7 +58,7 @@ def test_every_row_fits_the_length_the_suites_give_it(name):
 
 def test_rows_are_the_same_in_every_process():
     code = (
-        "from bench.tasks.sources import Source, load_task;"
+        "from bench.schema.jobs import Source;from bench.tasks.sources import load_task;"
         "source = Source('synthetic', None, '');"
         f"print(*(load_task(n, source, 50, 50).content_sha256 for n in {synthetic.SYNTHETIC_TASKS}))"
     )
