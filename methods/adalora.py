@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import LARGEST_SIZE, Method, MethodConfig, at_least, clone
-from methods.linear import oriented, set_module
-from methods.sliced import Factored, fold, places, slices, without_mark
+from methods.sliced import Factored, fold, oriented, places, set_module, slices, without_mark
 
 SCALE = "adalora_scale"
 """Attribute of a merged backbone that keeps alpha / initial_rank, which the stored tensors alone do not tell."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.anatomy import anatomy
 from bench.method import Method, MethodConfig, at_least
-from methods.linear import set_module
+from methods.sliced import set_module
 
 Activation = Literal["gelu", "relu", "silu"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}

@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from bench.anatomy import Projection
 from bench.method import Method, clone
-from methods.linear import oriented, set_module
 from methods.low_rank import LoRAConfig, LowRank, factors
-from methods.sliced import places
+from methods.sliced import oriented, places, set_module
 
 
 class DoRA(Method):

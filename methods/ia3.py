@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bench.anatomy import Projection, anatomy
 from bench.method import Method, MethodConfig, clone
-from methods.linear import oriented, set_module
+from methods.sliced import oriented, set_module
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.method import copy_delta
-from methods.linear import oriented
 from methods.low_rank import LoRAConfig, LowRankMethod, attach, has_values, low_rank
+from methods.sliced import oriented
 
 SEED = "lora_fa_seed"
 """Buffer of the backbone: the number from which every A is drawn, which the delta keeps instead of them."""

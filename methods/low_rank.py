@@ -11,8 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, at_least, clone
-from methods.linear import oriented, set_module
-from methods.sliced import Factored, fold, places, slices, without_mark
+from methods.sliced import Factored, fold, oriented, places, set_module, slices, without_mark
 
 SCALE = "lora_scale"
 """Attribute of a merged backbone that keeps the scale of the update, which the stored tensors alone do not tell."""

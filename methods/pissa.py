@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.method import at_least, copy_delta
-from methods.linear import oriented
 from methods.low_rank import LoRAConfig, LowRank, LowRankMethod, attach, has_values, low_rank
-from methods.sliced import fold
+from methods.sliced import fold, oriented
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.anatomy import Projection, anatomy
+from bench.anatomy import oriented as oriented
 from bench.errors import BenchError
 from bench.method import clone
-from methods.linear import oriented
+
+
+def set_module(backbone: nn.Module, path: str, module: nn.Module) -> None:
+    """Put ``module`` in place of the one that is at the dotted ``path``, in the training mode of the old one."""
+    module.train(backbone.get_submodule(path).training)
+    backbone.set_submodule(path, module)
 
 
 class Sliced(nn.Module):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from bench.anatomy import Projection
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, at_least, clone
-from methods.linear import oriented, set_module
-from methods.sliced import Sliced, places, slices, without_mark
+from methods.sliced import Sliced, oriented, places, set_module, slices, without_mark
 
 SEED = "vera_projection_seed"
 """Attribute of a merged backbone that keeps the seed of A and B, which the stored tensors alone do not tell."""

@@ -209,7 +209,7 @@ def predict(
     memory = parse_size("--device-memory", device_memory) if device_memory is not None else None
     specs = None if method == "all" else split_specs(method)
     from bench.cli.progress import waiting
-    from bench.count.setting import Setting
+    from bench.count.step import Setting
 
     setting = Setting(
         batch=batch, length=seq, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,

@@ -9,8 +9,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
 
 from bench.count.attribution import Origin
-from bench.count.count import Counts, summary, with_workspace
-from bench.count.eight_bit import EightBitState
+from bench.count.count import Counts, EightBitState, summary, with_workspace
 from bench.count.fake import fake_like, lacks_fake_form, without_data
 from bench.count.ledger import count_step
 from bench.count.memory import measure_step

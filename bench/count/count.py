@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,18 +10,47 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from bench.count.attribution import Origin
-from bench.count.eight_bit import EightBitState
 from bench.count.fake import fakeify, without_data
 from bench.count.ledger import Ledger, count_step
 from bench.count.memory import measure_step, nbytes
-from bench.count.setting import Setting
-from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
+from bench.count.step import Setting, TrainingStep, adapt, optimizer_groups, random_batch
 from bench.method import Method
 from bench.models import backbone
 from bench.models.head import make_head, trainable
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, Flops, PathCounts, PeakMemory, SavedTensor, Trainable
 from bench.training.loop import make_optimizer, optimizer_for
+
+SMALLEST = 4096
+"""Parameters with fewer elements keep float32 state."""
+BLOCK = 256
+"""Elements that share one scale."""
+
+
+class EightBitState(torch.optim.Optimizer):
+    """Holds what bitsandbytes' ``AdamW8bit`` holds: two bytes an element with one float32 scale a block for each.
+
+    Its kernel works in place without temporaries (Dettmers et al., ICLR 2022, arXiv:2110.02861).
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float = 0.0) -> None:
+        super().__init__(list(groups), {"weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make the state of parameters that have a gradient."""
+        for parameter in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            state = self.state[parameter]
+            if not state:
+                state |= {name: value for moment in "12" for name, value in _moment(parameter, moment).items()}
+
+
+def _moment(parameter: torch.Tensor, number: str) -> dict[str, torch.Tensor]:
+    if parameter.numel() < SMALLEST:
+        return {f"state{number}": torch.zeros_like(parameter, dtype=torch.float32)}
+    scales = torch.zeros(-(-parameter.numel() // BLOCK), dtype=torch.float32, device=parameter.device)
+    return {f"state{number}": torch.zeros_like(parameter, dtype=torch.uint8), f"absmax{number}": scales}
+
 
 LARGEST = 10
 """Saved tensors that a record names."""

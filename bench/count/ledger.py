@@ -12,8 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.fake import asked_device
-from bench.count.operations import Product, factors, product, tensors
-from bench.count.path import CriticalPath
+from bench.count.operations import CriticalPath, Product, factors, product, tensors
 from bench.schema.record import Flops, Owners, PathCounts, SavedTensor
 
 

@@ -14,7 +14,7 @@ from methods import BUILTIN
 
 if TYPE_CHECKING:
     from bench.count.count import Counts
-    from bench.count.setting import Setting
+    from bench.count.step import Setting
 
 Row = dict[str, Any]
 

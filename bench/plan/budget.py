@@ -8,7 +8,7 @@ import torch
 from bench import registry
 from bench.count.capacity import largest_within
 from bench.count.count import peak_of
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.models.head import trainable

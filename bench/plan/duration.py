@@ -11,7 +11,7 @@ import torch
 
 from bench import registry
 from bench.count.count import ledger_of
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.method import Method
 from bench.models.tokenizer import HashingTokenizer
 from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Sweep

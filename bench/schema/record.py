@@ -284,7 +284,7 @@ class MergedEqualsBase(_Frozen):
 class PathCounts(_Frozen):
     """Operations of a computation that compute, and how they hang together; counted, exact.
 
-    Views and other aliases, bare allocations and questions for a value are left out (``bench.count.path``).
+    Views and other aliases, bare allocations and questions for a value are left out (``bench.count.operations``).
     """
 
     operations: int

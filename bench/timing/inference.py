@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.count.ledger import forward_flops
-from bench.count.path import CriticalPath
+from bench.count.operations import CriticalPath
 from bench.method import Batch, Method, copy_delta
 from bench.models.head import TaskModel
 from bench.schema.record import Inference, MergedEqualsBase

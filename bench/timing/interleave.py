@@ -6,9 +6,9 @@ import math
 import random
 import time
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -234,3 +234,75 @@ def groups(sizes: Mapping[str, int], baseline: str, room: int) -> list[list[str]
         result[-1].append(key)
         used += size
     return result
+
+
+T = TypeVar("T")
+
+
+class Builds(Generic[T]):
+    """Things by key, each made by ``make``.
+
+    Where a thing's tensors lie in memory moves its times by a percent or two for as long as it lives. Made once, that
+    luck is part of a figure; made anew in every block, in another order, it is part of the figure's interval.
+    """
+
+    def __init__(self, keys: Iterable[Any], make: Callable[[Any], T]) -> None:
+        self.keys = tuple(keys)
+        self._make = make
+        self._made: dict[Any, T | Exception] = {}
+        for key in self.keys:
+            self.build(key)
+
+    def drop(self) -> None:
+        """Hold nothing until each key is made again."""
+        self._made.clear()
+
+    def build(self, key: Hashable) -> None:
+        """Make what belongs to ``key``; where that fails, whoever asks for it gets the reason."""
+        try:
+            self._made[key] = self._make(key)
+        except Exception as error:  # the others are still worth their time
+            traceback.clear_frames(error.__traceback__)  # they would hold a half-built model beside the others
+            self._made[key] = error
+
+    def get(self, key: Hashable) -> T:
+        """What was made for ``key``.
+
+        Raises:
+            Exception: What making it raised.
+        """
+        made = self._made[key]
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+
+def renew(builds: Sequence[Builds[Any]], order: random.Random) -> None:
+    """Drop all that ``builds`` hold, then make it anew in an order that ``order`` draws over all of them."""
+    for one in builds:
+        one.drop()
+    gc.collect()  # modules lie in cycles: what is not collected here would hold its memory beside the next
+    places = [(one, key) for one in builds for key in one.keys]
+    for one, key in order.sample(places, len(places)):
+        one.build(key)
+
+
+class Pace:
+    """Follows work that is done in parts, from the moment that it is made.
+
+    Args:
+        total: All that there is to do, in a unit of the caller's.
+        now: Wall seconds.
+    """
+
+    def __init__(self, total: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._total = total
+        self._done = 0.0
+        self._now = now
+        self._began = now()
+
+    def left(self, done: float) -> float:
+        """Seconds that remain once ``done`` more of the work is done; 0 where nothing remains or none was planned."""
+        self._done += done
+        remaining = max(0.0, self._total - self._done)
+        return (self._now() - self._began) * remaining / self._done if self._done else 0.0

@@ -9,8 +9,7 @@ from torch import nn
 
 from bench import registry
 from bench.count.attribution import Origin
-from bench.count.setting import Setting
-from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch, randomise
+from bench.count.step import Setting, TrainingStep, adapt, optimizer_groups, random_batch, randomise
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.models.head import Head, TaskModel, make_head

@@ -20,11 +20,22 @@ from bench.schema.claims import BASE
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import Inference, Inferences, Latencies, Latency
 from bench.timing import inference as latency
-from bench.timing.builds import Builds, renew
 from bench.timing.clock import PHASES, Seen, StepClock
-from bench.timing.interleave import Arm, Asked, Round, Samples, control, decided, groups, interleave, timing
+from bench.timing.interleave import (
+    Arm,
+    Asked,
+    Builds,
+    Pace,
+    Round,
+    Samples,
+    control,
+    decided,
+    groups,
+    interleave,
+    renew,
+    timing,
+)
 from bench.timing.models import Models
-from bench.timing.pace import Pace
 
 
 class Key(NamedTuple):

@@ -90,9 +90,8 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.models.tokenizer import load_tokenizer
     from bench.stats.subspaces import sha256
     from bench.tasks.metrics import compute
-    from bench.training.directions import Found, directions, weights
-    from bench.training.evaluate import Encoded, evaluate
-    from bench.training.guards import constant_score, flags
+    from bench.training.diagnostics import Found, directions, weights
+    from bench.training.evaluate import Encoded, constant_score, evaluate, flags
 
     recipe = cell.recipe
     data = rows_of(cell)
@@ -164,7 +163,7 @@ def _fit(
     import torch
 
     from bench.training.checkpoints import Milestones, Reading, Work, epoch_ends, equal_shares
-    from bench.training.gradients import GradientNorms
+    from bench.training.diagnostics import GradientNorms
     from bench.training.loop import Recipe, to_autocast, train
 
     recipe = Recipe(**{field: cell.recipe[field] for field in Recipe.__dataclass_fields__ if field in cell.recipe})

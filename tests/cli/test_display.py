@@ -46,5 +46,5 @@ def test_on_a_terminal_a_live_line_says_what_goes_on_and_vanishes(monkeypatch):
 def test_a_run_says_what_is_to_do_and_what_is_done_already(capsys):
     cell = SimpleNamespace(trial=False)
     todo = SimpleNamespace(costs=3, cells=[cell] * 4, counts=0)
-    Display().begin(SimpleNamespace(suite={"name": "smoke"}), todo, 12, Path("run"))
+    Display().begin(SimpleNamespace(suite=SimpleNamespace(name="smoke")), todo, 12, Path("run"))
     assert capsys.readouterr().out == "smoke: 3 costs, 4 scores to do, 12 already done -> run\n"

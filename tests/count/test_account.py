@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bench import account
 from bench.count.count import CUBLAS_WORKSPACE
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.models.head import TaskModel
 from bench.schema.jobs import BackboneSpec

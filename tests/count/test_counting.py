@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from bench.count.count import CUBLAS_WORKSPACE, Counts, count, peak_of
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.registry import make
 from bench.schema.jobs import BackboneSpec

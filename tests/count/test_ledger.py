@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from bench.count.attribution import Origin
 from bench.count.count import count
 from bench.count.ledger import Ledger, count_step, forward_flops
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.models.head import TaskModel, make_head
 from bench.registry import make
 from bench.schema.jobs import BackboneSpec

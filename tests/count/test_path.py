@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.count.fake import without_data
-from bench.count.path import CriticalPath
+from bench.count.operations import CriticalPath
 
 WIDTH, RANK, ROWS = 6, 2, 3
 

@@ -19,7 +19,7 @@ from bench.cli import app as cli
 from bench.count.capacity import largest_within
 from bench.count.count import count, peak_of
 from bench.count.predict import predictions
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.method import Method
 from bench.models import backbone

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.count.count import count
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.registry import make

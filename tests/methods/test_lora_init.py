@@ -9,7 +9,7 @@ from bench.errors import BenchError
 from bench.models.head import TaskModel, make_head
 from bench.registry import make, resolved
 from bench.training.loop import Recipe, train
-from methods.lora_init import start
+from methods.lora import start
 from methods.low_rank import low_rank
 from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, shape_of, states, trained
 from tests.methods.families import batch, tiny

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.count.setting import Setting
-from bench.count.step import set_dropout
+from bench.count.step import Setting, set_dropout
 from bench.errors import BenchError
 from bench.models.head import TaskModel, make_head
 from bench.registry import make

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from bench.count.count import count
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import label

@@ -13,7 +13,7 @@ from bench import registry
 from bench.ab.experiment import probe_of
 from bench.analysis.tuning import Outcome, Point
 from bench.count.count import peak_of
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig
 from bench.models import backbone

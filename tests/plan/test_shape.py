@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bench.count.setting import Setting
+from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.plan.load import load_suite, parse_suite, suite_names
 from bench.schema.jobs import Probe, Sweep

@@ -14,7 +14,7 @@ from bench.schema.claims import Bounds, TimedBound
 from bench.schema.jobs import BackboneSpec, MethodSpec, Probe
 from bench.schema.record import CostRecord
 from bench.timing import session
-from bench.timing.pace import Pace
+from bench.timing.interleave import Pace
 from bench.timing.probe import failures, run_probe
 from bench.timing.session import Session, free_bytes
 

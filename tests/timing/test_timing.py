@@ -11,9 +11,20 @@ import torch
 
 from bench.method import Method
 from bench.schema.claims import LOOKS, Bounds
-from bench.timing.builds import Builds, renew
 from bench.timing.clock import PHASES, REPEATS, Seen, StepClock
-from bench.timing.interleave import Arm, Asked, Round, Samples, control, decided, groups, interleave, timing
+from bench.timing.interleave import (
+    Arm,
+    Asked,
+    Builds,
+    Round,
+    Samples,
+    control,
+    decided,
+    groups,
+    interleave,
+    renew,
+    timing,
+)
 from bench.training.loop import NonFiniteLoss
 from tests.factories.cost_steps import SIZES, training_step
 

@@ -23,7 +23,7 @@ from bench.report.sections import directions as told
 from bench.stats.subspaces import angles, overlap
 from bench.store.store import open_store, read_run
 from bench.training.cell import run_cell
-from bench.training.directions import directions, weights
+from bench.training.diagnostics import directions, weights
 from methods.low_rank import low_rank
 from tests.factories.records import glue_small
 from tests.methods.adapted import adapt, randomise

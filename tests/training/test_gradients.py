@@ -14,7 +14,7 @@ from bench.plan.tune import plan_search
 from bench.registry import make
 from bench.schema.record import ScoreRecord
 from bench.training.cell import run_cell
-from bench.training.gradients import GradientNorms
+from bench.training.diagnostics import GradientNorms
 from bench.training.loop import Recipe, train
 from tests.factories.records import score
 from tests.methods.families import batch, tiny
