@@ -10,7 +10,7 @@ from bench.analysis.costs import cost_table, peak_column
 from bench.analysis.examples import Floats, is_mean_of_rows, row_points
 from bench.analysis.once import Once
 from bench.analysis.records import in_order, score_records
-from bench.analysis.scores import cells, check_one_content, doubts
+from bench.analysis.scores import Cells, cells, check_one_content, doubts
 from bench.schema.record import ScoreRecord
 from bench.stats.intervals import mean_interval
 from bench.stats.resampling import best_probability, drawn_means, front_probability
@@ -20,8 +20,6 @@ FEWEST_SEEDS = 3
 """Of two seeds a resampling draws one twice half of the time: that says nothing about luck."""
 RESAMPLES = 1000
 """Draws; a probability of a half is then known to 0.03 (95 %)."""
-
-Cells = Mapping[str, Mapping[tuple[str, int], float]]
 
 
 class Fronts(NamedTuple):
@@ -42,15 +40,22 @@ class Fronts(NamedTuple):
 def method_cost(run: Run, order: Sequence[str], cost: str) -> "pd.Series[float]":
     """Cost of each method: a column of `cost_table`.
 
-    Trained parameters come from cells where nothing was probed, the peak from predictions where no step ran.
+    Trainable parameters and stored bytes come from cells where nothing was probed, the peak from predictions where no
+    step ran.
     """
     table = cost_table(run.records, order)
     value = table[peak_column(table) if cost == "peak_step_bytes" else cost].astype(float)
-    if cost == "trainable_method":
-        done = [r for r in reversed(score_records(run.records)) if r.status == "ok" and r.trainable_parameters]
-        counted = {r.method.label: float(r.trainable_parameters.method) for r in done if r.trainable_parameters}
+    if cost in ("trainable_method", "delta_bytes"):
+        done = [r for r in reversed(score_records(run.records)) if r.status == "ok"]
+        counted = {r.method.label: found for r in done if (found := _of_cell(r, cost)) is not None}
         value = value.reindex(in_order(counted, list(value.index))).fillna(pd.Series(counted, dtype=float))
     return value
+
+
+def _of_cell(record: ScoreRecord, cost: str) -> float | None:
+    if cost == "delta_bytes":
+        return record.delta_bytes
+    return record.trainable_parameters.method if record.trainable_parameters else None
 
 
 def fronts(run: Run, order: Sequence[str], costs: Sequence[str]) -> Fronts:

@@ -6,9 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
-from bench.analysis import costs, curves, directions, gradients, inference, over_rows, ranking, records, scaling, scores
+from bench.analysis import (
+    costs,
+    curves,
+    directions,
+    gradients,
+    inference,
+    over_rows,
+    ranking,
+    recommend,
+    records,
+    scaling,
+    scores,
+)
 from bench.analysis.export import figure_table
+from bench.errors import BenchError, first_fault
+from bench.schema.claims import ClaimTable
 from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord, Shape
 from bench.schema.resolved import ResolvedSuite
 from bench.store.store import Run, read_run
@@ -107,6 +122,21 @@ class Results:
         sources: set[str | None] = {record.task.source for record in self.score_records if record.task}
         return "synthetic" in (sources or {self.suite.data.kind if self.suite.data else None})
 
+    @cached_property
+    def claim_tables(self) -> list[ClaimTable]:
+        """The suite's claims.
+
+        Raises:
+            BenchError: One of them is malformed.
+        """
+        try:
+            return TypeAdapter(list[ClaimTable]).validate_python(self.suite.claims)
+        except ValidationError as error:
+            fault = first_fault(error)
+            raise BenchError(
+                f"{self.folder / 'suite.toml'}: claims.{fault.place}: {fault.message}; mend or remove the claim"
+            ) from error
+
     # Costs.
 
     @cached_property
@@ -135,7 +165,7 @@ class Results:
         return self._once(("controls", shape), lambda: costs.controls(held))
 
     def method_cost(self, column: str) -> "pd.Series[float]":
-        """A column of `cost_table` by label; trained parameters also of methods that were only scored."""
+        """A column of `cost_table` by label; what cells count too, also of methods that were only scored."""
         return ranking.method_cost(self.run, self.labels, column)
 
     # Scores.
@@ -200,6 +230,11 @@ class Results:
         )
 
     # What users read.
+
+    @cached_property
+    def recommendations(self) -> list["recommend.Recommendation"]:
+        """As `bench.analysis.recommend.recommendations` gives them."""
+        return recommend.recommendations(self)
 
     @cached_property
     def figures(self) -> pd.DataFrame:

@@ -18,6 +18,9 @@ from bench.stats.intervals import Interval, mean_interval, paired_difference
 MIN_SEEDS = 5
 """Fewer seeds carry no verdict about scores."""
 
+Cells = Mapping[str, Mapping[tuple[str, int], float]]
+"""Points of 100 by method label and (task, seed)."""
+
 
 def check_one_content(records: Sequence[Scored]) -> None:
     """Refuse to compare scores that were taken on different rows of the same task."""
@@ -55,13 +58,18 @@ def _mean_over_seeds(scores: Mapping[tuple[str, int], float]) -> Interval | None
 
 def doubts(records: Sequence[ScoreRecord], pairs: Iterable[tuple[str, int]]) -> list[str]:
     """Why a comparison of these records over ``pairs`` of task and seed carries no verdict, as short phrases."""
+    return data_doubts(records, pairs) + training_doubts(records)
+
+
+def data_doubts(records: Sequence[ScoreRecord], pairs: Iterable[tuple[str, int]]) -> list[str]:
+    """The `doubts` that every method of a run shares: too few seeds, synthetic data, random weights."""
     seeds = len({seed for _, seed in pairs})
     found = [f"{seeds} seed{'s' * (seeds != 1)}"] if seeds < MIN_SEEDS else []
     if any("synthetic" in r.flags or (r.task and r.task.source == "synthetic") for r in records):
         found.append("synthetic data")
     if any("random_weights" in r.flags or (r.backbone and r.backbone.weights == "random") for r in records):
         found.append("random weights")
-    return found + training_doubts(records)
+    return found
 
 
 def training_doubts(records: Iterable[ScoreRecord]) -> list[str]:

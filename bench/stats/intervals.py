@@ -158,6 +158,20 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, I
     return mean, (mean - half, mean + half)
 
 
+def is_informative(value: float, interval: Interval) -> bool:
+    """Whether an interval says anything about a figure above zero, such as a time or a ratio of times.
+
+    Args:
+        value: The figure.
+        interval: Of the same unit.
+
+    Returns:
+        False where the half-width exceeds the figure or an end is not finite: there were too few blocks.
+    """
+    low, high = interval
+    return bool(np.isfinite([value, low, high]).all()) and (high - low) / 2 <= value
+
+
 def paired_difference(
     method: Mapping[Key, float], baseline: Mapping[Key, float], confidence: float = 0.95
 ) -> PairedDifference:

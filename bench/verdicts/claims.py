@@ -5,10 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from bench import analysis as compare
-from bench.errors import BenchError, first_fault
+from bench.analysis.results import Results
 from bench.schema.claims import BASE, LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
 from bench.schema.record import Control, CostRecord, MergedEqualsBase, Record, Shape, Timing
 from bench.stats.intervals import (
@@ -79,7 +77,7 @@ def judge(run: Run) -> list[Judgement]:
     Raises:
         BenchError: The records cannot be compared.
     """
-    claims = [claim for claim in _claims(run) if _asked(run, claim)]
+    claims = [claim for claim in Results(run).claim_tables if _asked(run, claim)]
     costs = [_costs(run, claim) for claim in claims]
     tested = [
         (claim, [_outcome(run, measured, claim, label) for label in claim.method])
@@ -91,16 +89,6 @@ def judge(run: Run) -> list[Judgement]:
                   prices=_prices(measured, claim, run.suite.baseline))
         for claim, measured, outcomes in zip(claims, costs, decided, strict=True)
     ]  # fmt: skip
-
-
-def _claims(run: Run) -> list[ClaimTable]:
-    try:
-        return TypeAdapter(list[ClaimTable]).validate_python(run.suite.claims)
-    except ValidationError as error:
-        fault = first_fault(error)
-        raise BenchError(
-            f"{run.folder / 'suite.toml'}: claims.{fault.place}: {fault.message}; mend or remove the claim"
-        ) from error
 
 
 def _asked(run: Run, claim: ClaimTable) -> bool:

@@ -12,6 +12,7 @@ from bench.stats.intervals import (
     block_bootstrap_ratio,
     detectable_effect,
     holm,
+    is_informative,
     mcnemar_p,
     mean_interval,
     non_inferiority_p,
@@ -236,3 +237,17 @@ def test_the_pooled_median_shrugs_off_a_bad_block_and_knows_how_far_blocks_scatt
     assert pooled_median(moody)[1] > 3 * error
     with pytest.raises(BenchError, match="at least 2"):
         pooled_median([[1.0]])
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "expected"),
+    [
+        (1.0, (0.97, 1.04), True),
+        (1.242, (0.090, 17.214), False),
+        (1.0, (1e-28, 4e28), False),
+        (1.0, (0.5, float("inf")), False),
+        (1.0, (0.0, 2.0), True),  # as wide as the figure to both sides, no wider
+    ],
+)
+def test_an_interval_wider_than_its_figure_says_nothing(value, interval, expected):
+    assert is_informative(value, interval) is expected
