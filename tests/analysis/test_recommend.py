@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.analysis.recommend import as_good, recommendations
@@ -67,6 +67,7 @@ def test_least_memory_is_the_least_of_all_whatever_it_scores_and_beside_it_the_l
     assert (found.kind, found.unit, found.shape.length) == ("counted", "B", 64)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 10**9), min_size=4, max_size=4))
 def test_the_least_is_the_least(sizes):
     results = of(map(with_memory, COSTS, sizes), scores(dict.fromkeys(FOUR, 90.0), spread=0.0))
