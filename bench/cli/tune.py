@@ -63,12 +63,12 @@ def show_search(folder: Path, console: "Console", as_json: bool, suite_file: Pat
         BenchError: ``folder`` holds no search, or cannot be written.
     """
     from bench.analysis.tuning import outcomes, read_search
-    from bench.report.charts import plot_tuning
+    from bench.report.charts import sweeps
     from bench.report.sections import tuning as report
 
     made = read_search(folder)
     found = outcomes(made)
-    drawn = plot_tuning.draw(made, found)
+    drawn = sweeps.draw_search(made, found)
     page = report.write(made, found, drawn)
     tuned, left = (None, []) if suite_file is None else _write_tuned(made, found, suite_file)
     if as_json:

@@ -5,15 +5,15 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from bench.analysis.results import Results
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import analysis as compare
-from bench.analysis.results import Results
 from bench.analysis.work import solved, training_flops
 from bench.report.charts.canvas import styled
-from bench.report.charts.plot_curves import cost_to_reach, score_on_the_way
-from bench.report.charts.tables import Tables
+from bench.report.charts.curves import cost_to_reach, score_on_the_way, training_loss
+from bench.report.charts.sheet import Sheet
 from bench.report.render import html, markdown
 from bench.report.sections import curves
 from bench.schema.record import CurvePoint
@@ -187,13 +187,13 @@ def test_without_readings_there_is_neither_section_nor_figure(tmp_path):
     assert curves.table(run) == ([], [], [])
     assert compare.curve_table(run.records).empty and reached(run).table.empty
     for name in ("score-steps", "score-seconds", "score-flops"):
-        assert score_on_the_way(Tables(Results(run)), name) is None
-    assert cost_to_reach(Tables(Results(run))) is None
+        assert score_on_the_way(Sheet(Results(run)), name) is None
+    assert cost_to_reach(Sheet(Results(run))) is None
 
 
 def drawn(run, name):
     with styled():
-        return score_on_the_way(Tables(Results(run)), name)
+        return score_on_the_way(Sheet(Results(run)), name)
 
 
 def test_curves_are_drawn_over_steps_and_seconds_and_over_flops_where_they_are_counted(tmp_path):
@@ -213,7 +213,7 @@ def test_curves_are_drawn_over_steps_and_seconds_and_over_flops_where_they_are_c
 def test_the_figure_of_what_was_spent_marks_medians_and_single_seeds(tmp_path):
     run = run_of(tmp_path, READINGS, extra=[*counts("ia3"), cost("full"), cost("ia3"), cost("head")])
     with styled():
-        figure = cost_to_reach(Tables(Results(run)))
+        figure = cost_to_reach(Sheet(Results(run)))
     assert [axes.get_xlabel() for axes in figure.axes] == [
         "steps", "training time (s)", "training FLOPs (MFLOP)", "peak memory (MB)",
     ]  # fmt: skip
@@ -224,14 +224,12 @@ def test_the_figure_of_what_was_spent_marks_medians_and_single_seeds(tmp_path):
     far = run_of(tmp_path, nothing)
     low = replace(far, records=tuple(r for r in far.records if r.method.label == "head"))
     with styled():
-        assert cost_to_reach(Tables(Results(low))) is None
+        assert cost_to_reach(Sheet(Results(low))) is None
 
 
 def test_the_loss_no_longer_says_that_no_curve_was_recorded(tmp_path):
-    from bench.report.charts.plot_scores import training_loss
-
     with styled():
-        figure = training_loss(Tables(Results(run_of(tmp_path, READINGS))))
+        figure = training_loss(Sheet(Results(run_of(tmp_path, READINGS))))
     said = " ".join(text.get_text() for text in figure.texts)
     assert "Training loss over the steps" in said
     assert "no curve of scores" not in said and "taken once" not in said

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-
 from bench.analysis.results import Results
+
 from bench.analysis.sizes import series
-from bench.report.charts import plot_sizes
+from bench.report.charts import sweeps
 from bench.report.charts.canvas import styled
-from bench.report.charts.tables import Tables
+from bench.report.charts.sheet import Sheet
 from tests.factories.records import cost, glue_small, score
 
 RANKS = (1, 8, 64)
@@ -61,7 +61,7 @@ def run(tmp_path):
 
 def drawn(run):
     with styled():
-        return plot_sizes.against_size(Tables(Results(run)))
+        return sweeps.against_size(Sheet(Results(run)))
 
 
 def test_the_figure_has_a_panel_a_figure_and_a_curve_through_every_value(run):
@@ -74,7 +74,7 @@ def test_the_figure_has_a_panel_a_figure_and_a_curve_through_every_value(run):
     for axes in figure.axes:
         assert list(axes.lines[0].get_xdata()) == list(RANKS)
         assert axes.get_xlabel() == "rank"
-    scores = Tables(Results(run)).scores
+    scores = Sheet(Results(run)).scores
     assert list(figure.axes[0].lines[0].get_ydata()) == [scores.loc[f"lora(rank={rank})", "mean"] for rank in RANKS]
 
 

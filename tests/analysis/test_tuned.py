@@ -5,15 +5,15 @@ import json
 from dataclasses import replace
 
 import pytest
+from bench.analysis.results import Results
 from rich.console import Console
 
-from bench.analysis.results import Results
 from bench.analysis.tuned import change_in, default_rates, rate_change
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
-from bench.report.charts.plot_tuned import rank_slope
-from bench.report.charts.tables import Tables
+from bench.report.charts.sheet import Sheet
+from bench.report.charts.sweeps import rank_slope
 from bench.report.render import html, markdown, terminal
 from bench.report.sections import tuned
 from bench.store.store import Run, open_store
@@ -153,7 +153,7 @@ def test_the_reports_show_both_rankings_side_by_side(tmp_path):
 def test_the_slope_leads_from_place_to_place_the_first_on_top(tmp_path):
     run = run_of(tmp_path)
     with styled():
-        figure = rank_slope(Tables(Results(run)), changed(run, trials()))
+        figure = rank_slope(Sheet(Results(run), changed(run, trials())))
     (axes,) = figure.axes
     lines = {line.get_color(): list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 2}
     assert sorted(lines.values()) == [[1, 2], [2, 3], [3, 1]]

@@ -23,13 +23,15 @@ from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.method import Method
 from bench.models import backbone
-from bench.report.charts.depth import backward_by_depth
+from bench.report.charts.backward import backward_by_depth
+from bench.report.charts.canvas import Words
 from bench.report.charts.looks import looks
 from bench.report.sections import prediction
 from bench.schema import record
 from bench.schema.record import Flops
 from methods import BUILTIN
 from tests.factories.command import bench
+from tests.factories.figures import cells_of
 
 SETTING = Setting(batch=4, length=32, device="cuda")
 
@@ -210,12 +212,12 @@ def test_without_the_baseline_there_is_no_ratio():
 def test_the_map_is_empty_below_the_head_where_backward_never_enters_the_backbone():
     rows = predictions("tiny", ["full", "lora", "lst", "head"], SETTING)
     flops = {row["method"]: Flops.model_validate(row["flops"]) for row in rows}
-    figure = backward_by_depth(flops, "full", "tiny", "there", looks(list(flops), "full"))
-    full, lora, lst, head = figure.axes[0].images[0].get_array().filled(-1).tolist()
+    figure = backward_by_depth(flops, "full", Words("tiny", ""), looks(list(flops), "full"))
+    full, lora, lst, head = cells_of(figure.axes[0])
     assert full == [-1, 1, 1, 1]  # embeddings multiply no matrices, layers 1 and 2, head
     assert all(0 < share < 1 for share in lora[1:3])
     assert lst[1:3] == head[1:3] == [0, 0]
-    own, whole = figure.axes[1].images[0].get_array()[2]  # of lst: in its own modules, and in all
+    own, whole = cells_of(figure.axes[1])[2]  # of lst: in its own modules, and in all
     assert own == flops["lst"].method.backward / flops["full"].backward
     assert whole == flops["lst"].backward / flops["full"].backward
 

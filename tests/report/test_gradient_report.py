@@ -5,20 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bench.analysis.results import Results
 
 from bench import analysis as compare
 from bench.analysis.export import figure_table
-from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
-from bench.report.charts.plot_gradients import gradient_norms
-from bench.report.charts.tables import Tables
+from bench.report.charts.diagnostics import gradient_norms
+from bench.report.charts.looks import looks
+from bench.report.charts.sheet import Sheet
 from bench.report.render import html, markdown
 from bench.report.sections import gradients
 from bench.store.store import Run
+from tests.factories.figures import texts
 from tests.factories.records import failed, glue_small, score, suite
-from tests.report.test_plots import texts
 
 NORMS = {
     # label: part -> norms by step, the same for each seed but for a factor
@@ -49,7 +50,7 @@ def run(tmp_path):
 
 def drawn(run):
     with styled():
-        return gradient_norms(Tables(Results(run)))
+        return gradient_norms(Sheet(Results(run)))
 
 
 def test_norms_are_means_over_seeds_with_the_smallest_and_the_largest(run):
@@ -113,7 +114,7 @@ def test_each_part_has_its_panel_and_an_exact_zero_lies_on_the_line_that_says_ze
     ticks = dict(zip([t.get_text() for t in part_a.get_yticklabels()], part_a.get_yticks(), strict=True))
     lines = {line.get_color(): line.get_ydata() for line in part_a.lines if len(line.get_xdata()) == 3}
     assert len(lines) == 2
-    baseline = lines.pop("#000000")
+    baseline = lines.pop(looks(["lora(rank=8)"], "")["lora(rank=8)"].colour)
     assert baseline[0] == ticks["0"] and list(baseline[1:]) == pytest.approx([0.003, 0.03])
     (never,) = lines.values()
     assert list(never) == [ticks["0"]] * 3

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from bench.analysis.tuning import Search, outcomes
-from bench.report.charts import plot_tuning
+from bench.report.charts import sweeps
 from bench.report.sections import tuning
 from tests.factories.trials import GRID, search
 
@@ -45,7 +45,7 @@ def test_the_screen_says_what_was_chosen_at_how_many_trials_and_what_to_do(made)
 
 def test_the_page_holds_the_same_choice_for_every_task_and_no_path(made, tmp_path):
     found = outcomes(made)
-    page = tuning.write(made, found, plot_tuning.draw(made, found)).read_text()
+    page = tuning.write(made, found, sweeps.draw_search(made, found)).read_text()
     assert (
         page.count("| full | 0.0001 | 0.001 | 90.0 | 8 | 2 | best at the smallest learning rate: widen the grid |") == 2
     )
@@ -68,13 +68,13 @@ def test_programs_get_the_exact_figures(made):
 
 def test_the_figure_is_drawn_twice_with_the_same_bytes_and_removed_where_nothing_is_chosen(made):
     found = outcomes(made)
-    paths = plot_tuning.draw(made, found)
+    paths = sweeps.draw_search(made, found)
     assert [path.name for path in paths] == ["expected-maximum.png", "expected-maximum.svg"]
     first = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in plot_tuning.draw(made, found)] == first
+    assert [path.read_bytes() for path in sweeps.draw_search(made, found)] == first
     assert "without replacement" in paths[1].read_text()
     lost = search(made.folder, lambda *place: "nan")
-    assert plot_tuning.draw(lost, outcomes(lost)) == []
+    assert sweeps.draw_search(lost, outcomes(lost)) == []
     assert not any(path.exists() for path in paths)
 
 
@@ -104,7 +104,7 @@ def test_hostile_names_break_neither_screen_nor_page_nor_figure(tmp_path):
     label = "peft(path='<b>|a\x1b[31m_x_')"
     odd = search(tmp_path, lambda *place: 0.7, methods=("full", label))
     found = outcomes(odd)
-    assert len(plot_tuning.draw(odd, found)) == 2
+    assert len(sweeps.draw_search(odd, found)) == 2
     page = tuning.write(odd, found, []).read_text()
     assert "<b>" not in page
     assert "\x1b" not in page + printed(odd)

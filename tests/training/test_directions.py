@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from bench.analysis.results import Results
 
 from bench import analysis as compare
-from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.plan.load import load_suite, parse_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
-from bench.report.charts.plot_directions import directions as draw
-from bench.report.charts.tables import Tables
+from bench.report.charts.diagnostics import directions as draw
+from bench.report.charts.sheet import Sheet
 from bench.report.render import html, markdown
 from bench.report.sections import directions as told
 from bench.stats.subspaces import angles, overlap
@@ -187,7 +187,7 @@ def test_report_page_and_figure_tell_the_same(run):
     assert told.TITLE in markdown.write(run).read_text()
     assert told.TITLE in html.render(run, [])
     with styled():
-        figure = draw(Tables(Results(run)))
+        figure = draw(Sheet(Results(run)))
     assert [axes.get_title("left") for axes in figure.axes] == ["with W_0", "with full's update", "with another seed's"]
     assert len(head) == len(rows[0])
 
@@ -195,5 +195,5 @@ def test_report_page_and_figure_tell_the_same(run):
 def test_a_run_that_asked_for_none_shows_none(tmp_path):
     run = glue_small(tmp_path)
     assert told.table(run) == ([], [], [])
-    assert draw(Tables(Results(run))) is None
+    assert draw(Sheet(Results(run))) is None
     assert "directions" in {plot.name for plot in plots.PLOTS}

@@ -48,10 +48,10 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     Raises:
         BenchError: The folder cannot be written.
     """
-    from bench.report.charts.breakdown import memory_breakdown
-    from bench.report.charts.canvas import save, styled
-    from bench.report.charts.depth import backward_by_depth
+    from bench.report.charts.backward import backward_by_depth
+    from bench.report.charts.canvas import Words, save, styled
     from bench.report.charts.looks import looks
+    from bench.report.charts.memory import memory_breakdown
 
     counted = [row for row in rows if "flops" in row]
     names = [row["method"] for row in counted]
@@ -59,10 +59,12 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     style, where = looks(names, baseline), f"{setting_line(rows)}; {'; '.join(rows[0]['notes'])}."
     with styled():
         figures: dict[str, Figure | None] = {
-            "memory": memory_breakdown(counted, f"{backbone_line(rows)}: memory of one training step", where, style),
+            "memory": memory_breakdown(
+                counted, Words(f"{backbone_line(rows)}: memory of one training step", "", where), style
+            ),
             "backward-depth": backward_by_depth(
                 {row["method"]: Flops.model_validate(row["flops"]) for row in counted},
-                baseline, f"{backbone_line(rows)}: backward work by depth", setting_line(rows), style,
+                baseline, Words(f"{backbone_line(rows)}: backward work by depth", "", setting_line(rows)), style,
             ),
         }  # fmt: skip
         return [path for name, figure in figures.items() for path in save(figure, folder, name)]

@@ -1,4 +1,4 @@
-"""The tables of a run that figures are drawn from, each made once however many figures need it; draws nothing."""
+"""What the figures of one run share: its tables, the looks of its methods, the words around a figure."""
 
 from dataclasses import replace
 from functools import cached_property
@@ -7,6 +7,7 @@ import pandas as pd
 
 from bench.analysis.curves import Reached
 from bench.analysis.results import Results
+from bench.analysis.tuned import RateChange
 from bench.report import format as fmt
 from bench.report.charts.canvas import Words
 from bench.report.charts.looks import Look, looks
@@ -14,11 +15,17 @@ from bench.report.sections import overview as facts
 from bench.schema.record import CostRecord, ScoreRecord, Shape
 
 
-class Tables:
+class Sheet:
     """What the figures of one run share: its results, and how they are worded and drawn."""
 
-    def __init__(self, results: Results) -> None:
-        self.results = results
+    def __init__(self, results: Results, change: RateChange | None = None) -> None:
+        """Of a run as read.
+
+        Args:
+            results: Of the run.
+            change: What a search for learning rates changed, where the reader gave one.
+        """
+        self.results, self.change = results, change
         self.run = results.run
         self.labels = results.labels
         self.baseline = results.baseline
@@ -27,7 +34,7 @@ class Tables:
 
     @cached_property
     def looks(self) -> dict[str, Look]:
-        """Look of each method, by its place in the suite."""
+        """Look of each method."""
         return looks(self.labels, self.baseline)
 
     @cached_property
@@ -114,10 +121,6 @@ class Tables:
         """How many seeds were asked for."""
         return len(self.results.seeds)
 
-    @property
-    def _synthetic(self) -> bool:
-        return self.results.is_synthetic
-
     @cached_property
     def _backbone(self) -> str:
         return facts.backbone(self.run)
@@ -126,26 +129,23 @@ class Tables:
     def _machine(self) -> str:
         return facts.this_machine(replace(self.run, records=tuple(self.results.cost_records) or self.run.records))
 
-    def words(self, title: str, caption: str, *tags: str, shape: str | None = None) -> Words:
-        """Title, line below it, caption and tags of a figure.
+    def words(self, title: str, caption: str, *badges: str, shape: str | None = None) -> Words:
+        """Title, line below it, caption and badges of a figure.
 
         Args:
-            title: What it shows; of scores on synthetic data it says so.
+            title: What it shows.
             caption: What is measured, its unit, n and interval.
-            tags: Of ``counted``, ``timed``, ``measured`` and ``scored`` those that hold.
+            badges: Of ``counted``, ``timed``, ``measured`` and ``scored`` those that hold.
             shape: What was measured on; None: the probe's shape, where anything but scores is shown.
         """
-        scored = "scored" in tags
         said = {
             "counted": "counted · exact on any machine",
             "timed": f"timed · this machine: {self._machine}",
             "measured": f"measured · this machine: {self._machine}",
-            "scored": "scored · SYNTHETIC data" if self._synthetic else "scored",
+            "scored": "scored · SYNTHETIC data" if self.results.is_synthetic else "scored",
         }
         parts = [fmt.plain(self.run.suite.name), self._backbone]
-        if shape is None and self.shape and set(tags) != {"scored"}:
+        if shape is None and self.shape and set(badges) != {"scored"}:
             shape = facts.shape_line(self.shape)
         parts += [shape] if shape else []
-        mark = " · SYNTHETIC data" if scored and self._synthetic and len(tags) > 1 else ""
-        shown = tuple(said[tag] for tag in tags if not (mark and tag == "scored"))
-        return Words(title + mark, caption, " · ".join(parts), shown)
+        return Words(title, caption, " · ".join(parts), tuple(said[badge] for badge in badges))

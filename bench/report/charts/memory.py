@@ -1,4 +1,4 @@
-"""Draws the memory of a step as stacked parts with the peak beside them; computes only what is left up to the peak."""
+"""What fills memory in one training step: its parts, stacked, with the peak beside them."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,8 +6,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.report import format as fmt
-from bench.report.charts.canvas import INK, ROW, Sheet, Words, key, new_figure, room_for, rows, scaled
+from bench.report.charts.canvas import (
+    BYTES,
+    INK,
+    Layout,
+    Words,
+    depth,
+    key,
+    new_figure,
+    room_for,
+    rows,
+    scaled,
+    stack,
+)
 from bench.report.charts.looks import Looks
+from bench.report.charts.sheet import Sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,20 +40,29 @@ PEAKS = {
     None: "predicted peak",
 }
 """Source of a peak -> its name."""
+_FIELDS = {"bytes", "peak_memory_bytes", "peak_memory_source", "predicted_peak_memory_bytes"}
 
 
-def memory_breakdown(
-    held: Sequence[Mapping[str, Any]], title: str, where: str, style: Looks, tags: tuple[str, ...] = ()
-) -> "Figure | None":
+def by_part(sheet: Sheet) -> "Figure | None":
+    """`memory_breakdown` of a run."""
+    held = [
+        {"method": label, **record.model_dump(include=_FIELDS)}
+        for label, record in sheet.cost_records.items()
+        if record.bytes
+    ]
+    on_gpu = any(row["peak_memory_source"] == "cuda_allocated" for row in held)
+    words = sheet.words("What fills memory in one training step", "", "measured" if on_gpu else "counted")
+    return memory_breakdown(held, words, sheet.looks)
+
+
+def memory_breakdown(held: Sequence[Mapping[str, Any]], words: Words, style: Looks) -> "Figure | None":
     """Stacked bars of the parts by method, the peak as a mark, the device's memory as a line.
 
     Args:
         held: By method: ``method``, ``bytes`` and ``predicted_peak_memory_bytes`` as a cost record has them; where it
             ran also ``peak_memory_bytes`` and ``peak_memory_source``, and ``device_memory_bytes`` where one was named.
-        title: Of the figure.
-        where: What was counted on.
+        words: Title, subtitle and badges; the caption is written here.
         style: Look of each method.
-        tags: Of the figure.
 
     Returns:
         None where nothing was counted.
@@ -53,20 +75,18 @@ def memory_breakdown(
     peaks = np.array([_peak(row) for row in held])
     source = next((row["peak_memory_source"] for row in held if row.get("peak_memory_bytes")), None)
     longest = float(np.nanmax([*sums, *peaks]))
-    size, unit = scaled([longest], ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")))
+    size, unit = scaled([longest], BYTES[:3])
     limit = held[0].get("device_memory_bytes")
     beyond = limit is not None and limit > 3 * longest
-    caption = _caption(source, limit if beyond else None)
-    sheet = Sheet(ROW * len(names), room_for(style, names), 0.2, keys=1)
-    figure, (axes,) = new_figure(Words(title, caption, where, tags), sheet)
+    words = Words(words.title, _caption(source, limit if beyond else None), words.subtitle, words.badges)
+    layout = Layout(depth(style, names), room_for(style, names), 0.2, keys=1)
+    figure, (axes,) = new_figure(words, layout)
     y = rows(axes, style, names)
     left = np.zeros(len(names))
     for part, (label, colour) in PARTS.items():
-        width = parts[part] / size
-        axes.barh(y, width, 0.66, left, color=colour, label=label, edgecolor="white", linewidth=0.5)
-        left += width
+        left = stack(axes, y, left, parts[part] / size, colour, label=label)
     rest = np.nan_to_num(peaks - sums).clip(min=0) / size
-    axes.barh(y, rest, 0.66, left, color="white", edgecolor="#b5b5b5", hatch="////", linewidth=0.5, label=REST)
+    stack(axes, y, left, rest, "white", edgecolor="#b5b5b5", hatch="////", label=REST)
     axes.plot(peaks / size, y, "|", color="#000000", markersize=14, markeredgewidth=1.8, label=PEAKS[source], zorder=4)
     for at, end, peak in zip(y, np.fmax(sums, peaks) / size, peaks, strict=True):
         axes.text(end + 0.012 * longest / size, at, fmt.size(peak), va="center", fontsize=8.5, color=INK, zorder=4,
@@ -77,14 +97,14 @@ def memory_breakdown(
         right = max(right, limit / size * 1.03)
     axes.set_xlim(0, right)
     axes.set_xlabel(f"memory of one training step ({unit})")
-    key(figure, _in_order(axes), sheet)
+    key(figure, _in_order(axes), layout)
     return figure
 
 
 def _peak(row: Mapping[str, Any]) -> float:
     """The peak as measured, else as predicted, else NaN."""
-    found = row.get("peak_memory_bytes") or row.get("predicted_peak_memory_bytes")
-    return float(found["step"]) if found else np.nan
+    peak = row.get("peak_memory_bytes") or row.get("predicted_peak_memory_bytes")
+    return float(peak["step"]) if peak else np.nan
 
 
 def _caption(source: str | None, limit: float | None) -> str:

@@ -1,0 +1,324 @@
+"""Where backward works: its FLOPs at each depth, and by kind of gradient."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bench.report import format as fmt
+from bench.report.charts.canvas import (
+    FAINT,
+    GRID,
+    INK,
+    QUIET_INK,
+    WIDTH,
+    Floats,
+    Layout,
+    Words,
+    cells,
+    depth,
+    key,
+    new_figure,
+    room_for,
+    rows,
+    scaled,
+    stack,
+    text_width,
+)
+from bench.report.charts.looks import Looks
+from bench.report.charts.sheet import Sheet
+from bench.schema.record import Flops, Owners
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
+
+HEAD = "head"
+"""Depth of the task head, above the backbone's layers."""
+NUMBERED, EACH = 14, 20
+"""Depths up to which cells carry their figure, and every layer has its tick."""
+UNDEFINED = "#e9e9e9"
+BESIDE, BAR = 1.3, 0.13
+"""Inches of the columns beside the depths and of the scale."""
+DARKEST = 2.0
+"""Ratio from which the colour grows no darker: a share of next to nothing, such as the task head's, has no bound."""
+WHOLE = ("own\nmodules", "all of\nbackward")
+"""Columns beside the depths: what a method computes in modules of its own, and everything."""
+
+
+class Kind(NamedTuple):
+    """One kind of work in backward."""
+
+    field: str
+    name: str
+    colour: str
+
+
+KINDS = (
+    Kind("backward_input_gradient", "input gradients", "#77AADD"),
+    Kind("backward_weight_gradient", "weight gradients", "#EE8866"),
+    Kind("backward_attention", "attention", "#44BB99"),
+    Kind("backward_recompute", "forward again", "#DDDDDD"),
+)
+"""Left to right; colours of Paul Tol's "light" scheme, made for areas that carry dark text."""
+HATCH = "////"
+SPOKEN = 0.055
+"""Share of the axis from which a part carries its own figure."""
+
+
+def by_depth(sheet: Sheet) -> "Figure | None":
+    """`backward_by_depth` of a run."""
+    words = sheet.words("Where backward works: FLOPs at each depth", "", "counted")
+    return backward_by_depth(_flops(sheet), sheet.baseline, words, sheet.looks)
+
+
+def by_kind(sheet: Sheet) -> "Figure | None":
+    """`anatomy` of a run."""
+    words = sheet.words("Anatomy of backward: which gradients are computed", _kinds_caption(sheet.name), "counted")
+    return anatomy(_flops(sheet), sheet.baseline, words, sheet.looks)
+
+
+def _flops(sheet: Sheet) -> dict[str, Flops]:
+    return {label: record.flops for label, record in sheet.cost_records.items() if record.flops}
+
+
+def backward_by_depth(flops: "Mapping[str, Flops]", baseline: str, words: Words, style: Looks) -> "Figure | None":
+    """Heat map of the backbone's backward FLOPs at each depth, and of the head's, relative to the baseline's there.
+
+    Where a record does not keep the backbone's share, all owners of a depth are taken together.
+
+    Args:
+        flops: By method label, in the order of the rows.
+        baseline: Label of the method that others are divided by.
+        words: Title, subtitle and badges; the caption is written here.
+        style: Look of each method.
+
+    Returns:
+        None where the baseline is absent, or was not counted by layer.
+    """
+    if baseline not in flops or not flops[baseline].by_layer:
+        return None
+    split = all(counted.backbone_by_layer for counted in flops.values())
+    whole = _at_depth(flops[baseline], split)
+    ratio = _ratios(flops, whole, split)
+    if np.isnan(ratio).all():
+        return None
+    words = Words(words.title, _depth_caption(fmt.plain(baseline), split), words.subtitle, words.badges)
+    names, depths = list(flops), list(whole)
+    left, right, gap = room_for(style, names), 0.5, 0.14
+    widths = (WIDTH - left - right - 2 * gap - BESIDE - BAR, BESIDE, BAR)
+    layout = Layout(depth(style, names), left, right, widths, gap=gap, above=0.3, below=0.55)
+    figure, (axes, totals, bar) = new_figure(words, layout)
+    y = rows(axes, style, names)
+    rows(totals, style, names, named=False)
+    beside = _of_whole(flops, baseline)
+    most = max(1.0, float(np.nanmax(ratio)), float(beside.max()))
+    top = min(DARKEST, most)
+    image = _paint(axes, y, ratio, top, len(depths) <= NUMBERED)
+    _name_depths(axes, depths)
+    if split:
+        _say_empty(axes, y, ratio, depths)
+    _paint(totals, y, beside, top, True)
+    totals.set_xticks(range(len(WHOLE)), WHOLE)
+    name = fmt.brief(baseline)
+    axes.set_title(f"share of {name}, depth by depth", color=QUIET_INK, fontsize=8)
+    totals.set_title(f"of all of {name}", color=QUIET_INK, fontsize=8)
+    figure.colorbar(image, cax=bar, extend="max" if most > top else "neither")
+    bar.set_yticks(np.arange(0, top + 0.01, 0.25))
+    bar.tick_params(length=2, labelsize=7)
+    bar.spines["outline"].set_linewidth(0.4)
+    return figure
+
+
+def _depth_caption(name: str, split: bool) -> str:
+    what = "by the backbone's own operations at each depth, and by the task head" if split else "at each depth"
+    owners = (
+        "Right: what the method computes in modules of its own, and all of backward, / all of it in"
+        if split
+        else "All owners of a depth together. Right: what the method computes in modules of its own, and all, / all in"
+    )
+    return (
+        f"FLOPs of loss.backward() spent {what}, / {name} there; n = 1, counts have no interval. White: none at all. "
+        f"Grey: {name} has none there either. {owners} {name}."
+    )
+
+
+def _at_depth(counted: Flops, split: bool) -> dict[str, Owners]:
+    if not split:
+        return counted.by_layer
+    return {**counted.backbone_by_layer, HEAD: counted.by_layer.get(HEAD, Owners())}
+
+
+def _ratios(flops: "Mapping[str, Flops]", whole: dict[str, Owners], split: bool) -> Floats:
+    ratio = np.full((len(flops), len(whole)), np.nan)
+    for i, counted in enumerate(flops.values()):
+        own = _at_depth(counted, split)
+        for j, (layer, below) in enumerate(whole.items()):
+            if below.backward and layer in own:
+                ratio[i, j] = own[layer].backward / below.backward
+    return ratio
+
+
+def _of_whole(flops: "Mapping[str, Flops]", baseline: str) -> Floats:
+    """Backward in a method's own modules and in all, / the baseline's whole backward."""
+    whole = flops[baseline].backward
+    return np.array([[counted.method.backward / whole, counted.backward / whole] for counted in flops.values()])
+
+
+def _paint(axes: "Axes", y: Floats, ratio: Floats, top: float, numbered: bool) -> "QuadMesh":
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+
+    shades = matplotlib.colormaps["Blues"](np.linspace(0.1, 0.95, 256))
+    image = cells(axes, y, ratio, ListedColormap(shades).with_extremes(under="white", bad=UNDEFINED), (1e-9, top))
+    for i, j in np.argwhere(ratio > 0) if numbered else ():
+        value = float(ratio[i, j])
+        text = fmt.ratio(value, 2 if value < 100 else 0)
+        colour = "white" if value > 0.55 * top else INK
+        axes.text(j, y[i], text, ha="center", va="center", fontsize=8, color=colour)
+    return image
+
+
+def _name_depths(axes: "Axes", depths: list[str]) -> None:
+    every = 1 if len(depths) <= EACH else 4
+    number = {at: int(name.removeprefix("layer_")) for at, name in enumerate(depths) if name.startswith("layer_")}
+    shown = [at for at in range(len(depths)) if number.get(at, 0) % every == 0]
+    if every > 1 and len(depths) - 2 in number:  # no room for the number beside the word at the end
+        shown = [at for at in shown if at != len(depths) - 2]
+    spelled = text_width("embeddings", 8) < WIDTH * axes.get_position().width / len(depths)
+    axes.set_xticks(shown, [_spelled(depths[at], spelled) for at in shown])
+    axes.set_xlabel("depth: input on the left, task head on the right" + ("" if spelled else " (layers by number)"))
+
+
+def _spelled(layer: str, whole: bool) -> str:
+    return layer.replace("_", " ") if whole else layer.removeprefix("layer_").replace("embeddings", "emb.")
+
+
+def _say_empty(axes: "Axes", y: Floats, ratio: Floats, depths: list[str]) -> None:
+    """Write into each row whose backbone has no backward at all that it is meant so."""
+    inside = [at for at, name in enumerate(depths) if name != HEAD and not np.isnan(ratio[:, at]).all()]
+    if not inside:
+        return
+    ink: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "style": "italic", "color": QUIET_INK}
+    for at, row in zip(y, ratio[:, inside], strict=True):
+        if (row == 0).all():
+            left, right = inside[0] - 0.48, inside[-1] + 0.48
+            axes.fill_between((left, right), at - 0.45, at + 0.45, color="white", linewidth=0, zorder=2.6)
+            axes.text((left + right) / 2, at, "empty: backward never enters the backbone", **ink)
+
+
+def anatomy(flops: "Mapping[str, Flops]", baseline: str, words: Words, style: Looks) -> "Figure | None":
+    """Stacked bars: backward FLOPs by kind, hatched where they are spent in a method's own modules.
+
+    Args:
+        flops: By method label, in the order of the rows.
+        baseline: Label of the method whose backward is 100 %.
+        words: Title and caption.
+        style: Look of each method.
+
+    Returns:
+        None where nothing was counted or the baseline was not.
+    """
+    if baseline not in flops or not flops[baseline].backward:
+        return None
+    names, whole = list(flops), flops[baseline].backward
+    drawn = [kind for kind in KINDS if any(getattr(counted, kind.field) for counted in flops.values())]
+    layout = Layout(depth(style, names), room_for(style, names), 0.2, above=0.42, keys=1)
+    figure, (axes,) = new_figure(words, layout)
+    y = rows(axes, style, names)
+    longest = max(counted.backward for counted in flops.values()) / whole
+    axes.set_xlim(0, 1.17 * longest)
+    ends = np.zeros(len(names))
+    for kind in drawn:
+        for own in (False, True):
+            width = np.array([_spent(counted, kind, own) / whole for counted in flops.values()])
+            ends = _part(axes, y, ends, width, kind, own)
+    for at, end, counted in zip(y, ends, flops.values(), strict=True):
+        _say_whole(axes, end, at, counted, whole)
+    guide = flops[baseline].backward_input_gradient / whole
+    _scales(axes, whole, fmt.brief(baseline), longest, guide)
+    _guide(axes, guide, fmt.plain(baseline))
+    key(figure, _handles(drawn, any(counted.method.backward for counted in flops.values())), layout)
+    return figure
+
+
+def _kinds_caption(baseline: str) -> str:
+    text = (
+        "FLOPs of loss.backward() in one training step, by kind: input gradients (dX = dY W) pass the error on to the "
+        "layers below, weight gradients (dW = dY' X) change weights, attention is softmax(QK')V backwards. Hatched: in "
+        f"modules that the method adds; plain: in the backbone and the task head. Right: all of it / {baseline}. "
+        "n = 1, counts have no interval."
+    )
+    for formula in ("dX = dY W", "dW = dY' X"):
+        text = text.replace(formula, formula.replace(" ", "\N{NO-BREAK SPACE}"))
+    return text
+
+
+def _say_whole(axes: "Axes", end: float, y: float, counted: Flops, whole: int) -> None:
+    """Write all of a method's backward beside its bar, and where none of it enters the backbone."""
+    over: dict[str, Any] = {"va": "center", "textcoords": "offset points", "zorder": 5}
+    over["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    text = f"{fmt.ratio(counted.backward / whole)} x"
+    axes.annotate(text, (end, y), (5, 0), fontsize=9, color=INK, **over)
+    if not counted.backbone.backward:
+        beside = 5 + 72 * text_width(text) + 6
+        axes.annotate("none of it in the backbone", (end, y), (beside, 0), fontsize=8, style="italic",
+                      color=QUIET_INK, **over)  # fmt: skip
+
+
+def _spent(counted: Flops, kind: Kind, own: bool) -> int:
+    parts: tuple[Owners, ...] = (counted.method,) if own else (counted.backbone, counted.head)
+    return sum(int(getattr(part, kind.field)) for part in parts)
+
+
+def _part(axes: "Axes", y: Floats, left: Floats, width: Floats, kind: Kind, own: bool) -> Floats:
+    some = width > 0
+    if some.any():
+        stack(axes, y[some], left[some], width[some], kind.colour, **({"hatch": HATCH} if own else {}))
+    if not own:
+        top = axes.get_xlim()[1]
+        for at, start, share in zip(y[some], left[some], width[some], strict=True):
+            if share >= SPOKEN * top:
+                text = f"{100 * share:.0f} %"
+                axes.text(start + share / 2, at, text, ha="center", va="center", fontsize=8, color=INK)
+    return left + width
+
+
+def _scales(axes: "Axes", whole: int, name: str, longest: float, guide: float) -> None:
+    """Below FLOPs, above shares of the baseline; none where the guide stands."""
+    size, unit = scaled([whole], ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
+    step = next(s for s in (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5, 5, 10, 20, 25, 50, 100, 200, 250) if whole / size / s <= 6)
+    ticks = np.arange(0, 1.17 * longest * whole / size, step)
+    axes.set_xticks(ticks * size / whole, [f"{tick:g}" for tick in ticks])
+    axes.set_xlabel(f"backward FLOPs of one training step ({unit}FLOP)")
+    axes.grid(visible=False)
+    for share in np.arange(0, longest + 0.01, 0.25):
+        axes.axvline(share, color=GRID, linewidth=0.7, zorder=0)
+        if abs(share - guide) < 0.06 * longest:
+            continue
+        text = f"{100 * share:.0f} %" + (f" of {name}" if share == 1 else "")
+        axes.text(share, 1.005, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=7.5,
+                  color=QUIET_INK)  # fmt: skip
+
+
+def _guide(axes: "Axes", share: float, name: str) -> None:
+    """A line where the baseline's input gradients end, to hold those of the other methods against."""
+    if not share:
+        return
+    axes.axvline(share, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=3)
+    axes.annotate(
+        f"{100 * share:.0f} %: all input gradients of {name}", (share, 1), (0, 13), xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points", ha="center", va="bottom", fontsize=7.5, color=QUIET_INK,
+        arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkB": 0, "shrinkA": 0},
+    )  # fmt: skip
+
+
+def _handles(drawn: list[Kind], own: bool) -> list[Any]:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(facecolor=kind.colour, label=kind.name) for kind in drawn]
+    if own:
+        handles.append(Patch(facecolor="#bbbbbb", edgecolor="white", hatch=HATCH, label="in the method's own modules"))
+    return handles

@@ -1,0 +1,303 @@
+"""One quantity varied: growth of memory, a method's size, learning rates and their search."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bench import analysis as compare
+from bench.analysis import scaling
+from bench.analysis.scaling import Crossover
+from bench.analysis.sizes import Series, series
+from bench.analysis.tuning import Outcome, Search
+from bench.report import format as fmt
+from bench.report.charts.canvas import (
+    ACROSS,
+    FAINT,
+    INK,
+    MEANING,
+    QUIET_INK,
+    SMALL,
+    Layout,
+    Words,
+    key,
+    key_rows,
+    line,
+    line_handle,
+    mark,
+    new_figure,
+    room_for,
+    save,
+    styled,
+    text_width,
+)
+from bench.report.charts.labels import apart
+from bench.report.charts.looks import looks
+from bench.report.charts.sheet import Sheet
+from bench.report.sections import tuned
+from bench.report.sections.scaling import still
+from bench.report.sections.tuning import EXPECTED, header, is_synthetic
+from bench.schema.resolved import ResolvedSweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PLACE = 0.26
+"""Inches of one place in a ranking."""
+BESIDE, APART = 2, 1.3
+"""Panels of sizes side by side, and the least ratio of neighbouring numbers on their axis."""
+EXPECTED_MAXIMUM = "expected-maximum"
+GROWTH = (
+    "Peak memory of one training step, counted on tensors without data: exact on any machine, n = 1; both axes "
+    "logarithmic. Rings: where one curve passes another, of those pairs that the suite asks about. Dotted: counted "
+    "on the backbone named beside the line, for such a pair."
+)
+
+
+def peak_growth(sheet: Sheet) -> "Figure | None":
+    """One panel a sweep, both axes logarithmic; None without counts."""
+    run, swept = sheet.run, scaling.swept(sheet.run.suite, sheet.run.records)
+    guests = scaling.guests(run.suite)
+    curves = {name: _peaks(sheet, name) for name in swept if name not in guests}
+    curves = {name: peaks for name, peaks in curves.items() if not peaks.dropna(how="all").empty}
+    if not curves:
+        return None
+    shown = [label for label in sheet.labels if any(label in peaks.index for peaks in curves.values())]
+    across = min(ACROSS, len(curves))
+    layout = Layout(
+        1.75, left=0.68, widths=(1.0,) * across, panels=len(curves), above=0.42, gap=0.5, below=0.5,
+        keys=key_rows([sheet.looks[label].text for label in shown]),
+    )  # fmt: skip
+    figure, panels = new_figure(sheet.words("Growth: peak memory as one quantity grows", GROWTH, "counted"), layout)
+    crossovers = scaling.crossovers(run.suite, run.records)
+    for axes, (name, peaks) in zip(panels, curves.items(), strict=True):
+        _growth(sheet, axes, swept[name], name, peaks)
+        for guest in (guest for guest, host in guests.items() if host == name):
+            _guest(sheet, axes, swept[guest], guest)
+        for crossover in crossovers:
+            if name in (crossover.asked.sweep, crossover.asked.than_sweep):
+                _rings(axes, crossover)
+    for axes in panels[::across]:
+        axes.set_ylabel("peak memory (MB)")
+    key(figure, [line_handle(sheet.looks[label]) for label in shown], layout)
+    return figure
+
+
+def _peaks(sheet: Sheet, name: str) -> pd.DataFrame:
+    return scaling.sweep_table(sheet.run.records, name, "peak_memory", sheet.labels) / 1e6
+
+
+def _growth(sheet: Sheet, axes: "Axes", asked: ResolvedSweep, name: str, peaks: pd.DataFrame) -> None:
+    for label, row in peaks.iterrows():
+        axes.plot(row.index, row, **line(sheet.looks[str(label)], 4))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _ticks(axes, [int(value) for value in peaks.columns])
+    axes.set_title(f"{fmt.plain(name)}\n{fmt.plain(still(asked))}", fontsize=8.5, color=INK)
+    axes.set_xlabel(fmt.plain(asked.vary))
+
+
+def _ticks(axes: "Axes", values: list[int]) -> None:
+    """Plain numbers: of the counted values as many as stand apart, on the other axis 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    least = (np.log(values[-1]) - np.log(values[0])) / 6
+    kept: list[int] = []
+    for value in values:
+        if not kept or np.log(value) - np.log(kept[-1]) >= least or value == values[-1]:
+            kept.append(value)
+    if len(kept) > 1 and np.log(kept[-1]) - np.log(kept[-2]) < least:
+        del kept[-2]
+    axes.set_xticks(kept, [str(value) for value in kept])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,.0f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="y", labelsize=8)
+    axes.margins(y=0.1)
+
+
+def _guest(sheet: Sheet, axes: "Axes", asked: ResolvedSweep, name: str) -> None:
+    """A curve from another backbone, named at its first point."""
+    for label, row in _peaks(sheet, name).iterrows():
+        colour = sheet.looks[str(label)].colour
+        axes.plot(row.index, row, color=colour, linestyle=":", linewidth=1.2)
+        start, text = (row.index[0], row.iloc[0]), fmt.plain(asked.backbone)
+        axes.annotate(text, start, (1, -2), textcoords="offset points", va="top", fontsize=SMALL, color=colour)
+
+
+def _rings(axes: "Axes", crossover: Crossover) -> None:
+    if crossover.asked.figure != "peak_memory":
+        return
+    for crossing in crossover.crossings:
+        share = (crossing.near - crossing.low) / (crossing.high - crossing.low)
+        ends = crossover.curves["first"].loc[[crossing.low, crossing.high]].to_numpy() / 1e6
+        at = (crossing.near, ends[0] + share * (ends[1] - ends[0]))
+        axes.plot(*at, "o", markersize=9, markerfacecolor="none", color=INK, zorder=5)
+        first = crossing.high if crossing.rises else crossing.low
+        text = str(first) if crossing.exact else f"{crossing.low} to {crossing.high}"
+        axes.annotate(
+            text, at, (-4, 8), textcoords="offset points", ha="right", fontsize=8, zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8},
+        )  # fmt: skip
+
+
+def against_size(sheet: Sheet) -> "Figure | None":
+    """One panel a figure that the run has, one curve a series; None where no method stands at three values."""
+    every = series(sheet.run.records)
+    if not every:
+        return None
+    field = every[0].field
+    shown = [one for one in every if one.field == field]
+    panels = {title: panel for title, panel in _size_panels(sheet).items() if not panel["value"].dropna().empty}
+    badges = ["counted"] + ["timed"] * any("time" in title for title in panels) + ["scored"] * ("score" in panels)
+    drawn = [sheet.looks[next(iter(one.labels.values()))] for one in shown]
+    texts = [_spelled(one) for one in shown]
+    layout = Layout(1.7, left=0.7, widths=(1.0,) * BESIDE, panels=len(panels), above=0.3, gap=0.7, below=0.5,
+                    keys=key_rows(texts))  # fmt: skip
+    caption = f"Dashed: {sheet.name}. {MEANING} over seeds or blocks. The horizontal axis is logarithmic."
+    words = sheet.words(f"Score and cost against {field.replace('_', ' ')}", caption, *badges)
+    figure, axes = new_figure(words, layout)
+    values = sorted({value for one in shown for value in one.labels})
+    for at, (title, panel) in zip(axes, panels.items(), strict=True):
+        for one, look in zip(shown, drawn, strict=True):
+            row = panel.reindex(list(one.labels.values()))
+            at.plot(list(one.labels), row["value"], **line(look, 4.5))
+            if row["low"].notna().any():
+                at.vlines(list(one.labels), row["low"], row["high"], color=look.colour, linewidth=0.9, alpha=0.7)
+        _dress(at, title, field, panel, sheet.baseline, values)
+    key(figure, [line_handle(look, text) for look, text in zip(drawn, texts, strict=True)], layout)
+    return figure
+
+
+def _size_panels(sheet: Sheet) -> dict[str, pd.DataFrame]:
+    """``value low high`` by label; ``low high`` are NaN where the figure is counted."""
+    costs, base = sheet.costs, fmt.brief(sheet.baseline)
+    panels = {}
+    if sheet.score_records:
+        means = sheet.scores[["mean", "mean_low", "mean_high"]]
+        panels["score"] = means.set_axis(["value", "low", "high"], axis=1)
+    for title, column in (
+        ("forward FLOPs", "flops_forward"),
+        ("backward FLOPs", "flops_backward"),
+        ("stored bytes", "delta_bytes"),
+        ("peak memory", compare.peak_column(costs)),
+    ):
+        ratio = costs[column] / costs[column].get(sheet.baseline, float("nan"))
+        panels[f"{title} / {base}"] = pd.DataFrame({"value": ratio, "low": float("nan"), "high": float("nan")})
+    timed = costs[["step_ratio", "step_low", "step_high"]]
+    panels[f"step time / {base}"] = timed.set_axis(["value", "low", "high"], axis=1)
+    return panels
+
+
+def _dress(axes: "Axes", title: str, field: str, panel: pd.DataFrame, baseline: str, values: list[int]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    if baseline in panel.index:
+        axes.axhline(panel.loc[baseline, "value"], color=FAINT, linestyle="--", linewidth=1, zorder=1)
+    axes.set_xscale("log", base=2)
+    kept: list[int] = []
+    for value in values:  # numbers that would run into each other are left out
+        if not kept or value >= APART * kept[-1]:
+            kept.append(value)
+    axes.set_xticks(kept, [str(value) for value in kept], fontsize=SMALL)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_title(title, fontsize=8.5, color=INK)
+    axes.set_xlabel(field.replace("_", " "))
+
+
+def _spelled(one: Series) -> str:
+    said = ", ".join(f"{field}={value!r}" for field, value in one.others)
+    return fmt.plain(f"{one.name}({said})" if said else one.name)
+
+
+def rank_slope(sheet: Sheet) -> "Figure | None":
+    """A line a method from its place at default rates to its place at searched ones; None where no search is given."""
+    change = sheet.change
+    if change is None:
+        return None
+    ranked, names = change.table, list(change.table.index)
+    side = room_for(sheet.looks, names) + text_width("100.0", 8) + 0.1
+    words = sheet.words(tuned.TITLE, " ".join(tuned.sentences(change)), "scored", shape="")
+    figure, (axes,) = new_figure(words, Layout(PLACE * (len(names) + 1), left=side, right=side, above=0.3, below=0.1))
+    ends = {column: _ranking(axes, sheet, ranked, column, x) for x, column in enumerate(("default", "tuned"))}
+    for label in names:
+        look = sheet.looks[label]
+        heights = [at[label] for at in ends.values()]
+        axes.plot([0, 1], heights, **line(look, 0) | {"marker": ""})
+        for x, height in enumerate(heights):
+            mark(axes, x, height, look, 6.5, clip_on=False)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(names) + 0.5, 0.5)
+    default = "" if change.default is None else f" ({tuned.pair(change.default)})"
+    for x, text in enumerate((f"default rates{default}", "searched rates")):
+        axes.text(x, 1.02, text, transform=axes.transAxes, ha="center", va="bottom", fontsize=8.5, color=INK)
+    axes.set_axis_off()
+    return figure
+
+
+def _ranking(axes: "Axes", sheet: Sheet, ranked: pd.DataFrame, column: str, x: int) -> dict[str, float]:
+    """Rank, name and score beside each end; those that share a rank stand below each other, at the heights returned."""
+    rising = ranked.sort_values(f"{column}_rank", kind="stable")
+    heights = apart(list(rising[f"{column}_rank"]), 0.8)
+    for height, (label, row) in zip(heights, rising.iterrows(), strict=True):
+        rank, score, look = tuned.rank(row[f"{column}_rank"]), fmt.points(row[column]), sheet.looks[str(label)]
+        text = f"{rank}  {look.text}  {score}" if x else f"{score}  {look.text}  {rank}"
+        axes.annotate(
+            text, (x, height), (10 if x else -10, 0), textcoords="offset points", va="center", fontsize=8,
+            ha="left" if x else "right", color=INK if look.is_baseline else QUIET_INK, annotation_clip=False,
+            fontweight="bold" if look.is_baseline else "normal",
+        )  # fmt: skip
+    return dict(zip(map(str, rising.index), heights, strict=True))
+
+
+def draw_search(search: Search, outcomes: Sequence[Outcome]) -> list[Path]:
+    """Write ``plots/expected-maximum.png`` and ``.svg``; none, and none left from before, where nothing was chosen.
+
+    Raises:
+        BenchError: The folder cannot be written.
+    """
+    with styled():
+        return save(_expected_maximum(search, outcomes), search.folder / "plots", EXPECTED_MAXIMUM)
+
+
+def _expected_maximum(search: Search, outcomes: Sequence[Outcome]) -> "Figure | None":
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = [outcome for outcome in outcomes if outcome.curve]
+    tasks = [task for task in search.suite.tasks if any(outcome.task == task for outcome in drawn)]
+    if not tasks:
+        return None
+    style = looks(search.suite.methods, search.suite.baseline)
+    shown = [label for label in style if any(outcome.method == label for outcome in drawn)]
+    across = min(ACROSS, len(tasks))
+    layout = Layout(
+        3.0 if across == 1 else 2.2, left=0.7, widths=(1.0,) * across, panels=len(tasks), above=0.3, gap=0.5,
+        keys=key_rows([style[label].text for label in shown]),
+    )  # fmt: skip
+    figure, panels = new_figure(_search_words(search), layout)
+    for axes, task in zip(panels, tasks, strict=True):
+        for outcome in (outcome for outcome in drawn if outcome.task == task):
+            curve = [100 * score for score in outcome.curve]
+            axes.plot(range(1, len(curve) + 1), curve, **line(style[outcome.method], 4.5))
+        axes.set_title(fmt.plain(task), color=INK)
+        axes.set_xlabel("trials")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in panels[::across]:
+        axes.set_ylabel("best score to expect (points)")
+    key(figure, [line_handle(style[label]) for label in shown], layout)
+    return figure
+
+
+def _search_words(search: Search) -> Words:
+    grid = search.table
+    caption = (
+        f"{EXPECTED} n = {fmt.plural(len(grid.seeds), 'seed')} a trial, {grid.selection_rows} selection rows cut from "
+        "train; no interval. A trial that diverged counts as the metric's worst value. The later a curve grows flat, "
+        "the more trials its method needs."
+    )
+    badge = "scored · SYNTHETIC data" if is_synthetic(search) else "scored"
+    return Words("What a search for learning rates finds", caption, header(search), (badge,))

@@ -1,0 +1,76 @@
+"""Figures of published runs: nothing covers, nothing is cut off, one method looks the same everywhere."""
+
+import functools
+import itertools
+from pathlib import Path
+
+import pytest
+from bench.analysis.results import Results
+
+from bench.analysis.tuned import change_in
+from bench.report.charts import catalogue as plots
+from bench.report.charts.canvas import SMALL, WIDTH, styled
+from bench.report.charts.looks import SHADES, looks, shade
+from bench.report.charts.sheet import Sheet
+from bench.store.store import read_run
+from tests.factories.figures import shown_looks, texts, written
+
+PUBLISHED = Path(__file__).parents[2] / "results" / "published"
+RUNS = (
+    "against-peft", "glue-real-minilm", "lora-init", "rank-sweep", "scaling", "score-over-cost",
+    "update-directions", "why-latency",
+)  # fmt: skip
+"""Together they have every figure of the catalogue, and most methods, configurations and tasks."""
+
+
+@functools.cache
+def drawn(name):
+    """Sheet and figures of a published run by their names, each drawn once a session."""
+    run = read_run(PUBLISHED / name)
+    trials = PUBLISHED / "tuning" / name
+    sheet = Sheet(Results(run), change_in(trials, run, list(run.suite.methods)) if trials.is_dir() else None)
+    with styled():
+        made = {plot.name: plot.make(sheet) for plot in plots.PLOTS}
+    return sheet, {title: figure for title, figure in made.items() if figure is not None}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_published_run_is_drawn_legibly(name):
+    sheet, figures = drawn(name)
+    for title, figure in figures.items():
+        shown = written(figure)
+        boxes = [(text, box.padded(-1)) for text, box, _ in shown]
+        covered = [(one, other) for (one, a), (other, b) in itertools.combinations(boxes, 2) if a.overlaps(b)]
+        assert not covered, (title, covered)
+        cut = [text for text, box, _ in shown if min(box.min) < 0 or (box.max > figure.bbox.max).any()]
+        assert not cut, (title, cut)
+        assert min(size for *_, size in shown) >= SMALL, title
+        for label, look in shown_looks(figure).items():
+            wanted = {look.text: look for look in sheet.looks.values()}.get(label)
+            assert wanted is None or look == (wanted.colour, wanted.marker), (title, label)
+        on_scores = [axes for axes in figure.axes if "score" in axes.get_xlabel() + axes.get_ylabel()]
+        badges = texts(figure)
+        assert not on_scores or any(text.partition(" ")[0] == "scored" for text in badges), title
+        for axes in on_scores:
+            limits = axes.get_xlim() if "score" in axes.get_xlabel() else axes.get_ylim()
+            assert limits[1] <= 100, title
+
+
+def test_the_smallest_type_is_nine_pixels_where_a_figure_is_shown_as_large_as_it_is_drawn():
+    assert SMALL / 72 * 96 >= 9
+    assert WIDTH * 96 < 1280
+
+
+def test_every_figure_of_the_catalogue_is_among_the_published_ones():
+    assert {title for name in RUNS for title in drawn(name)[1]} == {plot.name for plot in plots.PLOTS}
+
+
+def test_a_method_has_one_colour_and_marker_in_all_published_runs():
+    seen = {}
+    for name in RUNS:
+        run = read_run(PUBLISHED / name)
+        for label, look in looks(list(run.suite.methods), run.suite.baseline).items():
+            seen.setdefault(label.partition("(")[0], set()).add((look.colour, look.marker))
+    for method, pairs in seen.items():
+        plain = looks([method], "")[method]
+        assert pairs <= {(shade(plain.colour, share), plain.marker) for share in SHADES}, method
