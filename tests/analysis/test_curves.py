@@ -5,11 +5,11 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from bench.analysis.results import Results
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.analysis.work import solved, training_flops
 from bench.report.charts.canvas import styled
 from bench.report.charts.curves import cost_to_reach, score_on_the_way, training_loss

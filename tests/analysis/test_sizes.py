@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from bench.analysis.results import Results
 
+from bench.analysis.results import Results
 from bench.analysis.sizes import series
 from bench.report.charts import sweeps
 from bench.report.charts.canvas import styled

@@ -5,9 +5,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from bench.analysis.results import Results
 from rich.console import Console
 
+from bench.analysis.results import Results
 from bench.analysis.tuned import change_in, default_rates, rate_change
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots

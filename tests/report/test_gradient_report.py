@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench.analysis.results import Results
 
 from bench import analysis as compare
 from bench.analysis.export import figure_table
+from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled

@@ -5,10 +5,10 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import pytest
-from bench.analysis.results import Results
 from matplotlib.colors import to_hex
 from matplotlib.text import Annotation
 
+from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.charts import catalogue as plots
 from bench.report.charts.backward import anatomy, backward_by_depth

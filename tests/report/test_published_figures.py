@@ -5,8 +5,8 @@ import itertools
 from pathlib import Path
 
 import pytest
-from bench.analysis.results import Results
 
+from bench.analysis.results import Results
 from bench.analysis.tuned import change_in
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import SMALL, WIDTH, styled

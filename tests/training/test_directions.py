@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from bench.analysis.results import Results
 
 from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.plan.load import load_suite, parse_suite
 from bench.plan.planner import make_plan

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from bench.analysis.tuned import change_in
 from bench.analysis.tuning import outcomes, read_search
 from bench.errors import BenchError
-from bench.report.charts import catalogue, plot_tuning
+from bench.report.charts import catalogue, sweeps
 from bench.report.render import html
 from bench.report.sections import overview, page_answers, tuning, verdicts
 from bench.store.store import read_run
@@ -118,7 +118,7 @@ def _search(folder: Path, out: Path) -> Page:
     with tempfile.TemporaryDirectory() as scratch:
         search = replace(search, folder=Path(scratch))
         found = outcomes(search)
-        written = tuning.write(search, found, plot_tuning.draw(search, found)).read_text(encoding="utf-8")
+        written = tuning.write(search, found, sweeps.draw_search(search, found)).read_text(encoding="utf-8")
         _prose_page(out, address, folder.name, written, Path(scratch))
     return Page(f"{address}/{REPORT}", folder.name, tuning.header(search))
 
