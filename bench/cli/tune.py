@@ -46,7 +46,7 @@ def tune(
     narrowed = selected(suite, selection_of(data, methods, tasks, None, None, False))
     required(narrowed.tuning, str(suite_path(suite)))  # before the fork server starts and data is read
     context = warm_up(narrowed)
-    from bench.plan.tune import plan_search
+    from bench.plan.planner import plan_search
 
     plan = planned(narrowed, display.note, plan_search)
     folder = out or Path("results/runs") / f"tune-{plan.name}"

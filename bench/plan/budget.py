@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from bench import registry
-from bench.count.capacity import largest_within
 from bench.count.count import peak_of
+from bench.count.predict import largest_within
 from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.models import backbone

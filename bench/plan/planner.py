@@ -1,5 +1,7 @@
-"""Turns a suite into an ordered plan of sweeps, probes and cells: plain data with an identity each."""
+"""Turns a suite into an ordered plan of sweeps, probes and cells, or of the trials of a search for rates."""
 
+import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -8,20 +10,116 @@ from typing import Any
 from bench import registry
 from bench.errors import BenchError, unknown
 from bench.models import backbone
-from bench.plan.identity import identity
+from bench.models.positions import check_positions
 from bench.plan.select import label
-from bench.plan.sweeps import check_crossovers, plan_sweeps, resolved_sweeps
 from bench.schema.claims import timed_bounds
-from bench.schema.fingerprint import method_sources
-from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Source
-from bench.schema.record import TaskUsed
+from bench.schema.fingerprint import method_sources, sha256_of, source_hash
+from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Source, Sweep
+from bench.schema.record import SCHEMA, TaskUsed
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
 from bench.schema.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite, claimed_shape
+from bench.schema.tuning import TuningTable, required
+from bench.store.environment import versions
 from bench.tasks.glue import task as task_spec
 from bench.tasks.metrics import bag_of_words_floor
 from bench.tasks.rows import TaskData, content_sha256
 from bench.tasks.sources import load_task, load_trial, resolve_source
+
+_SHARED = ("method.py", "anatomy.py", "models", "training/loop.py")
+SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
+    Cell: (*_SHARED, "stats/subspaces.py", "training", "tasks"),
+    Probe: (*_SHARED, "stats/intervals.py", "stats/noise.py", "schema/claims.py", "timing", "count"),
+    Sweep: (*_SHARED, "count"),
+}
+"""Files of this package that decide the result of a job beside those of its methods."""
+
+
+def identity(job: Cell | Probe | Sweep) -> str:
+    """Hash of all that decides the result: never paths, never git state, never time limits."""
+    decided = job.model_dump(mode="json", exclude={"id", "timeout_seconds", "backbone", "source"})
+    key = {
+        "schema": SCHEMA, "job": decided, "weights": [job.backbone.name, job.backbone.weights, job.backbone.sha256],
+        "backbone_files": backbone.files_sha256(job.backbone),
+        "versions": versions(), "sources": source_hash(SOURCES[type(job)]),
+    }  # fmt: skip
+    return sha256_of(key)
+
+
+def plan_sweeps(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], where: str) -> tuple[Sweep, ...]:
+    """The sweeps of ``suite`` in their order.
+
+    Args:
+        suite: A checked suite.
+        spec: Its backbone, for sweeps that name none.
+        methods: Its methods, for sweeps that name none.
+        where: Its file, for error messages.
+
+    Raises:
+        BenchError: A method or backbone is unknown, or a value gives no shape that can be built.
+    """
+    return tuple(_sweep(suite, spec, methods, i, f"{where}: sweep[{i}]") for i in range(len(suite.sweep)))
+
+
+def _sweep(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], index: int, place: str) -> Sweep:
+    table = suite.sweep[index]
+    by_label = {method.label: method for method in methods}
+    for name in table.methods:
+        if name not in by_label:
+            raise unknown("method", name, by_label, f"{place}.methods")
+    values = table.model_dump(exclude={"name", "backbone", "methods"})
+    draft = Sweep(
+        id="", suite=suite.name, title=table.title, **values,
+        backbone=spec if table.backbone is None else backbone.resolve(table.backbone, "random"),
+        methods=tuple(by_label[name] for name in table.methods) or methods,
+    )  # fmt: skip
+    _check_values(draft, place)
+    return draft.model_copy(update={"id": identity(draft)})
+
+
+def _check_values(sweep: Sweep, place: str) -> None:
+    """Every value gives a shape that can be built, and changes something."""
+    for value in sweep.values:
+        try:
+            backbone.configuration(sweep.backbone_at(value))
+            for method in sweep.methods:
+                registry.make(method.name, sweep.config_at(method, value))
+        except BenchError as error:
+            raise BenchError(f"{place}.values: {error}") from error
+    if sweep.vary.startswith("config."):
+        first, last = sweep.values[0], sweep.values[-1]
+        if all(sweep.config_at(method, first) == sweep.config_at(method, last) for method in sweep.methods):
+            raise BenchError(f"{place}.vary: no method of this sweep has an integer field {sweep.vary[7:]!r}")
+    shape = dataclasses.replace(sweep.backbone, weights="random")
+    longest = max(sweep.shape_at(value).length for value in sweep.values)
+    check_positions(backbone.load(shape, device="meta"), longest, option="length", at=place)
+
+
+def check_crossovers(suite: Suite, sweeps: tuple[Sweep, ...], where: str) -> None:
+    """Both methods of every crossover are counted by its sweeps.
+
+    Raises:
+        BenchError: One is not; the sentence names those that are.
+    """
+    known = {sweep.title: [method.label for method in sweep.methods] for sweep in sweeps}
+    for index, table in enumerate(suite.crossover):
+        curves = (("method", table.method, table.sweep), ("than", table.than, table.than_sweep or table.sweep))
+        for field, name, title in curves:
+            if name not in known[title]:
+                raise unknown("method", name, known[title], f"{where}: crossover[{index}].{field} of {title!r}")
+
+
+def resolved_sweeps(suite: Suite, sweeps: tuple[Sweep, ...]) -> dict[str, Any]:
+    """The sweeps as plain TOML values; nothing where there is none."""
+    if not sweeps:
+        return {}
+    left_out = {"id", "suite", "backbone", "methods", "timeout_seconds", "outputs"}
+    resolved = [
+        sweep.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        | {"backbone": sweep.backbone.name, "methods": [method.label for method in sweep.methods]}
+        for sweep in sweeps
+    ]
+    return {"sweep": resolved, "crossover": [t.model_dump(mode="json", exclude_none=True) for t in suite.crossover]}
 
 
 def make_plan(
@@ -206,3 +304,60 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str], None] = lambda line: None) -> Plan:
+    """Plan every trial: each rate and head rate of the grid for each method, task and seed, and nothing else.
+
+    All methods come to a pair of rates before the next pair begins, so that a search that is cut short has given them
+    alike. The rates that the suite has now decide nothing: a search stands when its result is written into the suite.
+
+    Args:
+        suite: A checked suite.
+        where: Its file, for error messages.
+        device: ``cpu`` or ``cuda``.
+        progress: Called with one line a stage.
+
+    Raises:
+        BenchError: The suite has no grid, or what it names does not exist or does not fit.
+    """
+    table = required(suite.tuning, where)
+    if table.task is not None and table.task not in suite.tasks:
+        raise BenchError(f"{where} searches for rates on {table.task} alone; omit --tasks, or include it there")
+    plan = make_plan(_bare(suite, table), where, device, progress, trials=True)
+    cells = tuple(_at(cell, *rates) for rates, cell in itertools.product(table.grid, plan.cells))
+    return Plan(
+        suite=plan.suite.changed(tuning=table.model_dump(mode="json", exclude_none=True)),
+        probes=(),
+        cells=cells,
+    )
+
+
+def _bare(suite: Suite, table: TuningTable) -> Suite:
+    """The suite with nothing to do but the trials, at no rates yet; a budget of memory still needs its cost shape."""
+    assert suite.recipe is not None, "a suite with a [tuning] table has tasks, one with tasks has a recipe"
+    decided: dict[str, Any] = dict.fromkeys(
+        ("learning_rate", "head_learning_rate", "test_rows", "curve_points", "gradient_norms", "directions")
+    )
+    if table.steps is not None:
+        decided |= {"steps": None, "epochs": None}
+    cut = {"selection_rows": table.selection_rows} | ({"steps": table.steps} if table.steps is not None else {})
+    by_task: dict[str, RecipeValues] = {
+        name: values.model_copy(update=decided | {"selection_rows": None}) for name, values in suite.recipe.task.items()
+    }
+    bare = {"learning_rate": None, "head_learning_rate": None, "tuning": None}
+    return suite.model_copy(
+        update={
+            "tasks": suite.tasks if table.task is None else (table.task,),
+            "seeds": table.seeds, "sweep": (), "crossover": (), "claim": (),
+            "method": tuple(method.model_copy(update=bare) for method in suite.method),
+            "recipe": suite.recipe.model_copy(update=decided | cut | {"task": by_task}),
+        }
+    )  # fmt: skip
+
+
+def _at(cell: Cell, learning_rate: float, head_learning_rate: float) -> Cell:
+    """The trial of ``cell`` at these rates."""
+    rates = {"learning_rate": learning_rate, "head_learning_rate": head_learning_rate}
+    draft = cell.model_copy(update={"id": "", "recipe": cell.recipe | rates})
+    return draft.model_copy(update={"id": identity(draft)})

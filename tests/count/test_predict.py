@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 
 from bench import registry
 from bench.cli import app as cli
-from bench.count.capacity import largest_within
 from bench.count.count import count, peak_of
-from bench.count.predict import predictions
+from bench.count.predict import largest_within, predictions
 from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.method import Method

@@ -133,11 +133,6 @@ def _serve():
     import sklearn.linear_model
     import sklearn.metrics  # noqa: F401
 
-    import bench.count.predict
-    import bench.execute.warm
-    import bench.plan.planner
-    import bench.plan.tune  # noqa: F401
-
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -19,10 +19,9 @@ from bench.method import Method, MethodConfig
 from bench.models import backbone
 from bench.plan.budget import matched
 from bench.plan.load import parse_suite
-from bench.plan.planner import make_plan
+from bench.plan.planner import make_plan, plan_search
 from bench.plan.rewrite import as_spelled
 from bench.plan.select import Selection, select
-from bench.plan.tune import plan_search
 from bench.report.sections import overview as facts
 from bench.schema.budget import MatchTable
 from bench.schema.resolved import match_lines

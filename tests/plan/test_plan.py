@@ -10,9 +10,8 @@ import tomli_w
 import bench
 from bench.errors import BenchError
 from bench.models.backbone import describe, files_sha256
-from bench.plan.identity import SOURCES
 from bench.plan.load import load_suite, suite_names
-from bench.plan.planner import make_plan
+from bench.plan.planner import SOURCES, make_plan
 from bench.plan.select import Selection, select
 from bench.schema.fingerprint import method_sources
 from bench.schema.jobs import Cell, Probe, Sweep, cost_id

@@ -10,9 +10,8 @@ import pytest
 from bench.analysis.tuning import outcomes, read_search
 from bench.errors import BenchError
 from bench.plan.load import load_suite, parse_suite
-from bench.plan.planner import make_plan
+from bench.plan.planner import make_plan, plan_search
 from bench.plan.select import Selection, select
-from bench.plan.tune import plan_search
 from bench.schema.record import ScoreRecord, TrialRecord
 from bench.schema.tuning import EXAMPLE, RATES
 from bench.store.store import read_records

@@ -8,9 +8,8 @@ import torch
 
 from bench.models.head import TaskModel, make_head
 from bench.plan.load import load_suite
-from bench.plan.planner import make_plan
+from bench.plan.planner import make_plan, plan_search
 from bench.plan.select import Selection, select
-from bench.plan.tune import plan_search
 from bench.registry import make
 from bench.schema.record import ScoreRecord
 from bench.training.cell import run_cell
