@@ -1,7 +1,6 @@
-"""Every command in README and the guides runs, and the two set-up commands stand as they must."""
+"""Every command of the documentation runs, its figures are those of the records, its generated parts are current."""
 
 import collections
-import io
 import os
 import re
 import shlex
@@ -14,23 +13,31 @@ import torch
 import yaml
 from transformers import BertConfig, BertForSequenceClassification
 
-from bench import analysis as compare
-from bench.plan.load import load_suite
+from bench.plan.load import load_suite, suite_names
 from bench.report.sections import verdicts
 from bench.store.store import open_store, read_run
 from tests.factories.command import bench
 from tests.store.test_store import SUITE, score
+from tools.answers.words import costs, published
+from tools.docs import __main__ as docs
+from tools.docs import gate
+from tools.docs.fields import anchor
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 CHINESE = (ROOT / "README.zh.md").read_text()
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+USAGE, SUITES, FORMAT, RESULTS, CI = (
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("usage", "suites", "format", "results", "ci")
+)
+GUIDES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "notebooks/README.md"]
+TWINS = [("README.md", "README.zh.md"), ("docs/which-method.md", "docs/which-method.zh.md")]
+OF_SCORES = [*(name for pair in TWINS for name in pair), "docs/results.md"]
+"""Documents that say what is known about scores."""
+both = pytest.mark.parametrize("text", [README, CHINESE], ids=["english", "chinese"])
 
 
-def commands(text=README):
-    lines = re.findall(r"^(python -m bench .+?)(?:\s{2,}#.*)?$", text, flags=re.MULTILINE)
-    assert len(lines) >= 6
-    return lines
+def commands(text):
+    return re.findall(r"^(python -m bench .+?)(?:\s{2,}#.*)?$", text, flags=re.MULTILINE)
 
 
 def as_test(line, tmp_path):
@@ -40,10 +47,13 @@ def as_test(line, tmp_path):
         words[0] = "plan"
     if words[0] == "report":
         words[1] = str(finished_run(tmp_path))
-    if words[0] in ("reference", "gate"):
-        words[1], words[3] = str(ROOT / "results/published/cost-minilm-two-threads"), str(tmp_path / "reference.json")
+    for option in ("-o", "--reference"):
+        if option in words:
+            words[words.index(option) + 1] = str(tmp_path / words[words.index(option) + 1])
     if words[0] == "gate":
         bench("reference", words[1], "-o", words[3])
+    if words[0] == "predict":  # counting one method of a large shape says as much as counting three
+        words[words.index("--method") + 1] = "head"
     return words
 
 
@@ -53,23 +63,62 @@ def finished_run(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", commands(USAGE))
 def test_every_documented_command_runs(line, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert bench(*as_test(line, tmp_path)).stdout.strip()
+    words = as_test(line, tmp_path)
+    assert bench(*words).stdout.strip() or Path(words[words.index("-o") + 1]).stat().st_size
 
 
-@pytest.mark.parametrize("text", [README, CHINESE], ids=["english", "chinese"])
+def test_the_usage_page_shows_every_verb_and_every_exit_code():
+    from typer.main import get_command
+
+    from bench.cli.app import app
+
+    assert {line.split()[3] for line in commands(USAGE)} == set(get_command(app).commands)
+    assert re.findall(r"^\| (\d+) \|", USAGE, flags=re.MULTILINE) == ["0", "1", "2", "3", "4", "130"]
+
+
+def test_every_generated_part_is_current():
+    stale = [str(path) for path in docs.documents() if docs.written(path) != path.read_text(encoding="utf-8")]
+    assert not stale, "write them again: python -m tools.docs"
+    used = {name for path in docs.documents() for _, name, _, _ in docs.MARKED.findall(path.read_text())}
+    assert used == set(docs.PARTS)
+
+
+@both
 def test_the_readme_holds_exactly_the_two_set_up_commands(text):
-    found = re.findall(r"^python -m pip install .*&&.*$", text, flags=re.MULTILINE)
-    assert found == [
+    assert re.findall(r"^python3? -m (?:pip|venv) .*&&.*$", text, flags=re.MULTILINE) == [
         "python -m pip install -c constraints.txt -e '.[offline]' && python -m bench run --suite glue-small",
         "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest",
     ]
 
 
-def test_the_python_of_the_readme_runs_on_a_user_s_model(capsys):
-    (program,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+@both
+def test_a_virtual_environment_comes_before_the_set_up_commands(text):
+    assert text.index("python3 -m venv .venv\n") < text.index("python -m pip install")
+
+
+@both
+def test_the_readme_is_read_in_a_minute(text):
+    assert len(text.splitlines()) <= 100
+    assert text.count("![") == 1
+    assert 0 < len(re.findall(r"^\| `.+\|$", text, flags=re.MULTILINE)) <= 10
+
+
+@both
+def test_the_readme_names_every_supported_family_and_counts_the_tasks(text):
+    from bench.anatomy import _FAMILIES
+    from bench.tasks.glue import TASKS
+
+    (line,) = [line for line in text.splitlines() if line.startswith(("- **Backbones**", "- **骨干网络**"))]
+    assert sorted(re.findall(r"`(\w+)`", line)) == sorted(_FAMILIES)
+    assert len(_FAMILIES) == 11 and ("eleven families" in line or "十一个家族" in line)
+    assert len(TASKS) == 9 and ("the nine of GLUE" in text or "GLUE 的九个" in text)
+
+
+def test_the_python_of_the_usage_page_runs_on_a_user_s_model(capsys):
+    (program,) = re.findall(r"```python\n(.*?)```", USAGE, flags=re.DOTALL)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     model = BertForSequenceClassification(BertConfig(vocab_size=30, **sizes))
     batch = {"input_ids": torch.ones(2, 5, dtype=torch.long), "labels": torch.ones(2, dtype=torch.long)}
@@ -77,65 +126,107 @@ def test_the_python_of_the_readme_runs_on_a_user_s_model(capsys):
     assert "module='bert.encoder.layer.0" in capsys.readouterr().out
 
 
-def test_the_suite_of_the_guide_is_a_suite(tmp_path):
-    text = next(
-        block for block in re.findall(r"```toml\n(.*?)```", CONTRIBUTING, flags=re.DOTALL) if "question" in block
-    )
+def test_the_suite_of_the_suites_page_is_a_suite(tmp_path):
     path = tmp_path / "guide.toml"
-    path.write_text(text)
+    path.write_text(next(text for text in re.findall(r"```toml\n(.*?)```", SUITES, flags=re.DOTALL)))
     assert load_suite(str(path)).seeds == (0, 1, 2, 3, 4)
 
 
-def test_every_linked_file_exists():
-    for document in ("README.md", "README.zh.md", "CONTRIBUTING.md", "METHODOLOGY.md"):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / document).read_text()):
-            assert (ROOT / target).exists(), f"{document}: {target}"
+def test_every_suite_of_the_project_is_on_the_suites_page():
+    listed = SUITES.partition("## One of your own")[0]
+    assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", listed, flags=re.MULTILINE)) == suite_names()
 
 
-@pytest.mark.parametrize("text", [README, CHINESE], ids=["english", "chinese"])
-def test_the_table_of_the_readme_is_that_of_the_committed_run(text):
-    from rich.console import Console
-
-    from bench.report.render import terminal
-    from bench.store.store import read_run
-
-    console = Console(width=118, highlight=False, record=True, file=io.StringIO())
-    terminal.render(read_run(Path("results/published/glue-small")), console)
-    table, _, report = console.export_text().strip().rpartition("\n")
-    assert table in text
-    assert report.startswith("report ")  # of a run folder whose report is yet to be written it says how
+def test_every_link_leads_to_a_file_and_to_a_heading_of_it():
+    lost = []
+    for path in GUIDES:
+        for target, place in re.findall(r"\]\((?!http)([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text()):
+            at = (path.parent / target).resolve() if target else path
+            if not at.exists():
+                lost.append(f"{path.name}: {target}")
+            elif place and place not in addresses(at):
+                lost.append(f"{path.name}: {target}#{place}")
+    assert not lost
 
 
-def without_comments(program):
-    return [line.partition("#")[0].rstrip() for line in program.splitlines()]
+def addresses(path):
+    """Those of the headings of a Markdown file, as GitHub makes them."""
+    return {anchor(heading) for heading in re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)}
 
 
-def test_the_readme_says_of_the_scores_on_real_files_what_the_run_s_claims_say():
-    told = verdicts.tell(read_run(ROOT / "results/published/glue-real-minilm"))
-    assert {found.verdict for found in told} == {"inconclusive"}  # "No claim about scores is decided there"
-    for found in told:
-        assert found.figures.replace(" points", "") in README.replace(" points", ""), found.says
+def test_the_python_of_the_format_page_reads_a_committed_run(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tables, records = re.findall(r"```python\n(.*?)```", FORMAT, flags=re.DOTALL)
+    exec(tables, {})
+    assert "lora(rank=8)" in capsys.readouterr().out
+    exec(records, {})
+    assert re.match(r"full \d+ \d+ blocks", capsys.readouterr().out)
 
 
-def test_the_readme_says_of_peft_s_forms_what_the_run_s_claims_say():
-    run = read_run(ROOT / "results/published/against-peft")
-    told = verdicts.tell(run)
-    assert {found.verdict for found in told} == {"pass"}
-    said = {found.metric: found.figures for found in told}
-    assert said["forward_seconds"] in README and said["backward_seconds"] in README
-    steps = [found for found in told if found.metric == "step_seconds"]
-    assert len(steps) == 15 and "fifteen pairings of the fourteen methods" in README
-    margins = collections.Counter(found.says.partition("at most ")[2] for found in steps)
+@pytest.mark.parametrize("name", OF_SCORES)
+def test_what_is_said_of_scores_on_real_files_is_what_the_run_s_claims_say(name):
+    told = verdicts.tell(published("glue-real-minilm"))
+    assert {each.verdict for each in told} == {"inconclusive"}  # "is not decided"
+    text = re.sub(r" points| 分", "", (ROOT / name).read_text())
+    assert not [each.says for each in told if each.figures.replace(" points", "") not in text]
+
+
+def test_the_times_of_inference_in_the_readme_are_those_of_the_claims_that_decide_them():
+    told = verdicts.tell(published("why-latency"))
+    slower = [each for each in told if each.metric.startswith("latency_seconds.unmerged")]
+    assert {each.verdict for each in slower} == {"pass"} and len(slower) == 3
+    ends = sorted(end for each in slower for end in re.findall(r"\d\.\d+", each.figures.partition(" [")[0]))
+    said = f"{ends[0]} to {ends[-1]}"
+    assert f"took {said} times as long" in README and f"{said.replace('to', '到')} 倍" in CHINESE
+
+
+def test_merged_lora_is_the_base_model_in_every_published_run_as_the_page_on_methods_says():
+    merged = [
+        record.merged_equals_base
+        for suite in (ROOT / "results/published").glob("*/suite.toml")
+        for record in read_run(suite.parent).records
+        if record.kind == "cost" and record.method.name == "lora" and record.latency_seconds
+    ]
+    assert len(merged) > 10
+    assert all(found is not None and found.all for found in merged)
+
+
+def test_the_frozen_share_of_backward_in_the_readme_is_that_of_the_records():
+    from tools.docs.figures import backward_ratios
+
+    inside = [ratio for label, ratio in backward_ratios().items() if label not in ("full", "head", "lst(reduction=8)")]
+    assert f"{min(inside):.2f} to {max(inside):.2f} of full" in README
+    lst = f"{backward_ratios()['lst(reduction=8)']:.2f}"
+    assert f"{lst} of the backward FLOPs" in README
+    peaks = {label: record.peak_memory_bytes.step for label, record in costs(published("glue-small")).items()}
+    assert sorted(peaks, key=peaks.get)[:2] == ["head", "lst(reduction=8)"]  # "the least memory of all that adapt more"
+
+
+def test_what_the_results_page_says_of_peft_s_forms_is_what_the_run_s_claims_say():
+    told = verdicts.tell(published("against-peft"))
+    assert {each.verdict for each in told} == {"pass"}
+    said = {each.metric: each.figures for each in told}
+    assert said["forward_seconds"] in RESULTS and said["backward_seconds"] in RESULTS
+    steps = [each for each in told if each.metric == "step_seconds"]
+    assert len(steps) == 15 and "fifteen pairings of the fourteen methods" in RESULTS
+    margins = collections.Counter(each.says.partition("at most ")[2] for each in steps)
     assert margins == {"1 % slower than peft's": 11, "3 % slower than peft's": 4}
-    assert "none of the eleven pairings of layers is more than 1 % slower, none of the four of prompts" in README
-    ends = sorted((found.figures.partition(" [")[0], found.says.partition(":")[0]) for found in steps)
-    assert "{} ({}) to {} ({})".format(*ends[0], *ends[-1]) in README
+    assert "none of the eleven pairings of layers is more than 1 % slower, none of the four of prompts" in RESULTS
+    assert "none of eleven pairings of layers" in README and "none of four of prompts and prefixes" in README
+    ends = sorted((each.figures.partition(" [")[0], each.says.partition(":")[0]) for each in steps)
+    assert "{} ({}) to {} ({})".format(*ends[0], *ends[-1]) in RESULTS
+
+
+def test_what_the_results_page_says_of_times_on_one_thread_is_what_the_run_s_claims_say():
+    told = verdicts.tell(published("cost-minilm"))
+    timed = [each.figures for each in told if "_seconds" in each.metric]
+    assert timed and not [figures for figures in timed if figures not in RESULTS]
 
 
 def test_no_pairing_counts_more_than_peft_s_form():
-    """The README says so of FLOPs and operations; a backward pass hangs together in no longer chain either."""
-    run = read_run(ROOT / "results/published/against-peft")
-    counted = {record.method.label: record for record in compare.cost_records(run.records)}
+    """The results page says so of FLOPs and operations; a backward pass hangs together in no longer chain either."""
+    run = published("against-peft")
+    counted = {record.method.label: record for record in run.records if record.kind == "cost"}
     pairs = [claim for claim in run.suite.claims if claim["metric"] == "step_seconds"]
     for ours, theirs in ((counted[pair["method"][0]], counted[pair["versus"]]) for pair in pairs):
         assert ours.flops.forward <= theirs.flops.forward and ours.flops.backward <= theirs.flops.backward
@@ -143,36 +234,33 @@ def test_no_pairing_counts_more_than_peft_s_form():
         assert ours.backward_path.depth <= theirs.backward_path.depth
 
 
-def test_the_readme_says_of_peft_s_own_comparison_what_its_page_counts():
+def test_what_the_results_page_says_of_peft_s_own_comparison_is_what_its_page_counts():
     page = (ROOT / "docs/peft-comparison.md").read_text()
     rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| [\w+]+/", line)]
     run = [(counted, published) for _, _, counted, published, _ in rows if counted]
     known = [(counted, published) for counted, published in run if published]
     equal = [counted for counted, published in known if counted == published]
     assert f"Of {len(rows)} experiments {len(run)} run, and {len(rows) - len(run)} need" in page
-    assert f"Of {len(rows)} experiments of `peft`'s own method comparison [{len(run)} run as they are]" in README
-    assert len(equal) == len(known) and f"all {len(equal)} of them that have a published figure" in README
+    assert f"Of {len(rows)} experiments of `peft`'s own method comparison [{len(run)} run as they are]" in RESULTS
+    assert len(equal) == len(known) and f"all {len(equal)} of them that have a published figure" in RESULTS
 
 
-def decimals(text):
-    """Figures of the prose: those of blocks are compared whole."""
-    return sorted(re.findall(r"\d+\.\d+", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+@pytest.mark.parametrize(("english", "chinese"), TWINS)
+def test_both_languages_hold_the_same_commands_links_headings_and_figures(english, chinese):
+    ours, theirs = ((ROOT / name).read_text() for name in (english, chinese))
+    for pattern in (r"^```\n(.*?)^```", r"^(#+) "):
+        first, second = (re.findall(pattern, text, flags=re.DOTALL | re.MULTILINE) for text in (ours, theirs))
+        assert first == second
+    figures = [sorted(re.findall(r"[-+]?\d+\.\d+", text)) for text in (ours, theirs)]
+    assert figures[0] == figures[1]
+    linked = [set(re.findall(r"\]\((?!http)([^)#]+)", text.replace(".zh.md", ".md"))) for text in (ours, theirs)]
+    assert linked[0] == linked[1]
 
 
-def test_the_chinese_readme_says_the_same_commands_links_and_figures():
-    assert commands(CHINESE) == commands(README)
-    ours, theirs = (re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for text in (CHINESE, README))
-    assert [without_comments(program) for program in ours] == [without_comments(program) for program in theirs]
-    ours, theirs = (sorted(re.findall(r"\]\(([^)#]+)\)", text)) for text in (CHINESE, README))
-    assert [link for link in ours if link != "README.md"] == [link for link in theirs if link != "README.zh.md"]
-    ours, theirs = (re.findall(r"^(#+) |^\| `([a-z0-9-]+)` \|", text, flags=re.MULTILINE) for text in (CHINESE, README))
-    assert ours == theirs
-    assert decimals(CHINESE) == decimals(README)
-
-
-def test_both_readmes_lead_to_each_other_at_their_top():
-    assert "(README.zh.md)" in README[:200]
-    assert "(README.md)" in CHINESE[:200]
+@pytest.mark.parametrize(("english", "chinese"), TWINS)
+def test_both_languages_lead_to_each_other_at_their_top(english, chinese):
+    for name, other in ((english, chinese), (chinese, english)):
+        assert f"({Path(other).name})" in (ROOT / name).read_text()[:200]
 
 
 def test_committed_results_hold_no_path_of_the_machine_that_made_them():
@@ -189,24 +277,49 @@ cost = [{ batch = 2, length = 8 }]
 """
 
 
-def test_the_action_runs_a_suite_and_gates_it(tmp_path):
-    action = yaml.safe_load((ROOT / ".github/actions/gate/action.yml").read_text())
+def test_the_commands_of_the_page_on_ci_write_a_reference_that_the_action_s_run_meets(tmp_path, monkeypatch):
+    action = yaml.safe_load(gate.ACTION.read_text())
     step, inputs = action["runs"]["steps"][-1], action["inputs"]
-    suite, reference = tmp_path / "counted.toml", tmp_path / "reference.json"
-    suite.write_text(COUNTED)
-    bench("run", "--suite", suite, "--counts", "--out", tmp_path / "run")
-    bench("reference", tmp_path / "run", "-o", reference)
-    asked = {"suite": str(suite), "reference": str(reference)}
+    monkeypatch.chdir(tmp_path)
+    Path("suites").mkdir()
+    Path("suites/mine.toml").write_text(COUNTED)
+    for line in commands(CI):
+        bench(*shlex.split(line)[3:])
+    asked = {"suite": "suites/mine.toml", "reference": gate.REFERENCE}
     given = {name: asked.get(name, values.get("default", "")) for name, values in inputs.items()}
     values = {
         key: re.sub(r"\$\{\{ inputs\.(\w+) \}\}", lambda m: given[m[1]], text) for key, text in step["env"].items()
     }
     paths = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    around = os.environ | values | {"RUNNER_TEMP": str(tmp_path), "PATH": paths}
+    around = os.environ | values | {"RUNNER_TEMP": str(tmp_path), "PATH": paths, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        ["bash", "-euc", step["run"]], env=around, capture_output=True, text=True, timeout=240, cwd=ROOT
+        ["bash", "-euc", step["run"]], env=around, capture_output=True, text=True, timeout=240, cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
     assert 'failures="0"' in (tmp_path / "peft-ledger-gate" / "gate.xml").read_text()
     assert "${{" not in step["run"]  # an input in a script would be an injection
+
+
+def test_the_workflow_of_the_page_on_ci_is_complete_and_gives_the_action_what_it_takes():
+    (text,) = re.findall(r"```yaml\n(.*?)```", CI, flags=re.DOTALL)
+    workflow = yaml.safe_load(text)
+    assert {"name", "permissions", "jobs"} <= workflow.keys() and True in workflow  # YAML reads the key `on` as true
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    (used,) = [step for step in steps if "peft-ledger" in step.get("uses", "")]
+    place = used["uses"].partition("@")[0].removeprefix("OWNER/peft-ledger/")
+    assert place == str(gate.ACTION.parent.relative_to(ROOT))
+    inputs = yaml.safe_load(gate.ACTION.read_text())["inputs"]
+    assert used["with"].keys() <= inputs.keys()
+    assert {name for name, values in inputs.items() if values.get("required")} <= used["with"].keys()
+
+
+def test_a_failing_gate_prints_what_the_page_on_ci_shows(tmp_path, monkeypatch):
+    from bench.verdicts.reference import write_reference
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    Path("suites").mkdir()
+    write_reference(gate.older_reference(), Path(gate.REFERENCE))
+    done = bench("gate", ROOT / "results/published" / gate.RUN, "--reference", gate.REFERENCE, code=1)
+    assert f"```\n{done.stdout}```" in CI
