@@ -1,6 +1,7 @@
 """The commands; each imports what it needs when it is called."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -324,22 +325,32 @@ def show_plan(
     counts: CountsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what a run would do, in order, without running it."""
+    """Print what a run would do, in order, and about how long it takes on this machine, without running it."""
+    from bench.cli.progress import spoken, waiting
+    from bench.plan.duration import estimate
     from bench.schema.resolved import match_lines
 
     plan = planned(selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))
+    with waiting() as say:
+        time = estimate(plan, progress=say)
     if as_json:
-        print(plan.model_dump_json(indent=2))
+        estimated = {"estimate": asdict(time) | {"total": time.total}}
+        print(json.dumps(json.loads(plan.model_dump_json()) | estimated, indent=2))
         return
     print(plan.name)
     for line in match_lines(plan.suite):
         print(f"match  {line}")
     for sweep in plan.sweeps:
-        print(f"sweep  {sweep.id[:12]}  {sweep.name} · {len(sweep.methods)} methods at {len(sweep.values)} values")
+        size = f"{len(sweep.methods)} methods at {len(sweep.values)} values"
+        print(f"sweep  {sweep.id[:12]}  {sweep.name} · {size} · about {spoken(time.seconds[sweep.id])}")
     for probe in plan.probes:
-        print(f"probe  {probe.id[:12]}  {probe.name} · {len(probe.methods)} methods")
+        size = f"{len(probe.methods)} methods"
+        print(f"probe  {probe.id[:12]}  {probe.name} · {size} · about {spoken(time.seconds[probe.id])}")
     for cell in plan.cells:
         print(f"cell   {cell.id[:12]}  {cell.name} · {cell.recipe['steps']} steps, lr {cell.recipe['learning_rate']:g}")
+    parts = {"sweeps": time.sweeps, "probes": time.probes, f"cells, {time.workers} at a time": time.cells}
+    shown = "; ".join(f"{name}: {spoken(seconds)}" for name, seconds in parts.items() if seconds)
+    print(f"time   about {spoken(time.total)} on this machine ({shown or 'nothing to do'})")
 
 
 @app.command("list", rich_help_panel=READ)

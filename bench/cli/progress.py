@@ -26,6 +26,13 @@ def wide_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if stream.isatty() else 118, highlight=False)
 
 
+def spoken(seconds: float) -> str:
+    """A length of time for people: ``40 s``, ``6 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 @contextlib.contextmanager
 def waiting() -> Iterator[Callable[[str], object]]:
     """Lines on stderr that say what goes on: on a terminal one that vanishes at the end, elsewhere plain ones.
@@ -140,5 +147,5 @@ class Display:
             return
         self._last_line = time.monotonic()
         spent = time.monotonic() - self._since[kind]
-        left = f", about {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
+        left = f", about {spoken(spent / done * (total - done))} left" if 0 < done < total else ""
         self.note(f"{kind:<7} {done}/{total}{left}  {line}")

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bench.cli import progress
-from bench.cli.progress import Display, waiting
+from bench.cli.progress import Display, spoken, waiting
 from bench.execute.workers import Result
 
 
@@ -41,6 +41,13 @@ def test_on_a_terminal_a_live_line_says_what_goes_on_and_vanishes(monkeypatch):
         say("counting lora, 2 of 3")
     assert "counting lora, 2 of 3" in screen.file.getvalue()
     assert screen.file.getvalue().endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (360, "6 min"), (5399, "90 min"), (9000, "2.5 h")]
+)
+def test_a_length_of_time_is_given_in_its_unit(seconds, words):
+    assert spoken(seconds) == words
 
 
 def test_a_run_says_what_is_to_do_and_what_is_done_already(capsys):
