@@ -124,7 +124,7 @@ def test_methods_named_are_timed_although_nothing_differs(there):
 
 
 def test_a_method_that_breaks_in_the_head_is_a_regression(there):
-    (lora,) = found(there, "plain", "broken")
+    (lora,) = found(there, "plain", "broken", "lora")
     assert (lora.method, lora.failed, verdict([lora])) == ("lora(rank=8)", "head", "slower")
     assert "has no attribute 'bass'" in lora.note
 
