@@ -120,4 +120,4 @@ def test_the_site_of_the_committed_runs_is_whole(tmp_path):
     assert {page.name for page in pages} == names | {"ab-self-test"}
     page = (tmp_path / "site" / "glue-small" / "report.html").read_text()
     assert "../methodology.html#times" in page
-    assert "Rank at searched rates" in page  # the search of the same name takes part
+    assert "Ranking at default and at searched rates" in page  # the search of the same name takes part
