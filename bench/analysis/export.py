@@ -37,13 +37,29 @@ def figure_table(run: Run) -> pd.DataFrame:
     if not run.records:
         raise BenchError(f"{run.folder}: holds no record; finish the run first: {run.command}")
     order = run.suite.methods
-    parts = [_costs(run, shape, order) for shape in cost_shapes(run.records)]
-    parts += [_counts(run), _scores(run, order), _standing(run, order), _curves(run, order), _reach(run, order)]
-    parts += [_gradients(run, order)]
-    found = [part.dropna(axis="columns", how="all") for part in parts if not part.empty]
-    table = pd.concat(found, ignore_index=True)
+    table = _joined(
+        cost_figures(run), _counts(run), score_figures(run), _standing(run, order), _curves(run, order),
+        _reach(run, order), _gradients(run, order),
+    )  # fmt: skip
     table.insert(0, "suite", run.suite.name)
-    first = ["suite", "kind", "method", "status", *SHAPE, "sweep", "vary", "value", "task"]
+    return table
+
+
+def cost_figures(run: Run) -> pd.DataFrame:
+    """The rows of `figure_table` whose kind is cost, one per method and shape; whole numbers stay whole."""
+    return _joined(*(_costs(run, shape, run.suite.methods) for shape in cost_shapes(run.records)))
+
+
+def score_figures(run: Run) -> pd.DataFrame:
+    """The rows of `figure_table` whose kind is score, one per method and task; whole numbers stay whole."""
+    return _joined(_scores(run, run.suite.methods))
+
+
+def _joined(*parts: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all parts, first what they are of; a column that no row fills is left out."""
+    filled = [part.dropna(axis="columns", how="all") for part in parts if not part.empty]
+    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=["kind", "method", "status"])
+    first = ["kind", "method", "status", *SHAPE, "sweep", "vary", "value", "task"]
     return table[[name for name in first if name in table] + [name for name in table if name not in first]]
 
 

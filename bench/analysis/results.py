@@ -21,7 +21,7 @@ from bench.analysis import (
     scaling,
     scores,
 )
-from bench.analysis.export import figure_table
+from bench.analysis.export import cost_figures, figure_table, score_figures
 from bench.errors import BenchError, first_fault
 from bench.schema.claims import ClaimTable
 from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord, Shape
@@ -244,13 +244,9 @@ class Results:
     @cached_property
     def costs(self) -> pd.DataFrame:
         """One row per method and shape: ``method status``, the shape's fields, every cost figure with its unit."""
-        return self._of_kind("cost")
+        return cost_figures(self.run).drop(columns="kind", errors="ignore")
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """One row per method and task: ``method task``, mean score, interval, seeds, paired difference to baseline."""
-        return self._of_kind("score")
-
-    def _of_kind(self, kind: str) -> pd.DataFrame:
-        chosen = self.figures[self.figures["kind"] == kind].dropna(axis="columns", how="all")
-        return chosen.drop(columns=["suite", "kind"]).reset_index(drop=True)
+        return score_figures(self.run).drop(columns="kind", errors="ignore")

@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.report.charts import catalogue, sweeps
 from bench.report.render import html
 from bench.report.sections import overview, page_answers, tuning, verdicts
+from bench.schema.resolved import ResolvedSuite
 from bench.store.store import read_run
 from tools import ab_summary
 from tools.site import prose
@@ -109,8 +110,8 @@ def _run(folder: Path, out: Path) -> Page:
     )  # fmt: skip
 
 
-def _question(suite: Any) -> str:
-    return " ".join((suite.get("question") or "").split())
+def _question(suite: ResolvedSuite) -> str:
+    return " ".join(suite.question.split())
 
 
 def _search(folder: Path, out: Path) -> Page:
