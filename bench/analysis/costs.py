@@ -13,18 +13,18 @@ import pandas as pd
 from bench.analysis.once import Once
 from bench.analysis.records import cost_records, in_order
 from bench.errors import BenchError
-from bench.schema.claims import BASE as BASE
-from bench.schema.claims import MODES as MODES
-from bench.schema.record import CostRecord, Inference, Record, Shape, Timing
+from bench.schema import figures
+from bench.schema.figures import BASE as BASE
+from bench.schema.figures import MERGE_TYPES as MERGE_TYPES
+from bench.schema.figures import MODES as MODES
+from bench.schema.figures import PHASES as PHASES
+from bench.schema.record import CostRecord, CountRecord, Inference, Record, Shape, Timing
 from bench.stats.noise import QUIET as QUIET
 
-PHASES = ("forward", "backward", "optimizer", "step")
 BATCHES = ("batch_1", "batch_8", "batch_32")
 """Batch sizes of inference, as columns name them, that a table has columns for also where none was measured."""
 INFERENCE = tuple(Inference.model_fields)
 """What is counted of one inference."""
-MERGE_TYPES = ("float32", "bfloat16")
-LEAVES = ("seconds", "p95", "ratio", "low", "high", "blocks", "samples")
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -64,72 +64,47 @@ def _timing(prefix: str, timing: Timing | None) -> dict[str, float]:
     if timing is None:
         return {}
     low, high = timing.ratio_interval
-    figures = (timing.median, timing.p95, timing.ratio_to_baseline, low, high)
+    values = (timing.median, timing.p95, timing.ratio_to_baseline, low, high)
     counts = (len(timing.samples), sum(map(len, timing.samples)))
-    return {f"{prefix}_{leaf}": value for leaf, value in zip(LEAVES, (*figures, *counts), strict=True)}
+    return {f"{prefix}_{leaf}": value for leaf, value in zip(figures.OF_A_TIME, (*values, *counts), strict=True)}
 
 
-def _ledger_row(record: CostRecord, baseline: CostRecord | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"delta_bytes": record.delta_bytes, "peak_memory_source": record.peak_memory_source}
-    if record.trainable_parameters:
-        row["trainable_method"] = record.trainable_parameters.method
-        row["trainable_head"] = record.trainable_parameters.head
-    if record.bytes:
-        row |= {f"{name}_bytes": value for name, value in record.bytes.model_dump().items()}
-    if record.peak_memory_bytes:
-        row |= {f"peak_{name}_bytes": value for name, value in record.peak_memory_bytes.model_dump().items()}
-    if record.predicted_peak_memory_bytes:
-        row["predicted_step_bytes"] = record.predicted_peak_memory_bytes.step
-    if record.flops:
-        row |= {"flops_forward": record.flops.forward, "flops_backward": record.flops.backward}
-        row["flops_backward_weight_gradient"] = record.flops.backward_weight_gradient
-        row["flops_backward_input_gradient"] = record.flops.backward_input_gradient
-        row["flops_backward_backbone"] = record.flops.backbone.backward
-        if baseline and baseline.flops and baseline.flops.backward:
-            row["flops_backward_ratio"] = record.flops.backward / baseline.flops.backward
+def counted_row(record: CostRecord | CountRecord) -> dict[str, Any]:
+    """What a cost table shows of the counts and the memory of a record, by column; a figure that it lacks is None."""
+    shown = (*figures.of_group("counted"), *figures.of_group("memory"))
+    return {column: figures.read(record, path) for figure in shown for column, path in figure.columns.items()}
+
+
+def _row(record: CostRecord, baseline: CostRecord | None) -> dict[str, Any]:
+    row = counted_row(record) | {"peak_memory_source": record.peak_memory_source}
+    if record.flops and baseline and baseline.flops and baseline.flops.backward:
+        row["flops_backward_ratio"] = record.flops.backward / baseline.flops.backward
+    row["latency_length"] = record.latency_length if record.inference else None
+    for figure in (*figures.of_group("inference"), *figures.of_group("merge")):
+        row |= {column: figures.read(record, path) for column, path in figure.columns.items()}
+    for prefix, timing in _timings(record).items():
+        row |= _timing(prefix, timing)
     return row
 
 
-def _inference_row(record: CostRecord) -> dict[str, Any]:
-    if record.inference is None:
-        return {}
-    counted = {mode: getattr(record.inference, mode) for mode in (BASE, *MODES)}
-    return {"latency_length": record.latency_length} | {
-        f"inference_{mode}_{name}": getattr(found, name)
-        for mode, found in counted.items() if found is not None for name in INFERENCE
-    }  # fmt: skip
-
-
-def _time_row(record: CostRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {"switch_seconds": record.switch_seconds}
-    for phase in PHASES:
-        row |= _timing(phase, getattr(record, f"{phase}_seconds"))
-    if record.latency_seconds:
-        for mode in MODES:
-            latency = getattr(record.latency_seconds, mode)
-            for rows, timing in latency.by_batch.items() if latency else ():
-                row |= _timing(f"{mode}_batch_{rows}", timing)
-    if record.merged_equals_base:
-        row["merged_is_base"] = record.merged_equals_base.all
-    if record.merge_error:
-        row |= {f"merge_error_{dtype}": record.merge_error.get(dtype) for dtype in MERGE_TYPES}
-    return row
+def _timings(record: CostRecord) -> dict[str, Timing | None]:
+    """The times of a cost table by the first part of their columns' names."""
+    timed: dict[str, Timing | None] = {phase: figures.read(record, f"{phase}_seconds") for phase in PHASES}
+    for mode in MODES:
+        latency = getattr(record.latency_seconds, mode, None)
+        timed |= {f"{mode}_batch_{rows}": timing for rows, timing in (latency.by_batch if latency else {}).items()}
+    return timed
 
 
 def _cost_columns(batches: Iterable[str]) -> list[str]:
-    timed = [*PHASES, *(f"{mode}_{batch}" for mode in MODES for batch in batches)]
-    return [
-        *("status", "trainable_method", "trainable_head", "delta_bytes"),
-        *("flops_forward", "flops_backward", "flops_backward_ratio"),
-        *("flops_backward_weight_gradient", "flops_backward_input_gradient", "flops_backward_backbone"),
-        *("weights_bytes", "gradients_bytes", "optimizer_state_bytes", "saved_activations_bytes"),
-        *(f"peak_{phase}_bytes" for phase in PHASES),
-        *("predicted_step_bytes", "peak_memory_source"),
-        "latency_length",
-        *(f"inference_{mode}_{name}" for mode in (BASE, *MODES) for name in INFERENCE),
-        *(f"{name}_{leaf}" for name in timed for leaf in LEAVES),
-        *("merged_is_base", *(f"merge_error_{dtype}" for dtype in MERGE_TYPES), "switch_seconds"),
-    ]
+    def of(group: figures.Group) -> list[str]:
+        return [column for figure in figures.of_group(group) for column in figure.columns]
+
+    counted, timed = of("counted"), [*PHASES, *(f"{mode}_{batch}" for mode in MODES for batch in batches)]
+    counted.insert(counted.index("flops_backward") + 1, "flops_backward_ratio")
+    times = [f"{name}_{leaf}" for name in timed for leaf in figures.OF_A_TIME]
+    beside = ["peak_memory_source", "latency_length"]
+    return ["status", *counted, *of("memory"), *beside, *of("inference"), *times, *of("merge")]
 
 
 def cost_table(records: Iterable[Record], order: Sequence[str] = (), shape: Shape | None = None) -> pd.DataFrame:
@@ -168,8 +143,7 @@ def _cost_table(records: Iterable[Record], order: Sequence[str], shape: Shape | 
         rows[record.method.label] = {"status": record.status}
         if record.status == "ok":
             baseline = by_label.get(record.baseline)
-            rows[record.method.label] |= _ledger_row(record, baseline) | _inference_row(record)
-            rows[record.method.label] |= _time_row(record)
+            rows[record.method.label] |= _row(record, baseline)
     labels = in_order(rows, order)
     table = pd.DataFrame([rows.get(label, {}) for label in labels], index=pd.Index(labels, name="method"))
     table = table.reindex(columns=_cost_columns(_batches(done)))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.costs import BASE, LEAVES, MODES, cost_shapes, cost_table
+from bench.analysis.costs import cost_shapes, cost_table, counted_row
 from bench.analysis.curves import curve_table, reached
 from bench.analysis.gradients import gradient_table, start_table
 from bench.analysis.over_rows import paired_rows
@@ -12,13 +12,10 @@ from bench.analysis.ranking import fronts
 from bench.analysis.records import count_records, score_records
 from bench.analysis.scores import per_task, score_table
 from bench.errors import BenchError
+from bench.schema.figures import exported
 from bench.schema.record import Shape, Tuning
 from bench.store.store import Run
 
-SECONDS = {"p95": "p95_seconds", "low": "ratio_low", "high": "ratio_high"}
-"""Leaves of a timing whose own name in `cost_table` holds no unit."""
-UNITS = {"latency_length": "tokens"} | {f"inference_{mode}_depth": "operations" for mode in (BASE, *MODES)}
-"""Of columns of `cost_table` whose own name does not end with it."""
 SHAPE = tuple(Shape.model_fields)
 
 
@@ -65,18 +62,8 @@ def _joined(*parts: pd.DataFrame) -> pd.DataFrame:
 
 def _costs(run: Run, shape: Shape, order: list[str]) -> pd.DataFrame:
     table = cost_table(run.records, order, shape)
-    table = table[table["status"].notna()].rename(columns=_with_unit)
+    table = table[table["status"].notna()].rename(columns=exported)
     return table.assign(kind="cost", **shape.model_dump()).reset_index()
-
-
-def _with_unit(column: str) -> str:
-    """``step_p95`` becomes ``step_p95_seconds``, ``trainable_head`` ``trainable_head_parameters``."""
-    if column in UNITS:
-        return f"{column}_{UNITS[column]}"
-    name, _, leaf = column.rpartition("_")
-    if column.startswith("trainable_"):
-        return f"{column}_parameters"
-    return f"{name}_{SECONDS[leaf]}" if leaf in SECONDS and leaf in LEAVES else column
 
 
 def _counts(run: Run) -> pd.DataFrame:
@@ -90,17 +77,7 @@ def _counts(run: Run) -> pd.DataFrame:
         }
         row |= {"vary": record.vary, "value": record.value, "delta_bytes": record.delta_bytes}
         row |= record.shape.model_dump()
-        if record.trainable_parameters:
-            row |= {f"trainable_{k}_parameters": v for k, v in record.trainable_parameters.model_dump().items()}
-        if record.flops:
-            row |= {"flops_forward": record.flops.forward, "flops_backward": record.flops.backward}
-            row["flops_backward_weight_gradient"] = record.flops.backward_weight_gradient
-            row["flops_backward_input_gradient"] = record.flops.backward_input_gradient
-            row["flops_backward_backbone"] = record.flops.backbone.backward
-        if record.bytes:
-            row |= {f"{name}_bytes": value for name, value in record.bytes.model_dump().items()}
-        if record.predicted_peak_memory_bytes:
-            row["predicted_step_bytes"] = record.predicted_peak_memory_bytes.step
+        row |= {exported(name): value for name, value in counted_row(record).items() if value is not None}
         rows.append(row)
     return pd.DataFrame(rows)
 

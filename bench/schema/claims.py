@@ -1,19 +1,13 @@
 """A claim as a suite states it: a sentence of the field and the comparison that decides it."""
 
-import re
-import types
-import typing
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from bench.schema.record import CostRecord, Latency, MergedEqualsBase, Timing
+from bench.schema import figures
+from bench.schema.figures import BASE, MODES
 
-BASE = "base"
-"""What inference is compared with: the bare backbone under the same head."""
-MODES = ("unmerged", "merged")
-"""Forms of a method that inference is measured in; the second only where it can be merged."""
 _OF_INFERENCE = ("latency_seconds", "inference")
 """Fields of a cost record that hold figures of the base and of each mode."""
 LOOKS = 3
@@ -107,7 +101,8 @@ class ClaimTable(_Table):
                 "is true or false: give holds" if yes_or_no else "is a number: holds applies to merged_equals_base only"
             )
             raise ValueError(f"claim {self.name!r}: {self.metric} {needs}")
-        if self.value is not None and is_figure(self.metric, Timing):
+        figure = figures.claimed(self.metric)
+        if self.value is not None and figure is not None and figure.kind == "timed":
             raise ValueError(f"claim {self.name!r}: times are compared within one run; give versus and ratio")
         if self.versus == BASE and of_base is None:
             raise ValueError(
@@ -169,7 +164,7 @@ def check_claims(
             if task not in tasks:
                 raise ValueError(f"claim {claim.name!r}: the suite has no task {task!r}; it has {', '.join(tasks)}")
         for metric in (claim.metric, *claim.price):
-            if metric != "score" and not is_figure(metric):
+            if metric != "score" and figures.claimed(metric) is None:
                 raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")
         if claim.metric != "score" and shapes:
             _check_shape(claim, shapes)
@@ -187,11 +182,6 @@ def _check_shape(claim: ClaimTable, shapes: Sequence["ClaimedShape"]) -> None:
             f"claim {claim.name!r}: no [[cost]] of {where} measures all of {', '.join(sorted(claim.labels))}; "
             "its methods narrow each"
         )
-
-
-_OF_BATCH = "batch_<rows>"
-_KEYS = {"schema_", "backbone", "shape", "latency_length"}
-"""Of a record: what a figure was taken on, no figure."""
 
 
 class ClaimedShape(_Table):
@@ -253,30 +243,3 @@ def timed_bounds(
             for label in claim.method
         ]  # fmt: skip
     return tuple(found)
-
-
-def is_figure(metric: str, *kinds: type) -> bool:
-    """Whether ``metric`` is the dotted name of a figure of a cost record, of some kinds or of any."""
-    place, _, leaf = metric.rpartition(".")
-    if re.fullmatch(r"batch_[1-9]\d*", leaf):  # of any batch that a suite may ask for
-        metric = f"{place}.{_OF_BATCH}"
-    return metric in _metrics(CostRecord, "", kinds or (Timing, MergedEqualsBase, int))
-
-
-def _metrics(model: type[BaseModel], prefix: str, wanted: tuple[type, ...]) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        if name in _KEYS and not prefix:
-            continue
-        kinds = [kind for kind in _members(field.annotation) if isinstance(kind, type)]
-        for kind in kinds:
-            if issubclass(kind, wanted):
-                yield prefix + name
-            elif kind is Latency and issubclass(Timing, wanted):
-                yield f"{prefix}{name}.{_OF_BATCH}"
-            elif issubclass(kind, BaseModel) and kind not in (Timing, MergedEqualsBase):
-                yield from _metrics(kind, f"{prefix}{name}.", wanted)
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if union else (annotation,)

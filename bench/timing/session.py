@@ -16,7 +16,7 @@ from bench.count.memory import measure_step, nbytes
 from bench.count.outcome import Findings
 from bench.errors import BenchError
 from bench.models.head import TaskModel
-from bench.schema.claims import BASE
+from bench.schema.figures import BASE
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import Inference, Inferences, Latencies, Latency
 from bench.timing import inference as latency

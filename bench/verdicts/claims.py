@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from bench import analysis as compare
 from bench.analysis.results import Results
-from bench.schema.claims import BASE, LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
-from bench.schema.record import Control, CostRecord, MergedEqualsBase, Record, Shape, Timing
+from bench.schema import figures
+from bench.schema.claims import LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
+from bench.schema.figures import BASE
+from bench.schema.record import Control, CostRecord, Record, Shape, Timing
 from bench.stats.intervals import (
     LEVEL,
     Interval,
@@ -143,11 +145,8 @@ def _outcome(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, label: s
 
 def _figure(record: CostRecord, metric: str) -> Any:
     """The figure of a dotted name; None where the record lacks it or has no single figure there."""
-    found: Any = record
-    for part in metric.split("."):
-        found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
-    found = found.all if isinstance(found, MergedEqualsBase) else found
-    return found if isinstance(found, Timing | int | float) else None
+    value = figures.read(record, metric)
+    return value if isinstance(value, Timing | int | float) else None
 
 
 def _exact(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, found: Any) -> Outcome:

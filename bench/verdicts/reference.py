@@ -10,17 +10,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from bench import analysis as compare
 from bench.errors import BenchError, first_fault, unwritable
+from bench.schema.figures import exact_fields
 from bench.schema.record import CostRecord, Record, ScoreRecord, Shape
 from bench.store.store import Run
 from bench.store.strict_json import strict_json
 
 DECIDING = ("torch", "transformers")
 """Packages whose version, but for the last number, decides a count."""
-LEDGER = (
-    "trainable_parameters", "delta_bytes", "flops", "backward_path", "bytes", "predicted_peak_memory_bytes",
-    "inference", "merged_equals_base",
-)  # fmt: skip
-"""Exact figures of a cost record."""
 AGAIN = "write it again with: python -m bench reference"
 Exact = int | bool
 
@@ -183,7 +179,7 @@ def _shape_key(shape: Shape) -> dict[str, Any]:
 def _exact_figures(record: CostRecord) -> dict[str, Exact]:
     """Counted figures by dotted name; those that the record lacks are absent."""
     figures: dict[str, Exact] = {}
-    for name in LEDGER:
+    for name in exact_fields():
         value = getattr(record, name)
         if isinstance(value, BaseModel):
             figures |= _flat(value.model_dump(exclude_none=True), f"{name}.")
