@@ -16,7 +16,7 @@ COMMANDS = re.findall(r"^python -m .+$", TEXT, flags=re.MULTILINE)
 
 
 def as_test(line: str) -> list[str]:
-    """The command as it runs here: packages into a folder and from no index, the backbone in small and at random, one seed."""
+    """The command as it runs here: packages into a folder and from no index, a tiny random backbone, one seed."""
     _, *words = shlex.split(line)
     if words[:3] == ["-m", "pip", "install"]:
         words += ["--quiet", "--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check"]

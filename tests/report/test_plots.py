@@ -1,6 +1,7 @@
 """Figures show what the records hold and nothing else: right lengths, named doubts, one look a method, small files."""
 
 import itertools
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -78,6 +79,17 @@ def test_the_anatomy_stacks_each_kind_of_gradient_to_its_share_of_the_baseline()
     assert "0.55 x" in texts(figure)
     assert texts(figure).count("none of it in the backbone") == 1
     assert "51 %: all input gradients of full" in texts(figure)
+
+
+@pytest.mark.parametrize("times", [1, 40, 1_000_000])
+def test_the_anatomy_s_scales_stay_readable_whatever_the_baseline_spends(times):
+    """With the head alone as the baseline the others' backward is some hundred thousand times as long."""
+    small = {"full": FLOPS["full"], "huge": flops((50 * times, 40 * times, 8 * times), (0, 0, 0), [(1, 1, 1)])}
+    with styled():
+        figure = anatomy(small, "full", Words("title", "caption"), looks(list(small), "full"))
+    assert 2 <= len(figure.axes[0].get_xticks()) <= 12
+    above = [text.get_text() for text in figure.axes[0].texts if re.match(r"[\d,]+ %( of full)?$", text.get_text())]
+    assert 2 <= len(above) <= 10
 
 
 def test_there_is_no_anatomy_without_the_baseline():

@@ -1,5 +1,6 @@
 """Where backward works: its FLOPs at each depth, and by kind of gradient."""
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -288,19 +289,25 @@ def _part(axes: "Axes", y: Floats, left: Floats, width: Floats, kind: Kind, own:
 
 def _scales(axes: "Axes", whole: int, name: str, longest: float, guide: float) -> None:
     """Below FLOPs, above shares of the baseline; none where the guide stands."""
-    size, unit = scaled([whole], ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
-    step = next(s for s in (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5, 5, 10, 20, 25, 50, 100, 200, 250) if whole / size / s <= 6)
-    ticks = np.arange(0, 1.17 * longest * whole / size, step)
+    most = longest * whole
+    size, unit = scaled([most], ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
+    ticks = np.arange(0, 1.17 * most / size, _round_step(most / size, 0.1))
     axes.set_xticks(ticks * size / whole, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(f"backward FLOPs of one training step ({unit}FLOP)")
     axes.grid(visible=False)
-    for share in np.arange(0, longest + 0.01, 0.25):
+    for share in np.arange(0, longest + 0.01, _round_step(longest, 0.25)):
         axes.axvline(share, color=GRID, linewidth=0.7, zorder=0)
         if abs(share - guide) < 0.06 * longest:
             continue
-        text = f"{100 * share:.0f} %" + (f" of {name}" if share == 1 else "")
+        text = f"{100 * share:,.0f} %" + (f" of {name}" if share == 1 else "")
         axes.text(share, 1.005, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=7.5,
                   color=QUIET_INK)  # fmt: skip
+
+
+def _round_step(end: float, least: float) -> float:
+    """The smallest of ``least`` times 1, 2, 4, 10, 20 ... that takes six steps at most from 0 to ``end``."""
+    steps = (least * factor * 10.0**power for power in itertools.count() for factor in (1, 2, 4))
+    return next(step for step in steps if end / step <= 6)
 
 
 def _guide(axes: "Axes", share: float, name: str) -> None:
