@@ -74,7 +74,7 @@ def test_the_figure_has_a_panel_a_figure_and_a_curve_through_every_value(run):
     for axes in figure.axes:
         assert list(axes.lines[0].get_xdata()) == list(RANKS)
         assert axes.get_xlabel() == "rank"
-    scores = Sheet(Results(run)).scores
+    scores = Results(run).score_table
     assert list(figure.axes[0].lines[0].get_ydata()) == [scores.loc[f"lora(rank={rank})", "mean"] for rank in RANKS]
 
 

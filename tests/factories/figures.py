@@ -10,9 +10,7 @@ def texts(figure):
 
 def cells_of(axes):
     """Values of a heat map, the first row on top; -1 where a cell has none."""
-    return [
-        mesh.get_array().filled(-1).ravel().tolist() for mesh in axes.collections if hasattr(mesh, "get_coordinates")
-    ]
+    return [image.get_array().filled(-1).ravel().tolist() for image in axes.images]
 
 
 def written(figure):

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from matplotlib.axes import Axes
-    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 HEAD = "head"
 """Depth of the task head, above the backbone's layers."""
@@ -168,7 +168,7 @@ def _of_whole(flops: "Mapping[str, Flops]", baseline: str) -> Floats:
     return np.array([[counted.method.backward / whole, counted.backward / whole] for counted in flops.values()])
 
 
-def _paint(axes: "Axes", y: Floats, ratio: Floats, top: float, numbered: bool) -> "QuadMesh":
+def _paint(axes: "Axes", y: Floats, ratio: Floats, top: float, numbered: bool) -> "AxesImage":
     import matplotlib
     from matplotlib.colors import ListedColormap
 

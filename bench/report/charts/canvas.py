@@ -16,9 +16,9 @@ from bench.report.charts.looks import MANY, Look, Looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.collections import QuadMesh
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
 
 Floats = NDArray[np.float64]
@@ -297,20 +297,23 @@ def stack(axes: "Axes", y: Floats, left: Floats, width: Floats, colour: str, **o
     return left + width
 
 
-def cells(axes: "Axes", y: Floats, values: Floats, shades: "Colormap", ends: tuple[float, float]) -> "QuadMesh":
+def cells(axes: "Axes", y: Floats, values: Floats, shades: "Colormap", ends: tuple[float, float]) -> "AxesImage":
     """A heat map whose rows lie at heights ``y`` and columns at 0, 1, ...; ``ends`` are those of the colour scale.
 
     Returns:
         The cells of one row, for a colour bar.
     """
-    edges = np.arange(values.shape[1] + 1) - 0.5
-    for height, row in zip(y, np.ma.masked_invalid(values), strict=True):
-        drawn = axes.pcolormesh(
-            edges, (height - 0.5, height + 0.5), row[None], cmap=shades, vmin=ends[0], vmax=ends[1],
-            edgecolors="#dedede", linewidth=0.4,
-        )  # fmt: skip
+    right = values.shape[1] - 0.5
+    for height, row in zip(y, values, strict=True):
+        place = (-0.5, right, height - 0.5, height + 0.5)
+        drawn = axes.imshow(
+            row[None], aspect="auto", cmap=shades, vmin=ends[0], vmax=ends[1], extent=place, interpolation="nearest"
+        )
+        axes.vlines(np.arange(-0.5, right + 1), *place[2:], color="#dedede", linewidth=0.5, zorder=2.5)
+        axes.hlines(place[2:], *place[:2], color="#dedede", linewidth=0.5, zorder=2.5)
     axes.grid(visible=False)
     axes.tick_params(length=0)
+    axes.set_xlim(-0.5, right)
     axes.set_ylim(y.min() - 0.5, y.max() + 0.5)
     for spine in axes.spines.values():
         spine.set_visible(False)

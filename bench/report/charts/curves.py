@@ -1,6 +1,6 @@
 """Curves over training: loss and scores on the way, and what each method spends to come near the baseline."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -146,14 +146,16 @@ def training_loss(sheet: Sheet) -> "Figure | None":
         f"not a score{': scores are taken once, after the last step' if once else ''}."
     )
     shown = [label for label in sheet.labels if any(label in by_label for by_label in losses.values())]
-    points = int(np.clip(POINTS / sum(map(len, losses.values())), FEWEST, MOST))
     title = f"Training loss over the steps{' (no curve of scores was recorded)' if once else ''}"
     figure, panels = _panels(sheet, sheet.words(title, caption, "scored"), shown, list(losses))
+    points = int(np.clip(POINTS / sum(map(len, losses.values())), FEWEST, MOST))
     for axes, task, members, _ in panels:
-        for label, values in losses[task].items():
-            steps = np.unique(np.linspace(0, len(values) - 1, min(len(values), points)).astype(int))
+        curves = {label: _thinned(values, points) for label, values in losses[task].items()}
+        _behind(axes, [curve for label, curve in curves.items() if label not in members])
+        for label in (label for label in members if label in curves):
+            steps, values = curves[label]
             look = line(sheet.looks[label], 6) | {"markevery": [len(steps) - 1], "clip_on": False}
-            axes.plot(steps + 1, values[steps], **look if label in members else _GREY)
+            axes.plot(steps, values, **look)
         axes.set_xlim(1, max(map(len, losses[task].values())))
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     ends = {
@@ -164,8 +166,18 @@ def training_loss(sheet: Sheet) -> "Figure | None":
     return figure
 
 
-_GREY = {"color": "#dddddd", "linewidth": 0.8, "zorder": 1.5}
-"""Of the curves of other groups."""
+def _thinned(values: Floats, points: int) -> tuple[Floats, Floats]:
+    """Steps and values of at most so many points of a curve."""
+    at = np.unique(np.linspace(0, len(values) - 1, min(len(values), points)).astype(int))
+    return at + 1.0, values[at]
+
+
+def _behind(axes: "Axes", curves: Sequence[tuple[Floats, Floats]]) -> None:
+    """Draw the curves of other groups in grey."""
+    from matplotlib.collections import LineCollection
+
+    lines = [np.column_stack(curve) for curve in curves]
+    axes.add_collection(LineCollection(lines, colors="#dddddd", linewidths=0.8, zorder=1.5))
 
 
 def _losses(sheet: Sheet) -> dict[str, dict[str, Floats]]:
@@ -232,7 +244,7 @@ def score_on_the_way(sheet: Sheet, name: str) -> "Figure | None":
         None where no score was read on the way, or this figure of it is not known.
     """
     spent = SPENT[name]
-    table = sheet.curves.reset_index()
+    table = sheet.results.curve_table.reset_index()
     if table.empty or spent.column not in table:
         return None
     table = table.dropna(subset=[spent.column])
@@ -258,7 +270,7 @@ def _share() -> str:
 
 
 def _spent_caption(sheet: Sheet, spent: Spent, table: pd.DataFrame) -> str:
-    lacking = [label for label in sheet.curves.index.unique("method") if label not in set(table["method"])]
+    lacking = [label for label in sheet.results.curve_table.index.unique("method") if label not in set(table["method"])]
     left = f" Not counted, so not shown: {', '.join(map(fmt.plain, lacking))}." if lacking else ""
     return (
         f"Main metric x 100 on the test rows, read on the way; nothing is chosen by it. Mean over n = "
@@ -269,26 +281,22 @@ def _spent_caption(sheet: Sheet, spent: Spent, table: pd.DataFrame) -> str:
 
 
 def _readings(axes: "Axes", sheet: Sheet, part: pd.DataFrame, members: list[str]) -> None:
-    for label, read in _by_label(sheet, part):
-        look = line(sheet.looks[label], 4.5)
-        axes.plot(read["x"], read["score"], **look if label in members else _GREY)
-        if label in members:
-            axes.fill_between(
-                read["x"], read["low"], read["high"], color=look["color"], alpha=0.06, linewidth=0, zorder=1
-            )
+    curves = {label: part[part["method"] == label] for label in sheet.labels if label in set(part["method"])}
+    others = [(read["x"].to_numpy(), read["score"].to_numpy()) for k, read in curves.items() if k not in members]
+    _behind(axes, others)
+    for label in (label for label in members if label in curves):
+        read, look = curves[label], line(sheet.looks[label], 4.5)
+        axes.plot(read["x"], read["score"], **look)
+        axes.fill_between(read["x"], read["low"], read["high"], color=look["color"], alpha=0.06, linewidth=0, zorder=1)
     low, high = part["score"].min(), part["score"].max()
     room = ROOM * max(high - low, 1.0)
     axes.set_ylim(low - room, min(high + room, BEST))
     axes.set_xlim(0, part["x"].max() * 1.02)
 
 
-def _by_label(sheet: Sheet, part: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    return ((label, part[part["method"] == label]) for label in sheet.labels if label in set(part["method"]))
-
-
 def _near(axes: "Axes", sheet: Sheet, task: str) -> None:
     """The score that counts as near the baseline's; a task without one has no line."""
-    targets = sheet.reached.table["target"].xs(task, level="task")
+    targets = sheet.results.reached.table["target"].xs(task, level="task")
     low, high = axes.get_ylim()
     if len(targets) and low <= targets.iloc[0] <= high:
         axes.axhline(targets.iloc[0], color=FAINT, linewidth=1, linestyle="--", zorder=2)
@@ -300,7 +308,7 @@ def cost_to_reach(sheet: Sheet) -> "Figure | None":
     Returns:
         None where no score was read on the way.
     """
-    table, cells = sheet.reached.table, sheet.reached.cells
+    table, cells = sheet.results.reached.table, sheet.results.reached.cells
     tasks = [task for task in sheet.tasks if task in table.index.get_level_values("task")]
     if not tasks or not table["reached"].any():
         return None

@@ -41,7 +41,7 @@ def gradient_norms(sheet: Sheet) -> "Figure | None":
     Returns:
         None where no record has any.
     """
-    table = sheet.gradients.reset_index()
+    table = sheet.results.gradient_table.reset_index()
     if table.empty:
         return None
     tasks = [task for task in sheet.tasks if task in set(table["task"])]
@@ -142,7 +142,7 @@ def directions(sheet: Sheet) -> "Figure | None":
     Returns:
         None where no record has directions.
     """
-    table = sheet.directions
+    table = sheet.results.direction_table
     if table.empty:
         return None
     titles = {

@@ -79,9 +79,9 @@ def score_against(sheet: Sheet, name: str) -> "Figure | None":
         None where no method has both.
     """
     cost = _as_measured(sheet, COSTS[name])
-    scores = sheet.scores
+    scores = sheet.results.score_table
     table = pd.DataFrame(
-        {"cost": sheet.cost(cost.column) / cost.unit, "mean": scores["mean"], "low": scores["mean_low"],
+        {"cost": sheet.results.method_cost(cost.column) / cost.unit, "mean": scores["mean"], "low": scores["mean_low"],
          "high": scores["mean_high"]}
     ).dropna(subset=["cost", "mean"])  # fmt: skip
     if table.empty:
@@ -177,7 +177,7 @@ def _tick(value: float, letter: str) -> str:
 
 def score_task(sheet: Sheet) -> "Figure | None":
     """The score of each method on each task, with its interval over seeds."""
-    table = sheet.per_task
+    table = sheet.results.task_table
     tasks = [task for task in sheet.tasks if task in table.index.get_level_values("task")]
     if not tasks:
         return None

@@ -5,7 +5,6 @@ from functools import cached_property
 
 import pandas as pd
 
-from bench.analysis.curves import Reached
 from bench.analysis.results import Results
 from bench.analysis.tuned import RateChange
 from bench.report import format as fmt
@@ -52,11 +51,6 @@ class Sheet:
         """Costs on the shape that is drawn."""
         return self.results.cost_table()
 
-    @property
-    def latencies(self) -> pd.DataFrame:
-        """Inference at every batch and length."""
-        return self.results.latency_table
-
     @cached_property
     def inference_length(self) -> int | None:
         """Tokens of each row of inference on the shape that is drawn, where a record or the suite says so."""
@@ -71,40 +65,6 @@ class Sheet:
     def score_records(self) -> list[ScoreRecord]:
         """Scores without fault."""
         return [record for record in self.results.score_records if record.status == "ok"]
-
-    def cost(self, column: str) -> "pd.Series[float]":
-        """A column of `costs` by label; trained parameters also of methods that were only scored."""
-        return self.results.method_cost(column)
-
-    @property
-    def scores(self) -> pd.DataFrame:
-        """Scores by method."""
-        return self.results.score_table
-
-    @property
-    def per_task(self) -> pd.DataFrame:
-        """Scores by method and task."""
-        return self.results.task_table
-
-    @property
-    def curves(self) -> pd.DataFrame:
-        """Scores on the way."""
-        return self.results.curve_table
-
-    @property
-    def gradients(self) -> pd.DataFrame:
-        """Gradient norms of the first steps."""
-        return self.results.gradient_table
-
-    @property
-    def directions(self) -> pd.DataFrame:
-        """Directions of what training added."""
-        return self.results.direction_table
-
-    @property
-    def reached(self) -> Reached:
-        """What it costs to come near the baseline's score."""
-        return self.results.reached
 
     @cached_property
     def peak_source(self) -> str | None:

@@ -178,7 +178,7 @@ def _size_panels(sheet: Sheet) -> dict[str, pd.DataFrame]:
     costs, base = sheet.costs, fmt.brief(sheet.baseline)
     panels = {}
     if sheet.score_records:
-        means = sheet.scores[["mean", "mean_low", "mean_high"]]
+        means = sheet.results.score_table[["mean", "mean_low", "mean_high"]]
         panels["score"] = means.set_axis(["value", "low", "high"], axis=1)
     for title, column in (
         ("forward FLOPs", "flops_forward"),

@@ -213,7 +213,7 @@ def _control(axes: "Axes", controls: pd.DataFrame, keys: list[str], y: float) ->
 
 def latency_map(sheet: Sheet) -> "Figure | None":
     """Latency / base of each method in one cell a length and batch; None below two lengths, which one panel shows."""
-    timed = sheet.latencies
+    timed = sheet.results.latency_table
     if timed["length"].nunique() < 2:
         return None
     names = list(dict.fromkeys(timed["method"]))
