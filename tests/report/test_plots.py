@@ -145,9 +145,9 @@ def test_a_peak_that_a_gpu_measured_is_not_called_counted(run):
     assert "exact on any machine" not in text
 
 
-def test_scores_alone_draw_no_figure_of_costs(tmp_path):
+def test_scores_alone_draw_no_figure_of_what_only_a_probe_knows(tmp_path):
     drawn = {path.stem for path in plots.draw(glue_small(tmp_path, costs=False))}
-    assert drawn == {"score-parameters", "score-task", "training-loss"}
+    assert drawn == {"score-parameters", "score-stored", "score-task", "training-loss"}
 
 
 @pytest.mark.parametrize("name", COSTS)
