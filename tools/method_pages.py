@@ -84,14 +84,14 @@ def figures(record: CostRecord) -> dict[str, tuple[float, str]]:
     assert record.flops and record.bytes and record.trainable_parameters and record.predicted_peak_memory_bytes
     flops, held, peak = record.flops, record.bytes, record.predicted_peak_memory_bytes
     numbers = {
-        "trained, head left out": (record.trainable_parameters.method, fmt.exact),
+        "trainable params (excl. head)": (record.trainable_parameters.method, fmt.exact),
         "stored per task": (record.delta_bytes or 0, fmt.size),
         "forward FLOPs": (flops.forward, fmt.count),
         "backward FLOPs": (flops.backward, fmt.count),
-        "of it weight gradients": (flops.backward_weight_gradient, fmt.count),
-        "of it input gradients": (flops.backward_input_gradient, fmt.count),
-        "of it attention": (flops.backward_attention, fmt.count),
-        "of it in the backbone": (flops.backbone.backward, fmt.count),
+        "- weight gradients": (flops.backward_weight_gradient, fmt.count),
+        "- input gradients": (flops.backward_input_gradient, fmt.count),
+        "- attention": (flops.backward_attention, fmt.count),
+        "- in the backbone": (flops.backbone.backward, fmt.count),
         "saved activations": (held.saved_activations, fmt.size),
         "optimizer state": (held.optimizer_state, fmt.size),
         "peak memory of a step": (peak.step, fmt.size),
@@ -128,9 +128,9 @@ def structure(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
     merged = {r.merged_equals_base.all if r.merged_equals_base else None for r in records}
     (found,) = merged
     if found is None:
-        return "The probe has nothing to compare: the method gives no merged module."
+        return "There is nothing to compare: the method cannot be merged."
     same = "are those" if found else "are NOT those"
-    return f"Found by the probe: the merged module's classes, shapes, operations and FLOPs {same} of the bare backbone."
+    return f"Checked in every run: the merged module's classes, shapes, operations and FLOPs {same} of the backbone."
 
 
 def page(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
@@ -161,8 +161,8 @@ def index(runs: dict[str, dict[str, CostRecord]]) -> str:
         ratios = [fmt.ratio(own[row][0] / full[row][0], 3) for row in ("backward FLOPs", "peak memory of a step")]
         merges = "yes" if record.merged_equals_base and record.merged_equals_base.all else "no"
         paper = described(load_method(name)).labelled["Paper"].rstrip(".")
-        rows.append([f"[{name}]({name}.md)", paper, own["trained, head left out"][1], *ratios, merges])
-    head = ["method", "paper", "trained", "backward / full", "peak / full", "merges"]
+        rows.append([f"[{name}]({name}.md)", paper, own["trainable params (excl. head)"][1], *ratios, merges])
+    head = ["method", "paper", "trainable params (excl. head)", "backward / full", "peak / full", "merges"]
     first = runs[RUNS[0]]["full"]
     assert first.backbone is not None
     where = f"{first.backbone.name}, {first.shape.batch} x {first.shape.length}"

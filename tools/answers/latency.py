@@ -102,7 +102,7 @@ def answer(say: Say) -> Answer:
             ),
             say(
                 "The longest rows were timed in two blocks each, so intervals there are as wide as the noise: there the "
-                "counts carry. At 512 tokens stands one method of each form of inference: what is missing infers, "
+                "counts carry. At 512 tokens there is one method of each form of inference: what is missing infers, "
                 "operation by operation, as lora, prefix_tuning or the base; a prompt leaves 492 of the 512 positions.",
                 "最长的几行各只计了两个区组，区间与噪声同宽：那里应看计数。512 个 token 处每种推理形式只列一个方法：没有列出的与 lora、"
                 "prefix_tuning 或原模型逐算子相同；prompt 在 512 个位置中只留下 492 个。",
@@ -213,8 +213,8 @@ def _counted(say: Say, run: Run) -> str:
     spans, main = lengths(run), costs(run)
     at = {length: costs(run, length) for length in spans}
     head = [
-        say("method", "方法"), say("operations as is", "算子：不合并"), say("merged", "合并"),
-        say("critical path as is", "关键路径：不合并"), say("merged", "合并"),
+        say("method", "方法"), say("operations, unmerged", "算子：不合并"), say("merged", "合并"),
+        say("critical path, unmerged", "关键路径：不合并"), say("merged", "合并"),
         *(say(f"FLOPs / base, {length} tokens", f"FLOPs / 原模型，{length} 个 token") for length in spans),
         say("merged", "合并"),
     ]  # fmt: skip
@@ -235,7 +235,7 @@ def _counted(say: Say, run: Run) -> str:
 
 def _times(say: Say, found: dict[str, CostRecord]) -> str:
     head = [say("method", "方法")]
-    head += [f"{say('as is', '不合并')}, {say('batch', '批')} {batch}" for batch in BATCHES]
+    head += [f"{say('unmerged', '不合并')}, {say('batch', '批')} {batch}" for batch in BATCHES]
     head += [f"{say('merged', '合并')}, {say('batch', '批')} {batch}" for batch in BATCHES]
     rows = [
         [

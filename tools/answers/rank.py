@@ -32,7 +32,7 @@ def answer(say: Say) -> Answer:
         question=say("How low can LoRA's rank be, and what does it reduce?", "LoRA 的秩能低到多少？低秩减少了什么？"),
         sentence=say(
             f"No lower limit was found: rank {lowest}, {fmt.exact(_trained(one))} parameters and "
-            f"{fmt.size(one.delta_bytes)} a task, is not told from full fine-tuning here ({lost} points, no verdict; the "
+            f"{fmt.size(one.delta_bytes)} a task, is not significantly different from full fine-tuning here ({lost} points, no verdict; the "
             f"head alone {bare}). Rank decides parameters, storage and optimizer state. Up to rank {HARDLY} it hardly moves computation (forward "
             f"of a step {_ratio(one, full, 'forward')} - {_ratio(some, full, 'forward')} of full's, backward "
             f"{_ratio(one, full, 'backward')} - {_ratio(some, full, 'backward')}), at {highest} it does "
@@ -113,7 +113,7 @@ def _difference(row: "pd.Series[Any]") -> str:
 def _by_rank(say: Say, run: Run, found: dict[str, CostRecord], scores: pd.DataFrame) -> str:
     full = found["full"]
     head = [
-        say("method", "方法"), say("trained", "训练的参数"), say("stored per task", "每任务存储"),
+        say("method", "方法"), say("trainable params (excl. head)", "可训练参数（不含任务头）"), say("stored per task", "每任务存储"),
         say("forward / full", "前向 / full"), say("backward / full", "反向 / full"),
         say("weight gradients / full", "权重梯度 / full"), say("optimizer state", "优化器状态"),
         say("peak / full", "峰值内存 / full"), say("step time / full", "步时 / full"), say("score", "得分"),
@@ -146,7 +146,7 @@ def _by_targets(say: Say, found: dict[str, CostRecord], scores: pd.DataFrame) ->
         for label, record in found.items()
         if record.method.name == "lora" and (label not in plain or _equal(record, found))
     ]  # fmt: skip
-    return table([say("targets", "目标矩阵"), say("rank", "秩"), say("trained", "训练的参数"), say("score", "得分"),
+    return table([say("targets", "目标矩阵"), say("rank", "秩"), say("trainable params (excl. head)", "可训练参数（不含任务头）"), say("score", "得分"),
                   say("- full, 95 %", "- full，95 %")], rows)  # fmt: skip
 
 
