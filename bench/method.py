@@ -59,10 +59,17 @@ def _at(where: str) -> str:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value is of the type ``hint``, a list where it asks for a tuple; 1 is a number, true is none."""
     try:
-        TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
+        taken = TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
     except (ValidationError, TypeError):  # of the second kind: what no file of plain data holds
         return hint is Any
-    return True
+    return _alike(value, taken)
+
+
+def _alike(value: Any, taken: Any) -> bool:
+    """Whether ``taken`` has the types of ``value``: pydantic takes 1 for ``Literal[True]`` and true for ``Literal[1]``."""
+    if isinstance(value, list | tuple):
+        return all(map(_alike, value, taken))
+    return type(value) is type(taken) or (type(value) is int and type(taken) is float)
 
 
 def _spell(hint: Any) -> str:
