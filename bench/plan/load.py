@@ -44,12 +44,22 @@ def load_suite(name_or_path: str) -> Suite:
         BenchError: No such suite, or its file breaks the format; the sentence names file and field.
     """
     path = suite_path(name_or_path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BenchError(f"{path}: not a readable TOML file ({error})") from error
+    values = read_suite_file(path)[1]
     values.setdefault("name", path.stem)
     return parse_suite(values, str(path))
+
+
+def read_suite_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a suite's file, and its values as they stand there.
+
+    Raises:
+        BenchError: It cannot be read, or is no TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BenchError(f"{path}: not a readable TOML file ({error})") from error
 
 
 def parse_suite(values: dict[str, Any], where: str) -> Suite:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from bench.errors import BenchError
-from bench.plan.load import parse_suite
+from bench.errors import unwritable
+from bench.plan.load import parse_suite, read_suite_file
 from bench.schema.labels import spell
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.tuning import RATES, TuningTable
@@ -62,12 +62,12 @@ def write_tuned(suite_file: Path, outcomes: Sequence[Outcome], table: TuningTabl
     Raises:
         BenchError: A file cannot be read or written.
     """
+    text, changed = tuned(read_suite_file(suite_file)[0], outcomes, table)
+    parse_suite({"name": suite_file.stem} | tomllib.loads(text), str(out))
     try:
-        text, changed = tuned(suite_file.read_text(encoding="utf-8"), outcomes, table)
-        parse_suite({"name": suite_file.stem} | tomllib.loads(text), str(out))
         out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"{error.filename}: the chosen rates cannot be written ({error.strerror})") from error
+        raise unwritable(error.filename, error, "the chosen rates are in tuning.md") from error
     return changed
 
 

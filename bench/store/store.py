@@ -155,9 +155,7 @@ class Store:
                 sidecars.write(self.folder, record.id)
             _append_line(self.folder / "records.jsonl", line.encode())
         except OSError as error:
-            raise BenchError(
-                f"{self.folder}: cannot write ({error.strerror}); free space or fix permissions, then run again"
-            ) from error
+            raise unwritable(self.folder, error, "free space or fix permissions, then run again") from error
         self._done.add(record.id)
         self.records.append(record)
 
@@ -204,9 +202,7 @@ def open_store(folder: Path, suite: ResolvedSuite, *, fresh: bool = False) -> It
         if fresh and records.exists():
             records.replace(folder / f"records-{time.time_ns()}.jsonl")
         _check_same_suite(folder / "suite.toml", values, fresh)
-        store = Store(
-            folder, read_records(records)
-        )  # before anything is written: a file that is refused stays as it is
+        store = Store(folder, read_records(records))  # before anything is written: what is refused stays as it is
         (folder / "suite.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
         _mend(records)
     except OSError as error:

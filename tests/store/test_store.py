@@ -123,7 +123,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("os.fsync", full)
-        with pytest.raises(BenchError, match=r"cannot write .No space left on device.; free space"):
+        with pytest.raises(BenchError, match=r"cannot be written .No space left on device.; free space"):
             store.append(score("b"))
         monkeypatch.undo()
         store.append(score("b"))
