@@ -66,7 +66,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _alike(value: Any, taken: Any) -> bool:
-    """Whether ``taken`` has the types of ``value``: pydantic takes 1 for ``Literal[True]`` and true for ``Literal[1]``."""
+    """Whether ``taken`` has the types of ``value``: pydantic takes 1 for ``Literal[True]``, true for ``Literal[1]``."""
     if isinstance(value, list | tuple):
         return all(map(_alike, value, taken))
     return type(value) is type(taken) or (type(value) is int and type(taken) is float)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,9 @@ from bench.cli.options import (
 )
 from bench.cli.tune import search
 from bench.execute.run import MEASURE, carry_out, interruptible, planned, quiet_libraries, selected, warm_up
+
+if TYPE_CHECKING:
+    from bench.schema.record import Prediction
 
 app = typer.Typer(
     name="peft-ledger",
@@ -210,7 +213,7 @@ def predict(
     memory = parse_size("--device-memory", device_memory) if device_memory is not None else None
     specs = None if method == "all" else split_specs(method)
     from bench.cli.progress import waiting
-    from bench.count.step import Setting
+    from bench.schema.shape import Setting
 
     setting = Setting(
         batch=batch, length=seq, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,
@@ -219,16 +222,16 @@ def predict(
     with waiting() as say:
         rows = predictions(backbone, specs, setting, memory, say)
     _show_predictions(rows, plot, as_json)
-    raise typer.Exit(0 if any("flops" in row for row in rows) else 1)
+    raise typer.Exit(0 if any(row.flops for row in rows) else 1)
 
 
-def _show_predictions(rows: list[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
+def _show_predictions(rows: "list[Prediction]", plot: Path | None, as_json: bool) -> None:
     from bench.cli.progress import wide_console
     from bench.report.sections import prediction
 
     drawn = prediction.draw(rows, plot) if plot is not None else []
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([row.plain() for row in rows], indent=2))
         return
     console = wide_console()
     prediction.render(rows, console)

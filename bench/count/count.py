@@ -13,12 +13,13 @@ from bench.count.attribution import Origin
 from bench.count.fake import fakeify, without_data
 from bench.count.ledger import Ledger, count_step
 from bench.count.memory import measure_step, nbytes
-from bench.count.step import Setting, TrainingStep, adapt, optimizer_groups, random_batch
+from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.method import Method
 from bench.models import backbone
 from bench.models.head import make_head, trainable
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, Flops, PathCounts, PeakMemory, SavedTensor, Trainable
+from bench.schema.shape import Setting
 from bench.training.loop import make_optimizer, optimizer_for
 
 SMALLEST = 4096

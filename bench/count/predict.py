@@ -10,11 +10,12 @@ from bench import registry
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
+from bench.schema.record import Prediction, Trainable
+from bench.schema.shape import Setting
 from methods import BUILTIN
 
 if TYPE_CHECKING:
     from bench.count.count import Counts
-    from bench.count.step import Setting
 
 MOST = 1 << 20
 """Where the search for a largest number ends."""
@@ -55,16 +56,13 @@ def _on_the_line(points: list[tuple[int, int]], limit: int, otherwise: int) -> i
     return first + (limit - low) * (second - first) // (high - low) if high > low else otherwise
 
 
-Row = dict[str, Any]
-
-
 def predictions(
     name: str,
     specs: Sequence[str] | None,
-    setting: "Setting",
+    setting: Setting,
     device_memory: int | None = None,
     progress: Callable[[str], object] = lambda line: None,
-) -> list[Row]:
+) -> list[Prediction]:
     """Figures of each method on backbone ``name`` in ``setting``.
 
     Args:
@@ -75,11 +73,8 @@ def predictions(
         progress: Called with short lines such as ``counting lora, 3 of 13``.
 
     Returns:
-        One row a method: ``method``, ``backbone``, ``shape`` (all of the setting), ``backbone_parameters``,
-        ``trainable_parameters``, ``delta_bytes``, ``flops``, ``bytes``, ``predicted_peak_memory_bytes``,
-        ``largest_saved`` and ``notes`` as in a cost record; with ``device_memory`` also ``device_memory_bytes``,
-        ``fits`` and ``largest_batch`` (0: not even one row). In place of figures ``refused`` with the reason where
-        the backbone cannot carry the method, or ``not_counted`` where its step does not run on fake tensors.
+        One row a method. In place of figures ``refused`` says why the backbone cannot carry the method, or
+        ``not_counted`` why its step does not run on fake tensors.
 
     Raises:
         BenchError: The backbone or a method is unknown, or all methods are refused.
@@ -93,21 +88,21 @@ def predictions(
     spec = backbone.shape_of(name)
     bare = backbone.load(spec, device="meta")  # what no method is to blame for stops here
     check_positions(bare, setting.length, option="--seq")
-    common: Row = {
-        "backbone": name, "backbone_parameters": sum(p.numel() for p in bare.parameters()),
-        "shape": setting.model_dump(), "notes": _notes(setting),
-    }  # fmt: skip
-    rows: list[Row] = []
+    row = functools.partial(
+        Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting,
+        notes=tuple(_notes(setting)),
+    )  # fmt: skip
+    rows: list[Prediction] = []
     refusals: list[BenchError] = []
     for label, method, config in built:
         progress(f"counting {label}, {len(rows) + 1} of {len(built)}")
-        rows.append({"method": label} | common)
         try:
             check_positions(bare, setting.length, method.reserved_positions(config), option="--seq")
-            rows[-1] |= _counted(spec, method, config, setting, device_memory)
+            figures = _counted(spec, method, config, setting, device_memory)
         except BenchError as error:
             refusals.append(error)
-            rows[-1] |= {"refused": str(error)}
+            figures = {"refused": str(error)}
+        rows.append(row(method=label, **figures))
     if len(refusals) == len(rows):
         raise refusals[0]
     return rows
@@ -144,7 +139,10 @@ def check_fit(plan: Plan) -> None:
             raise BenchError(f"method {used.label}: {error}") from error
 
 
-def _counted(spec: BackboneSpec, method: Any, config: Any, setting: "Setting", device_memory: int | None) -> Row:
+def _counted(
+    spec: BackboneSpec, method: Any, config: Any, setting: Setting, device_memory: int | None
+) -> dict[str, Any]:
+    """Fields of a `Prediction`."""
     from bench.count.count import count
 
     try:
@@ -162,20 +160,16 @@ def _counted(spec: BackboneSpec, method: Any, config: Any, setting: "Setting", d
     return row
 
 
-def _figures(counts: "Counts") -> Row:
+def _figures(counts: "Counts") -> dict[str, Any]:
     return {
-        "trainable_parameters": counts.trainable.model_dump(),
-        "delta_bytes": counts.delta_bytes,
-        "flops": counts.flops.model_dump(),
-        "bytes": counts.bytes.model_dump(),
-        "predicted_peak_memory_bytes": counts.peak.model_dump(),
-        "largest_saved": [tensor.model_dump(mode="json") for tensor in counts.largest_saved],
-    }
+        "trainable_parameters": counts.trainable, "delta_bytes": counts.delta_bytes, "flops": counts.flops,
+        "bytes": counts.bytes, "predicted_peak_memory_bytes": counts.peak, "largest_saved": counts.largest_saved,
+    }  # fmt: skip
 
 
 def _capacity(
-    spec: BackboneSpec, method: Any, config: Any, setting: "Setting", counts: "Counts", device_memory: int
-) -> Row:
+    spec: BackboneSpec, method: Any, config: Any, setting: Setting, counts: "Counts", device_memory: int
+) -> dict[str, Any]:
     from bench.count.count import peak_of
 
     def peak(batch: int) -> int:
@@ -195,7 +189,7 @@ def _without_values(spec: BackboneSpec, dtype: Any = None) -> Any:
     return backbone.load(dataclasses.replace(spec, weights="random"), device="meta", dtype=dtype)
 
 
-def _built(spec: BackboneSpec, method: Any, config: Any, setting: "Setting | None" = None) -> tuple[Any, Any]:
+def _built(spec: BackboneSpec, method: Any, config: Any, setting: Setting | None = None) -> tuple[Any, Any]:
     """The adapted backbone and the head, without values."""
     import torch
 
@@ -207,7 +201,7 @@ def _built(spec: BackboneSpec, method: Any, config: Any, setting: "Setting | Non
         return method.apply(bare, config), head
 
 
-def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: "Setting") -> Row:
+def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> dict[str, Any]:
     """Figures that need no step: parameters and stored bytes."""
     import torch
 
@@ -218,12 +212,12 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: "Setting") -> 
         trained = trainable(module)
         stored = method.delta(method.finalize(module))
     return {
-        "trainable_parameters": {"method": trained, "head": sum(p.numel() for p in head.parameters())},
+        "trainable_parameters": Trainable(method=trained, head=sum(p.numel() for p in head.parameters())),
         "delta_bytes": sum(t.numel() * t.element_size() for t in stored.values()),
     }
 
 
-def _notes(setting: "Setting") -> list[str]:
+def _notes(setting: Setting) -> list[str]:
     """What the figures of a setting leave out or take from a formula."""
     from bench.count.count import CUBLAS_WORKSPACE
 

@@ -11,31 +11,8 @@ from bench.count.attribution import Origin
 from bench.errors import BenchError
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, generator
-from bench.schema.forms import Weights
-from bench.schema.shape import StepShape
+from bench.schema.shape import Setting
 from bench.training.loop import check_groups, head_groups, to_autocast
-
-
-class Setting(StepShape):
-    """One training step's shape and form."""
-
-    weights: Weights = "native"
-    """How the backbone's frozen linear weights are stored."""
-    device: str = "cpu"
-    """``cpu`` or ``cuda``: where a real step runs, or whose forms a count on fake tensors imitates."""
-    outputs: int = 2
-    """Classes of the head."""
-
-    @property
-    def loaded(self) -> torch.dtype:
-        """Type that the backbone is loaded in."""
-        return torch.float32 if self.dtype == "float32" else torch.bfloat16
-
-    @property
-    def autocast(self) -> bool:
-        """Whether forward runs under bfloat16 autocast."""
-        return self.dtype == "bfloat16_autocast"
-
 
 MIDDLE = (1, 2)
 """Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""

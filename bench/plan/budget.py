@@ -8,7 +8,6 @@ import torch
 from bench import registry
 from bench.count.count import peak_of
 from bench.count.predict import largest_within
-from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.models.head import trainable
@@ -16,6 +15,7 @@ from bench.models.positions import check_positions
 from bench.plan.select import label
 from bench.schema.budget import MatchTable
 from bench.schema.jobs import BackboneSpec
+from bench.schema.shape import Setting
 from bench.schema.suite import DEFAULTS, MethodTable, Suite
 
 Outcome = dict[str, str | int]

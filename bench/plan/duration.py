@@ -11,10 +11,10 @@ import torch
 
 from bench import registry
 from bench.count.count import ledger_of
-from bench.count.step import Setting
 from bench.method import Method
 from bench.models.tokenizer import HashingTokenizer
 from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Sweep
+from bench.schema.shape import Setting
 from bench.store.environment import cores
 from bench.training.cell import rows_of
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.schema.forms import Status, Weights
-from bench.schema.shape import StepShape
+from bench.schema.shape import Setting, StepShape
 
 SCHEMA = 1
 """Version of the record format. 1: first format."""
@@ -509,6 +509,47 @@ class CountRecord(_Common):
     """Held during a training step, counted, exact."""
     predicted_peak_memory_bytes: PeakMemory | None = None
     """Peaks of a training step, counted on fake tensors."""
+
+
+class Prediction(_Frozen):
+    """What ``predict`` says of one method on a backbone's shape; the figures are those of a `CountRecord`."""
+
+    method: str
+    """As the command line spells it."""
+    backbone: str
+    """Named shape, hub id or path of a configuration."""
+    backbone_parameters: int
+    """Of the bare backbone."""
+    shape: Setting
+    """Of the training step."""
+    notes: tuple[str, ...]
+    """What the figures leave out or take from a formula."""
+    trainable_parameters: Trainable | None = None
+    """Counted, exact."""
+    delta_bytes: int | None = None
+    """Bytes stored per task: the delta without the head."""
+    flops: Flops | None = None
+    """Of one training step; None where it was not counted."""
+    bytes: Bytes | None = None
+    """Held during a training step."""
+    predicted_peak_memory_bytes: PeakMemory | None = None
+    """Peaks of a training step."""
+    largest_saved: tuple[SavedTensor, ...] | None = None
+    """The largest ten of the saved activations."""
+    device_memory_bytes: int | None = None
+    """Bytes that a step may take; None where nobody asked what fits."""
+    fits: bool | None = None
+    """Whether the peak is within ``device_memory_bytes``."""
+    largest_batch: int | None = None
+    """Most rows whose peak is within it; 0 where not even one row is."""
+    refused: str | None = None
+    """Why the backbone cannot carry the method."""
+    not_counted: str | None = None
+    """Why its step does not run on fake tensors."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it: what is not known has no key."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if value is not None}
 
 
 class TrialRecord(Scored):

@@ -1,10 +1,13 @@
 """A training step's shape: what its cost depends on beside the method and the backbone."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.schema.forms import Attention, Dtype, Optimizer
+from bench.schema.forms import Attention, Dtype, Optimizer, Weights
+
+if TYPE_CHECKING:
+    import torch
 
 
 class StepForm(BaseModel):
@@ -39,3 +42,26 @@ class StepShape(StepForm):
     def step(self) -> dict[str, Any]:
         """These fields alone, by name: what another shape of the same step is made with."""
         return {name: getattr(self, name) for name in StepShape.model_fields}
+
+
+class Setting(StepShape):
+    """All that a count of a training step depends on beside the method and the backbone."""
+
+    weights: Weights = "native"
+    """How the backbone's frozen linear weights are stored."""
+    device: str = "cpu"
+    """``cpu`` or ``cuda``: where a real step runs, or whose forms a count on fake tensors imitates."""
+    outputs: int = 2
+    """Classes of the head."""
+
+    @property
+    def loaded(self) -> "torch.dtype":
+        """Type that the backbone is loaded in."""
+        import torch
+
+        return torch.float32 if self.dtype == "float32" else torch.bfloat16
+
+    @property
+    def autocast(self) -> bool:
+        """Whether forward runs under bfloat16 autocast."""
+        return self.dtype == "bfloat16_autocast"

@@ -9,12 +9,13 @@ from torch import nn
 
 from bench import registry
 from bench.count.attribution import Origin
-from bench.count.step import Setting, TrainingStep, adapt, optimizer_groups, random_batch, randomise
+from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch, randomise
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.models.head import Head, TaskModel, make_head
 from bench.models.positions import check_positions
 from bench.schema.jobs import Probe
+from bench.schema.shape import Setting
 from bench.timing import inference as latency
 from bench.timing.clock import Seen, StepClock
 from bench.training.loop import make_optimizer, optimizer_for

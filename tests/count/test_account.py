@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from bench import account
 from bench.count.count import CUBLAS_WORKSPACE
-from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.models.head import TaskModel
 from bench.schema.jobs import BackboneSpec
+from bench.schema.shape import Setting
 from tests.factories.cost_steps import LENGTH, ROWS, fake_counts, real_step
 
 TINY = BackboneSpec(name="tiny", weights="random")

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from bench.count.count import CUBLAS_WORKSPACE, Counts, count, peak_of
-from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.registry import make
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Flops, Owners
+from bench.schema.shape import Setting
 from methods import BUILTIN
 from tests.factories.cost_steps import (
     FFN,

@@ -8,11 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from bench.count.attribution import Origin
 from bench.count.count import count
 from bench.count.ledger import Ledger, count_step, forward_flops
-from bench.count.step import Setting
 from bench.models.head import TaskModel, make_head
 from bench.registry import make
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import PathCounts
+from bench.schema.shape import Setting
 from methods import BUILTIN
 from tests.factories.cost_steps import FFN, HEADS, LAYERS, LENGTH, ROWS, SIZES, WIDTH, ledger, training_step
 from tests.methods.families import tiny

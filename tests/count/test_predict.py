@@ -18,7 +18,6 @@ from bench import registry
 from bench.cli import app as cli
 from bench.count.count import count, peak_of
 from bench.count.predict import largest_within, predictions
-from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.method import Method
 from bench.models import backbone
@@ -27,7 +26,7 @@ from bench.report.charts.canvas import Words
 from bench.report.charts.looks import looks
 from bench.report.sections import prediction
 from bench.schema import record
-from bench.schema.record import Flops
+from bench.schema.shape import Setting
 from methods import BUILTIN
 from tests.factories.command import bench
 from tests.factories.figures import cells_of
@@ -74,14 +73,25 @@ def test_a_row_holds_the_figures_of_the_ledger_under_the_names_of_a_record():
     method, config = registry.make("lora", {"rank": 4}, "test")
     counts = count(backbone.shape_of("tiny"), method, config, SETTING)
     (row,) = predictions("tiny", ["lora(rank=4)"], SETTING)
-    assert row["method"] == "lora(rank=4)"
-    assert row["trainable_parameters"] == {"method": 2 * 2 * 2 * 64 * 4, "head": 2 * 64 + 2}
-    assert row["delta_bytes"] == 4 * row["trainable_parameters"]["method"]
-    assert record.Flops.model_validate(row["flops"]) == counts.flops
-    assert record.Bytes.model_validate(row["bytes"]) == counts.bytes
-    assert record.PeakMemory.model_validate(row["predicted_peak_memory_bytes"]) == counts.peak
-    assert [record.SavedTensor.model_validate(tensor) for tensor in row["largest_saved"]] == [*counts.largest_saved]
-    assert row["shape"] == SETTING.model_dump()
+    assert row.method == "lora(rank=4)"
+    assert row.trainable_parameters == record.Trainable(method=2 * 2 * 2 * 64 * 4, head=2 * 64 + 2)
+    assert row.delta_bytes == 4 * row.trainable_parameters.method
+    assert (row.flops, row.bytes, row.predicted_peak_memory_bytes) == (counts.flops, counts.bytes, counts.peak)
+    assert (row.largest_saved, row.shape) == (counts.largest_saved, SETTING)
+
+
+def test_as_json_a_row_has_a_key_for_what_is_known_and_none_for_what_is_not():
+    common = ["method", "backbone", "backbone_parameters", "shape", "notes"]
+    sizes = ["trainable_parameters", "delta_bytes"]
+    counted = [*sizes, "flops", "bytes", "predicted_peak_memory_bytes", "largest_saved"]
+    room = ["device_memory_bytes", "fits", "largest_batch"]
+    known = {"head": counted, "prompt_tuning(length=20)": ["refused"]}
+    setting = SETTING.model_copy(update={"length": 120})
+    for memory, more in ((None, []), (10**9, room)):
+        rows = [row.plain() for row in predictions("tiny", list(known), setting, memory)]
+        wanted = [[*common, *known["head"], *more], [*common, "refused"]]
+        assert [list(row) for row in rows] == wanted
+        assert json.loads(json.dumps(rows)) == rows
 
 
 def test_a_fresh_process_with_another_hash_seed_and_other_threads_prints_the_same_bytes():
@@ -97,9 +107,9 @@ def test_a_fresh_process_with_another_hash_seed_and_other_threads_prints_the_sam
 def test_a_prediction_for_cuda_says_what_it_leaves_out_and_that_no_gpu_has_confirmed_it():
     (on_cuda,) = predictions("tiny", ["head"], SETTING)
     (on_cpu,) = predictions("tiny", ["head"], SETTING.model_copy(update={"device": "cpu"}))
-    assert "not yet calibrated on a GPU" in on_cuda["notes"][0]
-    assert "32 MiB on Hopper" in on_cuda["notes"][0]
-    assert not any("GPU" in note for note in on_cpu["notes"])
+    assert "not yet calibrated on a GPU" in on_cuda.notes[0]
+    assert "32 MiB on Hopper" in on_cuda.notes[0]
+    assert not any("GPU" in note for note in on_cpu.notes)
 
 
 # What fits
@@ -109,15 +119,15 @@ def test_a_prediction_for_cuda_says_what_it_leaves_out_and_that_no_gpu_has_confi
 def test_the_largest_batch_fits_and_one_row_more_does_not(name):
     memory = 20_000_000
     (row,) = predictions("tiny", [name], SETTING, memory)
-    most = row["largest_batch"]
+    most = row.largest_batch
     assert peak(name, most) <= memory < peak(name, most + 1)
-    assert row["fits"] is (most >= SETTING.batch)
-    assert row["device_memory_bytes"] == memory
+    assert row.fits is (most >= SETTING.batch)
+    assert row.device_memory_bytes == memory
 
 
 def test_where_not_even_one_row_fits_the_largest_batch_is_zero():
     (row,) = predictions("tiny", ["full"], SETTING, 9_000_000)
-    assert (row["fits"], row["largest_batch"]) == (False, 0)
+    assert (row.fits, row.largest_batch) == (False, 0)
 
 
 GROWTH = {
@@ -155,8 +165,8 @@ def test_a_method_that_the_family_cannot_carry_keeps_its_row_with_the_reason(tmp
     path = tmp_path / "config.json"
     path.write_text(config)
     rows = predictions(str(path), ["bitfit", "head"], SETTING)
-    assert "no bias vectors" in rows[0]["refused"]
-    assert "flops" in rows[1]
+    assert "no bias vectors" in rows[0].refused
+    assert rows[1].flops
     assert "bitfit refused: family 'llama' has no bias vectors" in shown(rows)
     with pytest.raises(BenchError, match="no bias vectors"):
         predictions(str(path), ["bitfit"], SETTING)
@@ -164,8 +174,8 @@ def test_a_method_that_the_family_cannot_carry_keeps_its_row_with_the_reason(tmp
 
 def test_a_prompt_that_leaves_no_position_is_refused_and_the_others_stand():
     rows = predictions("tiny", ["prompt_tuning(length=20)", "head"], SETTING.model_copy(update={"length": 120}))
-    assert "a prompt of 20 and 120 tokens need 140 positions, the backbone has 128; --seq 108" in rows[0]["refused"]
-    assert "flops" in rows[1]
+    assert "a prompt of 20 and 120 tokens need 140 positions, the backbone has 128; --seq 108" in rows[0].refused
+    assert rows[1].flops
 
 
 def test_more_tokens_than_positions_are_refused_at_once():
@@ -175,10 +185,10 @@ def test_more_tokens_than_positions_are_refused_at_once():
 
 def test_an_operation_without_a_fake_form_leaves_what_needs_no_step_and_says_why(opaque):
     rows = predictions("tiny", ["opaque", "head"], SETTING, 10**9)
-    assert rows[0]["trainable_parameters"] == {"method": 64, "head": 130}
-    assert rows[0]["delta_bytes"] == 4 * 64
-    assert "doubled" in rows[0]["not_counted"]
-    assert "flops" not in rows[0]
+    assert rows[0].trainable_parameters == record.Trainable(method=64, head=130)
+    assert rows[0].delta_bytes == 4 * 64
+    assert "doubled" in rows[0].not_counted
+    assert rows[0].flops is None
     assert "opaque not counted: " in shown(rows)
 
 
@@ -194,7 +204,7 @@ def test_the_exit_code_says_whether_anything_was_counted(opaque, methods, code):
 
 def test_the_table_stands_at_118_columns_with_all_methods_and_a_memory():
     room = {"device_memory_bytes": 6 * 2**30, "fits": True, "largest_batch": 54_321}  # the search is tested above
-    text = shown([row | room for row in predictions("tiny", None, SETTING)])
+    text = shown([row.model_copy(update=room) for row in predictions("tiny", None, SETTING)])
     assert max(map(len, text.splitlines())) <= 118
     assert "4 x 32 tokens, float32, sdpa, adamw_fused, dropout 0, cuda" in text
     (heads,) = [line for line in text.splitlines() if line.startswith("method")]
@@ -210,7 +220,7 @@ def test_without_the_baseline_there_is_no_ratio():
 
 def test_the_map_is_empty_below_the_head_where_backward_never_enters_the_backbone():
     rows = predictions("tiny", ["full", "lora", "lst", "head"], SETTING)
-    flops = {row["method"]: Flops.model_validate(row["flops"]) for row in rows}
+    flops = {row.method: row.flops for row in rows}
     figure = backward_by_depth(flops, "full", Words("tiny", ""), looks(list(flops), "full"))
     full, lora, lst, head = cells_of(figure.axes[0])
     assert full == [-1, 1, 1, 1]  # embeddings multiply no matrices, layers 1 and 2, head

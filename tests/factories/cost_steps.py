@@ -8,10 +8,11 @@ from bench import registry
 from bench.count.count import Counts, count, summary
 from bench.count.ledger import Ledger, count_step
 from bench.count.memory import measure_step, nbytes
-from bench.count.step import Setting, TrainingStep, adapt, optimizer_groups, random_batch
+from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.models import backbone
 from bench.models.head import make_head
 from bench.schema.jobs import BackboneSpec
+from bench.schema.shape import Setting
 from bench.training.loop import make_optimizer, optimizer_for
 from tests.methods.families import CONFIGS, tiny
 

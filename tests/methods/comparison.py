@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from bench.count.count import count
-from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.registry import make
 from bench.schema.jobs import BackboneSpec
+from bench.schema.shape import Setting
 
 BACKBONE = BackboneSpec(name="llama-3.2-3b", weights="random")
 """Its shape: the comparison's own backbone."""

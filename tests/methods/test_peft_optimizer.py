@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench.count.step import Setting, set_dropout
+from bench.count.step import set_dropout
 from bench.errors import BenchError
 from bench.models.head import TaskModel, make_head
 from bench.registry import make
+from bench.schema.shape import Setting
 from bench.training.loop import Recipe, check_groups, head_groups, optimizer_for, train
 from tests.factories.cost_steps import FFN, LAYERS, WIDTH, fake_counts, real_counts, real_step, tiny_shape
 from tests.methods.adapted import adapt, trained

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from bench.count.count import count
-from bench.count.step import Setting
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import label
@@ -18,6 +17,7 @@ from bench.registry import make
 from bench.report.charts import catalogue as plots
 from bench.report.render import markdown, terminal
 from bench.schema.jobs import BackboneSpec
+from bench.schema.shape import Setting
 from bench.stats.intervals import block_bootstrap_ratio
 from bench.store.store import read_records, read_run
 from bench.verdicts.claims import judge

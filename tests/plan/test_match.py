@@ -13,7 +13,6 @@ from bench import registry
 from bench.ab.experiment import probe_of
 from bench.analysis.tuning import Outcome, Point
 from bench.count.count import peak_of
-from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig
 from bench.models import backbone
@@ -25,6 +24,7 @@ from bench.plan.select import Selection, select
 from bench.report.sections import overview as facts
 from bench.schema.budget import MatchTable
 from bench.schema.resolved import match_lines
+from bench.schema.shape import Setting
 from bench.store.store import Run, open_store, read_suite
 from methods import BUILTIN
 from tests.factories.command import bench

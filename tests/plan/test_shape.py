@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bench.count.step import Setting
 from bench.errors import BenchError
 from bench.plan.load import load_suite, parse_suite, suite_names
 from bench.schema.jobs import Probe, Sweep
 from bench.schema.record import Latency, Shape
-from bench.schema.shape import StepForm, StepShape
+from bench.schema.shape import Setting, StepForm, StepShape
 from bench.schema.suite import CostTable
 from bench.schema.sweeps import SweepTable
 from bench.store.store import read_run

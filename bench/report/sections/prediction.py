@@ -1,24 +1,23 @@
-"""Shows predictions as a table and as figures; computes no figure beyond ratios of what was counted."""
+"""Predictions as a table and as figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bench.report import format as fmt
 from bench.report.render.columns import Column, say, table, width_of
-from bench.schema.record import Flops
+from bench.schema.record import Prediction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
 BASELINE = "full"
 """Method that backward is compared with, where it is among those asked for."""
 
 
-def render(rows: Sequence[Row], console: Console) -> None:
+def render(rows: Sequence[Prediction], console: Console) -> None:
     """Print what was predicted.
 
     Args:
@@ -29,20 +28,20 @@ def render(rows: Sequence[Row], console: Console) -> None:
     say(console, f"{backbone_line(rows)}: counted, exact on any machine", width, style="bold")
     say(console, f"step    {setting_line(rows)}", width, hanging=8)
     say(console, "")
-    for line in table([row["method"] for row in rows], _columns(rows), width):
+    for line in table([row.method for row in rows], _columns(rows), width):
         say(console, line)
     for row in rows:
-        for kind, reason in (("refused", row.get("refused")), ("not counted", row.get("not_counted"))):
+        for kind, reason in (("refused", row.refused), ("not counted", row.not_counted)):
             if reason:
-                name = fmt.plain(row["method"])
+                name = fmt.plain(row.method)
                 say(console, f"{name} {kind}: {fmt.plain(reason).removeprefix(f'{name}: ')}", width, style="yellow")
-    if any("flops" not in row for row in rows):
+    if not all(row.flops for row in rows):
         say(console, "")
     for note in _legend(rows):
         say(console, f"  {note}", width, style="dim", hanging=4)
 
 
-def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+def draw(rows: Sequence[Prediction], folder: Path) -> list[Path]:
     """Write the figures that ``rows`` allow into ``folder`` as PNG and SVG.
 
     Raises:
@@ -53,84 +52,89 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     from bench.report.charts.looks import looks
     from bench.report.charts.memory import memory_breakdown
 
-    counted = [row for row in rows if "flops" in row]
-    names = [row["method"] for row in counted]
+    flops = {row.method: row.flops for row in rows if row.flops}
+    names = list(flops)
     baseline = BASELINE if BASELINE in names else ""
-    style, where = looks(names, baseline), f"{setting_line(rows)}; {'; '.join(rows[0]['notes'])}."
+    style, where = looks(names, baseline), f"{setting_line(rows)}; {'; '.join(rows[0].notes)}."
     with styled():
         figures: dict[str, Figure | None] = {
             "memory": memory_breakdown(
-                counted, Words(f"{backbone_line(rows)}: memory of one training step", "", where), style
+                [row.model_dump() for row in rows if row.flops],
+                Words(f"{backbone_line(rows)}: memory of one training step", "", where), style,
             ),
             "backward-depth": backward_by_depth(
-                {row["method"]: Flops.model_validate(row["flops"]) for row in counted},
-                baseline, Words(f"{backbone_line(rows)}: backward work by depth", "", setting_line(rows)), style,
+                flops, baseline, Words(f"{backbone_line(rows)}: backward work by depth", "", setting_line(rows)), style,
             ),
         }  # fmt: skip
         return [path for name, figure in figures.items() for path in save(figure, folder, name)]
 
 
-def backbone_line(rows: Sequence[Row]) -> str:
+def backbone_line(rows: Sequence[Prediction]) -> str:
     """``llama-3.2-3b 3.2 G``; of a path its last two parts."""
-    name = "/".join(Path(fmt.plain(rows[0]["backbone"])).parts[-2:])
-    return f"{name} {fmt.count(rows[0]['backbone_parameters'])}"
+    name = "/".join(Path(fmt.plain(rows[0].backbone)).parts[-2:])
+    return f"{name} {fmt.count(rows[0].backbone_parameters)}"
 
 
-def setting_line(rows: Sequence[Row]) -> str:
+def setting_line(rows: Sequence[Prediction]) -> str:
     """What a step is, in words."""
-    shape = rows[0]["shape"]
+    shape = rows[0].shape
     parts = [
-        f"{shape['batch']} x {shape['length']} tokens", shape["dtype"], shape["attention"], shape["optimizer"],
-        f"dropout {shape['dropout']:g}", *(["checkpointing"] if shape["checkpointing"] else []),
-        *([f"{shape['weights']} weights"] if shape["weights"] != "native" else []), shape["device"],
+        f"{shape.batch} x {shape.length} tokens", shape.dtype, shape.attention, shape.optimizer,
+        f"dropout {shape.dropout:g}", *(["checkpointing"] if shape.checkpointing else []),
+        *([f"{shape.weights} weights"] if shape.weights != "native" else []), shape.device,
     ]  # fmt: skip
     return ", ".join(parts)
 
 
-def _columns(rows: Sequence[Row]) -> list[Column]:
-    whole = next((row["flops"]["backward"] for row in rows if row["method"] == BASELINE and "flops" in row), None)
-    flops = [row.get("flops") for row in rows]
-    held = [row.get("bytes", {}) for row in rows]
-    state = ["refused" if "refused" in row else fmt.count(row.get("trainable_parameters", {}).get("method"))
-             for row in rows]  # fmt: skip
+def _columns(rows: Sequence[Prediction]) -> list[Column]:
+    whole = next((row.flops.backward for row in rows if row.method == BASELINE and row.flops), None)
+    flops = [row.flops for row in rows]
+    trained = [row.trainable_parameters for row in rows]
+    state = [
+        "refused" if row.refused else fmt.count(t.method if t else None) for row, t in zip(rows, trained, strict=True)
+    ]
     columns = [
         Column(("", "trained", "- head"), state),
-        Column(("", "stored", "per task"), [fmt.size(row.get("delta_bytes")) for row in rows]),
-        Column(("FLOPs", "fwd", ""), [fmt.count(f and f["forward"]) for f in flops]),
-        Column(("FLOPs", "bwd", ""), [fmt.count(f and f["backward"]) for f in flops]),
+        Column(("", "stored", "per task"), [fmt.size(row.delta_bytes) for row in rows]),
+        Column(("FLOPs", "fwd", ""), [fmt.count(f.forward if f else None) for f in flops]),
+        Column(("FLOPs", "bwd", ""), [fmt.count(f.backward if f else None) for f in flops]),
     ]
     if whole:
         columns.append(Column(("FLOPs", "bwd", f"/{BASELINE}"),
-                              [fmt.ratio(f["backward"] / whole if f else None) for f in flops]))  # fmt: skip
-    peaks = [row.get("predicted_peak_memory_bytes", {}).get("step") for row in rows]
+                              [fmt.ratio(f.backward / whole if f else None) for f in flops]))  # fmt: skip
+    peaks = [row.predicted_peak_memory_bytes for row in rows]
     memory = "memory: predicted peak and its parts"
     columns += [
-        Column((memory, "peak", ""), [fmt.size(peak) for peak in peaks]),
-        Column((memory, "weights", ""), [fmt.size(part.get("weights")) for part in held]),
-        Column((memory, "gradients", ""), [fmt.size(part.get("gradients")) for part in held]),
-        Column((memory, "optimizer", "state"), [fmt.size(part.get("optimizer_state")) for part in held]),
-        Column((memory, "saved", "activ."), [fmt.size(part.get("saved_activations")) for part in held]),
+        Column((memory, "peak", ""), [fmt.size(peak.step if peak else None) for peak in peaks]),
+        Column((memory, "weights", ""), _held(rows, "weights")),
+        Column((memory, "gradients", ""), _held(rows, "gradients")),
+        Column((memory, "optimizer", "state"), _held(rows, "optimizer_state")),
+        Column((memory, "saved", "activ."), _held(rows, "saved_activations")),
     ]
-    if any("fits" in row for row in rows):
+    if any(row.fits is not None for row in rows):
         columns.append(Column(("", "fits,", "largest"), [_fit(row) for row in rows]))
     return columns
 
 
-def _fit(row: Row) -> str:
-    return f"{'yes' if row['fits'] else 'NO'} {row['largest_batch']}" if "fits" in row else fmt.MISSING
+def _held(rows: Sequence[Prediction], part: str) -> list[str]:
+    return [fmt.size(getattr(row.bytes, part) if row.bytes else None) for row in rows]
 
 
-def _legend(rows: Sequence[Row]) -> list[str]:
+def _fit(row: Prediction) -> str:
+    return fmt.MISSING if row.fits is None else f"{'yes' if row.fits else 'NO'} {row.largest_batch}"
+
+
+def _legend(rows: Sequence[Prediction]) -> list[str]:
     """Lines below the table that say what its columns mean."""
     lines = [
         "peak: the largest of forward, backward and optimizer step. It is no sum of its parts: they do not peak "
         "together, and temporaries come on top.",
         "saved activ.: what autograd keeps for backward; trained and stored leave the task head out.",
     ]
-    memory = next((row["device_memory_bytes"] for row in rows if "device_memory_bytes" in row), None)
+    memory = next((row.device_memory_bytes for row in rows if row.device_memory_bytes is not None), None)
     if memory is not None:
         lines.append(
             f"fits, largest: whether the peak fits into {fmt.size(memory)} ({memory / 2**30:.4g} GiB), and the most "
             "rows of that length that do."
         )
-    return [*lines, *rows[0]["notes"]]
+    return [*lines, *rows[0].notes]
