@@ -15,4 +15,15 @@ if model_type := os.environ.get("BENCH_WARM_MODEL_TYPE"):
     table = auto.MODEL_FOR_TEXT_ENCODING_MAPPING if model_type == "t5" else auto.MODEL_MAPPING
     table[config]  # imports the backbone's modelling file
 
+if os.environ.get("BENCH_WARM_CELLS"):  # data, tokenizers and metrics, which no probe needs
+    import datasets  # noqa: F401
+    import evaluate  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    from transformers import AutoTokenizer  # noqa: F401
+
+    import bench.tasks.metrics
+    import bench.training.cell
+    import bench.training.evaluate
+    import bench.training.loop  # noqa: F401
+
 gc.freeze()  # workers share these pages for as long as no collection of theirs goes through them

@@ -63,8 +63,9 @@ def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
         cells: Whether cells will run; probes alone need neither datasets nor evaluate, which may then be absent.
     """
     os.environ["BENCH_WARM_MODEL_TYPE"] = model_type
+    os.environ["BENCH_WARM_CELLS"] = "1" if cells else ""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.execute.warm", *(["bench.execute.warm_cells"] if cells else [])])
+    context.set_forkserver_preload(["bench.execute.warm"])
     forkserver.ensure_running()  # returns at once: the server imports while the caller plans
     return context
 

@@ -207,5 +207,9 @@ def test_data_libraries_are_warmed_for_a_suite_with_cells_alone(monkeypatch, nam
     monkeypatch.setattr(forkserver, "ensure_running", lambda: None)
     monkeypatch.setattr(ForkServerContext, "set_forkserver_preload", lambda self, names: loaded.extend(names))
     monkeypatch.setenv("BENCH_WARM_MODEL_TYPE", "")
+    monkeypatch.setenv("BENCH_WARM_CELLS", "")
     warm_up(load_suite(name))
-    assert loaded == ["bench.execute.warm", *["bench.execute.warm_cells"] * cells]
+    assert loaded == ["bench.execute.warm"]
+    program = "import sys; import bench.execute.warm; print('datasets' in sys.modules, 'evaluate' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    assert shown.stdout.split() == [str(cells)] * 2, shown.stderr
