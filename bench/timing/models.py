@@ -29,7 +29,7 @@ class Models:
     """
 
     def __init__(self, probe: Probe) -> None:
-        self._probe = probe
+        self.probe = probe
         self._specs = {spec.label: spec for spec in probe.methods}
         self.device = device_of(probe)
         self.setting = Setting(**probe.step(), device=self.device, outputs=probe.outputs)
@@ -39,7 +39,7 @@ class Models:
         """Method ``label``, its configuration, what the backbone was, and the adapted model under a head."""
         spec = self._specs[label]
         method, config = registry.make(spec.name, spec.config, spec.label)
-        longest = max(self._probe.length, self._probe.latency_length)
+        longest = max(self.probe.length, self.probe.latency_length)
         check_positions(self._pristine, longest, method.reserved_positions(config), option="length", at=spec.label)
         return method, config, *adapt(self.fresh(), method, config, self.head(), self.setting)
 
@@ -49,28 +49,28 @@ class Models:
 
     def head(self) -> Head:
         """The task head."""
-        return make_head(self._pristine, self._probe.outputs).to(self.device)
+        return make_head(self._pristine, self.probe.outputs).to(self.device)
 
     def batch(self, rows: int, length: int) -> dict[str, torch.Tensor]:
         """Random rows ``[rows, length]``."""
         vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
-        return random_batch(rows, length, vocabulary=vocabulary, outputs=self._probe.outputs, device=self.device)
+        return random_batch(rows, length, vocabulary=vocabulary, outputs=self.probe.outputs, device=self.device)
 
     def step(self, label: str, *, noise: bool) -> TrainingStep:
         """A training step of method ``label``; ``noise`` moves its delta off zero."""
         method, config, origin, model = self.adapt(label)
         if noise:
             randomise(model.body)
-        groups = optimizer_groups(model, method, self._probe.learning_rate, self._probe.head_learning_rate)
-        make = functools.partial(make_optimizer, form=self._probe.optimizer)
+        groups = optimizer_groups(model, method, self.probe.learning_rate, self.probe.head_learning_rate)
+        make = functools.partial(make_optimizer, form=self.probe.optimizer)
         optimizer = optimizer_for(method, model.body, groups, make=make)
-        batch = self.batch(self._probe.batch, self._probe.length)
+        batch = self.batch(self.probe.batch, self.probe.length)
         return TrainingStep(method, config, model, origin, optimizer, batch, self.setting.autocast)
 
     def clock(self, label: str, seen: Seen | None = None) -> StepClock:
         """A training step of method ``label``, its delta moved off zero, ready to be timed."""
         step = self.step(label, noise=True)
-        if self._probe.compile:
+        if self.probe.compile:
             step.model.compile()
         return StepClock(step, self.device, seen)
 

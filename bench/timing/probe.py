@@ -1,4 +1,4 @@
-"""One probe: the cost of every method of a suite on one shape, as one record a method; it takes no figure itself."""
+"""One probe: the cost of every method of a suite on one shape, as one record a method."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +22,7 @@ def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None)
         probe: What to measure.
         progress: Called with short lines such as ``counted 5/13`` or ``timed block 2/5, about 40 s left``.
     """
-    from bench.timing.session import Session
+    from bench.timing.session import completed
 
     started, around = now(), environment()
     findings = {spec.label: Findings() for spec in probe.methods}
@@ -32,7 +32,7 @@ def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None)
         return _record(probe, owed.pop(label), findings[label], _common(probe, started, around))
 
     try:
-        for label in Session(probe, findings, progress).completed():
+        for label in completed(probe, findings, progress):
             yield record(label)
     except Exception as error:  # what no method is to blame for, such as a backbone that cannot be loaded
         for label in owed:

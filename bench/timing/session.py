@@ -1,5 +1,6 @@
 """Takes all figures of one probe, stage by stage over all methods; a method that fails leaves the others alone."""
 
+import dataclasses
 import functools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,13 +21,12 @@ from bench.schema.figures import BASE
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import Inference, Inferences, Latencies, Latency
 from bench.timing import inference as latency
-from bench.timing.clock import PHASES, Seen, StepClock
+from bench.timing.clock import PHASES, Seen
 from bench.timing.interleave import (
     Arm,
     Asked,
     Builds,
     Pace,
-    Round,
     Samples,
     control,
     decided,
@@ -57,181 +57,41 @@ class Key(NamedTuple):
 BARE = Key("")
 
 
+@dataclasses.dataclass
 class Session:
-    """One probe at work.
+    """What the stages of one probe share.
 
-    Each stage builds its modules afresh from one pristine backbone with the same seeds and drops them again, so no
+    Each stage has its modules built afresh from one pristine backbone with the same seeds and drops them again, so no
     stage sees what another one left behind.
     """
 
-    def __init__(self, probe: Probe, findings: dict[str, Findings], progress: Callable[[str], None]) -> None:
-        self._probe = probe
-        self._findings = findings
-        self._progress = progress
-        self._order = random.Random(0)
-        self._pace = Pace(0.0)
-        self._specs = {spec.label: spec for spec in probe.methods}
-        self._models = Models(probe)
-        self.device = self._models.device
+    models: Models
+    findings: dict[str, Findings]
+    progress: Callable[[str], None]
+    order: random.Random = dataclasses.field(default_factory=lambda: random.Random(0))
+    """Draws the order in which builds are made anew."""
+    pace: Pace = dataclasses.field(default_factory=lambda: Pace(0.0))
+    """Of all timed work."""
 
-    def completed(self) -> Iterator[str]:
-        """Take all figures; yields each label as soon as none of its figures is to come.
+    @property
+    def probe(self) -> Probe:
+        """What is measured."""
+        return self.models.probe
 
-        Methods are timed against each other, so those of one group come together. What is counted alone comes method
-        by method, and a method that fails comes at once.
-        """
-        if not self._probe.timed:
-            yield from self._counted_alone()
-            return
-        self.count()
-        yielded = {label: None for label, found in self._findings.items() if not found.ok}
-        yield from list(yielded)
-        timed = self._groups(list(self._specs), lambda found: found.held_bytes)
-        self._pace = Pace(sum(self._work(labels) for labels in timed))
-        for number, labels in enumerate(timed, start=1):
-            of = f" of group {number}/{len(timed)}" if len(timed) > 1 else ""
-            self._time_group(labels, of)
-            for some in self._groups(labels, lambda found: 2 * found.held_bytes):
-                self._infer_group(some, of)
-            yield from (label for label in labels if label not in yielded)
-            yielded |= dict.fromkeys(labels)
-        yield from (label for label in self._specs if label not in yielded)
-
-    def _counted_alone(self) -> Iterator[str]:
-        for done, (label, spec) in enumerate(self._specs.items(), start=1):
-            with self._answering_for(label) as found:
-                self._count(spec, found)
-                self._count_inference(self._models.deployed(label), found)
-            self._progress(f"counted {done}/{len(self._specs)}")
-            yield label
-
-    def count(self) -> None:
-        """Ledger of every method on fake tensors, memory on a real step."""
-        for done, (label, spec) in enumerate(self._specs.items(), start=1):
-            with self._answering_for(label) as found:
-                self._count(spec, found)
-            self._progress(f"counted {done}/{len(self._specs)}")
-
-    def _work(self, labels: Sequence[str]) -> float:
-        """Of timing ``labels``: FLOPs of their training steps and inference, in all blocks that the suite asks for."""
-        probe = self._probe
-        training = probe.rounds * self._step_work(labels)
-        inference = sum(probe.latency_rounds(rows) * self._latency_work(labels, rows) for rows in probe.latency_batches)
-        return probe.blocks * (training + inference)
-
-    def _step_work(self, labels: Sequence[str]) -> float:
-        """FLOPs of a round of training steps."""
-        flops = [self._findings[label].figures["flops"] for label in (*labels, self._probe.baseline)]
-        return float(sum(one.forward + one.backward for one in flops))
-
-    def _latency_work(self, labels: Sequence[str], rows: int) -> float:
-        """FLOPs of a round of inference of ``rows`` rows; the merged and the bare model count as a method each."""
-        share: float = rows * self._probe.latency_length / (self._probe.batch * self._probe.length)
-        forward: int = sum(self._findings[label].figures["flops"].forward for label in labels)
-        return 2 * share * forward
+    @functools.cached_property
+    def base_inference(self) -> Inference:
+        """Counts of the bare backbone under the head."""
+        return latency.count_inference(self.models.base(), self.models.batch(1, self.probe.latency_length))
 
     @contextmanager
-    def _answering_for(self, label: str) -> Iterator[Findings]:
+    def answering_for(self, label: str) -> Iterator[Findings]:
         """Whatever a method raises inside becomes its own failure."""
         try:
-            yield self._findings[label]
+            yield self.findings[label]
         except Exception as error:  # the outermost frame of a method's part: its failure is a result
-            self._findings[label].fail(error)
+            self.findings[label].fail(error)
 
-    def _count(self, spec: MethodSpec, found: Findings) -> None:
-        counts = self._predict(spec, found)
-        if counts is not None and not self._probe.timed:
-            found.figures |= _counted(counts) | {"bytes": counts.bytes, "delta_bytes": counts.delta_bytes}
-            return
-        step = self._models.step(spec.label, noise=False)
-        if counts is None:
-            ledger = count_step(step.model, step.origin, step.forward, step.backward)
-        held, peak, source = measure_step(step)
-        found.held_bytes = held.weights + held.optimizer_state
-        delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
-        if counts is None:
-            counts = summary(step.model, ledger, held, peak, delta)
-        found.figures |= _counted(counts) | {
-            "delta_bytes": delta,
-            "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
-            "peak_memory_bytes": peak,
-            "peak_memory_source": source,
-        }
-
-    def _predict(self, spec: MethodSpec, found: Findings) -> Counts | None:
-        """The ledger on fake tensors; None, with the reason among the warnings, where an operation has no fake form."""
-        method, config = registry.make(spec.name, spec.config, spec.label)
-        try:
-            counts = count(self._probe.backbone, method, config, self._models.setting)
-        except BenchError:
-            raise  # the family cannot carry the method: no real step can be built either
-        except Exception as error:  # whatever a third party's operation does without data
-            reason = (str(error).splitlines() or [""])[0]
-            found.warnings.append(
-                f"no predicted peak, counted on real tensors instead: the step does not run on fake ones "
-                f"({type(error).__name__}: {reason})"
-            )
-            return None
-        found.figures["predicted_peak_memory_bytes"] = counts.peak
-        return counts
-
-    def _groups(self, labels: Sequence[str], size: Callable[[Findings], int]) -> list[list[str]]:
-        """``labels`` that have not failed, in groups that fit in 60 % of the free memory beside one running step."""
-        alive = {label: size(self._findings[label]) for label in labels if self._findings[label].ok}
-        baseline = self._probe.baseline
-        if baseline not in alive:
-            for label in alive:
-                self._warn_once(label, f"no times: the baseline {baseline} failed")
-            return []
-        largest = max(self._findings[label].figures["peak_memory_bytes"].step for label in alive)
-        return groups(alive, baseline, int(0.6 * free_bytes(self.device)) - largest)
-
-    def _warn_once(self, label: str, warning: str) -> None:
-        if warning not in self._findings[label].warnings:
-            self._findings[label].warnings.append(warning)
-
-    def _time_group(self, labels: list[str], suffix: str) -> None:
-        baseline = Key(self._probe.baseline)
-        keys = [*map(Key, labels), baseline.again()]
-        seen = {key: Seen() for key in keys}
-        clocks = Builds(keys, lambda key: self._models.clock(key.label, seen[key]))
-        arms = []
-        for key in keys:
-            with self._answering_for(key.label):
-                clocks.get(key)  # raises what making it raised
-                arms.append(Arm(key, functools.partial(_step, clocks, key)))
-        asked = [
-            Asked(b.phase, Key(b.method), Key(b.versus), b.bounds, b.equivalence)
-            for b in self._probe.bounds
-            if b.phase in PHASES
-        ]
-        with self._answering_for(baseline.label):
-            clocks.get(baseline).run()
-            seen[baseline.again()].repeats = seen[baseline].repeats  # as alike as the code
-        samples = self._interleave(
-            arms,
-            [clocks],
-            self._probe.rounds,
-            "timed block {}" + suffix,
-            asked,
-            baseline,
-            work=self._probe.rounds * self._step_work(labels),
-        )
-        if not self._paired(samples, labels, baseline):
-            return
-        if seen[baseline].loss != seen[baseline.again()].loss:
-            self._findings[baseline.label].warnings.append("the two builds of the A/A control have different losses")
-        controls = {phase: control(samples[baseline.again()], samples[baseline], phase) for phase in PHASES}
-        for label in labels:
-            if (key := Key(label)) not in samples:
-                continue
-            with self._answering_for(label) as found:
-                found.warnings += seen[key].warnings
-                found.figures.setdefault("aa_control", {}).update(controls)
-                for phase in PHASES:
-                    found.figures[f"{phase}_seconds"] = timing(samples[key], samples[baseline], phase)
-
-    def _interleave(
+    def interleaved(
         self,
         arms: list[Arm],
         builds: Sequence[Builds[Any]],
@@ -251,130 +111,272 @@ class Session:
             asked: Ratios that claims are about.
             control_key: Has a second arm beside it.
             work: FLOPs of a block.
-        """  # fmt: skip
-        blocks = self._probe.blocks
+
+        Returns:
+            Samples of the arms that came through; the findings of the others say why they did not.
+        """
+        blocks = self.probe.blocks
 
         def on_block(done: int) -> None:
-            left = self._pace.left(work if done <= blocks else 0.0)
-            self._progress(line.format(f"{done}/{blocks * -(-done // blocks)}") + f", about {left:.0f} s left")
+            left = self.pace.left(work if done <= blocks else 0.0)
+            self.progress(line.format(f"{done}/{blocks * -(-done // blocks)}") + f", about {left:.0f} s left")
 
         samples, errors = interleave(
-            arms, blocks=blocks, rounds=rounds, on_block=on_block, extra_seconds=self._probe.extra_seconds,
+            arms, blocks=blocks, rounds=rounds, on_block=on_block, extra_seconds=self.probe.extra_seconds,
             enough=lambda found: decided(found, asked, control_key.again(), control_key),
-            renew=functools.partial(renew, builds, self._order) if self._probe.rebuild else None,
+            renew=functools.partial(renew, builds, self.order) if self.probe.rebuild else None,
         )  # fmt: skip
         for key, error in errors.items():
-            if key.label in self._findings:
-                self._findings[key.label].fail(error)
+            if key.label in self.findings:
+                self.findings[key.label].fail(error)
         return samples
 
-    def _paired(self, samples: dict[Key, Samples], labels: Iterable[str], baseline: Key) -> bool:
+    def paired(self, samples: dict[Key, Samples], labels: Iterable[str], baseline: Key) -> bool:
         """Whether the baseline and its control came through; says so in all findings where not."""
         if baseline in samples and baseline.again() in samples:
             return True
         for label in labels:
-            self._findings[label].warnings.append("no ratios: the baseline failed while it was timed")
+            self.findings[label].warnings.append("no ratios: the baseline failed while it was timed")
         return False
 
-    def _infer_group(self, labels: list[str], suffix: str) -> None:
-        builds, alive = Builds(labels, self._models.deployed), []
-        for label in labels:
-            with self._answering_for(label) as found:
-                self._count_inference(builds.get(label), found)
-                self._switch(builds.get(label), found)
-                alive.append(label)
-        for rows in self._probe.latency_batches:
-            self._infer_batch(builds, alive, rows, suffix)
 
-    @functools.cached_property
-    def _base_inference(self) -> Inference:
-        """Of the bare backbone under the head."""
-        return latency.count_inference(self._models.base(), self._models.batch(1, self._probe.latency_length))
+def completed(probe: Probe, findings: dict[str, Findings], progress: Callable[[str], None]) -> Iterator[str]:
+    """Take all figures of ``probe``; yields each label as soon as none of its figures is to come.
 
-    def _count_inference(self, deployed: latency.Deployed, found: Findings) -> None:
-        batch = self._models.batch(1, self._probe.latency_length)
-        body, unmerged = deployed.unmerged.body, latency.count_inference(deployed.unmerged, batch)
-        merged = None if deployed.merged is None else latency.count_inference(deployed.merged, batch)
-        found.figures["latency_length"] = self._probe.latency_length
-        found.figures["inference"] = Inferences(base=self._base_inference, unmerged=unmerged, merged=merged)
-        if deployed.merged is not None:
-            compared = latency.compare_structure(deployed.merged.body, self._models.fresh().eval(), batch)
-            found.figures["merged_equals_base"] = compared
-            found.figures["merge_error"] = latency.merge_error(deployed.method, body, batch)
+    Methods are timed against each other, so those of one group come together. What is counted alone comes method by
+    method, and a method that fails comes at once.
 
-    def _switch(self, deployed: latency.Deployed, found: Findings) -> None:
-        seconds = latency.switch_seconds(deployed.method, deployed.unmerged.body, self.device)
-        found.figures["switch_seconds"] = seconds
-        if seconds is None:
-            found.warnings.append("no switch time: the delta is empty or not a set of tensors of the running module")
+    Args:
+        probe: What to measure.
+        findings: Of each method by its label, filled on the way.
+        progress: Called with short lines.
+    """
+    session = Session(Models(probe), findings, progress)
+    if not probe.timed:
+        yield from _counted(session)
+        return
+    labels = list(_counted(session))
+    yielded = {label: None for label, found in findings.items() if not found.ok}
+    yield from list(yielded)
+    timed = _groups(session, labels, lambda found: found.held_bytes)
+    session.pace = Pace(sum(_work(session, group) for group in timed))
+    for number, group in enumerate(timed, start=1):
+        of = f" of group {number}/{len(timed)}" if len(timed) > 1 else ""
+        time_training(session, group, of)
+        for some in _groups(session, group, lambda found: 2 * found.held_bytes):
+            time_inference(session, some, of)
+        yield from (label for label in group if label not in yielded)
+        yielded |= dict.fromkeys(group)
+    yield from (label for label in labels if label not in yielded)
 
-    def _infer_batch(self, builds: Builds[latency.Deployed], labels: list[str], rows: int, suffix: str) -> None:
-        batch = self._models.batch(rows, self._probe.latency_length)
-        bases = Builds((BARE, BARE.again()), lambda key: self._models.base())
-        models: dict[Key, Callable[[], TaskModel | None]] = {
-            key: functools.partial(bases.get, key) for key in bases.keys
-        }
-        for label in labels:
-            with self._answering_for(label):  # a build of an earlier batch may have failed
-                folds = builds.get(label).folded is not None
-                models[Key(label)] = functools.partial(_unmerged, builds, label)
-                if folds:
-                    models[Key(label, "merged")] = functools.partial(_folded, builds, label)
-        arms = [latency.inference_arm(key, model, batch, self.device) for key, model in models.items()]
-        rounds = self._probe.latency_rounds(rows)
-        asked = [
-            Asked("latency", Key(b.method, "merged" if b.merged else ""), BARE, b.bounds, b.equivalence)
-            for b in self._probe.bounds if b.phase == "latency" and b.batch == rows and b.versus == BASE
-        ]  # fmt: skip
-        line = f"latency at batch {rows}: block {{}}{suffix}"
-        samples = self._interleave(
-            arms, [bases, builds], rounds, line, asked, BARE, work=rounds * self._latency_work(labels, rows)
+
+def _counted(session: Session) -> Iterator[str]:
+    """Count method by method: its training step, and its inference where that is not to be timed as well."""
+    models, methods = session.models, session.probe.methods
+    for done, spec in enumerate(methods, start=1):
+        with session.answering_for(spec.label) as found:
+            count_training(models, spec, found)
+            if not session.probe.timed:
+                count_inference(session, models.deployed(spec.label), found)
+        session.progress(f"counted {done}/{len(methods)}")
+        yield spec.label
+
+
+def _work(session: Session, labels: Sequence[str]) -> float:
+    """Of timing ``labels``: FLOPs of their training steps and inference, in all blocks that the suite asks for."""
+    probe = session.probe
+    training = probe.rounds * _step_work(session, labels)
+    latencies = (probe.latency_rounds(rows) * _latency_work(session, labels, rows) for rows in probe.latency_batches)
+    return probe.blocks * (training + sum(latencies))
+
+
+def _step_work(session: Session, labels: Sequence[str]) -> float:
+    """FLOPs of a round of training steps."""
+    flops = [session.findings[label].figures["flops"] for label in (*labels, session.probe.baseline)]
+    return float(sum(one.forward + one.backward for one in flops))
+
+
+def _latency_work(session: Session, labels: Sequence[str], rows: int) -> float:
+    """FLOPs of a round of inference of ``rows`` rows; the merged and the bare model count as a method each."""
+    probe = session.probe
+    share: float = rows * probe.latency_length / (probe.batch * probe.length)
+    forward: int = sum(session.findings[label].figures["flops"].forward for label in labels)
+    return 2 * share * forward
+
+
+def _groups(session: Session, labels: Sequence[str], size: Callable[[Findings], int]) -> list[list[str]]:
+    """``labels`` that have not failed, in groups that fit in 60 % of the free memory beside one running step."""
+    findings, baseline = session.findings, session.probe.baseline
+    alive = {label: size(findings[label]) for label in labels if findings[label].ok}
+    if baseline not in alive:
+        warning = f"no times: the baseline {baseline} failed"
+        for found in (findings[label] for label in alive):
+            found.warnings += [warning] if warning not in found.warnings else []
+        return []
+    largest = max(findings[label].figures["peak_memory_bytes"].step for label in alive)
+    return groups(alive, baseline, int(0.6 * free_bytes(session.models.device)) - largest)
+
+
+def count_training(models: Models, spec: MethodSpec, found: Findings) -> None:
+    """Ledger of a training step on fake tensors, and where the probe is timed its memory on a real step."""
+    counts = _predicted(models, spec, found)
+    if counts is not None and not models.probe.timed:
+        found.figures |= _exact(counts) | {"bytes": counts.bytes, "delta_bytes": counts.delta_bytes}
+        return
+    step = models.step(spec.label, noise=False)
+    if counts is None:
+        ledger = count_step(step.model, step.origin, step.forward, step.backward)
+    held, peak, source = measure_step(step)
+    found.held_bytes = held.weights + held.optimizer_state
+    delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
+    if counts is None:
+        counts = summary(step.model, ledger, held, peak, delta)
+    found.figures |= _exact(counts) | {
+        "delta_bytes": delta, "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
+        "peak_memory_bytes": peak, "peak_memory_source": source,
+    }  # fmt: skip
+
+
+def _predicted(models: Models, spec: MethodSpec, found: Findings) -> Counts | None:
+    """The ledger on fake tensors; None, with the reason among the warnings, where an operation has no fake form."""
+    method, config = registry.make(spec.name, spec.config, spec.label)
+    try:
+        counts = count(models.probe.backbone, method, config, models.setting)
+    except BenchError:
+        raise  # the family cannot carry the method: no real step can be built either
+    except Exception as error:  # whatever a third party's operation does without data
+        reason = (str(error).splitlines() or [""])[0]
+        found.warnings.append(
+            f"no predicted peak, counted on real tensors instead: the step does not run on fake ones "
+            f"({type(error).__name__}: {reason})"
         )
-        if not self._paired(samples, labels, BARE):
-            return
-        found = control(samples[BARE.again()], samples[BARE], "latency")
-        for label in labels:
-            plain, folded = Key(label), Key(label, "merged")
-            if plain not in samples or (folded in models and folded not in samples):
-                continue
-            controls = self._findings[label].figures.setdefault("aa_control", {})
-            controls |= {f"latency_batch_{rows}": found, "latency": controls.get("latency", found)}
-            with self._answering_for(label):
-                foldable = builds.get(label).merged is not None
-                merged = samples.get(folded, samples[plain]) if foldable else None
-                self._add_latency(label, rows, samples[BARE], samples[plain], merged)
-
-    def _add_latency(self, label: str, rows: int, base: Samples, unmerged: Samples, merged: Samples | None) -> None:
-        old: Latencies | None = self._findings[label].figures.get("latency_seconds")
-
-        def joined(mode: str, samples: Samples) -> Latency:
-            before: Latency | None = getattr(old, mode, None)
-            return Latency.of((before.by_batch if before else {}) | {rows: timing(samples, base, "latency")})
-
-        self._findings[label].figures["latency_seconds"] = Latencies(
-            base=joined("base", base), unmerged=joined("unmerged", unmerged),
-            merged=joined("merged", merged) if merged is not None else None,
-        )  # fmt: skip
+        return None
+    found.figures["predicted_peak_memory_bytes"] = counts.peak
+    return counts
 
 
-def _step(clocks: Builds[StepClock], key: Key) -> Round:
-    return clocks.get(key).run()
-
-
-def _unmerged(builds: Builds[latency.Deployed], label: str) -> TaskModel:
-    return builds.get(label).unmerged
-
-
-def _folded(builds: Builds[latency.Deployed], label: str) -> TaskModel | None:
-    return builds.get(label).folded
-
-
-def _counted(counts: Counts) -> dict[str, Any]:
+def _exact(counts: Counts) -> dict[str, Any]:
     """Figures that no real step adds to."""
     return {
         "trainable_parameters": counts.trainable, "flops": counts.flops, "largest_saved": counts.largest_saved,
         "backward_path": counts.backward_path,
     }  # fmt: skip
+
+
+def count_inference(session: Session, deployed: latency.Deployed, found: Findings) -> None:
+    """Count one row's inference; compare the merged model with the bare backbone and with the unmerged model."""
+    models, length = session.models, session.probe.latency_length
+    batch = models.batch(1, length)
+    body, unmerged = deployed.unmerged.body, latency.count_inference(deployed.unmerged, batch)
+    merged = None if deployed.merged is None else latency.count_inference(deployed.merged, batch)
+    found.figures["latency_length"] = length
+    found.figures["inference"] = Inferences(base=session.base_inference, unmerged=unmerged, merged=merged)
+    if deployed.merged is not None:
+        compared = latency.compare_structure(deployed.merged.body, models.fresh().eval(), batch)
+        found.figures["merged_equals_base"] = compared
+        found.figures["merge_error"] = latency.merge_error(deployed.method, body, batch)
+
+
+def time_training(session: Session, labels: list[str], suffix: str) -> None:
+    """Time training steps of ``labels`` against each other and against a second build of the baseline.
+
+    ``suffix`` says which group it is, for people.
+    """
+    probe, findings = session.probe, session.findings
+    baseline = Key(probe.baseline)
+    keys = [*map(Key, labels), baseline.again()]
+    seen = {key: Seen() for key in keys}
+    clocks = Builds(keys, lambda key: session.models.clock(key.label, seen[key]))
+    arms = []
+    for key in keys:
+        with session.answering_for(key.label):
+            clocks.get(key)  # raises what making it raised
+            arms.append(Arm(key, lambda key=key: clocks.get(key).run()))  # type: ignore[misc]
+    asked = [
+        Asked(b.phase, Key(b.method), Key(b.versus), b.bounds, b.equivalence) for b in probe.bounds if b.phase in PHASES
+    ]
+    with session.answering_for(baseline.label):
+        clocks.get(baseline).run()
+        seen[baseline.again()].repeats = seen[baseline].repeats  # as alike as the code
+    work = probe.rounds * _step_work(session, labels)
+    samples = session.interleaved(arms, [clocks], probe.rounds, "timed block {}" + suffix, asked, baseline, work=work)
+    if not session.paired(samples, labels, baseline):
+        return
+    if seen[baseline].loss != seen[baseline.again()].loss:
+        findings[baseline.label].warnings.append("the two builds of the A/A control have different losses")
+    controls = {phase: control(samples[baseline.again()], samples[baseline], phase) for phase in PHASES}
+    for key in [key for key in map(Key, labels) if key in samples]:
+        with session.answering_for(key.label) as found:
+            found.warnings += seen[key].warnings
+            found.figures.setdefault("aa_control", {}).update(controls)
+            for phase in PHASES:
+                found.figures[f"{phase}_seconds"] = timing(samples[key], samples[baseline], phase)
+
+
+def time_inference(session: Session, labels: list[str], suffix: str) -> None:
+    """Count and time inference of ``labels`` at every batch, and time the switch of tasks."""
+    builds, alive = Builds(labels, session.models.deployed), []
+    for label in labels:
+        with session.answering_for(label) as found:
+            deployed = builds.get(label)
+            count_inference(session, deployed, found)
+            seconds = latency.switch_seconds(deployed.method, deployed.unmerged.body, session.models.device)
+            found.figures["switch_seconds"] = seconds
+            if seconds is None:
+                found.warnings.append(
+                    "no switch time: the delta is empty or not a set of tensors of the running module"
+                )
+            alive.append(label)
+    for rows in session.probe.latency_batches:
+        _time_batch(session, builds, alive, rows, suffix)
+
+
+def _time_batch(session: Session, builds: Builds[latency.Deployed], labels: list[str], rows: int, suffix: str) -> None:
+    probe = session.probe
+    batch = session.models.batch(rows, probe.latency_length)
+    bases = Builds((BARE, BARE.again()), lambda key: session.models.base())
+    models: dict[Key, Callable[[], TaskModel | None]] = {key: functools.partial(bases.get, key) for key in bases.keys}
+    for label in labels:
+        with session.answering_for(label):  # a build of an earlier batch may have failed
+            folds = builds.get(label).folded is not None
+            models[Key(label)] = lambda label=label: builds.get(label).unmerged  # type: ignore[misc]
+            if folds:
+                models[Key(label, "merged")] = lambda label=label: builds.get(label).folded  # type: ignore[misc]
+    arms = [latency.inference_arm(key, model, batch, session.models.device) for key, model in models.items()]
+    rounds = probe.latency_rounds(rows)
+    asked = [
+        Asked("latency", Key(b.method, "merged" if b.merged else ""), BARE, b.bounds, b.equivalence)
+        for b in probe.bounds if b.phase == "latency" and b.batch == rows and b.versus == BASE
+    ]  # fmt: skip
+    line = f"latency at batch {rows}: block {{}}{suffix}"
+    work = rounds * _latency_work(session, labels, rows)
+    samples = session.interleaved(arms, [bases, builds], rounds, line, asked, BARE, work=work)
+    if not session.paired(samples, labels, BARE):
+        return
+    noise = control(samples[BARE.again()], samples[BARE], "latency")
+    for label in labels:
+        plain, folded = Key(label), Key(label, "merged")
+        if plain not in samples or (folded in models and folded not in samples):
+            continue
+        controls = session.findings[label].figures.setdefault("aa_control", {})
+        controls |= {f"latency_batch_{rows}": noise, "latency": controls.get("latency", noise)}
+        with session.answering_for(label) as found:
+            foldable = builds.get(label).merged is not None
+            merged = samples.get(folded, samples[plain]) if foldable else None
+            _add_latency(found, rows, samples[BARE], samples[plain], merged)
+
+
+def _add_latency(found: Findings, rows: int, base: Samples, unmerged: Samples, merged: Samples | None) -> None:
+    old: Latencies | None = found.figures.get("latency_seconds")
+
+    def joined(mode: str, samples: Samples) -> Latency:
+        before: Latency | None = getattr(old, mode, None)
+        return Latency.of((before.by_batch if before else {}) | {rows: timing(samples, base, "latency")})
+
+    found.figures["latency_seconds"] = Latencies(
+        base=joined("base", base), unmerged=joined("unmerged", unmerged),
+        merged=joined("merged", merged) if merged is not None else None,
+    )  # fmt: skip
 
 
 def free_bytes(device: str) -> int:

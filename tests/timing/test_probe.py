@@ -16,7 +16,6 @@ from bench.schema.record import CostRecord
 from bench.timing import session
 from bench.timing.interleave import Pace
 from bench.timing.probe import failures, run_probe
-from bench.timing.session import Session, free_bytes
 
 TIMES = ("forward_seconds", "backward_seconds", "optimizer_seconds", "step_seconds")
 
@@ -300,7 +299,7 @@ def test_room_on_a_gpu_is_asked_for_after_cached_blocks_are_given_back(monkeypat
     free = [1]
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(7))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[-1], 9))
-    assert free_bytes("cuda") == 7
+    assert session.free_bytes("cuda") == 7
 
 
 def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges() -> None:
@@ -318,10 +317,8 @@ def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges()
 
 def test_what_is_counted_alone_comes_method_by_method(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[str] = []
-    count = Session._count
-    monkeypatch.setattr(
-        Session, "_count", lambda self, spec, found: (counted.append(spec.label), count(self, spec, found))
-    )
+    count = session.count_training
+    monkeypatch.setattr(session, "count_training", lambda *args: (counted.append(args[1].label), count(*args)))
     records = run_probe(probe("full", "head", "lora", timed=False))
     for number, label in enumerate(("full", "head", "lora"), start=1):
         record = next(records)
@@ -332,10 +329,8 @@ def test_what_is_counted_alone_comes_method_by_method(monkeypatch: pytest.Monkey
 
 def test_records_of_a_timed_group_come_before_the_next_group_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[list[str]] = []
-    time_group = Session._time_group
-    monkeypatch.setattr(
-        Session, "_time_group", lambda self, labels, of: (begun.append(labels), time_group(self, labels, of))
-    )
+    timed = session.time_training
+    monkeypatch.setattr(session, "time_training", lambda *args: (begun.append(args[1]), timed(*args)))
     monkeypatch.setattr(
         session, "groups", lambda sizes, baseline, room: [[baseline, m] for m in sizes if m != baseline]
     )
@@ -352,10 +347,10 @@ def test_records_of_a_timed_group_come_before_the_next_group_begins(monkeypatch:
 
 
 def test_a_group_that_breaks_off_leaves_no_record_that_looks_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Session, labels: list[str], of: str) -> None:
+    def fail(session: object, labels: list[str], of: str) -> None:
         raise OSError("the machine is gone")
 
-    monkeypatch.setattr(Session, "_infer_group", fail)
+    monkeypatch.setattr(session, "time_inference", fail)
     for record in run_probe(probe("full", "head", latency_batches=(1,))):
         assert (record.status, record.reason) == ("failed", "OSError: the machine is gone")
 
