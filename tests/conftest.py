@@ -8,13 +8,15 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("shared-machine", deadline=None)  # a time limit per example would only measure the neighbours
 settings.load_profile("shared-machine")
 
 
-def pytest_collection_finish():
-    """What is loaded now stays to the end: no collection of garbage, of which timings make many, goes through it."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    """What is loaded by now stays: no collection of garbage that a test asks for, as timings do, goes through it."""
     gc.collect()
     gc.freeze()
