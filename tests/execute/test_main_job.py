@@ -1,7 +1,5 @@
 """The main job end to end: every method from suite to report, and the bounds that the project exists to show."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from bench.store.store import read_run
 from bench.training.cell import run_cell
 from bench.verdicts.reference import figures_of, read_reference
 from methods import BUILTIN
+from tests.factories.command import bench
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "glue"
@@ -22,9 +21,7 @@ SHARED = ROOT.parent / "shared" / "data" / "glue"
 def smoke(tmp_path_factory):
     """The finished run folder of the smoke suite and what it printed."""
     folder = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, "-m", "bench", "run", "--suite", "smoke", "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = bench("run", "--suite", "smoke", "--out", folder)
     return read_run(folder), done.stdout
 
 

@@ -19,7 +19,7 @@ from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.report.charts import catalogue as plots
 from bench.store.store import open_store, read_records, read_run
-from tests.factories.command import bench, workers
+from tests.factories.command import Started, bench, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
@@ -78,14 +78,11 @@ def asked(suite, out):
     return "run", "--suite", str(suite), "--out", str(out), "--workers", "2"
 
 
-def command(suite, out):
-    return [sys.executable, "-m", "bench", *asked(suite, out)]
-
-
 def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_programs(tmp_path, faulty, undrawn):
     suite = suite_file(tmp_path, ["full", *(f"faulty/{name.lower()}" for name in FAULTS), "head"])
     run = tmp_path / "run"
-    done = subprocess.run([*command(suite, run), "--json"], capture_output=True, text=True, timeout=280)
+    command = [sys.executable, "-m", "bench", *asked(suite, run), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 1, done.stderr
     assert "a method's own print" in done.stderr
     summary = json.loads(done.stdout)
@@ -131,23 +128,17 @@ def wait_for_records(path, count):
     raise AssertionError("no record came")
 
 
-def heed_ctrl_c():
-    """In the child: what a shell starts in the background ignores Ctrl-C, and so would what a test there starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_a_run_that_was_stopped_resumes_to_every_cell_once(tmp_path, faulty, undrawn, number, code):
     suite = suite_file(tmp_path, ["full", "faulty/slow", "head"], seeds="[0, 1, 2]")
     run = tmp_path / "run"
-    heard = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command(suite, run), preexec_fn=heed_ctrl_c, **heard)
+    process = Started(*asked(suite, run), heard=tmp_path / "heard")
     wait_for_records(run / "records.jsonl", 3)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == code
+    assert process.wait() == code
+    said = (tmp_path / "heard").read_text()
     before = read_records(run / "records.jsonl")
     assert 3 <= len(before) < 9
     if code > 0:

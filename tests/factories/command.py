@@ -1,12 +1,16 @@
-"""``python -m bench`` within the test's own process: words and exit codes, nothing imported again; no signals."""
+"""``python -m bench`` without a start of its own: in the test's process, or in a fork of it that takes signals."""
 
 import contextlib
 import functools
 import importlib.util
 import io
+import os
 import runpy
+import signal
 import sys
+import traceback
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from unittest import mock
 
 from bench.__main__ import main
@@ -42,9 +46,62 @@ def bench(*words, code=0):
     return Done(out.getvalue(), err.getvalue())
 
 
+class Started:
+    """``python -m bench`` with ``words`` in a fork of this process, whose imports and fork server it uses.
+
+    A start of torch and transformers of its own would take longer than what most tests ask of it.
+    """
+
+    def __init__(self, *words):
+        workers()
+        self._pid = os.fork()
+        if not self._pid:
+            _end_with(_alone, ["bench", *map(str, words)])
+
+    def send_signal(self, number):
+        """Signal it."""
+        os.kill(self._pid, number)
+
+    def wait(self):
+        """Its exit code; that of a signal is negative."""
+        _, status = os.waitpid(self._pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+def _alone(argv):
+    """In the fork: the command, heard by nobody; Ctrl-C reaches it, and the fork server is its parent's."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    sys.argv, sys.stdout, sys.stderr = argv, open(os.devnull, "w"), open(os.devnull, "w")  # noqa: SIM115
+    for server in (forkserver, forkserver._forkserver):  # which asks after a child of the parent
+        server.ensure_running = lambda: None
+    main()
+
+
+def _end_with(act, *values):
+    """Do ``act`` and end the process with its exit code, past everything that the parent would do at its own end."""
+    code = 1
+    try:
+        act(*values)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 def module(python, option, name, *words):
-    """Run a documented ``python -m NAME WORDS``."""
+    """Run a documented ``python -m NAME WORDS``, which must end well; returns what it printed."""
     assert (python, option) == ("python", "-m")
     path = importlib.util.find_spec(name).origin
-    with mock.patch.object(sys, "argv", [path, *words]):
-        runpy.run_path(path, run_name="__main__")
+    out = io.StringIO()
+    with mock.patch.object(sys, "argv", [path, *words]), contextlib.redirect_stdout(out):
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as ended:
+            assert not ended.code, out.getvalue()
+    return out.getvalue()

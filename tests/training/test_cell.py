@@ -1,8 +1,7 @@
 """A cell is a function of its spec: same seed, same record; another seed, another start, order and dropout."""
 
+import io
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -10,6 +9,7 @@ from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.training.cell import run_cell
+from tests.factories.command import module
 
 
 def cells(method="lora(rank=8)", seeds=(0,), **recipe):
@@ -73,15 +73,8 @@ def test_predictions_that_are_no_numbers_end_as_nan():
     assert "predicts NaN or infinity" in record.reason
 
 
-def test_a_cell_is_a_command_with_a_spec_in_and_a_record_out():
+def test_a_cell_is_a_command_with_a_spec_in_and_a_record_out(monkeypatch):
     (cell,) = cells()
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.training.cell"],
-        input=cell.model_dump_json(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
+    monkeypatch.setattr("sys.stdin", io.StringIO(cell.model_dump_json()))
+    record = json.loads(module("python", "-m", "bench.training.cell"))
     assert (record["kind"], record["id"], record["status"]) == ("score", cell.id, "ok")
