@@ -18,7 +18,7 @@ from tests.factories.records import score, suite
 
 METRICS = {
     "accuracy": accuracy_score,
-    "matthews_correlation": matthews_corrcoef,
+    "matthews_correlation": lambda labels, found: np.corrcoef(labels, found)[0, 1],  # of two classes: Pearson's phi
     "pearson": lambda labels, found: np.corrcoef(labels, found)[0, 1],
 }
 
@@ -99,6 +99,9 @@ def test_a_metric_that_is_no_mean_is_taken_anew_of_the_rows_drawn(tmp_path, metr
         predictions = {
             name: [np.where(rng.random(200) < p, labels, 1 - labels)] for name, p in (("full", 0.95), ("ia3", 0.7))
         }
+    if metric == "matthews_correlation":
+        found = predictions["ia3"][0]
+        assert METRICS[metric](labels, found) == pytest.approx(matthews_corrcoef(labels, found))
     row = paired(run_of(tmp_path, predictions, labels, metric=metric)).table.loc["ia3", "sst2"]
     drawn = [rng.integers(200, size=200) for _ in range(1000)]
     ours, theirs = (np.array([METRICS[metric](labels[at], predictions[name][0][at]) for at in drawn])

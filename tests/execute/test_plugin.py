@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories.command import forked
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tests" / "plugin_package"
 
@@ -63,8 +65,13 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(site) -> dict:
-    """What a process sees that has the package on its path."""
-    return json.loads(python("-c", USE, PYTHONPATH=str(site)))
+    """What a process sees that has the package on its path; torch is loaded in the one that it is a fork of."""
+
+    def use():
+        sys.path.insert(0, str(site))
+        exec(USE, {})
+
+    return json.loads(forked(use))
 
 
 def test_listed_behind_the_built_in_methods(seen):

@@ -68,6 +68,22 @@ class Started:
         return os.waitstatus_to_exitcode(status)
 
 
+def forked(act):
+    """What ``act`` prints in a fork of this process, which takes with it whatever it has imported or changed."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.dup2(writing, 1)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        _end_with(act)
+    os.close(writing)
+    with open(reading) as printed:
+        text = printed.read()
+    _, status = os.waitpid(pid, 0)
+    assert not status, text
+    return text
+
+
 def _alone(argv):
     """In the fork: the command, heard by nobody; Ctrl-C reaches it, and the fork server is its parent's."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,6 +107,7 @@ def _end_with(act, *values):
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         os._exit(code)
 
 

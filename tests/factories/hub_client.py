@@ -26,14 +26,17 @@ class Done:
 
 
 class Client:
-    """One process with an empty cache under ``home`` and the hub at ``endpoint``, which forks for every question."""
+    """One process with an empty cache under ``home`` and the hub at ``endpoint``, which forks for every question.
 
-    def __init__(self, endpoint, home, **extra):
+    It loads beforehand what most of them need, unless it is asked for little and is ``bare``.
+    """
+
+    def __init__(self, endpoint, home, *, bare=False, **extra):
         kept = {key: value for key, value in os.environ.items() if key not in OURS}
         settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1,localhost"}
         self._folder = Path(home).parent
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.factories.hub_client"], env=kept | settings | extra,
+            [sys.executable, "-m", "tests.factories.hub_client", *["bare"] * bare], env=kept | settings | extra,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -123,16 +126,24 @@ def _answer(verb, words, *printed):
         os._exit(code)
 
 
-def _serve():
-    from bench.execute.run import quiet_libraries
-
-    quiet_libraries()
+def _load():
     import datasets  # noqa: F401
     import evaluate  # noqa: F401
     import sklearn.feature_extraction.text
     import sklearn.linear_model
     import sklearn.metrics  # noqa: F401
 
+    import bench.count.predict
+    import bench.execute.workers
+    import bench.plan.planner  # noqa: F401
+
+
+def _serve():
+    from bench.execute.run import quiet_libraries
+
+    quiet_libraries()
+    if "bare" not in sys.argv:
+        _load()
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -59,18 +59,21 @@ RELATIVES = {
 STEPS = 3
 
 
-def pairs(more: set[str]) -> list[object]:
-    """Every method on every family; slow where neither the family is one of each build nor the method in ``more``."""
+def pairs(own: list[str], relatives: list[str]) -> list[object]:
+    """Every method on every family; slow where it is not among ``own``, of a method in ``RELATIVES`` ``relatives``."""
     return [
-        pytest.param((method, family), marks=[] if family in ONE_OF_EACH or method in more else [pytest.mark.slow])
+        pytest.param(
+            (method, family),
+            marks=[] if family in (relatives if method in RELATIVES else own) else [pytest.mark.slow],
+        )
         for method in METHODS
         for family in FAMILIES
         if (method, family) not in REFUSED
     ]
 
 
-on_one_of_each = pytest.mark.parametrize("trained", pairs(set()), indirect=True, ids="-".join)
-"""For what a method's own tensors decide, wherever they stand in the backbone."""
+on_one_of_each = pytest.mark.parametrize("trained", pairs(ONE_OF_EACH, ["bert"]), indirect=True, ids="-".join)
+"""For what a method's own tensors decide, wherever they stand in the backbone; of relatives one place is enough."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +139,7 @@ def run(method: str, family: str, seed: int = 0) -> Run:
 cached = functools.cache(run)
 
 
-@pytest.fixture(scope="module", params=pairs({*METHODS} - RELATIVES), ids="-".join)
+@pytest.fixture(scope="module", params=pairs(FAMILIES, ONE_OF_EACH), ids="-".join)
 def trained(request) -> Run:
     return cached(*request.param)
 

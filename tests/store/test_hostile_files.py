@@ -59,14 +59,15 @@ def bench(*arguments):
     return 0, out.getvalue(), err.getvalue()
 
 
-def commands(folder):
-    """Every command that reads a run, the report's plots left out: they are drawn once, below."""
-    return (
-        ("gate", folder, "--reference", folder / "reference.json"),
+def commands(folder, damaged):
+    """Every command that reads what is damaged; the report's plots left out: they are drawn once, below."""
+    gate = ("gate", folder, "--reference", folder / "reference.json")
+    of_the_run = (
         ("reference", folder, "-o", folder / "made.json"),
         ("report", folder, "--format", "pytest-benchmark"),
         ("report", folder),
     )
+    return (gate,) if damaged == "reference.json" else (gate, *of_the_run)
 
 
 def stands(folder):
@@ -77,12 +78,16 @@ def stands(folder):
     return found
 
 
-def check(folder, *, codes=(0, 1, 2, 3, 4)):
-    """Run every command and ``open_store`` on ``folder``; their outcomes by verb."""
+def check(folder, *, damaged=None, codes=(0, 1, 2, 3, 4)):
+    """Run commands and ``open_store`` on ``folder``, all of them where it isn't said what is ``damaged``.
+
+    Returns:
+        Their exit codes by verb.
+    """
     before = stands(folder)
     outcomes = {}
     with mock.patch("bench.report.charts.catalogue.draw", return_value=[]):
-        for command in commands(folder):
+        for command in commands(folder, damaged):
             code, out, err = bench(*command)
             outcomes[" ".join(map(str, command[::2] if "report" in command else command[:1]))] = code
             assert code in codes, (command[0], code, out, err)
@@ -129,7 +134,7 @@ def test_cut_and_flipped_bytes(folder, name, data):
             damaged[place] ^= 1 << bit
         (folder / name).write_bytes(damaged[:cut] if data.draw(st.booleans()) else damaged)
         try:
-            check(folder)
+            check(folder, damaged=name)
         finally:
             (folder / name).write_bytes(content)
 
@@ -161,7 +166,7 @@ FOREIGN = {
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
 def test_foreign_files_are_refused(folder, name, content):
     (folder / name).write_bytes(content)
-    outcomes = check(folder)
+    outcomes = check(folder, damaged=name)
     if name == "reference.json" or (name == "suite.toml" and b"methods" not in content):
         assert outcomes["gate"] == 2
 

@@ -154,7 +154,7 @@ def test_all_nine_tasks_arrive_and_come_again_from_the_cache(hub, home, client, 
     first = client.read(*TASKS)
     assert first.returncode == 0, first.stderr
     hub.asked.clear()
-    with Client(hub.endpoint, home, HF_HUB_OFFLINE="1") as offline:
+    with Client(hub.endpoint, home, bare=True, HF_HUB_OFFLINE="1") as offline:
         again = offline.read(*TASKS)
     assert again.stdout == first.stdout, again.stderr
     assert hub.asked == []
