@@ -74,10 +74,10 @@ def forked(act):
     pid = os.fork()
     if not pid:
         os.dup2(writing, 1)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = os.fdopen(1, "w", closefd=False)
         _end_with(act)
     os.close(writing)
-    with open(reading) as printed:
+    with os.fdopen(reading) as printed:
         text = printed.read()
     _, status = os.waitpid(pid, 0)
     assert not status, text
@@ -90,7 +90,8 @@ def _alone(argv):
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(nowhere, number)
-    sys.argv, sys.stdout, sys.stderr = argv, open(os.devnull, "w"), open(os.devnull, "w")  # noqa: SIM115
+    sys.argv = argv
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     for server in (forkserver, forkserver._forkserver):  # which asks after a child of the parent
         server.ensure_running = lambda: None
     main()
