@@ -1,5 +1,6 @@
 """Settings that every test shares: offline, quiet, two threads at most."""
 
+import functools
 import gc
 import os
 
@@ -20,3 +21,21 @@ def pytest_runtest_call():
     """What is loaded by now stays: no collection of garbage that a test asks for, as timings do, goes through it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """SVG files of a published run by its name: each run is drawn once, whichever test process asks for it first."""
+    from tests.factories import published
+
+    own = tmp_path_factory.getbasetemp()
+    return functools.partial(published.drawn, (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "drawn")
+
+
+@pytest.fixture
+def svg_alone():
+    """For tests that read no PNG."""
+    from tests.factories import published
+
+    with published.svg_alone():
+        yield

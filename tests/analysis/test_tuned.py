@@ -133,6 +133,7 @@ def test_a_folder_without_records_is_refused_by_name(tmp_path):
         change_in(tmp_path / "nothing", run_of(tmp_path), list(SCORES))
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_the_reports_show_both_rankings_side_by_side(tmp_path):
     run = run_of(tmp_path)
     change = changed(run, trials())

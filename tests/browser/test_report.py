@@ -8,7 +8,6 @@ import pytest
 
 from bench.report.render import html as page
 from bench.store.store import Run, read_run
-from tests.factories.published import drawn
 from tests.factories.records import glue_small
 from tests.report.test_html import write_folder
 
@@ -21,7 +20,7 @@ return rows.filter(row => !row.hidden).map(row => row.cells[0].innerText);
 
 
 @pytest.fixture(scope="session")
-def pages(tmp_path_factory):
+def pages(tmp_path_factory, drawn):
     """The page of each committed run, as a file's address."""
     folder = tmp_path_factory.mktemp("pages")
     for name in RUNS:

@@ -1,8 +1,10 @@
 """Figures of the committed runs, which hold records alone: drawn when first asked for, away from the run folders."""
 
-import functools
-import tempfile
+import fcntl
 from pathlib import Path
+from unittest import mock
+
+from matplotlib.figure import Figure
 
 from bench.report.charts import catalogue
 from bench.store.store import read_run
@@ -10,13 +12,25 @@ from bench.store.store import read_run
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 
 
-@functools.cache
-def _scratch():
-    return tempfile.TemporaryDirectory(prefix="published-")  # goes with the process
+def drawn(home, name):
+    """SVG files of the published run ``name``, in reading order, below ``home``, which processes may have in common."""
+    folder, order = home / name, home / name / "order"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (home / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not order.exists():
+            with svg_alone():
+                paths = catalogue.draw(read_run(PUBLISHED / name), into=folder)
+            order.write_text("".join(f"{path.name}\n" for path in paths if path.suffix == ".svg"))
+    return [folder / line for line in order.read_text().splitlines()]
 
 
-@functools.cache
-def drawn(name):
-    """SVG files of the published run ``name``, in reading order."""
-    paths = catalogue.draw(read_run(PUBLISHED / name), into=Path(_scratch().name) / name)
-    return [path for path in paths if path.suffix == ".svg"]
+def svg_alone():
+    """No figure is saved as PNG, which takes twice as long as SVG."""
+    save = Figure.savefig
+
+    def saved(self, path, **options):
+        if Path(path).suffix != ".png":
+            save(self, path, **options)
+
+    return mock.patch.object(Figure, "savefig", saved)

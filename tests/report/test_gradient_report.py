@@ -152,6 +152,7 @@ def test_the_export_has_a_row_for_each_part_and_step(run):
     assert len(rows) == 3 * 5
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_without_noted_gradients_there_is_neither_section_nor_figure_nor_row(tmp_path):
     plain = glue_small(tmp_path, labels=["full", "ia3"])
     assert gradients.table(plain) == ([], [], [])

@@ -19,7 +19,6 @@ from bench.schema.record import Tuning
 from bench.store.store import Run, read_run
 from bench.verdicts.claims import judge
 from tests.factories.command import bench
-from tests.factories.published import drawn
 from tests.factories.records import LABELS, cost, failed, glue_small, score, suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +80,7 @@ def glue(tmp_path_factory):
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
-def test_every_published_run_is_a_page_that_is_whole_and_asks_no_host(folder):
+def test_every_published_run_is_a_page_that_is_whole_and_asks_no_host(folder, drawn):
     run = read_run(folder)
     text = page.render(run, drawn(folder.name) if folder.name in DRAWN else [])
     assert len(text.encode()) < LIMIT
@@ -107,7 +106,7 @@ def test_every_published_run_is_a_page_that_is_whole_and_asks_no_host(folder):
         ("scaling", {"growth"}),
     ],
 )
-def test_a_page_has_the_sections_that_its_records_allow_and_links_to_each(name, sections):
+def test_a_page_has_the_sections_that_its_records_allow_and_links_to_each(name, sections, drawn):
     folder = ROOT / "results/published" / name
     document = rendered(read_run(folder), drawn("cost-minilm"))
     every = {"methods", "claims", "scores", "standing", "costs", "growth"}
@@ -234,6 +233,7 @@ def hostile(folder):
     return Run.of(folder, run.suite.changed(**asked), tuple(records))
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_hostile_names_stay_text(tmp_path):
     run = hostile(tmp_path)
     text = page.render(run, plots.draw(run))
@@ -246,7 +246,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert "</script>" not in text.partition("<script>")[2].partition("</script>\n</body>")[0]
 
 
-def test_figures_share_a_page_without_sharing_an_id(tmp_path):
+def test_figures_share_a_page_without_sharing_an_id(tmp_path, drawn):
     (figure,) = [path for path in drawn("cost-minilm") if path.stem == "backward-depth"]
     twin = tmp_path / "another-depth.svg"
     twin.write_bytes(figure.read_bytes())

@@ -137,6 +137,7 @@ def test_memory_shows_what_lies_between_the_parts_and_the_peak(peak, rest):
     assert "peak, counted" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_a_peak_that_a_gpu_measured_is_not_called_counted(run):
     records = (cost(label, peak_memory_source="cuda_allocated") for label in ("full", "ia3"))
     plots.draw(replace(run, records=tuple(records)))
@@ -145,6 +146,7 @@ def test_a_peak_that_a_gpu_measured_is_not_called_counted(run):
     assert "exact on any machine" not in text
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_scores_alone_draw_no_figure_of_what_only_a_probe_knows(tmp_path):
     drawn = {path.stem for path in plots.draw(glue_small(tmp_path, costs=False))}
     assert drawn == {"score-parameters", "score-stored", "score-task", "training-loss"}
@@ -219,12 +221,14 @@ def test_a_second_drawing_has_the_same_bytes_also_of_a_broken_run(run):
     assert [path.read_bytes() for path in plots.draw(broken(run))] == before
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_figures_stand_hostile_labels(tmp_path):
     for path in plots.draw(hostile_run(tmp_path)):
         if path.suffix == ".svg":
             assert b"<script" not in path.read_bytes()
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_a_figure_that_no_longer_holds_is_removed(run):
     stale = run.folder / "plots" / "score-task.png"
     stale.parent.mkdir()

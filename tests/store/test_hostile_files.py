@@ -329,6 +329,7 @@ def test_a_score_without_its_figure_or_rows_is_refused(folder, change, sentence)
     assert sentence in err
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_hostile_names_stay_text_on_every_screen_and_in_every_file(folder, monkeypatch):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     lines = (folder / "records.jsonl").read_text().splitlines()
