@@ -170,11 +170,12 @@ def stored(folder, run, records):
     return folder
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_the_command_takes_the_folder_of_a_search(tmp_path):
     run = run_of(tmp_path / "run")
     folder, search = stored(tmp_path / "run", run, run.records), stored(tmp_path / "search", run, trials())
     summary = json.loads(bench("report", folder, "--tuning", search, "--json").stdout)
     assert summary["tuning"] == {"kendall_tau": pytest.approx(-1 / 3), "pairs_swapped": 2, "pairs": 3}
-    assert (folder / "plots" / "tuning-ranking.png").exists()
+    assert (folder / "plots" / "tuning-ranking.svg").exists()
     assert "omit --tuning" in bench("report", folder, "--tuning", search, "--format", "csv", code=2).stderr
     assert "holds no record" in bench("report", folder, "--tuning", tmp_path / "none", code=2).stderr

@@ -52,11 +52,12 @@ class Started:
     A start of torch and transformers of its own would take longer than what most tests ask of it.
     """
 
-    def __init__(self, *words):
+    def __init__(self, *words, heard):
+        """``heard`` is the file that its stderr goes to."""
         workers()
         self._pid = os.fork()
         if not self._pid:
-            _end_with(_alone, ["bench", *map(str, words)])
+            _end_with(_alone, ["bench", *map(str, words)], heard)
 
     def send_signal(self, number):
         """Signal it."""
@@ -84,12 +85,12 @@ def forked(act):
     return text
 
 
-def _alone(argv):
-    """In the fork: the command, heard by nobody; Ctrl-C reaches it, and the fork server is its parent's."""
+def _alone(argv, heard):
+    """In the fork: the command; signals reach it as they do from a shell, and the fork server is its parent's."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for number in (1, 2):
-        os.dup2(nowhere, number)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number, path in ((1, os.devnull), (2, heard)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = argv
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     for server in (forkserver, forkserver._forkserver):  # which asks after a child of the parent
@@ -109,6 +110,7 @@ def _end_with(act, *values):
         traceback.print_exc()
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 

@@ -134,7 +134,7 @@ def _load():
     import sklearn.metrics  # noqa: F401
 
     import bench.count.predict
-    import bench.execute.workers
+    import bench.execute.warm
     import bench.plan.planner  # noqa: F401
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.render import html as page
 from bench.report.render import page_figures
@@ -267,7 +268,7 @@ def test_figures_share_a_page_without_sharing_an_id(tmp_path, drawn):
 def test_a_figure_that_is_none_is_named(tmp_path):
     broken = tmp_path / "latency.svg"
     broken.write_text("<svg>")
-    with pytest.raises(page_figures.BenchError, match=r"latency\.svg: not a readable figure"):
+    with pytest.raises(BenchError, match=r"latency\.svg: not a readable figure"):
         page_figures.figures([broken])
 
 
@@ -322,5 +323,5 @@ def test_the_report_command_writes_the_page_and_names_it_last(tmp_path):
 
 def test_a_page_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(page_figures.BenchError, match=r"report\.html: cannot be written"):
+    with pytest.raises(BenchError, match=r"report\.html: cannot be written"):
         page.write(glue_small(tmp_path), [])
