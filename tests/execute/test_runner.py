@@ -171,10 +171,10 @@ def test_costs_that_were_measured_before_a_kill_are_kept_and_the_others_are_meas
     suite, run = tmp_path / "costs.toml", tmp_path / "run"
     labels = ["full", "head", "faulty/slow", "bitfit", "ia3"]
     suite.write_text(COSTS + "\n".join(f'[[method]]\nname = "{label}"' for label in labels))
-    process = subprocess.Popen(command(suite, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Started(*asked(suite, run), heard=os.devnull)
     wait_for_records(run / "records.jsonl", 2)
-    process.kill()
-    process.wait(timeout=60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     before = read_records(run / "records.jsonl")
     assert 2 <= len(before) < len(labels)
     plan = make_plan(load_suite(str(suite)), "costs", "cpu")
