@@ -68,7 +68,7 @@ def costs(say: Say) -> str:
         record, score = records()[label], scores.loc[label]
         counted = record.trainable_parameters
         assert counted and record.step_seconds and record.peak_memory_bytes and record.delta_bytes is not None
-        both = " = `p_tuning_v2`" if label == "prefix_tuning" else ""
+        both = say(" (`p_tuning_v2` counts alike)", "（`p_tuning_v2` 计数相同）") if label == "prefix_tuning" else ""
         lines.append([
             f"`{label}`{both}", fmt.count(counted.method), fmt.size(record.delta_bytes),
             fmt.ratio(backward_ratios()[label]), _interval(record.step_seconds, label == "full"),
