@@ -1,25 +1,19 @@
 """Synthetic stand-ins for five GLUE tasks, drawn from grammars with a fixed seed."""
 
 import functools
-import importlib
 import random
-import re
-from typing import Literal
 
 from bench.errors import BenchError
+from bench.tasks.grammars import GRAMMARS, Split
 from bench.tasks.rows import Rows
 
-SYNTHETIC_TASKS = ("sst2", "cola", "mrpc", "rte", "stsb")
-"""Tasks that have a grammar in ``bench.tasks.grammars``."""
+SYNTHETIC_TASKS = tuple(GRAMMARS)
+"""Tasks that have a grammar."""
 
 TRAIN_ROWS = 4000
 """Rows of every training pool."""
 TEST_ROWS = 800
 """Rows of every test pool."""
-
-Split = Literal["train", "test"]
-
-_FUNCTION_WORDS = frozenset("a after at by during for in last near of on the to was".split())
 
 
 def require_synthetic(names: tuple[str, ...], why: str = "") -> None:
@@ -45,22 +39,11 @@ def rows(name: str, split: Split) -> Rows:
         BenchError: The task has no synthetic stand-in.
     """
     require_synthetic((name,))
-    grammar = importlib.import_module(f"bench.tasks.grammars.{name}")
+    grammar = GRAMMARS[name]
     rng = random.Random(f"peft-ledger {name} {split}")  # a text seed is hashed with sha512: equal on every platform
-    lexicon, wanted = (grammar.TRAIN, TRAIN_ROWS) if split == "train" else (grammar.TEST, TEST_ROWS)
+    lexicon, wanted = grammar.lexicon(split), TRAIN_ROWS if split == "train" else TEST_ROWS
     found: dict[tuple[str, ...], int | float] = {}
     while len(found) < wanted:
-        label = grammar.LABELS[len(found) % len(grammar.LABELS)]
+        label = grammar.labels[len(found) % len(grammar.labels)]
         found.setdefault(grammar.draw(rng, lexicon, label), label)
     return Rows(tuple(found), tuple(found.values()))
-
-
-def content_words(name: str, split: Split) -> frozenset[str]:
-    """Content words that synthetic task ``name`` draws from in this split, lower case; the splits share none."""
-    require_synthetic((name,))
-    grammar = importlib.import_module(f"bench.tasks.grammars.{name}")
-    lexicon = grammar.TRAIN if split == "train" else grammar.TEST
-    words = {
-        word for phrases in lexicon.values() for phrase in phrases for word in re.findall("[a-z]+", phrase.lower())
-    }
-    return frozenset(words - _FUNCTION_WORDS)

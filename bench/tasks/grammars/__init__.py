@@ -1,1 +1,0 @@
-"""Grammars of the synthetic tasks, one per file; each writes single rows."""
