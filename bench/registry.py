@@ -1,15 +1,19 @@
 """Finds methods by name, built-in or from entry points, and parses ``name(key=value, ...)``."""
 
+import ast
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
 from bench.schema.labels import parse_spec as parse_spec
 from bench.schema.labels import spell as spell
-from methods import BRIDGES, BUILTIN
+from methods import BRIDGES
+from methods import BUILTIN as BUILTIN
 
 if TYPE_CHECKING:
     from bench.method import Method, MethodConfig
@@ -30,6 +34,28 @@ def _plugins() -> dict[str, EntryPoint]:
 def method_names() -> list[str]:
     """Every known name: built-ins in the mission's order, bridges, then ``package/name`` of third parties."""
     return [*BUILTIN, *BRIDGES, *sorted(_plugins())]
+
+
+def summaries() -> list[tuple[str, str]]:
+    """Every known name with the first line of its class's docstring; imports no method, and so no torch.
+
+    Raises:
+        BenchError: The module of a built-in method is missing.
+    """
+    places = BUILTIN | BRIDGES
+    return [(name, _class_summary(places[name]) if name in places else "third-party method") for name in method_names()]
+
+
+def _class_summary(target: str) -> str:
+    """First docstring line of ``module:Class``, read from the source."""
+    module, _, name = target.partition(":")
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise BenchError(f"{module}: the module of a built-in method is missing; reinstall peft-ledger")
+    for node in ast.parse(Path(found.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
 
 
 def load_method(name: str, where: str = "") -> type["Method"]:
@@ -57,6 +83,13 @@ def load_method(name: str, where: str = "") -> type["Method"]:
             f"method {name!r}: entry point {plugins[name].value!r} is not a subclass of bench.method.Method"
         )
     return loaded
+
+
+def merges(name: str) -> bool:
+    """Whether method ``name`` can fold what it trained into the backbone, on some families at least."""
+    from bench.method import Method
+
+    return load_method(name).merge is not Method.merge
 
 
 def provenance(name: str) -> dict[str, str]:

@@ -13,22 +13,19 @@ INTERFACE = {"errors", "method", "anatomy", "registry"}
 MAY_IMPORT = {
     "schema": set(),
     "stats": {"schema"},
-    "models": {"schema", "stats", "anatomy"},
-    "tasks": {"schema", "stats", "models"},
-    "store": {"schema", "stats", "anatomy"},
+    "models": {"schema", "anatomy"},
+    "tasks": {"schema", "models"},
+    "store": {"schema"},
     "training": {"schema", "stats", "models", "tasks", "store", "registry", "method", "anatomy"},
-    "count": {"schema", "stats", "models", "store", "training", "registry", "method", "anatomy"},
-    "timing": {"schema", "stats", "models", "store", "training", "count", "registry", "method", "anatomy"},
-    "plan": {"schema", "stats", "models", "tasks", "store", "training", "count", "registry", "method", "anatomy"},
-    "execute": {"schema", "models", "tasks", "store", "training", "count", "timing", "plan"},
-    "ab": {"schema", "stats", "store", "count", "timing", "plan", "registry"},
+    "count": {"schema", "models", "store", "training", "registry", "method", "anatomy"},
+    "timing": {"schema", "stats", "models", "store", "training", "count", "registry", "method"},
+    "plan": {"schema", "models", "tasks", "store", "count", "registry"},
+    "execute": {"schema", "store", "training", "count", "timing", "plan"},
+    "ab": {"schema", "stats", "timing", "plan", "registry"},
     "analysis": {"schema", "stats", "store", "tasks"},
     "verdicts": {"schema", "stats", "store", "analysis"},
     "report": {"schema", "stats", "store", "analysis", "verdicts", "ab"},
-    "cli": {
-        "schema", "models", "tasks", "store", "count", "plan", "execute", "ab", "analysis", "verdicts", "report",
-        "registry",
-    },
+    "cli": {"schema", "store", "count", "plan", "execute", "ab", "analysis", "verdicts", "report"},
     "registry": {"schema", "method"},
     "method": set(),
     "anatomy": set(),
@@ -68,16 +65,28 @@ def room(path):
     return path.relative_to(ROOT / "bench").parts[0].removesuffix(".py")
 
 
+def between_rooms():
+    """Each import of a room by a file of another: path, name, and the room's."""
+    for path in modules("bench"):
+        for name in imports(path):
+            if name.startswith("bench.") and (to := name.split(".")[1]) in MAY_IMPORT and to != room(path):
+                yield path, name, to
+
+
 def test_no_module_imports_upstream():
     rising = {
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in modules("bench")
-        for name in imports(path)
-        if name.startswith("bench.")
-        and (to := name.split(".")[1]) in MAY_IMPORT
-        and to not in {room(path), "errors", *MAY_IMPORT[room(path)]}
+        for path, name, to in between_rooms()
+        if to not in {"errors", *MAY_IMPORT[room(path)]}
     }
     assert not rising, "\n".join(sorted(rising))
+
+
+def test_no_room_is_allowed_an_import_that_it_does_not_make():
+    made = {(room(path), to) for path, _, to in between_rooms()}
+    allowed = {(name, to) for name, others in MAY_IMPORT.items() for to in others}
+    lazy = {("__init__", to) for to in MAY_IMPORT["__init__"]}  # by name, when they are asked for
+    assert allowed - made - lazy == set()
 
 
 def test_methods_know_the_plug_in_interface_and_nothing_else_of_the_harness():
@@ -107,7 +116,7 @@ def test_readers_need_no_torch():
 import sys
 for name in ("torch", "transformers", "datasets", "evaluate", "peft"):
     sys.modules[name] = None
-import bench.analysis, bench.cli.app, bench.cli.listing, bench.cli.progress, bench.schema.record, bench.plan.load
+import bench.analysis, bench.cli.app, bench.cli.progress, bench.schema.record, bench.plan.load, bench.plan.listing
 import bench.report.charts.catalogue, bench.report.render.markdown, bench.report.render.terminal
 import bench.stats.intervals, bench.store.store
 """

@@ -9,7 +9,8 @@ from bench.analysis.records import in_order, score_records
 from bench.analysis.scores import check_one_content
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord
-from bench.stats.subspaces import Vectors, angles, overlap, sha256
+from bench.stats.subspaces import Vectors, angles, overlap
+from bench.store.sidecars import directions_sha256
 from bench.store.sidecars import read_directions as stored_directions
 from bench.store.store import Run
 
@@ -87,7 +88,7 @@ def read_directions(folder: Path, record: ScoreRecord) -> dict[str, Vectors] | N
     if found is None:
         return None
     path, vectors = found
-    if sha256(vectors) != record.directions_sha256:
+    if directions_sha256(vectors) != record.directions_sha256:
         raise BenchError(
             f"{path}: not the vectors of record {record.id[:12]} (another hash); restore or remove the file"
         )

@@ -362,7 +362,7 @@ def list_names(
     as_json: JsonOption = False,
 ) -> None:
     """List methods, suites, tasks or backbones by name."""
-    from bench.cli.listing import listing
+    from bench.plan.listing import listing
 
     rows = listing(what)
     if as_json:

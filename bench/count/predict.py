@@ -12,7 +12,6 @@ from bench.models import backbone
 from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
 from bench.schema.record import Prediction, Trainable
 from bench.schema.shape import Setting
-from methods import BUILTIN
 
 if TYPE_CHECKING:
     from bench.count.count import Counts
@@ -81,7 +80,7 @@ def predictions(
     """
     if specs is not None and not specs:
         raise BenchError("--method is empty; give name, name(key=value, ...) or all")
-    asked = [registry.parse_spec(text, "--method") for text in (BUILTIN if specs is None else specs)]
+    asked = [registry.parse_spec(text, "--method") for text in (registry.BUILTIN if specs is None else specs)]
     built = [(registry.spell(*one), *registry.make(*one, "--method")) for one in asked]
     from bench.models.positions import check_positions
 
@@ -125,7 +124,7 @@ def check_fit(plan: Plan) -> None:
     built: set[str] = set()
     checked: set[tuple[str, int | None]] = set()
     for spec, used, length in trials:
-        if used.name not in BUILTIN or (used.label, length) in checked:
+        if used.name not in registry.BUILTIN or (used.label, length) in checked:
             continue
         checked.add((used.label, length))
         method, config = registry.make(used.name, used.config)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 
 from bench.execute.workers import Progress, Result, run_jobs, warm_context
-from bench.models import backbone
+from bench.plan.select import family
 from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id
 from bench.schema.suite import Suite
 from bench.store.environment import cores
@@ -51,9 +51,7 @@ def remaining(plan: Plan, store: Store) -> Remaining:
 
 def warm_up(suite: Suite) -> ForkServerContext:
     """Start the fork server for the suite's backbone; it imports while the suite is planned."""
-    table = suite.backbone
-    spec = backbone.resolve(table.name, table.weights, table.revision)
-    return warm_context(backbone.configuration(spec).model_type, cells=bool(suite.tasks))
+    return warm_context(family(suite), cells=bool(suite.tasks))
 
 
 def execute(

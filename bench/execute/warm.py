@@ -21,7 +21,6 @@ if os.environ.get("BENCH_WARM_CELLS"):  # data, tokenizers and metrics, which no
     import sklearn.metrics  # noqa: F401
     from transformers import AutoTokenizer  # noqa: F401
 
-    import bench.tasks.metrics
     import bench.training.cell
     import bench.training.evaluate
     import bench.training.loop  # noqa: F401

@@ -11,12 +11,11 @@ import torch
 
 from bench import registry
 from bench.count.count import ledger_of
-from bench.method import Method
 from bench.models.tokenizer import HashingTokenizer
 from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Sweep
 from bench.schema.shape import Setting
 from bench.store.environment import cores
-from bench.training.cell import rows_of
+from bench.tasks.sources import rows_of
 
 CALIBRATION_SECONDS = 0.5
 """Of matrix products, for each device, number of threads and type that a plan asks for."""
@@ -204,14 +203,10 @@ def _of_probe(probe: Probe, steps: dict[tuple[BackboneSpec, str], _Step]) -> flo
     inference = 0.0
     for batch in probe.latency_batches:
         times = probe.blocks * (probe.latency_rounds(batch) + probe.rebuild) + 1
-        models = sum(2 if _merges(method) else 1 for method in probe.methods) + 2
+        models = sum(2 if registry.merges(method.name) else 1 for method in probe.methods) + 2
         each = fmean(_seconds(s, batch * probe.latency_length, here, backward=False) for s in known.values())
         inference += times * models * each
     return START_SECONDS + counting + training + inference
-
-
-def _merges(spec: MethodSpec) -> bool:
-    return registry.load_method(spec.name).merge is not Method.merge
 
 
 def _of_cell(cell: Cell, steps: dict[tuple[BackboneSpec, str], _Step], length: float, workers: int) -> float:

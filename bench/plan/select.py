@@ -147,3 +147,10 @@ def _varies(table: SweepTable, methods: list[MethodTable]) -> bool:
 def label(method: MethodTable) -> str:
     """A method as the suite spells it; unique within a plan."""
     return registry.spell(method.name, method.config)
+
+
+def family(suite: Suite) -> str:
+    """The family of the suite's backbone, as transformers names it, such as ``bert``."""
+    table = suite.backbone
+    name: str = backbone.configuration(backbone.resolve(table.name, table.weights, table.revision)).model_type
+    return name

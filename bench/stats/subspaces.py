@@ -1,7 +1,5 @@
-"""How two subspaces lie to each other, and by what a file of them is known; no torch."""
+"""How two subspaces lie to each other."""
 
-import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,11 +24,3 @@ def overlap(first: Vectors, second: Vectors) -> float:
     arXiv:2106.09685, section 7.2. Of two random subspaces of R^d it is k / d on average.
     """
     return float(np.mean(np.cos(np.deg2rad(angles(first, second))) ** 2))
-
-
-def sha256(left: Mapping[str, Vectors]) -> str:
-    """Hash of the vectors, by which a reader knows that a file is the record's."""
-    found = hashlib.sha256()
-    for name in sorted(left):
-        found.update(f"{name} {left[name].shape} ".encode() + np.ascontiguousarray(left[name]).tobytes())
-    return found.hexdigest()

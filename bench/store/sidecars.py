@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from bench.errors import BenchError
-from bench.stats.subspaces import Vectors
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from numpy.typing import NDArray
+
+    Vectors = NDArray[Any]
 
 Content = TypeVar("Content")
 PREDICTIONS, DIRECTIONS = "predictions.parquet", "directions.safetensors"
@@ -29,7 +31,7 @@ class Sidecars:
 
     predictions: Mapping[str, Sequence[Any]]
     """Columns by test row: ``row``, ``label``, ``prediction`` and, for classes, ``probability``."""
-    directions: Mapping[str, Vectors] = field(default_factory=dict)
+    directions: "Mapping[str, Vectors]" = field(default_factory=dict)
     """By map, the leading left singular vectors of what training added to it; empty where the recipe asks for none."""
 
     def write(self, folder: Path, identity: str) -> None:
@@ -64,6 +66,16 @@ def directions_path(folder: Path, identity: str) -> Path:
     return folder / "directions" / f"{identity}.safetensors"
 
 
+def directions_sha256(vectors: "Mapping[str, Vectors]") -> str:
+    """Hash of a cell's singular vectors, by which a reader knows that a file is the record's."""
+    import numpy as np
+
+    found = hashlib.sha256()
+    for name in sorted(vectors):
+        found.update(f"{name} {vectors[name].shape} ".encode() + np.ascontiguousarray(vectors[name]).tobytes())
+    return found.hexdigest()
+
+
 def predictions_sha256(prediction: Sequence[Any]) -> str:
     """Hash of a cell's predictions in the order of its test rows: the same whichever file holds them."""
     return hashlib.sha256(repr(list(prediction)).encode()).hexdigest()
@@ -83,7 +95,7 @@ class Directions(NamedTuple):
 
     path: Path
     """The file that holds them."""
-    vectors: dict[str, Vectors]
+    vectors: "dict[str, Vectors]"
     """By map, ``[out, leading]``."""
 
 
@@ -187,7 +199,7 @@ def _as_written(table: "pa.Table") -> "pa.Table":
     return table
 
 
-def _vectors(path: Path, prefix: str) -> dict[str, Vectors]:
+def _vectors(path: Path, prefix: str) -> "dict[str, Vectors]":
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as held:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.schema.jobs import Source
+from bench.schema.jobs import Cell, Source
 from bench.tasks import folder, hub, synthetic
 from bench.tasks.glue import HUB_ID, TaskSpec, task
 from bench.tasks.rows import Rows, TaskData, content_sha256, cut_selection, subset
@@ -103,6 +103,22 @@ def load_trial(name: str, source: Source, train_rows: int | None, selection_rows
     spec = task(name)
     train, selection = cut_selection(subset(_train(spec, source), train_rows), selection_rows, name)
     return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), selection)
+
+
+def rows_of(cell: Cell) -> TaskData:
+    """The rows that ``cell`` was planned with.
+
+    Raises:
+        BenchError: They have changed since, or cannot be read.
+    """
+    train, test, selection = (cell.recipe.get(f"{split}_rows") for split in ("train", "test", "selection"))
+    if cell.trial:
+        data = load_trial(cell.task.name, cell.source, train, cell.recipe["selection_rows"])
+    else:
+        data = load_task(cell.task.name, cell.source, train, test, selection)
+    if data.content_sha256 != cell.task.content_sha256:
+        raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
+    return data
 
 
 def _train(spec: TaskSpec, source: Source) -> Rows:

@@ -19,7 +19,7 @@ from bench.schema import record
 from bench.schema.jobs import Cell
 from bench.schema.record import TrialRecord
 from bench.store.environment import environment, now
-from bench.store.sidecars import Sidecars, predictions_sha256
+from bench.store.sidecars import Sidecars, directions_sha256, predictions_sha256
 
 Progress = Callable[[str], None]
 Predictions = dict[str, list[Any]]
@@ -88,8 +88,8 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.models.head import trainable
     from bench.models.positions import check_positions
     from bench.models.tokenizer import load_tokenizer
-    from bench.stats.subspaces import sha256
     from bench.tasks.metrics import compute
+    from bench.tasks.sources import rows_of
     from bench.training.diagnostics import Found, directions, weights
     from bench.training.evaluate import Encoded, constant_score, evaluate, flags
 
@@ -133,26 +133,8 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
         "ranks": dict(method.ranks(model.body)), "directions": added.figures,
-        "directions_sha256": sha256(added.left) if added.left else None,
+        "directions_sha256": directions_sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip
-
-
-def rows_of(cell: Cell) -> Any:
-    """The rows of the cell.
-
-    Raises:
-        BenchError: They are no longer those that it was planned with.
-    """
-    from bench.tasks.sources import load_task, load_trial
-
-    train, test, selection = (cell.recipe.get(f"{split}_rows") for split in ("train", "test", "selection"))
-    if cell.trial:
-        data = load_trial(cell.task.name, cell.source, train, cell.recipe["selection_rows"])
-    else:
-        data = load_task(cell.task.name, cell.source, train, test, selection)
-    if data.content_sha256 != cell.task.content_sha256:
-        raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
-    return data
 
 
 def _fit(
