@@ -97,28 +97,28 @@ def run(
 
 def _report(folder: Path, console: Any, as_json: bool, tuning: Path | None = None) -> None:
     from bench.analysis.tuned import change_in
+    from bench.report import pages
     from bench.report.charts import catalogue as plots
-    from bench.report.render import html, markdown, terminal
-    from bench.report.sections import overview as facts
-    from bench.store.store import read_run
+    from bench.verdicts.results import JudgedResults
 
-    done = read_run(folder)
-    change = change_in(tuning, done, facts.labels(done)) if tuning is not None else None
-    drawn = plots.draw(done, change)
-    markdown.write(done, change)
-    page = html.write(done, drawn, change)
+    done = JudgedResults(folder)
+    change = change_in(tuning, done.run, done.labels) if tuning is not None else None
+    drawn = plots.draw(done.run, change)
+    report = pages.document(done, drawn, change)
+    text, page = pages.write(report, folder)
     if as_json:
-        failed = [r.id for r in done.records if r.status != "ok"]
+        records = done.run.records
+        failed = [r.id for r in records if r.status != "ok"]
         summary = {
-            "folder": str(folder), "suite": done.suite.name, "records": len(done.records), "failed": failed,
-            "plots": [str(path) for path in drawn], "report": str(folder / "report.md"), "page": str(page),
+            "folder": str(folder), "suite": done.suite.name, "records": len(records), "failed": failed,
+            "plots": [str(path) for path in drawn], "report": str(text), "page": str(page),
         }  # fmt: skip
         if change is not None:
             summary["tuning"] = {"kendall_tau": change.tau if change.tau == change.tau else None,
                                  "pairs_swapped": change.swapped, "pairs": change.pairs}  # fmt: skip
         print(json.dumps(summary, indent=2))
     else:
-        terminal.render(done, console, change=change)
+        pages.show(report, folder, console)
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -155,6 +155,7 @@ def ab(
 
         from bench.ab.experiment import compare, probe_of, verdict
         from bench.cli.progress import waiting, wide_console
+        from bench.report.render import terminal
         from bench.report.sections import ab as versions
 
         specs = None if methods is None else [spec for text in methods for spec in split_specs(text)]
@@ -168,7 +169,7 @@ def ab(
         print(json.dumps(versions.as_json(found, about | {"batch": probe.batch, "length": probe.length}), indent=2))
     elif found:
         title = f"{new.name} against {old.name}: {probe.backbone.name}, {shape}, {seconds:g} s"
-        versions.render(found, title, margin, console)
+        terminal.render(versions.document(found, title, margin), console)
     else:
         console.print(f"no method of {loaded.name} differs in source (use --methods to time some anyway)", markup=False)
     open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
@@ -227,6 +228,7 @@ def predict(
 
 def _show_predictions(rows: "list[Prediction]", plot: Path | None, as_json: bool) -> None:
     from bench.cli.progress import wide_console
+    from bench.report.render import terminal
     from bench.report.sections import prediction
 
     drawn = prediction.draw(rows, plot) if plot is not None else []
@@ -234,7 +236,7 @@ def _show_predictions(rows: "list[Prediction]", plot: Path | None, as_json: bool
         print(json.dumps([row.plain() for row in rows], indent=2))
         return
     console = wide_console()
-    prediction.render(rows, console)
+    terminal.render(prediction.document(rows), console)
     for path in drawn:
         console.print(f"plot    {path}", soft_wrap=True, markup=False)
 
@@ -300,7 +302,7 @@ def compare(
     """
     check_output(form, out, as_json, shown="table")
     from bench.analysis.runs import compare_runs
-    from bench.report.render import export
+    from bench.report.render import export, markdown, terminal
     from bench.report.sections import comparison
     from bench.store.store import read_run
 
@@ -308,11 +310,11 @@ def compare(
     if as_json:
         typer.echo(comparison.as_json(found))
     elif form == "markdown":
-        export.emit(comparison.as_markdown(found).encode(), out)
+        export.emit(markdown.render(comparison.document(found)).encode(), out)
     elif form == "table":
         from bench.cli.progress import wide_console
 
-        comparison.render(found, wide_console())
+        terminal.render(comparison.document(found), wide_console())
     else:
         export.emit(export.encoded(found.changes, form), out)
 

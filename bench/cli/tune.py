@@ -63,18 +63,22 @@ def show_search(folder: Path, console: "Console", as_json: bool, suite_file: Pat
         BenchError: ``folder`` holds no search, or cannot be written.
     """
     from bench.analysis.tuning import outcomes, read_search
+    from bench.report import pages
     from bench.report.charts import sweeps
+    from bench.report.render import markdown, terminal
     from bench.report.sections import tuning as report
 
     made = read_search(folder)
     found = outcomes(made)
     drawn = sweeps.draw_search(made, found)
-    page = report.write(made, found, drawn)
+    shown = report.document(made, found, drawn)
+    page = made.folder / "tuning.md"
+    pages.write_text(page, markdown.render(shown))
     tuned, left = (None, []) if suite_file is None else _write_tuned(made, found, suite_file)
     if as_json:
         typer.echo(report.as_json(made, found, tuned, drawn))
         return
-    report.render(made, found, console)
+    terminal.render(shown, console)
     for label in left:
         console.print(f"rates   {label}: unchanged (none chosen, or not in the suite's file)", markup=False)
     if tuned is not None:

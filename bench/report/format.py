@@ -10,6 +10,8 @@ from typing import Any
 MISSING = "-"
 """Stands for a figure that was not measured or does not exist."""
 
+TOO_FEW = "too few blocks"
+"""Stands for a ratio whose interval is wider to a side than the ratio itself, which says nothing."""
 BRIEF = 16
 """Characters of a baseline's name that a title has room for."""
 _DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -68,22 +70,33 @@ def ratio(value: float | None, digits: int = 2) -> str:
     return f"<{step:.{digits}f}" if 0 < value < step / 2 else f"{value:.{digits}f}"
 
 
+def says_nothing(value: float, low: float, high: float) -> bool:
+    """Whether half of an interval is longer than the figure that it is about."""
+    from bench.stats.intervals import is_informative  # numpy, which a command that prints one line does without
+
+    return not is_informative(value, (low, high))
+
+
 def ratio_plus_minus(value: float | None, low: float | None, high: float | None) -> str:
     """A ratio with the longer half of its interval, rounded up: ``0.57 ±.01``."""
     if value is None or low is None or high is None or missing(value) or missing(low) or missing(high):
         return ratio(value)
     if 0 < value and high < 0.005:
         return ratio(value)
+    if says_nothing(value, low, high):
+        return TOO_FEW
     half = math.ceil(max(value - low, high - value) * 100 - 1e-9) / 100
     shown = f"{half:.2f}".removeprefix("0") if half < 1 else ">1"
     return f"{ratio(value)} ±{shown}"
 
 
 def ratio_interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
-    """A ratio with its interval: ``0.998 [0.994, 1.002]``."""
+    """A ratio with its interval: ``0.998 [0.994, 1.002]``; `TOO_FEW` where the interval says nothing."""
     shown = ratio(value, digits)
     if low is None or high is None or missing(low) or missing(high):
         return shown
+    if value is not None and says_nothing(value, low, high):
+        return TOO_FEW
     return f"{shown} [{ratio(low, digits)}, {ratio(high, digits)}]"
 
 
@@ -136,6 +149,12 @@ def difference(value: float | None, low: float | None = None, high: float | None
 def of_tokens(length: int | None) -> str:
     """`` of 64 tokens``, to stand behind "row"; empty where the length is not known."""
     return "" if length is None else f" of {length} tokens"
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital in front and one full stop behind."""
+    line = plain(text).rstrip(".")
+    return f"{line[:1].upper()}{line[1:]}."
 
 
 def plural(number: int, noun: str) -> str:

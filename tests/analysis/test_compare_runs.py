@@ -12,6 +12,7 @@ from rich.console import Console
 from bench.analysis.export import figure_table
 from bench.analysis.runs import ALL_TASKS, compare_runs, ratio_of_ratios
 from bench.errors import BenchError
+from bench.report.render import markdown, terminal
 from bench.report.render.export import encoded
 from bench.report.sections import comparison
 from bench.schema.record import CountRecord
@@ -269,7 +270,7 @@ def test_a_mistake_is_one_sentence(folders):
 
 def screen(found):
     out = io.StringIO()
-    comparison.render(found, Console(file=out, width=118))
+    terminal.render(comparison.document(found), Console(file=out, width=118))
     return out.getvalue()
 
 
@@ -291,8 +292,8 @@ def test_names_from_files_move_no_cursor_and_break_no_table(folders):
     hostile = "a|b\x1b[31m\n# c"
     records = [cost("full"), cost("full", method=common(hostile)["method"], id="x")]
     found = compare_runs([run(folders[0], *records), run(folders[1], *records)])
-    assert "\x1b" not in screen(found) + comparison.as_markdown(found)
-    rows = [line for line in comparison.as_markdown(found).splitlines() if line.startswith("|")]
+    assert "\x1b" not in screen(found) + markdown.render(comparison.document(found))
+    rows = [line for line in markdown.render(comparison.document(found)).splitlines() if line.startswith("|")]
     assert any(r"a\|b" in row for row in rows)
 
 

@@ -14,11 +14,10 @@ from bench.analysis.work import solved, training_flops
 from bench.report.charts.canvas import styled
 from bench.report.charts.curves import cost_to_reach, score_on_the_way, training_loss
 from bench.report.charts.sheet import Sheet
-from bench.report.render import html, markdown
-from bench.report.sections import curves
+from bench.report.sections import scores as sections
 from bench.schema.record import CurvePoint
 from bench.store.store import Run
-from tests.factories import records
+from tests.factories import records, reports
 from tests.factories.records import cost, glue_small, score, suite
 
 FIXED, ROW, TOKEN, SQUARE = 5_000, 70, 400, 3
@@ -163,14 +162,16 @@ def test_without_a_baseline_above_zero_or_with_flags_there_is_no_verdict(tmp_pat
 def test_the_reports_say_who_came_there_and_where_flops_come_from(tmp_path):
     extra = [*counts("full"), *counts("ia3"), cost("full"), cost("ia3")]
     run = run_of(tmp_path, READINGS, extra=extra)
-    text, page = markdown.write(run).read_text(), html.render(run, [])
+    text, page = reports.markdown(run), reports.page(run)
     assert "## Cost to reach 99 % of full's score" in text
     flops = f"{60 * work(16, 24) / 1e6:.1f} M"
-    assert f"| ia3 | sst2 | 79.2 | 2 of 3 seeds | 60 | 6.0 s | {flops} | 300 MB | 3 seeds |" in text
-    assert "| head | sst2 | 79.2 | 0 of 3 seeds | - | - | - | - | 3 seeds |" in text
+    assert f"| ia3 | sst2 | 79.2 | 2 of 3 seeds | 60 | 6.0 s | {flops} | 300 MB | 3 seeds (5 needed) |" in text
+    assert "| head | sst2 | 79.2 | 0 of 3 seeds | - | - | - | - | 3 seeds (5 needed) |" in text
     assert "1 a method or more, agree to the last FLOP. Not counted: head." in text
     assert '<section id="reach"' in page and "2 of 3 seeds" in page
-    assert "No FLOPs: no sweep of this run" in " ".join(curves.table(run_of(tmp_path, READINGS))[0])
+    assert "No FLOPs: no sweep of this run" in " ".join(
+        reports.parts(sections.reach(Results(run_of(tmp_path, READINGS))))[0]
+    )
 
 
 def test_where_no_step_ran_memory_is_the_predicted_peak_and_called_so(tmp_path):
@@ -178,13 +179,13 @@ def test_where_no_step_ran_memory_is_the_predicted_peak_and_called_so(tmp_path):
     counted = cost("ia3", peak_memory_bytes=None, peak_memory_source=None, predicted_peak_memory_bytes=peak)
     run = run_of(tmp_path, READINGS, extra=[counted])
     assert reached(run).table.loc[("ia3", "sst2"), "peak_bytes"] == 200_000_000
-    text = markdown.write(run).read_text()
-    assert "| predicted peak memory | no verdict because |" in text and "| 200 MB | 3 seeds |" in text
+    text = reports.markdown(run)
+    assert "| predicted peak memory | no verdict because |" in text and "| 200 MB | 3 seeds (5 needed) |" in text
 
 
 def test_without_readings_there_is_neither_section_nor_figure(tmp_path):
     run = glue_small(tmp_path, labels=["full", "ia3"])
-    assert curves.table(run) == ([], [], [])
+    assert sections.reach(Results(run)) is None
     assert compare.curve_table(run.records).empty and reached(run).table.empty
     for name in ("score-steps", "score-seconds", "score-flops"):
         assert score_on_the_way(Sheet(Results(run)), name) is None

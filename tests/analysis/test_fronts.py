@@ -1,7 +1,6 @@
 """Who is on the front: as sure as tasks, seeds and test rows allow, and no figure where seeds are too few."""
 
 import hashlib
-import io
 import re
 import time
 from dataclasses import replace
@@ -9,14 +8,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
 
 from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.errors import BenchError
-from bench.report.render import markdown, terminal
-from bench.report.sections import fronts
+from bench.report.sections import scores as sections
 from bench.stats.intervals import average_ranks
 from bench.store.store import Run
+from tests.factories import reports
 from tests.factories.records import cost, failed, glue_small, score, suite
 
 MEMORY = "peak_step_bytes"
@@ -46,14 +45,12 @@ def on_front(run, column=MEMORY):
 
 
 def section(run):
-    found = re.search(r"## Who is on the front.*?(?=\n## )", markdown.write(run).read_text(), re.DOTALL)
+    found = re.search(r"## Pareto fronts and ranks.*?(?=\n## )", reports.markdown(run), re.DOTALL)
     return found and found[0]
 
 
 def shown(run):
-    out = io.StringIO()
-    terminal.render(run, Console(file=out))
-    return out.getvalue()
+    return reports.screen(run)
 
 
 def test_the_cheapest_and_the_always_better_are_certain_and_a_dominated_method_never_is(tmp_path):
@@ -146,9 +143,8 @@ def test_a_method_without_the_cost_has_a_rank_and_no_place_on_that_front(tmp_pat
 def test_without_costs_there_is_a_front_of_parameters_alone_and_without_scores_none(tmp_path):
     scored = glue_small(tmp_path, costs=False)
     assert "front   " not in shown(scored)
-    assert "| method | trained - head | on the front | the best | average rank, 95 % | no verdict because |" in section(
-        scored
-    )
+    head = "| method | trainable params (excl. head) | on the Pareto front | the best | average rank, 95 % | no verdict"
+    assert head in section(scored)
     probed = glue_small(tmp_path, scores=False)
     assert "front   " not in shown(probed)
     assert section(probed) is None
@@ -217,12 +213,12 @@ def test_predictions_of_another_cell_or_damaged_ones_are_refused_by_name(tmp_pat
     [(0.0, "0"), (0.001, "<0.01"), (0.32, "0.32"), (0.999, ">0.99"), (1.0, "1.00"), (float("nan"), "-")],
 )
 def test_only_what_every_draw_says_is_certain(share, text):
-    assert fronts.probability(share) == text
+    assert sections.probability(share) == text
 
 
 def test_thirteen_methods_are_resampled_in_a_second(tmp_path):
     run = glue_small(tmp_path, seeds=range(5))
     began = time.process_time()
-    assert fronts.line(run) is not None
-    assert fronts.table(run)[2]
+    assert sections.standing(Results(run))
+    assert reports.parts(sections.fronts(Results(run)))[2]
     assert time.process_time() - began < 1

@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from bench import analysis as compare
 from bench.errors import BenchError
-from bench.report.render import html, markdown
 from bench.store.store import Run
+from tests.factories import reports
 from tests.factories.records import score, suite
 
 METRICS = {
@@ -139,14 +139,14 @@ def test_labels_of_other_rows_are_refused_by_name(tmp_path):
 
 def test_both_reports_show_rows_and_say_what_is_held_fixed(tmp_path):
     run = run_of(tmp_path, {"full": [right(40, 0, 1)] * 3, "ia3": [right(40, *range(2, 12))] * 3}, right(40))
-    text, page = markdown.write(run).read_text(), html.render(run, [])
-    assert "### Over test rows" in text
+    text, page = reports.markdown(run), reports.page(run)
+    assert "## Over test rows" in text
     assert "| ia3 | sst2 | 40 | 3 | -20.0 \\[" in text
-    assert "| 10.0 | 2.0 | 0.077 | 3 seeds |" in text
+    assert "| 10.0 | 2.0 | - | 3 seeds (5 needed) |" in text
     for shown in (text, page):
         assert "other seeds may move it further" in shown
     assert '<section id="rows"' in page
     bare = replace(run, folder=tmp_path / "published")
     bare.folder.mkdir()
-    assert "Not sst2: the predictions of full are not in the run folder." in markdown.write(bare).read_text()
-    assert "Over test rows" not in markdown.write(replace(bare, records=())).read_text()
+    assert "Not sst2: the predictions of full are not in the run folder." in reports.markdown(bare)
+    assert "Over test rows" not in reports.markdown(replace(bare, records=()))

@@ -11,16 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.analysis import scaling
+from bench.analysis.results import Results
 from bench.count.sweep import run_sweep
 from bench.errors import BenchError
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.report.charts import catalogue as plots
-from bench.report.render import markdown
-from bench.report.sections import scaling as words
+from bench.report.format import markdown as text
+from bench.report.sections import sweeps as words
 from bench.schema.record import CountRecord
 from bench.store.store import Run, read_run
+from tests.factories import reports
 from tests.factories.command import bench
 from tests.factories.records import common
 
@@ -190,7 +192,7 @@ def test_a_run_of_sweeps_alone_prints_them_resumes_and_answers_in_json(tmp_path)
     assert (summary["records"], summary["failed"]) == (8, [])
     assert [path.rpartition("/")[2] for path in summary["plots"]] == ["scaling.png", "scaling.svg"]
     assert figures_of(whole) == figures_of((out / "records.jsonl").read_text().splitlines())
-    assert "## Where curves cross" in (out / "report.md").read_text()
+    assert "## Growth" in (out / "report.md").read_text()
 
 
 def figures_of(lines):
@@ -246,14 +248,14 @@ def run_of(folder, curves, **crossover):
     ],
 )  # fmt: skip
 def test_a_crossover_is_a_sentence_that_claims_no_more_than_was_counted(tmp_path, first, second, sentence):
-    assert words.sentences(run_of(tmp_path, {"a": first, "b": second})) == [sentence]
+    assert words.sentences(Results(run_of(tmp_path, {"a": first, "b": second}))) == [sentence]
 
 
 def test_a_failed_point_takes_no_part_in_a_crossover(tmp_path):
     run = run_of(tmp_path, {"a": {1: 10, 2: 20, 3: 40}, "b": {1: 30, 2: 30, 3: 30}})
     lost = run.records[1].model_copy(update={"status": "failed", "flops": None, "bytes": None})
     changed = Run.of(run.folder, run.suite, (run.records[0], lost, *run.records[2:]))
-    (sentence,) = words.sentences(changed)
+    (sentence,) = words.sentences(Results(changed))
     assert "between 1 and 3" in sentence
     assert np.isnan(scaling.sweep_table(changed.records, "batch", "peak_memory").loc["a", 2])
 
@@ -294,7 +296,7 @@ def test_the_report_holds_every_value_and_the_figure_is_drawn(tmp_path):
     drawn = [path.name for path in plots.draw(run)]
     assert drawn == ["scaling.png", "scaling.svg"]
     assert "peak memory as one quantity grows" in (tmp_path / "plots" / "scaling.svg").read_text()
-    report = markdown.write(run).read_text()
+    report = reports.markdown(run)
     assert "| b | 30.0 kB | 30.0 kB | 30.0 kB | 30.0 kB | exact | 1.000000 | 0.00 |" in report
     assert "from batch 3 on" in report
 
@@ -303,8 +305,8 @@ def test_the_report_of_the_committed_run_says_where_curves_cross(tmp_path):
     run = replace(read_run(PUBLISHED), folder=tmp_path)
     assert {record.kind for record in run.records} == {"count"}
     assert all(record.status == "ok" for record in run.records)
-    told = words.sentences(run)
+    told = words.sentences(Results(run))
     assert len(told) == len(load_suite("scaling").crossover)
     assert not any("not counted" in line or "straight line" in line for line in told)
-    report = markdown.write(run).read_text()
-    assert all(markdown.text(line) in report for line in told)
+    report = reports.markdown(run)
+    assert all(text(line) in report for line in told)

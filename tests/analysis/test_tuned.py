@@ -1,11 +1,9 @@
 """What the search for rates changed in the ranking is said with how sure it is, from trials or from two runs."""
 
-import io
 import json
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from bench.analysis.results import Results
 from bench.analysis.tuned import change_in, default_rates, rate_change
@@ -14,9 +12,9 @@ from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
 from bench.report.charts.sheet import Sheet
 from bench.report.charts.sweeps import rank_slope
-from bench.report.render import html, markdown, terminal
-from bench.report.sections import tuned
+from bench.report.sections import tuning
 from bench.store.store import Run, open_store
+from tests.factories import reports
 from tests.factories.command import bench
 from tests.factories.records import score, suite
 from tests.factories.trials import trial
@@ -67,7 +65,7 @@ def test_trials_give_both_rankings_and_how_far_they_agree(tmp_path):
 
 def test_one_seed_says_nothing_of_luck_and_three_do(tmp_path):
     assert changed(run_of(tmp_path), trials()).tau_interval is None
-    assert "Not enough seeds to say how much of it is luck: 1 seed." in tuned.summary(
+    assert "Not enough seeds to say how much of it is luck: 1 seed." in tuning.summary(
         changed(run_of(tmp_path), trials())
     )
     sure = changed(run_of(tmp_path), trials(seeds=(100, 101, 102)))
@@ -118,7 +116,7 @@ def test_two_runs_are_ranked_by_their_test_scores(tmp_path):
     assert (found.rows, found.default, found.seeds) == ("test", None, (0, 1, 2))
     assert list(found.table["default_rank"]) == [1, 3, 2]
     assert list(found.table["tuned_rank"]) == [2, 1, 3]
-    assert "on the test rows of sst2, 3 seeds: at the rates of the other run" in tuned.sentences(found)[0]
+    assert "on the test rows of sst2, 3 seeds: at the rates of the other run" in tuning.sentences(found)[0]
 
 
 @pytest.mark.parametrize("searched", [True, False])
@@ -137,15 +135,14 @@ def test_a_folder_without_records_is_refused_by_name(tmp_path):
 def test_the_reports_show_both_rankings_side_by_side(tmp_path):
     run = run_of(tmp_path)
     change = changed(run, trials())
-    text, page = markdown.write(run, change).read_text(), html.render(run, plots.draw(run, change), change)
-    out = io.StringIO()
-    terminal.render(run, Console(file=out), change=change)
+    text, page = reports.markdown(run, change=change), reports.page(run, plots.draw(run, change), change)
+    screen = reports.screen(run, change=change)
     assert "| ia3 | 60.0 | 3 | 85.0 | 1 | +25.0 | 2 | 0.01, 0.001 |" in text
     assert "Kendall's tau -0.33; 2 of 3 pairs of methods change places." in text
     assert "which luck makes too high" in text
     assert '<section id="tuning"' in page and "Ranking at default and searched rates. Place of each method" in page
-    assert "tuned   Ranking at default and at searched rates: Kendall's tau -0.33; 2 of 3" in out.getvalue()
-    assert "## Ranking" not in markdown.write(run).read_text()
+    assert "tuned   Ranking at default and at searched rates: Kendall's tau -0.33; 2 of 3" in screen
+    assert "## Ranking" not in reports.markdown(run)
     assert (tmp_path / "plots" / "tuning-ranking.svg").exists()
     plots.draw(run)
     assert not (tmp_path / "plots" / "tuning-ranking.svg").exists()

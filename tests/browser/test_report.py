@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.report.render import html as page
 from bench.store.store import Run, read_run
+from tests.factories import reports
 from tests.factories.records import glue_small
 from tests.report.test_html import write_folder
 
@@ -24,14 +24,14 @@ def pages(tmp_path_factory, drawn):
     """The page of each committed run, as a file's address."""
     folder = tmp_path_factory.mktemp("pages")
     for name in RUNS:
-        (folder / f"{name}.html").write_text(page.render(read_run(PUBLISHED / name), drawn(name)))
+        (folder / f"{name}.html").write_text(reports.page(read_run(PUBLISHED / name), drawn(name)))
     run = glue_small(folder, labels=["full", "lora(rank=8)"])
     long = "<b>" + "W" * 300
     records = (r.model_dump_json(by_alias=True).replace("lora(rank=8)", long) for r in run.records)
     told = {"name": long, "question": long, "methods": ["full", long]}
     write_folder(folder / "long", Run.of(folder, run.suite.changed(**told), ()))
     (folder / "long/records.jsonl").write_text("".join(f"{line}\n" for line in records))
-    (folder / "long.html").write_text(page.render(read_run(folder / "long"), []))
+    (folder / "long.html").write_text(reports.page(read_run(folder / "long")))
     yield {name: (folder / f"{name}.html").as_uri() for name in (*RUNS, "long")}
     shutil.rmtree(folder)
 
@@ -91,7 +91,7 @@ def test_the_first_screen_of_a_desk_holds_question_answers_and_heat_map(opened):
     browser = opened()
     script = "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().bottom)"
     assert max(browser.execute_script(script, "h1, .answers li, .origin, .choose button")) < 400
-    assert browser.execute_script(script, ".lead svg")[0] < 900
+    assert browser.execute_script(script, "#lead img")[0] < 900
 
 
 @pytest.mark.parametrize("name", [*RUNS, "long"])
@@ -134,7 +134,7 @@ def test_the_keyboard_sorts_and_filters(opened):
     from selenium.webdriver.common.keys import Keys
 
     browser = opened()
-    head = button(browser, "trained")
+    head = button(browser, "trainable")
     head.send_keys(Keys.ENTER)
     assert labels(browser)[:2] == ["head", "prompt_tuning(length=10)"]
     field = browser.find_element("id", "filter")
@@ -153,10 +153,9 @@ def picked(browser):
 
 
 def test_a_need_picks_its_rows_and_shows_its_rule(opened):
-    from bench.report.sections.picks import picks
-
     browser = opened()
-    found = picks(read_run(PUBLISHED / "glue-small"))
+    (choices_of_page,) = reports.document(read_run(PUBLISHED / "glue-small")).section("recommendations").blocks
+    found = choices_of_page.rows
     choices = browser.find_elements("css selector", "[data-need]")
     assert [choice.text for choice in choices] == [pick.need for pick in found]
     assert picked(browser) == []
@@ -164,7 +163,7 @@ def test_a_need_picks_its_rows_and_shows_its_rule(opened):
         choice.click()
         assert set(picked(browser)) == set(pick.methods)
         (text,) = [text for text in browser.find_elements("css selector", ".pick") if text.is_displayed()]
-        assert f"Rule: {pick.rule}" in text.text and pick.why in text.text
+        assert f"Rule: {pick.rule}" in text.text and pick.says in text.text
         assert [c.get_attribute("aria-pressed") for c in choices].count("true") == 1
     choices[-1].click()
     assert picked(browser) == []
@@ -205,7 +204,7 @@ def test_axe_finds_nothing_serious(opened, axe, name, scheme):
     browser.execute_script(axe)
     found = browser.execute_async_script(
         "const done = arguments[arguments.length - 1];"
-        "axe.run({exclude: ['.card svg']}, {resultTypes: ['violations']})"
+        "axe.run({exclude: ['.card img']}, {resultTypes: ['violations']})"
         ".then(done, error => done({error: String(error)}))"
     )
     assert "error" not in found, found

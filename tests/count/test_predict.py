@@ -25,6 +25,7 @@ from bench.models import backbone
 from bench.report.charts.backward import backward_by_depth
 from bench.report.charts.canvas import Words
 from bench.report.charts.looks import looks
+from bench.report.render import terminal
 from bench.report.sections import prediction
 from bench.schema import record
 from bench.schema.shape import Setting
@@ -63,7 +64,7 @@ def peak(name, batch):
 
 def shown(rows):
     console = Console(file=io.StringIO())
-    prediction.render(rows, console)
+    terminal.render(prediction.document(rows), console)
     return console.file.getvalue()
 
 

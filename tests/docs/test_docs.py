@@ -16,8 +16,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from bench.models import backbone
 from bench.plan.load import load_suite, suite_names
-from bench.report.sections import verdicts
+from bench.report.sections import claims
 from bench.store.store import open_store, read_run
+from bench.verdicts.results import JudgedResults
 from tests.factories.command import bench
 from tests.store.test_store import SUITE, score
 from tools.answers.words import costs, published
@@ -170,14 +171,14 @@ def test_the_python_of_the_format_page_reads_a_committed_run(capsys, monkeypatch
 
 @pytest.mark.parametrize("name", OF_SCORES)
 def test_what_is_said_of_scores_on_real_files_is_what_the_run_s_claims_say(name):
-    told = verdicts.tell(published("glue-real-minilm"))
+    told = claims.tell(JudgedResults(published("glue-real-minilm")))
     assert {each.verdict for each in told} == {"inconclusive"}  # "is not decided"
     text = re.sub(r" points| 分", "", (ROOT / name).read_text())
     assert not [each.says for each in told if each.figures.replace(" points", "") not in text]
 
 
 def test_the_times_of_inference_in_the_readme_are_those_of_the_claims_that_decide_them():
-    told = verdicts.tell(published("why-latency"))
+    told = claims.tell(JudgedResults(published("why-latency")))
     slower = [each for each in told if each.metric.startswith("latency_seconds.unmerged")]
     assert {each.verdict for each in slower} == {"pass"} and len(slower) == 3
     ends = sorted(end for each in slower for end in re.findall(r"\d\.\d+", each.figures.partition(" [")[0]))
@@ -208,7 +209,7 @@ def test_the_frozen_share_of_backward_in_the_readme_is_that_of_the_records():
 
 
 def test_what_the_results_page_says_of_peft_s_forms_is_what_the_run_s_claims_say():
-    told = verdicts.tell(published("against-peft"))
+    told = claims.tell(JudgedResults(published("against-peft")))
     assert {each.verdict for each in told} == {"pass"}
     said = {each.metric: each.figures for each in told}
     assert said["forward_seconds"] in RESULTS and said["backward_seconds"] in RESULTS
@@ -223,7 +224,7 @@ def test_what_the_results_page_says_of_peft_s_forms_is_what_the_run_s_claims_say
 
 
 def test_what_the_results_page_says_of_times_on_one_thread_is_what_the_run_s_claims_say():
-    told = verdicts.tell(published("cost-minilm"))
+    told = claims.tell(JudgedResults(published("cost-minilm")))
     timed = [each.figures for each in told if "_seconds" in each.metric]
     assert timed and not [figures for figures in timed if figures not in RESULTS]
 

@@ -10,9 +10,8 @@ from bench.analysis.scaling import HOLDS
 from bench.analysis.work import LENGTHS
 from bench.count import memory
 from bench.models import backbone
-from bench.report.render import html
-from bench.report.render.markdown import HOW
 from bench.schema.claims import EXTRA_SECONDS, LOOKS
+from bench.schema.figures import TERMS
 from bench.schema.suite import CostTable
 from bench.stats import noise as control
 from bench.store.store import read_run
@@ -35,7 +34,7 @@ def section(heading):
     return re.split(rf"^#+ {re.escape(heading)}$", TEXT, flags=re.MULTILINE | re.IGNORECASE)[1].partition("\n#")[0]
 
 
-@pytest.mark.parametrize("figure", [name for name, _, _ in HOW])
+@pytest.mark.parametrize("figure", list(TERMS))
 def test_every_figure_of_a_report_has_a_paragraph_under_its_name(figure):
     assert figure.lower() in [heading.lower() for heading in HEADINGS]
     assert len(section(figure).split()) >= 15
@@ -43,7 +42,7 @@ def test_every_figure_of_a_report_has_a_paragraph_under_its_name(figure):
 
 def test_no_heading_stands_twice_and_those_that_reports_link_to_are_there():
     assert len(HEADINGS) == len(set(HEADINGS))
-    assert {*html.SECTIONS.values(), "Scores"} <= {*HEADINGS}
+    assert {term.chapter for term in TERMS.values()} <= {*HEADINGS}
 
 
 NUMBERS = {

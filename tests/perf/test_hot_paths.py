@@ -1,13 +1,11 @@
 """What the harness does most often, timed so that a change which slows it down is seen against the revision before."""
 
 import dataclasses
-import io
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from bench.count.count import count
 from bench.plan.load import load_suite
@@ -15,7 +13,6 @@ from bench.plan.planner import make_plan
 from bench.plan.select import label
 from bench.registry import make
 from bench.report.charts import catalogue as plots
-from bench.report.render import markdown, terminal
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
 from bench.stats.intervals import block_bootstrap_ratio
@@ -23,6 +20,7 @@ from bench.store.store import read_records, read_run
 from bench.verdicts.claims import judge
 from bench.verdicts.gate import check, stale, verdict
 from bench.verdicts.reference import figures_of, read_reference, reference_of, write_reference
+from tests.factories import reports
 from tests.factories.records import glue_small, score
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
@@ -87,17 +85,11 @@ def test_the_gate_of_cost_bert_base(benchmark, tmp_path):
 
 
 def test_writing_the_report_of_glue_small(benchmark, finished):
-    path = benchmark.pedantic(markdown.write, [finished], rounds=5, warmup_rounds=1)
-    assert "lora(rank=8)" in path.read_text()
+    assert "lora(rank=8)" in benchmark.pedantic(reports.markdown, [finished], rounds=5, warmup_rounds=1)
 
 
 def test_showing_glue_small_on_the_terminal(benchmark, finished):
-    def show():
-        text = io.StringIO()
-        terminal.render(finished, Console(file=text))
-        return text.getvalue()
-
-    assert "lora(rank=8)" in benchmark.pedantic(show, rounds=5, warmup_rounds=1)
+    assert "lora(rank=8)" in benchmark.pedantic(reports.screen, [finished], rounds=5, warmup_rounds=1)
 
 
 def test_drawing_the_plots_of_glue_small(benchmark, finished):

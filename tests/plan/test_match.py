@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bench import registry
 from bench.ab.experiment import probe_of
+from bench.analysis.results import Results
 from bench.analysis.tuning import Outcome, Point
 from bench.count.count import peak_of
 from bench.errors import BenchError
@@ -226,7 +227,7 @@ def test_the_resolved_suite_keeps_the_budget_and_readers_name_it(tmp_path):
     assert stored.method["lora(rank=8)"].match == {
         "spelled": "lora", "field": "rank", "value": 8, "reached": 4_096
     }  # fmt: skip
-    assert "matched at 4,200 trainable parameters" in facts.header(Run(tmp_path, stored, ()))
+    assert "matched at 4,200 trainable parameters" in facts.header(Results(Run(tmp_path, stored, ())))
 
 
 def test_a_search_for_rates_is_made_at_the_chosen_sizes_and_written_under_the_suite_s_labels():

@@ -15,9 +15,9 @@ from bench.report.charts.canvas import styled
 from bench.report.charts.diagnostics import gradient_norms
 from bench.report.charts.looks import looks
 from bench.report.charts.sheet import Sheet
-from bench.report.render import html, markdown
-from bench.report.sections import gradients
+from bench.report.sections import diagnostics
 from bench.store.store import Run
+from tests.factories import reports
 from tests.factories.figures import texts
 from tests.factories.records import failed, glue_small, score, suite
 
@@ -46,6 +46,10 @@ def run_of(folder, norms=NORMS, tasks=("sst2",), seeds=(0, 1), **changes):
 @pytest.fixture
 def run(tmp_path):
     return run_of(tmp_path)
+
+
+def table(run):
+    return reports.parts(diagnostics.gradients(Results(run)))
 
 
 def drawn(run):
@@ -80,7 +84,7 @@ def test_cells_that_failed_and_data_that_differ_are_not_pooled(run):
 
 
 def test_the_reports_show_each_part_at_its_first_steps_and_name_the_zeros(run):
-    text, page = markdown.write(run).read_text(), html.render(run, [])
+    text, page = reports.markdown(run), reports.page(run)
     assert "## Gradients of the first steps\n" in text
     assert "| method | task | part | step 1 | step 2 | step 3 | loss at step 0 | apart from lora(rank=8) |" in text
     assert "| lora(rank=8) | sst2 | A | 0 | 0.003 | 0.03 | 0.7500 | baseline |" in text
@@ -93,7 +97,7 @@ def test_the_reports_show_each_part_at_its_first_steps_and_name_the_zeros(run):
 
 
 def test_long_series_are_shown_at_their_first_steps_and_their_last(tmp_path):
-    _, head, rows = gradients.table(run_of(tmp_path, {"bitfit": {"delta": list(range(1, 21))}}))
+    _, head, rows = table(run_of(tmp_path, {"bitfit": {"delta": list(range(1, 21))}}))
     assert head[3:7] == ["step 1", "step 2", "step 5", "step 20"]
     assert rows[0][3:7] == ["1.5", "3", "7.5", "30"]
 
@@ -101,8 +105,8 @@ def test_long_series_are_shown_at_their_first_steps_and_their_last(tmp_path):
 def test_a_gradient_that_is_zero_in_one_seed_alone_is_not_called_zero(tmp_path):
     part = run_of(tmp_path, {"bitfit": {"delta": [0.0, 1.0]}})
     first = part.records[0].model_copy(update={"gradient_norms": {"delta": (1e-9, 1.0)}})
-    sentences, _, rows = gradients.table(replace(part, records=(first, *part.records[1:])))
-    assert "None at step 1 alone" in " ".join(gradients.table(part)[0])
+    sentences, _, rows = table(replace(part, records=(first, *part.records[1:])))
+    assert "None at step 1 alone" in " ".join(table(part)[0])
     assert "None at step 1" not in " ".join(sentences)
     assert rows[0][3] == "5e-10"
 
@@ -155,8 +159,8 @@ def test_the_export_has_a_row_for_each_part_and_step(run):
 @pytest.mark.usefixtures("svg_alone")
 def test_without_noted_gradients_there_is_neither_section_nor_figure_nor_row(tmp_path):
     plain = glue_small(tmp_path, labels=["full", "ia3"])
-    assert gradients.table(plain) == ([], [], [])
+    assert table(plain) == ([], [], [])
     assert drawn(plain) is None
     assert "gradient-norms" not in {path.stem for path in plots.draw(plain)}
-    assert gradients.TITLE not in markdown.write(plain).read_text()
+    assert diagnostics.GRADIENTS not in reports.markdown(plain)
     assert "gradient" not in set(figure_table(plain)["kind"])

@@ -1,5 +1,6 @@
 """report.html: one file that says what a run showed, whatever the run holds, and asks no host for anything."""
 
+import base64
 import html.parser
 import json
 import re
@@ -9,16 +10,19 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from bench.analysis.results import Results
 from bench.errors import BenchError
+from bench.report import pages
 from bench.report.charts import catalogue as plots
+from bench.report.document import Figure
 from bench.report.render import html as page
-from bench.report.render import page_figures
-from bench.report.render.markdown import HOW
-from bench.report.sections import page_answers, page_doubts, verdicts
-from bench.report.sections.picks import picks
+from bench.report.sections import caveats, claims
+from bench.schema.figures import TERMS
 from bench.schema.record import Tuning
 from bench.store.store import Run, read_run
 from bench.verdicts.claims import judge
+from bench.verdicts.results import JudgedResults
+from tests.factories import reports
 from tests.factories.command import bench
 from tests.factories.records import LABELS, cost, failed, glue_small, score, suite
 
@@ -71,19 +75,19 @@ class Document(html.parser.HTMLParser):
 
 
 def rendered(run, figures=()):
-    return Document(page.render(run, figures))
+    return Document(reports.page(run, figures))
 
 
 @pytest.fixture(scope="module")
 def glue(tmp_path_factory):
     run = glue_small(tmp_path_factory.mktemp("glue"))
-    return run, page.render(run, [])
+    return run, reports.page(run)
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_every_published_run_is_a_page_that_is_whole_and_asks_no_host(folder, drawn):
     run = read_run(folder)
-    text = page.render(run, drawn(folder.name) if folder.name in DRAWN else [])
+    text = reports.page(run, drawn(folder.name) if folder.name in DRAWN else [])
     assert len(text.encode()) < LIMIT
     document = Document(text)
     ids = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
@@ -91,7 +95,7 @@ def test_every_published_run_is_a_page_that_is_whole_and_asks_no_host(folder, dr
     for tag, attributes in document.elements:
         for name in ("src", "href", "action", "srcset", "data"):
             place = attributes.get(name, "#")
-            assert not re.match(r"[a-z]+:(?!image/png;base64,|,$)|//", place), (tag, place)
+            assert not re.match(r"[a-z]+:(?!image/svg\+xml;base64,|,$)|//", place), (tag, place)
             assert not place.startswith("#") or place == "#" or place[1:] in ids, place
     assert not re.search(r"@import|@font-face|url\((?!#)", text)
     (policy,) = [meta["content"] for meta in document.all("meta") if "http-equiv" in meta]
@@ -101,7 +105,7 @@ def test_every_published_run_is_a_page_that_is_whole_and_asks_no_host(folder, dr
 @pytest.mark.parametrize(
     ("name", "sections"),
     [
-        ("glue-small", {"methods", "claims", "doubts", "scores", "standing", "figures", "costs"}),
+        ("glue-small", {"methods", "claims", "caveats", "scores", "standing", "figures", "costs"}),
         ("cost-minilm", {"methods", "claims", "costs", "figures"}),
         ("cost-bert-base", {"methods", "costs", "figures"}),
         ("scaling", {"growth"}),
@@ -113,28 +117,31 @@ def test_a_page_has_the_sections_that_its_records_allow_and_links_to_each(name, 
     every = {"methods", "claims", "scores", "standing", "costs", "growth"}
     assert sections | {"origin", "suite", "how"} <= set(document.headings)
     assert set(document.headings) & every == sections & every
+    below = [section for section in document.headings if section not in ("answers", "recommendations", "lead")]
     linked = {attributes.get("href", "")[1:] for attributes in document.all("a")}
-    assert set(document.headings) <= linked | {"question"}
+    assert set(below) <= linked
 
 
 def test_the_first_screen_answers_with_how_far_each_sentence_holds():
     run = read_run(ROOT / "results/published/glue-small")
-    told = verdicts.tell(run)
-    exact, timed, scored = page_answers.answers(run, told)
-    assert (exact.kind, exact.tag) == ("exact", "exact, any machine")
-    assert "0.027 x" in exact.text and "0.503 x" in exact.text
-    assert (timed.kind, timed.tag) == ("bound", "this machine: CPU, 2 cores, no GPU")
-    backward = next(found for found in told if found.metric == "backward_seconds").figures
+    told = claims.tell(JudgedResults(run))
+    exact, timed, scored = claims.answers(JudgedResults(run), told)
+    assert (exact.reach, exact.tag) == ("exact", "exact, any machine")
+    assert "0.027 x" in exact.says and "0.503 x" in exact.says
+    assert (timed.reach, timed.tag) == ("bound", "this machine: CPU, 2 cores, no GPU")
+    backward = next(claim for claim in told if claim.metric == "backward_seconds").figures
     assert (
         re.fullmatch(r"0\.\d+ x \[0\.\d+, 0\.\d+\]", backward)
-        and f"full's time: {backward}; paid: step time 0." in timed.text
+        and f"full's time: {backward}; paid: step time 0." in timed.says
     )
-    assert scored.kind == "open"
-    assert scored.tag == "no verdict: 3 seeds, synthetic data, still improving, full still improving"
+    assert scored.reach == "open"
+    assert scored.says.startswith("Not decided: whether LST scores better than training the head alone: ")
+    assert "; whether LoRA scores at most one point below full: " in scored.says
+    assert scored.tag == "not decided: 3 seeds (5 needed), synthetic data, still improving, full still improving"
     document = rendered(run)
     for answer in (exact, timed, scored):
-        assert answer.text in document.said and answer.tag in document.said
-        assert answer.how in [attributes.get("id") for _, attributes in document.elements]
+        assert answer.says in document.said and answer.tag in document.said
+        assert page.anchor(answer.how) in [attributes.get("id") for _, attributes in document.elements]
 
 
 def test_a_claim_that_fails_is_answered_as_such(tmp_path):
@@ -143,34 +150,35 @@ def test_a_claim_that_fails_is_answered_as_such(tmp_path):
     run = glue_small(tmp_path)
     run = replace(run, suite=run.suite.changed(claims=[claim]))
     assert [judged.verdict for judged in judge(run)] == ["fail"]
-    assert page_answers.answers(run, verdicts.tell(run))[0].text.startswith("Does not hold: LST's backward costs")
+    assert claims.answers(JudgedResults(run))[0].says.startswith("Does not hold: LST's backward costs")
 
 
 def test_without_claims_the_tables_answer_and_noise_takes_the_verdict_away(tmp_path):
     run = glue_small(tmp_path, seeds=(0, 1, 2, 3, 4), source="hub")
-    quiet = page_answers.answers(run, [])
-    assert quiet[0].text == "Backward takes from <0.01 x (head) to 0.67 x (p_tuning) the FLOPs of full's."
-    assert [answer.kind for answer in quiet] == ["exact", "bound", "open"]  # prefix_tuning is still improving
+    quiet = claims.answers(JudgedResults(run), [])
+    assert quiet[0].says == "Backward takes from <0.01 x (head) to 0.67 x (p_tuning) the FLOPs of full's."
+    assert [answer.reach for answer in quiet] == ["exact", "bound", "open"]  # prefix_tuning is still improving
     noisy = replace(run, records=tuple(cost(label, noise=0.02) for label in LABELS))
-    assert page_answers.answers(noisy, [])[1].tag == "no verdict: the A/A control was not quiet"
+    assert claims.answers(JudgedResults(noisy), [])[1].tag == "not decided: the A/A control was not quiet"
 
 
 def test_a_sweep_is_answered_by_where_its_curves_cross():
     run = read_run(ROOT / "results/published/scaling")
-    found = page_answers.answers(run, [])
+    found = claims.answers(JudgedResults(run), [])
     assert len(found) == 3
-    assert all(answer.kind == "exact" and " than full on " in answer.text for answer in found)
+    assert all(answer.reach == "exact" and " than full on " in answer.says for answer in found)
 
 
-def test_picks_stand_in_the_page_as_data_with_their_rules(glue):
+def test_recommendations_stand_in_the_page_as_data_with_their_rules(glue):
     run, text = glue
     document = Document(text)
     buttons = [attributes for attributes in document.all("button") if "data-need" in attributes]
-    assert len(buttons) == len(picks(run)) == 5
-    for number, pick in enumerate(picks(run)):
-        assert pick.rule in document.said and pick.why in document.said
-        marked = [row for row in document.all("tr") if str(number) in row.get("data-needs", "").split()]
-        assert len(marked) >= len(pick.methods)
+    (choices,) = reports.document(run).section("recommendations").blocks
+    assert len(buttons) == len(choices.rows) == 6
+    for number, row in enumerate(choices.rows):
+        assert row.rule in document.said and row.says in document.said
+        marked = [tr for tr in document.all("tr") if str(number) in tr.get("data-needs", "").split()]
+        assert len(marked) == len(row.methods)
 
 
 def test_the_main_table_sorts_by_figures_and_not_by_their_text(glue):
@@ -237,7 +245,7 @@ def hostile(folder):
 @pytest.mark.usefixtures("svg_alone")
 def test_hostile_names_stay_text(tmp_path):
     run = hostile(tmp_path)
-    text = page.render(run, plots.draw(run))
+    text = reports.page(run, plots.draw(run))
     document = Document(text)
     assert len(document.all("script")) == 1
     assert not [a for _, a in document.elements if any(name.startswith("on") for name in a)]
@@ -247,32 +255,31 @@ def test_hostile_names_stay_text(tmp_path):
     assert "</script>" not in text.partition("<script>")[2].partition("</script>\n</body>")[0]
 
 
-def test_figures_share_a_page_without_sharing_an_id(tmp_path, drawn):
+def test_figures_are_images_that_the_page_holds_each_with_its_text(tmp_path, drawn):
     (figure,) = [path for path in drawn("cost-minilm") if path.stem == "backward-depth"]
     twin = tmp_path / "another-depth.svg"
     twin.write_bytes(figure.read_bytes())
     document = rendered(glue_small(tmp_path), [figure, twin])
-    ids = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    used = [
-        value for _, a in document.elements for value in re.findall(r"url\(#([^)]+)\)", " ".join(map(str, a.values())))
-    ]
-    used += [a["href"][1:] for a in document.all("use")]
-    assert used and set(used) <= set(ids)
-    assert {figure["aria-label"] for figure in document.all("svg")} == {
+    images = document.all("img")
+    assert {image["alt"] for image in images} == {
         "Backward by depth. Backward FLOPs of each method at each depth, against the baseline.",
         "Another depth. Another depth.",
     }
+    for image in images:
+        kind, _, content = image["src"].partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert base64.b64decode(content).rstrip().endswith(b"</svg>")
 
 
 def test_a_figure_that_is_none_is_named(tmp_path):
     broken = tmp_path / "latency.svg"
-    broken.write_text("<svg>")
-    with pytest.raises(BenchError, match=r"latency\.svg: not a readable figure"):
-        page_figures.figures([broken])
+    for content in (b"<svg>", b"\xff\xfe"):
+        broken.write_bytes(content)
+        with pytest.raises(BenchError, match=r"latency\.svg: not a readable figure"):
+            page.image(Figure("latency", "Latency", "Latency.", (), broken))
 
 
-def test_every_doubt_has_a_remedy(tmp_path):
+def test_every_caveat_has_a_remedy(tmp_path):
     run = hostile(tmp_path)
     dirty = run.records[0].environment | {"dirty": True}
     noisy = [cost(label, noise=0.02, environment=dirty) for label in ("full", "lora(rank=8)")]
@@ -284,26 +291,26 @@ def test_every_doubt_has_a_remedy(tmp_path):
     records = (*noisy, run.records[0], run.records[-1], random.model_copy(update={"task": seen}))
     twice = replace(run, records=(*records, random.model_copy(update={"id": "again", "seed": 1, "task_name": "mrpc"})))
     old = random.model_copy(update={"id": "old", "ended": "2020-01-01T00:00:00Z"})
-    found = page_doubts.doubts(replace(twice, records=(*twice.records, old)))
-    found += page_doubts.doubts(Run.of(tmp_path, suite(), ()))
-    found += page_doubts.doubts(glue_small(tmp_path))
-    assert {doubt.kind for doubt in found} == set(page_doubts.REMEDIES)
-    assert all(doubt.says and doubt.remedy.endswith(".") for doubt in found)
+    found = caveats.caveats(Results(replace(twice, records=(*twice.records, old))))
+    found += caveats.caveats(Results(Run.of(tmp_path, suite(), ())))
+    found += caveats.caveats(Results(glue_small(tmp_path)))
+    assert {caveat.kind for caveat in found} == set(caveats.REMEDIES)
+    assert all(caveat.says and caveat.remedy.endswith(".") for caveat in found)
 
 
 def test_every_figure_says_where_the_methodology_explains_it():
     headings = re.findall(r"^## (.+)$", (ROOT / "METHODOLOGY.md").read_text(), flags=re.MULTILINE)
-    assert {*page.SECTIONS.values(), "Scores"} <= set(headings)
-    assert set(page.SECTIONS) <= {figure for figure, _, _ in HOW}
-    assert set(page_answers.HOW_OF.values()) <= {figure for figure, _, _ in HOW}
+    assert {term.chapter for term in TERMS.values()} <= set(headings)
+    metrics = ("flops.backward", "step_seconds", "latency_seconds.merged.batch_4", "merged_equals_base", "score")
+    assert {claims.how_of(metric) for metric in metrics} <= set(TERMS)
     run = read_run(ROOT / "results/published/cost-minilm")
     addresses = [a["href"] for a in rendered(run).all("a") if "METHODOLOGY" in a.get("href", "")]
     assert "../../../METHODOLOGY.md#parameters-and-storage" in addresses
 
 
 def test_away_from_the_sources_the_page_names_no_folder_of_this_machine(tmp_path):
-    assert str(tmp_path) not in page.render(glue_small(tmp_path), [])
-    assert "METHODOLOGY.md#" not in page.render(glue_small(tmp_path), [])
+    assert str(tmp_path) not in reports.page(glue_small(tmp_path))
+    assert "METHODOLOGY.md#" not in reports.page(glue_small(tmp_path))
 
 
 def write_folder(folder, run):
@@ -324,4 +331,4 @@ def test_the_report_command_writes_the_page_and_names_it_last(tmp_path):
 def test_a_page_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "report.html").mkdir()
     with pytest.raises(BenchError, match=r"report\.html: cannot be written"):
-        page.write(glue_small(tmp_path), [])
+        pages.write(reports.document(glue_small(tmp_path)), tmp_path)

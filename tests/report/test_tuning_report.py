@@ -8,6 +8,7 @@ from rich.console import Console
 
 from bench.analysis.tuning import Search, outcomes
 from bench.report.charts import sweeps
+from bench.report.render import markdown, terminal
 from bench.report.sections import tuning
 from tests.factories.trials import GRID, search
 
@@ -29,7 +30,7 @@ def made(tmp_path):
 
 def printed(made):
     console = Console(width=118, highlight=False, record=True, file=io.StringIO())
-    tuning.render(made, outcomes(made), console)
+    terminal.render(tuning.document(made, outcomes(made), []), console)
     return " ".join(console.export_text().split())
 
 
@@ -45,11 +46,14 @@ def test_the_screen_says_what_was_chosen_at_how_many_trials_and_what_to_do(made)
 
 def test_the_page_holds_the_same_choice_for_every_task_and_no_path(made, tmp_path):
     found = outcomes(made)
-    page = tuning.write(made, found, sweeps.draw_search(made, found)).read_text()
+    page = markdown.render(tuning.document(made, found, sweeps.draw_search(made, found)))
     assert (
-        page.count("| full | 0.0001 | 0.001 | 90.0 | 8 | 2 | best at the smallest learning rate: widen the grid |") == 2
+        page.count(
+            "| full | 0.0001 | 0.001 | 90.0 | 49.1 | 8 | 6 | 2 | best at the smallest learning rate: widen the grid |"
+        )
+        == 2
     )
-    assert page.count("| lora(rank=8) | 0.001 | 0.001 | 90.0 | 8 | 2 | - |") == 2
+    assert page.count("| lora(rank=8) | 0.001 | 0.001 | 90.0 | 49.1 | 8 | 6 | 2 | - |") == 2
     assert "| trials | 1 | 2 | 4 | 8 |" in page
     assert "(plots/expected-maximum.png)" in page
     assert str(tmp_path) not in page
@@ -89,7 +93,7 @@ def test_a_row_without_a_choice_says_why(tmp_path, score, sentence):
     lost = search(tmp_path, lambda label, *place: score if label == "full" else 0.7)
     assert f"full - - - - 0 {'6' if score == 'nan' else '0'} " in printed(lost)
     assert f"full: {sentence}" in printed(lost)
-    assert sentence in tuning.write(lost, outcomes(lost), []).read_text()
+    assert sentence in markdown.render(tuning.document(lost, outcomes(lost), []))
 
 
 def test_an_interrupted_search_says_what_is_missing(tmp_path):
@@ -105,6 +109,6 @@ def test_hostile_names_break_neither_screen_nor_page_nor_figure(tmp_path):
     odd = search(tmp_path, lambda *place: 0.7, methods=("full", label))
     found = outcomes(odd)
     assert len(sweeps.draw_search(odd, found)) == 2
-    page = tuning.write(odd, found, []).read_text()
+    page = markdown.render(tuning.document(odd, found, []))
     assert "<b>" not in page
     assert "\x1b" not in page + printed(odd)

@@ -2,13 +2,14 @@
 
 import pytest
 
+from bench.analysis.results import Results
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
-from bench.report.render import markdown
 from bench.report.sections import overview as facts
 from bench.store.store import Run
 from bench.training.cell import run_cell
+from tests.factories import reports
 
 CHOOSES = "adalora(initial_rank=6, target_rank=2)"
 OF_PEFT = "peft(peft_type='ADALORA', init_r=6, target_r=2, tinit=1, tfinal=2, target_modules=['query', 'value'])"
@@ -37,8 +38,8 @@ def test_the_ranks_of_all_maps_add_up_to_the_budget(run):
 
 
 def test_they_stand_beside_the_scores(run):
-    line, theirs = facts.chosen_ranks(run)
+    line, theirs = facts.chosen_ranks(Results(run))
     assert theirs.startswith(f"{OF_PEFT} on sst2: rank 2.0 a map at the end, ")
     assert line.startswith(f"{CHOOSES} on sst2: rank 2.0 a map at the end, ")
     assert line.endswith(" over 4 maps and 2 cells")
-    assert "rank 2.0 a map at the end" in markdown.write(run).read_text()
+    assert "rank 2.0 a map at the end" in reports.markdown(run)

@@ -5,16 +5,18 @@ from dataclasses import replace
 import pytest
 
 from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.plan.load import parse_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
-from bench.report.render import markdown
+from bench.report.sections import claims as told
 from bench.report.sections import overview as facts
-from bench.report.sections import verdicts
 from bench.store.store import Run
 from bench.timing.probe import run_probe
 from bench.verdicts.claims import judge
+from bench.verdicts.results import JudgedResults
+from tests.factories import reports
 from tests.factories.records import cost, glue_small, suite
 
 LORA, PROMPT = "lora(rank=8)", "prompt_tuning"
@@ -146,7 +148,7 @@ def test_a_claim_is_judged_on_the_shape_of_its_length(tmp_path):
     short, long, first = (found.outcomes[0].value for found in judge(run))
     assert (short, long) == (pytest.approx(0.51, abs=0.01), pytest.approx(0.66, abs=0.01))
     assert first == short, "the first shape is the one that holds all methods"
-    assert [line.rpartition("(")[2] for _, line in verdicts.lines(run)] == [
+    assert [line.rpartition("(")[2] for _, line in told.lines(JudgedResults(run))] == [
         "exact, any machine, 64 tokens)", "exact, any machine, 128 tokens)", "exact, any machine)"
     ]  # fmt: skip
 
@@ -165,7 +167,7 @@ def test_several_methods_with_one_figure_show_it_once(tmp_path):
                                  value={"min": 1.0}))  # fmt: skip
     claims = [{key: value for key, value in c.items() if value is not None} for c in run.suite.claims]
     run = replace(run, suite=run.suite.changed(claims=claims))
-    ((_, line),) = verdicts.lines(run)
+    ((_, line),) = told.lines(JudgedResults(run))
     assert " - " not in line
 
 
@@ -181,9 +183,10 @@ def test_a_report_counts_and_shows_what_each_shape_was_asked_for(tmp_path):
     records = tuple(record for probe in made.probes for record in run_probe(probe))
     run = Run.of(tmp_path, made.suite, records)
     assert [table.methods for table in made.suite.cost] == [[], ["full", LORA]]
-    assert facts.progress(run)["costs"] == "5/5 measured"
-    assert facts.progress(replace(run, records=records[:3]))["costs"] == "3/5 measured"
-    shown = [facts.labels(run, shape) for shape in compare.cost_shapes(records)]
+    assert facts.progress(Results(run))["costs"] == "5/5 measured"
+    assert facts.progress(Results(replace(run, records=records[:3])))["costs"] == "3/5 measured"
+    results = Results(run)
+    shown = [results.labels_on(shape) for shape in results.shapes]
     assert shown == [["full", LORA, PROMPT], ["full", LORA]]
-    told = markdown.write(run).read_text()
+    told = reports.markdown(run)
     assert [f"\n| {PROMPT} |" in part for part in told.split("## Costs")[1:]] == [True, False]

@@ -10,7 +10,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from bench.errors import BenchError
-from bench.report.render import markdown
 from bench.store.sidecars import (
     PREDICTIONS,
     Sidecars,
@@ -20,6 +19,7 @@ from bench.store.sidecars import (
     read_predictions,
 )
 from bench.store.store import open_store, read_records, read_run
+from tests.factories import reports
 from tests.factories.command import bench, module
 from tests.store.test_store import SUITE, score
 from tools.publish import publish
@@ -51,7 +51,7 @@ def test_a_report_is_the_same_from_either_form(name, kind, cells, says, tmp_path
     assert len(list((measured / kind).iterdir())) == cells
     publish(measured, published)
     assert sorted(path.stem for path in published.iterdir()) == sorted(["suite", "records", kind])
-    pages = [markdown.write(read_run(folder)).read_text() for folder in (measured, published)]
+    pages = [reports.markdown(read_run(folder)) for folder in (measured, published)]
     assert pages[0] == pages[1]
     assert says in pages[0]
     pd.testing.assert_frame_equal(*(pd.read_csv(export(folder)) for folder in (measured, published)))

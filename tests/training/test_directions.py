@@ -18,13 +18,13 @@ from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
 from bench.report.charts.diagnostics import directions as draw
 from bench.report.charts.sheet import Sheet
-from bench.report.render import html, markdown
-from bench.report.sections import directions as told
+from bench.report.sections import diagnostics as told
 from bench.stats.subspaces import angles, overlap
 from bench.store.store import open_store, read_run
 from bench.training.cell import run_cell
 from bench.training.diagnostics import directions, weights
 from methods.low_rank import low_rank
+from tests.factories import reports
 from tests.factories.records import glue_small
 from tests.methods.adapted import adapt, randomise
 from tests.methods.families import tiny
@@ -165,7 +165,7 @@ def test_without_the_files_what_needs_two_cells_is_missing_and_the_rest_stands(r
     table = compare.direction_table(replace(run, folder=tmp_path))
     assert table[["with_baseline", "angle_to_baseline", "with_seed"]].isna().all(axis=None)
     assert table["with_weight"].notna().all()
-    _, _, rows = told.table(replace(run, folder=tmp_path))
+    _, _, rows = reports.parts(told.directions(Results(replace(run, folder=tmp_path))))
     assert [row[-3:] for row in rows] == [["-"] * 3] * 2
 
 
@@ -181,11 +181,11 @@ def test_a_file_that_is_not_the_records_is_named(run, tmp_path, damage):
 
 
 def test_report_page_and_figure_tell_the_same(run):
-    sentences, head, rows = told.table(run)
+    sentences, head, rows = reports.parts(told.directions(Results(run)))
     assert "0.062 what two random ones share" in sentences[0]
     assert [row[0] for row in rows] == ["full", "lora(rank=8)"]
-    assert told.TITLE in markdown.write(run).read_text()
-    assert told.TITLE in html.render(run, [])
+    assert told.DIRECTIONS in reports.markdown(run)
+    assert told.DIRECTIONS in reports.page(run)
     with styled():
         figure = draw(Sheet(Results(run)))
     assert [axes.get_title("left") for axes in figure.axes] == ["with W_0", "with full's update", "with another seed's"]
@@ -194,6 +194,6 @@ def test_report_page_and_figure_tell_the_same(run):
 
 def test_a_run_that_asked_for_none_shows_none(tmp_path):
     run = glue_small(tmp_path)
-    assert told.table(run) == ([], [], [])
+    assert reports.parts(told.directions(Results(run))) == ([], [], [])
     assert draw(Sheet(Results(run))) is None
     assert "directions" in {plot.name for plot in plots.PLOTS}

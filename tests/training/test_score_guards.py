@@ -1,19 +1,19 @@
 """What makes a comparison of scores unfair or unsure stands beside it, on the screen and in both reports."""
 
-import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from bench import analysis as compare
 from bench.analysis.export import figure_table
-from bench.report.render import html, markdown, terminal
-from bench.report.sections import fronts, page_doubts
+from bench.analysis.results import Results
+from bench.report.sections import caveats
 from bench.report.sections import overview as facts
+from bench.report.sections.scores import probability
 from bench.schema.record import Tuning
 from bench.verdicts.gate import check, verdict
 from bench.verdicts.reference import figures_of, reference_of
+from tests.factories import reports
 from tests.factories.records import glue_small
 
 SEARCH = {"trials": 12, "seeds": 1, "steps": 60, "selection_rows": 256}
@@ -21,9 +21,7 @@ SEARCH = {"trials": 12, "seeds": 1, "steps": 60, "selection_rows": 256}
 
 def told(run):
     """What the screen, report.md and report.html say, each in one line."""
-    out = io.StringIO()
-    terminal.render(run, Console(file=out))
-    texts = (out.getvalue(), markdown.write(run).read_text(), html.render(run, []))
+    texts = (reports.screen(run), reports.markdown(run), reports.page(run))
     return [" ".join(text.split()) for text in texts]
 
 
@@ -59,11 +57,11 @@ def test_unequal_searches_are_warned_of(run):
     for text in told(unfair):
         assert line in text
     assert "give every method the same search" in told(unfair)[1]
-    assert "unequal search" in {doubt.kind for doubt in page_doubts.doubts(unfair)}
+    assert "unequal search" in {doubt.kind for doubt in caveats.caveats(Results(unfair))}
     more = Tuning(**SEARCH | {"trials": 4})
     both = changed(searched(run, "full", "ia3"), lambda r: r.model_copy(
         update={"tuning": more if r.method.label == "full" else r.tuning}))  # fmt: skip
-    assert facts.unequal_search(both) and not facts.unequal_search(searched(run, "full", "ia3"))
+    assert facts.unequal_search(Results(both)) and not facts.unequal_search(Results(searched(run, "full", "ia3")))
 
 
 def test_what_test_rows_share_with_training_stands_with_the_scores(run):
@@ -128,7 +126,7 @@ def test_the_likeliest_best_method_is_named_with_its_marks(tmp_path):
     table = compare.fronts(run, run.suite.methods, []).table
     assert table["best"].sum() == pytest.approx(1)
     assert table["best"].idxmax() == "full"
-    assert f"best highest mean score, with probability: full {fronts.probability(table['best'].max())}" in told(run)[0]
+    assert f"best highest mean score, with probability: full {probability(table['best'].max())}" in told(run)[0]
     few = glue_small(tmp_path, source="hub", seeds=range(2))
     assert "best highest mean score" not in told(few)[0]
 

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 
 from bench.errors import BenchError
 from bench.plan.load import parse_suite
-from bench.report.sections import verdicts
+from bench.report.sections import claims as told
 from bench.schema.claims import Bounds, ClaimTable
 from bench.schema.record import Control, Timing
 from bench.stats.intervals import block_bootstrap_ratio
 from bench.verdicts.claims import judge
+from bench.verdicts.results import JudgedResults
 from tests.factories.records import cost, glue_small, score, suite
 
 LORA, LST = "lora(rank=8)", "lst(reduction=8)"
@@ -111,7 +112,7 @@ def test_without_a_control_a_time_decides_nothing(run):
 
 
 def line(run, **values):
-    ((verdict, text),) = verdicts.lines(replace(run, suite=run.suite.changed(claims=[claim(**values)])))
+    ((verdict, text),) = told.lines(JudgedResults(replace(run, suite=run.suite.changed(claims=[claim(**values)]))))
     return verdict, text
 
 
@@ -119,7 +120,7 @@ def test_the_line_of_a_verdict_says_what_the_control_did_to_it(tmp_path):
     noisy, time = glue_small(tmp_path, noise=0.05), {"metric": "backward_seconds", "versus": "full"}
     did = "widened by 39 % for the A/A control [0.852, 1.177]"
     verdict, text = line(noisy, **time, ratio={"max": 0.9})
-    assert (verdict, text.rpartition("; ")[2]) == ("pass", f"stands {did}")
+    assert (verdict, text.rpartition("; ")[2]) == ("pass", f"still holds after {did}")
     verdict, text = line(noisy, **time, ratio={"max": 0.7})
     assert (verdict, text.rpartition("; ")[2]) == ("invalid", f"invalid: the interval straddles the bound, {did}")
     equal = {"metric": "latency_seconds.merged.batch_1", "versus": "base", "equivalent_within": 0.03}
@@ -276,9 +277,9 @@ def test_a_claim_about_some_tasks_is_judged_by_those_alone(tmp_path):
     asked = {"metric": "score", "versus": "full", "difference": {"min": -2.0}}
     assert "did not learn" in judged(run, **asked).outcomes[0].why
     assert judged(run, tasks=["sst2"], **asked).verdict == "pass"
-    assert verdicts.lines(replace(run, suite=run.suite.changed(claims=[claim(tasks="sst2", **asked)])))[0][1].endswith(
-        "(6 seeds of sst2)"
-    )
+    assert told.lines(JudgedResults(replace(run, suite=run.suite.changed(claims=[claim(tasks="sst2", **asked)]))))[0][
+        1
+    ].endswith("(6 seeds of sst2)")
     elsewhere = replace(run, suite=run.suite.changed(tasks=["cola"], claims=[claim(tasks=["sst2"], **asked)]))
     assert judge(elsewhere) == []
 

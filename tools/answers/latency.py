@@ -1,9 +1,10 @@
 """Why merged LoRA adds no latency and adapters, prompts and LST do: counted structure first, times second."""
 
 from bench.report import format as fmt
-from bench.report.sections import verdicts
+from bench.report.sections.claims import tell
 from bench.schema.record import CostRecord, Inference, Latency, Timing
 from bench.store.store import Run
+from bench.verdicts.results import JudgedResults
 from tools.answers.words import PUBLISHED, Answer, Say, claims, costs, figure, lengths, published, span, table
 
 NAME = "why-latency"
@@ -117,7 +118,7 @@ def answer(say: Say) -> Answer:
 
 def _decided(say: Say) -> str:
     """What the run on one thread, where fewer things disturb a clock, says of merged LoRA's latency."""
-    told = next(t for t in verdicts.tell(published(QUIETER)) if t.metric == MERGED)
+    told = next(t for t in tell(JudgedResults(published(QUIETER))) if t.metric == MERGED)
     link = f"[{QUIETER}]({PUBLISHED}/{QUIETER})"
     return say(
         f"On one thread {link} has of merged LoRA's latency: {told.figures}, {told.verdict}.",
@@ -138,7 +139,7 @@ def _quietest(run: Run) -> int:
 
 def _took(say: Say, run: Run) -> str:
     """What the run's claim on merged LoRA's time shows, as a clause; empty where nothing was timed."""
-    told = next((t for t in verdicts.tell(run) if t.metric == MERGED and t.figures), None)
+    told = next((t for t in tell(JudgedResults(run)) if t.metric == MERGED and t.figures), None)
     if told is None:
         return ""
     length, figures = _quietest(run), told.figures.replace(" x", "")

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.sections import overview as facts
 from bench.schema.record import CostRecord
@@ -135,7 +136,7 @@ def _by_rank(say: Say, run: Run, found: dict[str, CostRecord], scores: pd.DataFr
             fmt.points(row["mean"]), say("baseline", "基线") if label == "full" else _difference(row),
         ])  # fmt: skip
     drawn = figure(NAME, "size", say("Score and cost against the rank", "得分与代价随秩的变化"))
-    return f"{table(head, rows)}\n\n{fmt.plain(facts.data(run))}\n\n{drawn}"
+    return f"{table(head, rows)}\n\n{fmt.plain(facts.data(Results(run)))}\n\n{drawn}"
 
 
 def _by_targets(say: Say, found: dict[str, CostRecord], scores: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ from statistics import fmean
 import pandas as pd
 
 from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.sections import overview as facts
 from bench.schema.record import ScoreRecord
@@ -57,7 +58,7 @@ def answer(say: Say) -> Answer:
             ),
             (
                 say("Measured", "测量"),
-                _measured(say, run, found) + f"\n\n{fmt.plain(facts.data(run))}",
+                _measured(say, run, found) + f"\n\n{fmt.plain(facts.data(Results(run)))}",
             ),
             (say("Verdicts", "各项结论"), claims(say, run)),
             (

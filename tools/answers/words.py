@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.report import format as fmt
-from bench.report.sections import overview as facts
-from bench.report.sections import verdicts
+from bench.report.sections import claims as told
 from bench.schema.record import CostRecord, Flops
 from bench.store.store import Run, read_run
+from bench.verdicts.results import JudgedResults
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED, PICTURES = "../../results/published", "../images/answers"
@@ -74,8 +75,9 @@ def counts(record: CostRecord) -> Flops:
 
 def scores_tag(say: Say, run: Run) -> str:
     """How far the scores of ``run`` hold."""
-    seeds = len(facts.seeds(run))
-    if facts.is_synthetic(run):
+    results = Results(run)
+    seeds = len(results.seeds)
+    if results.is_synthetic:
         return say("scores: synthetic data, no verdict", "得分：合成数据，不下结论")
     if seeds < compare.MIN_SEEDS:
         return say(f"scores: {seeds} seeds, no verdict", f"得分：{seeds} 个种子，不下结论")
@@ -118,7 +120,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) ->
 
 def claims(say: Say, run: Run) -> str:
     """Every claim of the run with its verdict, as its report has them."""
-    rows = [(verdict, fmt.markdown(line)) for verdict, line in verdicts.lines(run)]
+    rows = [(verdict, fmt.markdown(line)) for verdict, line in told.lines(JudgedResults(run))]
     return table([say("verdict", "结论"), say("claim (as in the report)", "论断（原文见报告）")], rows, 2)
 
 

@@ -18,11 +18,11 @@ from markupsafe import Markup
 from bench.analysis.tuned import change_in
 from bench.analysis.tuning import outcomes, read_search
 from bench.errors import BenchError
+from bench.report import pages
 from bench.report.charts import catalogue, sweeps
-from bench.report.render import html
-from bench.report.sections import overview, page_answers, tuning, verdicts
-from bench.schema.resolved import ResolvedSuite
-from bench.store.store import read_run
+from bench.report.render import html, markdown
+from bench.report.sections import claims, overview, tuning
+from bench.verdicts.results import JudgedResults
 from tools import ab_summary
 from tools.site import prose
 
@@ -91,27 +91,25 @@ def build(published: Path, out: Path, workers: int = 1) -> list[Page]:
 
 def _run(folder: Path, out: Path) -> Page:
     """The report of one run, with what a search of the same name changed."""
-    run = read_run(folder)
+    results = JudgedResults(folder)
     search = folder.parent / SEARCHES / folder.name
-    change = change_in(search, run, overview.labels(run)) if search.exists() else None
+    change = change_in(search, results.run, results.labels) if search.exists() else None
     with tempfile.TemporaryDirectory() as scratch:
-        text = html.render(run, catalogue.draw(run, change, Path(scratch)), change)
+        drawn = catalogue.draw(results.run, change, Path(scratch))
+        text = html.render(pages.document(results, drawn, change))
     path = out / folder.name / REPORT
     path.parent.mkdir()
     path.write_text(re.sub(r'href="[^"#]*METHODOLOGY\.md#', f'href="../{METHODOLOGY}#', text), encoding="utf-8")
-    told = verdicts.tell(run)
-    answer = page_answers.answers(run, told)[0]
+    told = claims.tell(results)
+    answer = claims.answers(results, told)[0]
+    verdicts = Counter(claim.verdict for claim in told)
     return Page(
-        address=f"{folder.name}/{REPORT}", name=folder.name, question=_question(run.suite),
-        methods=len(overview.labels(run)), backbone=overview.backbone(run), machine=overview.this_machine(run),
-        measured=max((record.ended[:10] for record in run.records), default=""),
-        finding=answer.text, reach=answer.tag, kind=answer.kind,
-        verdicts=", ".join(f"{count} {verdict}" for verdict, count in Counter(one.verdict for one in told).items()),
+        address=f"{folder.name}/{REPORT}", name=folder.name, question=" ".join(results.suite.question.split()),
+        methods=len(results.labels), backbone=overview.backbone(results), machine=overview.this_machine(results),
+        measured=max((record.ended[:10] for record in results.run.records), default=""),
+        finding=answer.says, reach=answer.tag, kind=answer.reach,
+        verdicts=", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()),
     )  # fmt: skip
-
-
-def _question(suite: ResolvedSuite) -> str:
-    return " ".join(suite.question.split())
 
 
 def _search(folder: Path, out: Path) -> Page:
@@ -119,7 +117,7 @@ def _search(folder: Path, out: Path) -> Page:
     with tempfile.TemporaryDirectory() as scratch:
         search = replace(search, folder=Path(scratch))
         found = outcomes(search)
-        written = tuning.write(search, found, sweeps.draw_search(search, found)).read_text(encoding="utf-8")
+        written = markdown.render(tuning.document(search, found, sweeps.draw_search(search, found)))
         _prose_page(out, address, folder.name, written, Path(scratch))
     return Page(f"{address}/{REPORT}", folder.name, tuning.header(search))
 

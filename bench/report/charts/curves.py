@@ -33,8 +33,8 @@ from bench.report.charts.labels import name_ends
 from bench.report.charts.looks import MANY, groups
 from bench.report.charts.scores import BEST
 from bench.report.charts.sheet import Sheet
-from bench.report.sections import curves
 from bench.report.sections import overview as facts
+from bench.report.sections.scores import reach_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -318,7 +318,7 @@ def cost_to_reach(sheet: Sheet) -> "Figure | None":
         depth(sheet.looks, names), room_for(sheet.looks, names), right=0.45, widths=(1.0,) * len(shown),
         panels=len(shown) * len(tasks), above=0.3, gap=0.3,
     )  # fmt: skip
-    words = sheet.words(curves.title(sheet.run), _reach_caption(sheet), "scored", "timed", shape="")
+    words = sheet.words(reach_title(sheet.results), _reach_caption(sheet), "scored", "timed", shape="")
     figure, panels = new_figure(words, layout)
     for deep, task in enumerate(tasks):
         medians = table.xs(task, level="task")

@@ -1,6 +1,5 @@
 """What the figures of one run share: its tables, the looks of its methods, the words around a figure."""
 
-from dataclasses import replace
 from functools import cached_property
 
 import pandas as pd
@@ -54,7 +53,7 @@ class Sheet:
     @cached_property
     def inference_length(self) -> int | None:
         """Tokens of each row of inference on the shape that is drawn, where a record or the suite says so."""
-        return facts.inference_length(self.run, self.shape)
+        return facts.inference_length(self.results, self.shape)
 
     @cached_property
     def controls(self) -> pd.DataFrame:
@@ -83,11 +82,11 @@ class Sheet:
 
     @cached_property
     def _backbone(self) -> str:
-        return facts.backbone(self.run)
+        return facts.backbone(self.results)
 
     @cached_property
     def _machine(self) -> str:
-        return facts.this_machine(replace(self.run, records=tuple(self.results.cost_records) or self.run.records))
+        return facts.this_machine(self.results)
 
     def words(self, title: str, caption: str, *badges: str, shape: str | None = None) -> Words:
         """Title, line below it, caption and badges of a figure.

@@ -36,9 +36,8 @@ from bench.report.charts.canvas import (
 from bench.report.charts.labels import apart
 from bench.report.charts.looks import looks
 from bench.report.charts.sheet import Sheet
-from bench.report.sections import tuned
-from bench.report.sections.scaling import still
-from bench.report.sections.tuning import EXPECTED, header, is_synthetic
+from bench.report.sections import tuning
+from bench.report.sections.sweeps import still
 from bench.schema.resolved import ResolvedSweep
 
 if TYPE_CHECKING:
@@ -221,7 +220,7 @@ def rank_slope(sheet: Sheet) -> "Figure | None":
         return None
     ranked, names = change.table, list(change.table.index)
     side = room_for(sheet.looks, names) + text_width("100.0", 8) + 0.1
-    words = sheet.words(tuned.TITLE, " ".join(tuned.sentences(change)), "scored", shape="")
+    words = sheet.words(tuning.RANKING, " ".join(tuning.sentences(change)), "scored", shape="")
     figure, (axes,) = new_figure(words, Layout(PLACE * (len(names) + 1), left=side, right=side, above=0.3, below=0.1))
     ends = {column: _ranking(axes, sheet, ranked, column, x) for x, column in enumerate(("default", "tuned"))}
     for label in names:
@@ -232,7 +231,7 @@ def rank_slope(sheet: Sheet) -> "Figure | None":
             mark(axes, x, height, look, 6.5, clip_on=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) + 0.5, 0.5)
-    default = "" if change.default is None else f" ({tuned.pair(change.default)})"
+    default = "" if change.default is None else f" ({tuning.pair(change.default)})"
     for x, text in enumerate((f"default rates{default}", "searched rates")):
         axes.text(x, 1.02, text, transform=axes.transAxes, ha="center", va="bottom", fontsize=8.5, color=INK)
     axes.set_axis_off()
@@ -244,7 +243,7 @@ def _ranking(axes: "Axes", sheet: Sheet, ranked: pd.DataFrame, column: str, x: i
     rising = ranked.sort_values(f"{column}_rank", kind="stable")
     heights = apart(list(rising[f"{column}_rank"]), 0.8)
     for height, (label, row) in zip(heights, rising.iterrows(), strict=True):
-        rank, score, look = tuned.rank(row[f"{column}_rank"]), fmt.points(row[column]), sheet.looks[str(label)]
+        rank, score, look = tuning.rank(row[f"{column}_rank"]), fmt.points(row[column]), sheet.looks[str(label)]
         text = f"{rank}  {look.text}  {score}" if x else f"{score}  {look.text}  {rank}"
         axes.annotate(
             text, (x, height), (10 if x else -10, 0), textcoords="offset points", va="center", fontsize=8,
@@ -295,9 +294,9 @@ def _expected_maximum(search: Search, outcomes: Sequence[Outcome]) -> "Figure | 
 def _search_words(search: Search) -> Words:
     grid = search.table
     caption = (
-        f"{EXPECTED} n = {fmt.plural(len(grid.seeds), 'seed')} a trial, {grid.selection_rows} selection rows cut from "
-        "train; no interval. A trial that diverged counts as the metric's worst value. The later a curve grows flat, "
-        "the more trials its method needs."
+        f"{tuning.EXPECTED} n = {fmt.plural(len(grid.seeds), 'seed')} a trial, {grid.selection_rows} selection rows "
+        "cut from train; no interval. A trial that diverged counts as the metric's worst value. The later a curve "
+        "grows flat, the more trials its method needs."
     )
-    badge = "scored · SYNTHETIC data" if is_synthetic(search) else "scored"
-    return Words("What a search for learning rates finds", caption, header(search), (badge,))
+    badge = "scored · SYNTHETIC data" if tuning.is_synthetic(search) else "scored"
+    return Words("What a search for learning rates finds", caption, tuning.header(search), (badge,))

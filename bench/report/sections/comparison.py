@@ -1,18 +1,16 @@
-"""Shows what differs between runs, for the screen, a report and programs; compares and judges nothing."""
+"""Shows what differs between runs: settings, exact figures, ratios of times and paired scores."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
 from bench.analysis.runs import ALL_TASKS, Comparison
 from bench.analysis.settings import EVERY
 from bench.report import format as fmt
-from bench.report.format import markdown as text
-from bench.report.render.columns import Column, say, table, width_of
-from bench.report.render.export import markdown_table
+from bench.report.document import Block, Cell, Column, Document, Fact, Facts, Section, Table, Text
+from bench.report.sections import plain_table, word
 
 SHOWN = {
     "backward_seconds": "backward", "step_seconds": "step",
@@ -26,27 +24,31 @@ LUCK = 0.05
 MISSING_VALUE = "(none)"
 
 
-def render(found: Comparison, console: Console) -> None:
-    """Print what each later run changed."""
-    width = width_of(console)
-    for number, name in enumerate(found.names[1:]):
-        if number:
-            say(console, "")
-        say(console, f"{fmt.plain(name)} against {fmt.plain(found.names[0])}", width, style="bold")
-        changes = found.changes[found.changes["run"] == name]
-        settings = found.settings[found.settings["run"] == name]
-        for line in _some(_settings(settings), "settings"):
-            say(console, f"differs  {line}", width, hanging=9, style="yellow")
-        if settings.empty:
-            say(console, "differs  no setting", width)
-        say(console, "")
-        labels = list(dict.fromkeys(changes["method"]))
-        for line in table(labels, _columns(changes, labels), width):
-            say(console, line)
-        for line in _some([line for _, line in _unequal(changes)], "figures"):
-            say(console, f"changed  {line}", width, hanging=9)
-        for line in _notes(changes):
-            say(console, line, width, hanging=2)
+def document(comparison: Comparison) -> Document:
+    """Every setting, ratio and score that was compared, and every exact figure that differs."""
+    first = fmt.plain(comparison.names[0])
+    sections = []
+    for name in comparison.names[1:]:
+        changes = comparison.changes[comparison.changes["run"] == name]
+        settings = comparison.settings[comparison.settings["run"] == name]
+        title = fmt.plain(name)
+        heading = Text((f"{title} against {first}",), "heading")
+        sections.append(
+            Section(title, title, tuple(_blocks(changes, settings)), (heading, *_screen(changes, settings)))
+        )
+    return Document(f"{', '.join(map(fmt.plain, comparison.names[1:]))} against {first}", "", "", tuple(sections))
+
+
+def _screen(changes: pd.DataFrame, settings: pd.DataFrame) -> Iterator[Block]:
+    differs = _some(_settings(settings), "settings") or ["no setting"]
+    yield Facts(tuple(Fact("differs", line, "plain" if settings.empty else "warn") for line in differs))
+    labels = list(dict.fromkeys(changes["method"]))
+    columns = _columns(changes, labels)
+    rows = tuple((word(label), *(Cell(cells[at]) for _, cells in columns)) for at, label in enumerate(labels))
+    yield Table("", (Column("method"), *(column for column, _ in columns)), rows)
+    if changed := _some([line for _, line in _unequal(changes)], "figures"):
+        yield Facts(tuple(Fact("changed", line) for line in changed))
+    yield Text(tuple(_notes(changes)))
 
 
 def _some(lines: list[str], what: str) -> list[str]:
@@ -67,9 +69,13 @@ def _short(value: str) -> str:
     return shown if len(shown) <= 60 else f"{shown[:12]}..." if " " not in shown else f"{shown[:56]}..."
 
 
-def _columns(changes: pd.DataFrame, labels: list[str]) -> list[Column]:
+Columns = list[tuple[Column, list[str]]]
+
+
+def _columns(changes: pd.DataFrame, labels: list[str]) -> Columns:
     exact = [_counted(changes[changes["method"] == label]) for label in labels]
-    columns = [Column(("", "exact", "figures"), exact)] if any(cell != fmt.MISSING for cell in exact) else []
+    counted = any(cell != fmt.MISSING for cell in exact)
+    columns = [(Column("exact figures", ("", "exact", "figures")), exact)] if counted else []
     ratios = changes[changes["kind"] == "ratio"]
     if not ratios.empty:
         ratios = ratios[ratios["place"] == ratios["place"].iloc[0]]
@@ -98,7 +104,7 @@ def _counted(rows: pd.DataFrame) -> str:
     return shown + (f", {lone} in one" if lone else "")
 
 
-def _pair(title: str, rows: pd.DataFrame, labels: list[str]) -> list[Column]:
+def _pair(title: str, rows: pd.DataFrame, labels: list[str]) -> Columns:
     both, change = [], []
     score = title == "score"
     for label in labels:
@@ -111,7 +117,10 @@ def _pair(title: str, rows: pd.DataFrame, labels: list[str]) -> list[Column]:
         both.append(f"{show(row['first'])} {show(row['other'])}")
         change.append(_interval(row, 2) + MARKS.get(row["verdict"], "  "))
     head = "other - first" if score else "other / first"
-    return [Column((title, "first", "other"), both), Column((title, head, "95 %"), change)]
+    return [
+        (Column(f"{title}, first and other", (title, "first", "other")), both),
+        (Column(f"{title}, {head}", (title, head, "95 %")), change),
+    ]
 
 
 def _interval(row: Any, digits: int = 3) -> str:
@@ -155,55 +164,46 @@ def _notes(changes: pd.DataFrame) -> list[str]:
     return lines
 
 
-def as_markdown(found: Comparison) -> str:
-    """Every setting, ratio and score that was compared, and every exact figure that differs."""
-    parts = [f"# {text(', '.join(found.names[1:]))} against {text(found.names[0])}"]
-    for name in found.names[1:]:
-        changes = found.changes[found.changes["run"] == name]
-        settings = found.settings[found.settings["run"] == name]
-        parts += [f"## {text(name)}", *_sections(changes, settings)]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _sections(changes: pd.DataFrame, settings: pd.DataFrame) -> Iterator[str]:
-    yield "### Settings that differ"
-    rows: list[tuple[str, ...]] = [
-        (text(r.about), text(r.method), text(r.key), text(r.first) or fmt.MISSING, text(r.other) or fmt.MISSING)
+def _blocks(changes: pd.DataFrame, settings: pd.DataFrame) -> Iterator[Block]:
+    head = ("about", "method", "key", "first", "other")
+    rows = [
+        (r.about, r.method, r.key, str(r.first) or fmt.MISSING, str(r.other) or fmt.MISSING)
         for r in settings.itertuples()
     ]
-    head: tuple[str, ...] = ("about", "method", "key", "first", "other")
-    yield markdown_table(head, rows) if rows else "None."
+    yield Text(("Settings that differ",), "heading")
+    yield plain_table("", head, rows, range(5)) if rows else Text(("None.",))
     exact = changes[changes["kind"].isin(["exact", "measured"])]
     if not exact.empty:
-        yield "### Exact figures"
-        counts = [(text(label), _counted(group)) for label, group in exact.groupby("method", sort=False)]
-        yield markdown_table(("method", "figures"), counts)
-        yield _listed(exact[~exact["verdict"].isin(["equal", "only in first", "only in other"])])
+        yield Text(("Exact figures",), "heading")
+        counts = [(str(label), _counted(group)) for label, group in exact.groupby("method", sort=False)]
+        yield plain_table("", ("method", "figures"), counts)
+        yield from _listed(exact[~exact["verdict"].isin(["equal", "only in first", "only in other"])])
     for kind, title in (("ratio", "Ratios of times, other / first"), ("score", "Scores, other - first, in points")):
         part = changes[changes["kind"] == kind]
         if not part.empty:
-            yield f"### {title}"
-            yield _listed(part)
-    yield "\n".join(f"- {text(line)}" for line in _notes(changes))
+            yield Text((title,), "heading")
+            yield from _listed(part)
+    yield Text(tuple(_notes(changes)), "list")
 
 
-def _listed(changes: pd.DataFrame) -> str:
+def _listed(changes: pd.DataFrame) -> Iterator[Block]:
     if changes.empty:
-        return ""
+        return
     head = ("method", "where", "figure", "first", "other", "change, 95 %", "verdict", "why")
     rows = []
     for row in changes.to_dict("records"):
         show = {"ratio": lambda v: fmt.ratio(v, 3), "score": fmt.points}.get(row["kind"], fmt.exact)
         change = fmt.ratio(row["ratio"], 6) if row["kind"] in ("exact", "measured") else _interval(row)
-        cells = (text(row["method"]), text(row["place"]), text(row["figure"]), show(row["first"]), show(row["other"]))
-        rows.append((*cells, change, row["verdict"], text(row["why"]) or fmt.MISSING))
-    return markdown_table(head, rows)
+        cells = (str(row["method"]), str(row["place"]), str(row["figure"]), show(row["first"]), show(row["other"]))
+        rows.append((*cells, change, str(row["verdict"]), str(row["why"]) or fmt.MISSING))
+    yield plain_table("", head, rows, (1, 2, 6, 7))
 
 
-def as_json(found: Comparison) -> str:
+def as_json(comparison: Comparison) -> str:
     """Everything as JSON; a figure that is missing is null."""
     return json.dumps(
-        {"runs": found.names, "settings": _plain(found.settings), "changes": _plain(found.changes)}, indent=1
+        {"runs": comparison.names, "settings": _plain(comparison.settings), "changes": _plain(comparison.changes)},
+        indent=1,
     )
 
 

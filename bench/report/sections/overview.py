@@ -1,55 +1,28 @@
-"""Sentences about a run that every reader shows alike: what was asked, on what, how sure; draws and prints nothing."""
+"""What every reader of a run must know: what was asked, on what machine, data and versions, and how sure it is."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from bench import analysis as compare
-from bench.report.format import count, plain, plural, points, ratio_interval
-from bench.schema.record import Record, ScoreRecord, Shape, TaskUsed, Tuning
+from bench.analysis.results import Results
+from bench.analysis.scores import MIN_SEEDS
+from bench.report import format as fmt
+from bench.report.document import Fact, Facts
+from bench.schema.record import Record, Shape, TaskUsed, Tuning
 from bench.schema.resolved import ResolvedCost, ResolvedData
-from bench.store.store import Run
+from bench.stats.noise import QUIET
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FLAG_MARKS = {"still_improving": "*", "did_not_learn": "!"}
-"""Marks beside a score in the terminal's table."""
-FLAG_MEANING = {
-    "still_improving": "still improving: the loss still fell in the last quarter; more steps would change this score",
-    "did_not_learn": "did not learn: no better than a constant answer, or below counting words",
-}
 
-
-def labels(run: Run, shape: Shape | None = None) -> list[str]:
-    """Method labels in the order of the suite, then any that only records know; of ``shape`` those that it measures."""
-    found = list(dict.fromkeys([*run.suite.methods, *(record.method.label for record in run.records)]))
-    chosen = () if shape is None else run.suite.asked_of(shape).methods
-    return [label for label in found if not chosen or label in chosen]
-
-
-def score_records(run: Run) -> list[ScoreRecord]:
-    """The newest score records of the run."""
-    return compare.score_records(run.records)
-
-
-def is_synthetic(run: Run) -> bool:
-    """Whether any score was taken on synthetic data; before the first score, whether any will be."""
-    sources: set[str | None] = {record.task.source for record in score_records(run) if record.task}
-    return "synthetic" in (sources or {run.suite.data.kind if run.suite.data else None})
-
-
-def tasks(run: Run) -> list[str]:
-    """Tasks of the suite; those of the records where it names none."""
-    return list(run.suite.tasks or dict.fromkeys(record.task_name for record in score_records(run)))
-
-
-def backbone(run: Run) -> str:
+def backbone(results: Results) -> str:
     """``all-MiniLM-L6-v2 22.6 M``, with ``random weights`` where so."""
-    asked = run.suite.backbone
-    used = next((record.backbone for record in run.records if record.backbone), None)
-    parts = [plain(used.name if used else asked.get("name", "backbone")).rpartition("/")[2]]
+    asked = results.suite.backbone
+    used = next((record.backbone for record in results.run.records if record.backbone), None)
+    parts = [fmt.plain(used.name if used else asked.get("name", "backbone")).rpartition("/")[2]]
     if used:
-        parts.append(count(used.parameters))
+        parts.append(fmt.count(used.parameters))
     if (used.weights if used else asked.get("weights")) == "random":
         parts.append("(random weights)")
     return " ".join(parts)
@@ -63,98 +36,99 @@ def machine(record: Record | None) -> str:
     gpus, cores = hardware.get("gpus") or [], hardware.get("cores")
     device = getattr(getattr(record, "shape", None), "device", None)
     if gpus and device != "cpu":
-        return plain(device or gpus[0])
-    parts = ["CPU", plural(cores, "core") if isinstance(cores, int) else "", "no GPU" if not gpus else "GPU idle"]
+        return fmt.plain(device or gpus[0])
+    parts = ["CPU", fmt.plural(cores, "core") if isinstance(cores, int) else "", "no GPU" if not gpus else "GPU idle"]
     return ", ".join(part for part in parts if part)
 
 
-def libraries(run: Run) -> str | None:
+def libraries(results: Results) -> str | None:
     """Versions of the libraries whose methods ran, as configurations hold them (``peft 0.21.2``); None: of none."""
     named = {
         f"{key.removesuffix('_version')} {value}"
-        for record in run.records
+        for record in results.run.records
         for key, value in record.method.config.items()
         if key.endswith("_version") and isinstance(value, str)
     }
     return ", ".join(sorted(named)) or None
 
 
-def this_machine(run: Run) -> str:
+def this_machine(results: Results) -> str:
     """Where the times were taken; where the scores were, when nothing was timed."""
-    candidates: list[Record] = [*compare.cost_records(run.records), *score_records(run), *run.records]
+    candidates: list[Record] = [*results.cost_records, *results.score_records, *results.run.records]
     return machine(candidates[0] if candidates else None)
 
 
-def header(run: Run) -> str:
+def header(results: Results) -> str:
     """One line: suite, methods, their budget, backbone, tasks x seeds, machine."""
-    parts = [plain(run.suite.name), plural(len(labels(run)), "method"), *matched(run), backbone(run)]
-    if tasks(run):
-        parts.append(f"{plural(len(tasks(run)), 'task')} x {plural(len(seeds(run)), 'seed')}")
-    return " · ".join([*parts, f"this machine: {this_machine(run)}"])
+    parts = [
+        fmt.plain(results.suite.name),
+        fmt.plural(len(results.labels), "method"),
+        *matched(results),
+        backbone(results),
+    ]
+    if results.tasks:
+        parts.append(f"{fmt.plural(len(results.tasks), 'task')} x {fmt.plural(len(results.seeds), 'seed')}")
+    return " · ".join([*parts, f"this machine: {this_machine(results)}"])
 
 
-def matched(run: Run) -> list[str]:
+def matched(results: Results) -> list[str]:
     """``matched at 300,000 trainable parameters``; nothing where no budget chose the methods' sizes."""
-    match = run.suite.match
+    match = results.suite.match
     return [f"matched at {match}"] if match else []
 
 
-def seeds(run: Run) -> list[int]:
-    """Seeds of the suite; those of the records where it names none."""
-    return list(run.suite.seeds or sorted({record.seed for record in score_records(run)}))
-
-
-def data(run: Run) -> str | None:
+def data(results: Results) -> str | None:
     """Where the rows came from, SYNTHETIC in capitals; None where no task is scored."""
-    if not tasks(run):
+    if not results.tasks:
         return None
-    names = ", ".join(map(plain, tasks(run)))
-    asked = run.suite.data or ResolvedData()
-    if is_synthetic(run):
-        reason = plain(asked.reason)
+    names = ", ".join(map(fmt.plain, results.tasks))
+    asked = results.suite.data or ResolvedData()
+    if results.is_synthetic:
+        reason = fmt.plain(asked.reason)
         if reason.startswith("SYNTHETIC"):
             return reason
         why = f" ({reason})" if reason else ""
         return f"SYNTHETIC stand-ins for {names}{why}. Real GLUE: --data DIR or a network"
-    used: set[str] = {record.task.source for record in score_records(run) if record.task}
-    sources = sorted(used or {plain(asked.kind)})
-    place = f" {plain(asked.path)}" if asked.path and sources == ["folder"] else ""
+    used: set[str] = {record.task.source for record in results.score_records if record.task}
+    sources = sorted(used or {fmt.plain(asked.kind)})
+    place = f" {fmt.plain(asked.path)}" if asked.path and sources == ["folder"] else ""
     return f"{names} from {', '.join(sources)}{place}"
 
 
-def control(run: Run) -> str | None:
+def control(results: Results) -> str | None:
     """Whether the machine was quiet enough for the times, by the A/A control; None without one."""
-    table = compare.controls(run.records)
+    table = results.controls()
     if table.empty:
         return None
-    low, high = compare.QUIET
+    low, high = QUIET
     worst = table.loc[(table["high"].clip(lower=1) / table["low"].clip(upper=1)).idxmax()]
-    figure = f"A/A control {ratio_interval(worst['ratio'], worst['low'], worst['high'])} ({worst['name']}, the widest)"
+    shown = fmt.ratio_interval(worst["ratio"], worst["low"], worst["high"])
+    figure = f"A/A control {'has ' if shown == fmt.TOO_FEW else ''}{shown} ({worst['name']}, the widest)"
     if table["quiet"].all():
         return f"{figure}: quiet enough, inside {low} - {high}"
     noisy = ", ".join(dict.fromkeys(table.loc[~table["quiet"], "name"]))
     return f"{figure}: NOT quiet, {noisy} beyond {low} - {high}; verdicts on times allow for it"
 
 
-def progress(run: Run) -> dict[str, str]:
+def progress(results: Results) -> dict[str, str]:
     """``counts``, ``costs`` and ``scores`` lines: done of asked; a part that was not asked for is absent.
 
     ``missing`` says how a folder without a record is filled.
     """
     lines = {}
-    counts = compare.count_records(run.records)
-    if counts or run.suite.sweep:
-        asked = sum(len(sweep.values) * len(sweep.methods) for sweep in run.suite.sweep)
+    counts = results.count_records
+    if counts or results.suite.sweep:
+        asked = sum(len(sweep.values) * len(sweep.methods) for sweep in results.suite.sweep)
         lines["counts"] = f"{sum(r.status == 'ok' for r in counts)}/{max(asked, len(counts))} counted, none run"
-    costs, scores = compare.cost_records(run.records), score_records(run)
-    if costs or run.suite.cost:
-        shapes = run.suite.cost or [ResolvedCost()] * max(1, len(compare.cost_shapes(costs)))
-        asked = sum(len(shape.methods or labels(run)) for shape in shapes)
+    costs, scores = results.cost_records, results.score_records
+    if costs or results.suite.cost:
+        shapes = results.suite.cost or [ResolvedCost()] * max(1, len(results.shapes))
+        asked = sum(len(shape.methods or results.labels) for shape in shapes)
         done = [record for record in costs if record.status == "ok"]
         how = "measured" if not done or any(record.step_seconds for record in done) else "counted, none run"
         lines["costs"] = f"{len(done)}/{asked} {how}"
-    if scores or tasks(run):
-        asked = len(labels(run)) * len(tasks(run)) * len(seeds(run))
+    if scores or results.tasks:
+        asked = len(results.labels) * len(results.tasks) * len(results.seeds)
         lines["scores"] = f"{sum(r.status == 'ok' for r in scores)}/{max(asked, len(scores))} ok"
         if asked > len(scores):
             lines["scores"] += f", {asked - len(scores)} not run yet"
@@ -162,85 +136,96 @@ def progress(run: Run) -> dict[str, str]:
         failed = sum(r.status != "ok" for r in found)
         if noun in lines and failed:
             lines[noun] += f", {failed} FAILED"
-    if not run.records:
+    if not results.run.records:
         lines["missing"] = (
             "all records, nothing was measured here yet; with the options that the run began with, this fills the "
-            f"folder: {plain(run.command)}"
+            f"folder: {fmt.plain(results.run.command)}"
         )
     return lines
 
 
-def no_verdict(run: Run) -> str | None:
-    """Why scores carry no verdict: ``3 seeds on synthetic data carry no verdict``; None where they may."""
-    scores = compare.score_table(run.records, run.suite.baseline, run.suite.methods)
+def undecided(results: Results) -> str | None:
+    """Why no score decides anything: ``inconclusive: 3 seeds (5 needed), synthetic data``; None where some may."""
+    scores = results.score_table
     if scores.empty or not scores["n"].sum():
         return None
-    others = scores[scores["n"] > 0].drop(index=run.suite.baseline, errors="ignore")
+    others = scores[scores["n"] > 0].drop(index=results.baseline, errors="ignore")
     shared = set.intersection(*map(set, others["why"])) if len(others) else set()
-    few = next((reason for reason in shared if "seed" in reason), plural(len(seeds(run)), "seed"))
-    on = [reason for reason in ("synthetic data", "random weights") if reason in shared]
-    if "seed" not in " ".join(shared) and not on:
-        return None
-    return f"{few}{' on ' + ' and '.join(on) if on else ''} carry no verdict"
+    grave = [reason for reason in shared if reason in _GRAVE or "seed" in reason]
+    why = needed(sorted(grave, key=lambda reason: _GRAVE.index(reason) if reason in _GRAVE else -1))
+    return f"inconclusive: {', '.join(why)}" if why else None
 
 
-def searches(run: Run) -> dict[Tuning | None, list[str]]:
+_GRAVE = ("synthetic data", "random weights")
+
+
+def needed(reasons: Iterable[str]) -> list[str]:
+    """Reasons in words: of too few seeds also how many are needed."""
+    return [f"{reason} ({MIN_SEEDS} needed)" if re.fullmatch(r"\d+ seeds?", reason) else reason for reason in reasons]
+
+
+def searches(results: Results) -> dict[Tuning | None, list[str]]:
     """Methods by the search that gave their learning rates; None: nothing was searched. Empty without scores."""
     found: dict[Tuning | None, dict[str, None]] = {}
-    for record in score_records(run):
+    for record in results.score_records:
         found.setdefault(record.tuning, {})[record.method.label] = None
     return {search: list(names) for search, names in found.items()}
 
 
-def rates(run: Run) -> str | None:
+def rates(results: Results) -> str | None:
     """How the learning rates were found: ``12 trials each ...``, ``not searched for``; None without scores."""
-    found = searches(run)
+    found = searches(results)
     if not found:
         return None
     if len(found) == 1:
         (search,) = found
         return _search(search, "each ") if search else "not searched for, as the suite has them"
-    parts = [f"{_search(search)} for {', '.join(map(plain, names))}" for search, names in found.items() if search]
-    parts += [f"not searched for {', '.join(map(plain, found[None]))}"] if None in found else []
+    parts = [f"{_search(search)} for {', '.join(map(fmt.plain, names))}" for search, names in found.items() if search]
+    parts += [f"not searched for {', '.join(map(fmt.plain, found[None]))}"] if None in found else []
     return f"UNEQUAL SEARCH: {'; '.join(parts)}"
 
 
-def unequal_search(run: Run) -> bool:
+def unequal_search(results: Results) -> bool:
     """Whether methods of one run were given different searches for their learning rates: an unfair comparison."""
-    return len(searches(run)) > 1
+    return len(searches(results)) > 1
 
 
 def _search(search: Tuning, each: str = "") -> str:
-    parts = (plural(search.seeds, "seed"), plural(search.steps, "step"), plural(search.selection_rows, "selection row"))
-    where = f" on {plain(search.task)}, for all tasks" if search.task else ""
-    return f"{plural(search.trials, 'trial')} {each}({', '.join(parts)}){where}"
+    parts = (
+        fmt.plural(search.seeds, "seed"),
+        fmt.plural(search.steps, "step"),
+        fmt.plural(search.selection_rows, "selection row"),
+    )
+    where = f" on {fmt.plain(search.task)}, for all tasks" if search.task else ""
+    return f"{fmt.plural(search.trials, 'trial')} {each}({', '.join(parts)}){where}"
 
 
-def chosen_ranks(run: Run) -> list[str]:
+def chosen_ranks(results: Results) -> list[str]:
     """What ranks training chose for the adapted maps, a phrase a method and task; empty where none did."""
     found: dict[tuple[str, str], list[Mapping[str, int]]] = {}
-    for record in score_records(run):
+    for record in results.score_records:
         if record.status == "ok" and record.ranks:
             found.setdefault((record.method.label, record.task_name), []).append(record.ranks)
     lines = []
     for (label, task), cells in found.items():
         every = [rank for ranks in cells for rank in ranks.values()]
         lines.append(
-            f"{plain(label)} on {plain(task)}: rank {sum(every) / len(every):.1f} a map at the end, {min(every)} to "
-            f"{max(every)} over {plural(len(cells[0]), 'map')} and {plural(len(cells), 'cell')}"
+            f"{fmt.plain(label)} on {fmt.plain(task)}: rank {sum(every) / len(every):.1f} a map at the end, "
+            f"{min(every)} to "
+            f"{max(every)} over {fmt.plural(len(cells[0]), 'map')} and {fmt.plural(len(cells), 'cell')}"
         )
     return lines
 
 
-def contamination(run: Run) -> list[str]:
+def contamination(results: Results) -> list[str]:
     """What may have been seen before it was asked: test rows in training data, pretraining near a task."""
-    done = [record for record in score_records(run) if record.status == "ok"]
+    done = [record for record in results.score_records if record.status == "ok"]
     found = []
     for task in {record.task_name: record.task for record in done}.values():
         if task is not None:
-            found += [f"{plain(task.name)}: {plain(line)}" for line in (*shared_texts(task), *task.notes)]
+            found += [f"{fmt.plain(task.name)}: {fmt.plain(line)}" for line in (*shared_texts(task), *task.notes)]
     notes = dict.fromkeys(note for record in done if record.backbone for note in record.backbone.notes)
-    return found + [f"backbone: {plain(note)}" for note in notes]
+    return found + [f"backbone: {fmt.plain(note)}" for note in notes]
 
 
 def shared_texts(task: TaskUsed) -> list[str]:
@@ -259,14 +244,16 @@ def shared_rows(task: TaskUsed) -> str:
     return f"{task.overlap:,} found in training, {near}"
 
 
-def floor(run: Run) -> str | None:
+def floor(results: Results) -> str | None:
     """The bag-of-words line; None without scores."""
-    found = compare.floors(run.records)
+    found = results.floors
     if not found:
         return None
     mean = sum(found.values()) / len(found)
-    parts = ", ".join(f"{plain(task)} {points(value)}" for task, value in found.items()) if len(found) > 1 else ""
-    return f"bag of words scores {points(mean)}" + (f" ({parts})" if parts else "")
+    parts = (
+        ", ".join(f"{fmt.plain(task)} {fmt.points(value)}" for task, value in found.items()) if len(found) > 1 else ""
+    )
+    return f"bag-of-words baseline: {fmt.points(mean)}" + (f" ({parts})" if parts else "")
 
 
 def peak_name(source: str | None) -> str:
@@ -281,17 +268,17 @@ def memory_name(costs: "pd.DataFrame") -> str:
     return "predicted peak memory" if predicted else peak_name(next(iter(sources), None))
 
 
-def inference_length(run: Run, shape: Shape | None) -> int | None:
+def inference_length(results: Results, shape: Shape | None) -> int | None:
     """Tokens of each row of inference beside the probe of ``shape``; of older records as the suite asked for it."""
-    told = (r.latency_length for r in compare.cost_records(run.records) if r.shape == shape)
-    asked = (c.latency_length for c in run.suite.cost if shape and c.length == shape.length)
+    told = (r.latency_length for r in results.cost_records if r.shape == shape)
+    asked = (c.latency_length for c in results.suite.cost if shape and c.length == shape.length)
     return next((length for length in (*told, *asked) if length is not None), None)
 
 
-def timed_on(run: Run, shape: Shape) -> str:
+def timed_on(results: Results, shape: Shape) -> str:
     """The machine, and how a probe of ``shape`` timed there beyond what every probe does."""
-    rebuilt = run.suite.asked_of(shape).rebuild
-    return this_machine(run) + ("; all modules built anew for every block" if rebuilt else "")
+    rebuilt = results.suite.asked_of(shape).rebuild
+    return this_machine(results) + ("; all modules built anew for every block" if rebuilt else "")
 
 
 def shape_line(shape: Shape) -> str:
@@ -299,7 +286,21 @@ def shape_line(shape: Shape) -> str:
     rare = [name for name in ("checkpointing", "compiled") if getattr(shape, name)]
     rare += [] if shape.weights == "native" else [f"{shape.weights} weights"]
     parts = (
-        f"{shape.batch} x {shape.length} tokens", plain(shape.dtype), plain(shape.attention), plain(shape.optimizer),
-        f"dropout {shape.dropout:g}", *rare, plural(shape.threads, "thread"), plain(shape.device),
+        f"{shape.batch} x {shape.length} tokens", *map(fmt.plain, (shape.dtype, shape.attention, shape.optimizer)),
+        f"dropout {shape.dropout:g}", *rare, fmt.plural(shape.threads, "thread"), fmt.plain(shape.device),
     )  # fmt: skip
     return ", ".join(parts)
+
+
+def preamble(results: Results) -> Facts:
+    """What a screen says above the table: where rows and rates come from, what is done, how quiet the machine was."""
+    rows = []
+    if (text := data(results)) is not None:
+        rows.append(Fact("data", text, "warn" if results.is_synthetic else "plain"))
+    if (text := rates(results)) is not None:
+        rows.append(Fact("rates", text, "warn" if unequal_search(results) else "plain"))
+    rows += [Fact(name, line, "bad" if "FAILED" in line else "plain") for name, line in progress(results).items()]
+    if (text := control(results)) is not None:
+        rows.append(Fact("noise", text, "warn" if "NOT quiet" in text else "plain"))
+    rows += [Fact("shape", shape_line(shape)) for shape in results.shapes[:1]]
+    return Facts(tuple(rows))

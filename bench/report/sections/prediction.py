@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from bench.report import format as fmt
-from bench.report.render.columns import Column, say, table, width_of
+from bench.report.document import Block, Cell, Column, Document, Fact, Facts, Section, Table, Text
+from bench.report.sections import word
 from bench.schema.record import Prediction
 
 if TYPE_CHECKING:
@@ -17,28 +16,26 @@ BASELINE = "full"
 """Method that backward is compared with, where it is among those asked for."""
 
 
-def render(rows: Sequence[Prediction], console: Console) -> None:
-    """Print what was predicted.
+def document(rows: Sequence[Prediction]) -> Document:
+    """What was predicted, for a screen.
 
     Args:
         rows: As `bench.count.predict.predictions` gives them.
-        console: Where to print; without a terminal the text is 118 wide and bare of colours.
     """
-    width = width_of(console)
-    say(console, f"{backbone_line(rows)}: counted, exact on any machine", width, style="bold")
-    say(console, f"step    {setting_line(rows)}", width, hanging=8)
-    say(console, "")
-    for line in table([row.method for row in rows], _columns(rows), width):
-        say(console, line)
-    for row in rows:
-        for kind, reason in (("refused", row.refused), ("not counted", row.not_counted)):
-            if reason:
-                name = fmt.plain(row.method)
-                say(console, f"{name} {kind}: {fmt.plain(reason).removeprefix(f'{name}: ')}", width, style="yellow")
-    if not all(row.flops for row in rows):
-        say(console, "")
-    for note in _legend(rows):
-        say(console, f"  {note}", width, style="dim", hanging=4)
+    why = [
+        f"{fmt.plain(row.method)} {kind}: {fmt.plain(reason).removeprefix(f'{fmt.plain(row.method)}: ')}"
+        for row in rows
+        for kind, reason in (("refused", row.refused), ("not counted", row.not_counted))
+        if reason
+    ]
+    columns, cells = zip(*_columns(rows), strict=True)
+    body = tuple((word(row.method), *(Cell(column[at]) for column in cells)) for at, row in enumerate(rows))
+    table = Table("", (Column("method"), *columns), body)
+    screen: list[Block] = [Facts((Fact("step", setting_line(rows)),)), table]
+    screen += [Text(tuple(why), tone="warn")] if why else []
+    screen.append(Text(tuple(_legend(rows)), "note"))
+    head = f"{backbone_line(rows)}: counted, exact on any machine"
+    return Document("prediction", "", head, (Section("prediction", "", (), tuple(screen)),))
 
 
 def draw(rows: Sequence[Prediction], folder: Path) -> list[Path]:
@@ -86,7 +83,7 @@ def setting_line(rows: Sequence[Prediction]) -> str:
     return ", ".join(parts)
 
 
-def _columns(rows: Sequence[Prediction]) -> list[Column]:
+def _columns(rows: Sequence[Prediction]) -> list[tuple[Column, list[str]]]:
     whole = next((row.flops.backward for row in rows if row.method == BASELINE and row.flops), None)
     flops = [row.flops for row in rows]
     trained = [row.trainable_parameters for row in rows]
@@ -94,26 +91,30 @@ def _columns(rows: Sequence[Prediction]) -> list[Column]:
         "refused" if row.refused else fmt.count(t.method if t else None) for row, t in zip(rows, trained, strict=True)
     ]
     columns = [
-        Column(("", "trained", "- head"), state),
-        Column(("", "stored", "per task"), [fmt.size(row.delta_bytes) for row in rows]),
-        Column(("FLOPs", "fwd", ""), [fmt.count(f.forward if f else None) for f in flops]),
-        Column(("FLOPs", "bwd", ""), [fmt.count(f.backward if f else None) for f in flops]),
+        _column("", "trainable", "ex. head", state),
+        _column("", "stored", "per task", [fmt.size(row.delta_bytes) for row in rows]),
+        _column("FLOPs", "fwd", "", [fmt.count(f.forward if f else None) for f in flops]),
+        _column("FLOPs", "bwd", "", [fmt.count(f.backward if f else None) for f in flops]),
     ]
     if whole:
-        columns.append(Column(("FLOPs", "bwd", f"/{BASELINE}"),
+        columns.append(_column("FLOPs", "bwd", f"/{BASELINE}",
                               [fmt.ratio(f.backward / whole if f else None) for f in flops]))  # fmt: skip
     peaks = [row.predicted_peak_memory_bytes for row in rows]
     memory = "memory: predicted peak and its parts"
     columns += [
-        Column((memory, "peak", ""), [fmt.size(peak.step if peak else None) for peak in peaks]),
-        Column((memory, "weights", ""), _held(rows, "weights")),
-        Column((memory, "gradients", ""), _held(rows, "gradients")),
-        Column((memory, "optimizer", "state"), _held(rows, "optimizer_state")),
-        Column((memory, "saved", "activ."), _held(rows, "saved_activations")),
+        _column(memory, "peak", "", [fmt.size(peak.step if peak else None) for peak in peaks]),
+        _column(memory, "weights", "", _held(rows, "weights")),
+        _column(memory, "gradients", "", _held(rows, "gradients")),
+        _column(memory, "optimizer", "state", _held(rows, "optimizer_state")),
+        _column(memory, "saved", "activ.", _held(rows, "saved_activations")),
     ]
     if any(row.fits is not None for row in rows):
-        columns.append(Column(("", "fits,", "largest"), [_fit(row) for row in rows]))
+        columns.append(_column("", "fits,", "largest", [_fit(row) for row in rows]))
     return columns
+
+
+def _column(title: str, first: str, second: str, cells: list[str]) -> tuple[Column, list[str]]:
+    return Column(f"{title} {first} {second}".strip(), (title, first, second)), cells
 
 
 def _held(rows: Sequence[Prediction], part: str) -> list[str]:
@@ -129,7 +130,7 @@ def _legend(rows: Sequence[Prediction]) -> list[str]:
     lines = [
         "peak: the largest of forward, backward and optimizer step. It is no sum of its parts: they do not peak "
         "together, and temporaries come on top.",
-        "saved activ.: what autograd keeps for backward; trained and stored leave the task head out.",
+        "saved activ.: what autograd keeps for backward; trainable params and storage leave the task head out.",
     ]
     memory = next((row.device_memory_bytes for row in rows if row.device_memory_bytes is not None), None)
     if memory is not None:

@@ -1,5 +1,5 @@
 "use strict";
-// The page's own behaviour: sorting, filtering, picking by need, the theme. It holds no rule and computes no figure.
+// The page's own behaviour: sorting, filtering, recommendations, hints to scroll, the theme.
 (() => {
   const root = document.documentElement;
 
@@ -46,6 +46,12 @@
       control.addEventListener("click", () => sort(table, head));
     }
   }
+
+  const boxes = document.querySelectorAll(".wide, .card");
+  const hint = () => { for (const box of boxes) box.classList.toggle("scrolls", box.scrollWidth > box.clientWidth + 1); };
+  for (const image of document.images) image.addEventListener("load", hint);
+  window.addEventListener("resize", hint);
+  hint();
 
   const main = document.getElementById("main-table");
   const filter = document.getElementById("filter");

@@ -1,18 +1,17 @@
-"""Says what the sweeps of a run have shown, as tables and sentences; computes no figure and draws none."""
+"""How costs grow: a table for each sweep and figure with its polynomial, and where two curves cross."""
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
 
 from bench.analysis import scaling
+from bench.analysis.results import Results
 from bench.analysis.scaling import Crossing, Crossover, Figure, Growth
 from bench.report import format as fmt
-from bench.report.render.columns import Column, say, table
-from bench.report.sections import overview as facts
+from bench.report.document import Block, Cell, Column, Section, Table, Text
+from bench.report.sections import plain_table, word
 from bench.schema.resolved import ResolvedSweep
-from bench.store.store import Run
 
 NAMES: dict[Figure, str] = {
     "peak_memory": "peak memory", "saved_activations": "saved activations", "training_flops": "training FLOPs",
@@ -28,9 +27,9 @@ def unit(figure: Figure, value: float) -> str:
     return f"{fmt.count(value)}FLOPs" if figure == "training_flops" else fmt.size(value)
 
 
-def title(run: Run, name: str) -> str:
+def title(results: Results, name: str) -> str:
     """``batch: bert-base, 128 tokens, float32, sdpa, adamw_fused``; only what the suite says."""
-    asked = _asked(run, name)
+    asked = _asked(results, name)
     parts = [still(asked), asked.dtype, asked.optimizer]
     parts += [f"dropout {asked.dropout:g}"] if asked.dropout else []
     parts += ["checkpointing"] if asked.checkpointing else []
@@ -44,8 +43,8 @@ def still(asked: ResolvedSweep) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _asked(run: Run, name: str) -> ResolvedSweep:
-    return scaling.swept(run.suite, run.records)[name]
+def _asked(results: Results, name: str) -> ResolvedSweep:
+    return scaling.swept(results.suite, results.run.records)[name]
 
 
 def _rows(asked: ResolvedSweep) -> str:
@@ -69,39 +68,45 @@ def formula(figure: Figure, grown: Growth | None) -> str:
     return text + (f", x ≥ {grown.since:g}" if grown.bent else "")
 
 
-def render(run: Run, console: Console, width: int) -> None:
-    """Print a table for each sweep that compares methods, then a sentence for each crossover."""
-    sweeps = scaling.swept(run.suite, run.records)
-    guests = scaling.guests(run.suite)
-    for name, asked in sweeps.items():
-        peaks = scaling.sweep_table(run.records, name, "peak_memory", facts.labels(run))
+def section(results: Results) -> Section | None:
+    """Where curves cross, and a table for each sweep and figure; None where nothing was swept."""
+    crossings = sentences(results)
+    blocks: list[Block] = [Text(tuple(crossings), "list")] if crossings else []
+    for name, tables in itertools.groupby(_tables(results), key=lambda pair: pair[0]):
+        blocks += [Text((name,), "heading"), *(shown for _, shown in tables)]
+    screen: list[Block] = [*_screen(results), *([Text(tuple(crossings), "note")] if crossings else [])]
+    return Section("growth", "Growth", tuple(blocks), tuple(screen)) if blocks else None
+
+
+def _screen(results: Results) -> list[Table]:
+    """Peak memory over each sweep that compares methods, at a few values."""
+    guests, shown = scaling.guests(results.suite), []
+    for name, asked in scaling.swept(results.suite, results.run.records).items():
+        peaks = results.sweep_table(name, "peak_memory")
         if peaks.empty or name in guests:
             continue
-        say(console, f"{title(run, name)} · peak memory of one training step, counted", width)
-        values = list(peaks.columns)
+        values, head = list(peaks.columns), fmt.plain(asked.vary)
         places = np.unique(np.linspace(0, len(values) - 1, SHOWN_VALUES).round().astype(int))
-        head = fmt.plain(asked.vary)
-        columns = [
-            Column((head, f"{values[at]}", ""), [fmt.size(value) for value in peaks[values[at]]]) for at in places
-        ]
-        grown = [formula("peak_memory", scaling.growth(row, asked.vary)) for _, row in peaks.iterrows()]
-        columns.append(Column((" ", f"grows with x = {head} as", ""), grown, left=True))
-        for line in table(list(peaks.index), columns, width):
-            say(console, line)
-    for line in sentences(run):
-        say(console, f"  {line}", width, hanging=4)
-    if sweeps:
-        say(console, "")
+        columns = [Column("method"), *(Column(f"{values[at]}", (head, f"{values[at]}", "")) for at in places)]
+        columns.append(Column("grows as", (" ", f"grows with x = {head} as", ""), words=True, ends_line=True))
+        rows = [
+            (word(label), *(Cell(fmt.size(row[values[at]])) for at in places),
+             Cell(formula("peak_memory", scaling.growth(row, asked.vary))))
+            for label, row in peaks.iterrows()
+        ]  # fmt: skip
+        caption = f"{title(results, name)} · peak memory of one training step, counted"
+        shown.append(Table(caption, tuple(columns), tuple(rows)))
+    return shown
 
 
-def sentences(run: Run) -> list[str]:
+def sentences(results: Results) -> list[str]:
     """One for each crossover that the suite asks for."""
-    return [_sentence(run, found) for found in scaling.crossovers(run.suite, run.records)]
+    return [_sentence(results, found) for found in scaling.crossovers(results.suite, results.run.records)]
 
 
-def _sentence(run: Run, found: Crossover) -> str:
+def _sentence(results: Results, found: Crossover) -> str:
     asked, figure = found.asked, found.asked.figure
-    first, second = _asked(run, asked.sweep), _asked(run, asked.than_sweep or asked.sweep)
+    first, second = _asked(results, asked.sweep), _asked(results, asked.than_sweep or asked.sweep)
     vary = first.vary
     on = [f" on {table.backbone}" if first.backbone != second.backbone else ""
           for table in (first, second)]  # fmt: skip
@@ -138,34 +143,25 @@ def _against(found: Crossover, value: int) -> str:
     return " against ".join(fmt.apart(first, second, suffix))
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table of the report, as plain text."""
-
-    title: str
-    head: list[str]
-    rows: list[list[str]]
-
-
-def tables(run: Run) -> list[Table]:
+def _tables(results: Results) -> list[tuple[str, Table]]:
     """For each sweep one table of each figure: all values, and the polynomial with how well it holds."""
-    found = []
-    for (name, asked), figure in itertools.product(scaling.swept(run.suite, run.records).items(), scaling.FIGURES):
-        counted = scaling.sweep_table(run.records, name, figure, facts.labels(run))
+    swept, shown = scaling.swept(results.suite, results.run.records), []
+    for (name, asked), figure in itertools.product(swept.items(), scaling.FIGURES):
+        counted = results.sweep_table(name, figure)
         if counted.empty:
             continue
-        vary = asked.vary
-        rows = []
-        for label, row in counted.iterrows():
-            grown = scaling.growth(row, vary)
-            rows.append([str(label), *(unit(figure, value) for value in row), *_fit(figure, grown)])
-        head = [f"{NAMES[figure]} at {vary}", *map(str, counted.columns)]
+        rows = [
+            [str(label), *(unit(figure, value) for value in row), *_fit(figure, scaling.growth(row, asked.vary))]
+            for label, row in counted.iterrows()
+        ]
         fitted = ["grows as", "largest miss", "R²", f"exponent at {counted.columns[-1]}"]
-        found.append(Table(title(run, name), [*head, *fitted], rows))
-    return found
+        caption = f"{NAMES[figure]} at {asked.vary}"
+        head = ["method", *map(str, counted.columns), *fitted]
+        shown.append((title(results, name), plain_table(caption, head, rows)))
+    return shown
 
 
-def _fit(figure: Figure, grown: Growth | None) -> list[str]:
+def _fit(figure: Figure, grown: Growth | None) -> Sequence[str]:
     if grown is None:
         return [fmt.MISSING] * 4
     miss = "exact" if grown.residual < EXACT else fmt.percent(grown.residual)

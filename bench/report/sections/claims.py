@@ -1,0 +1,306 @@
+"""Answers the suite's question: its claims in words, each with its verdict, and the first sentences of a report."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from bench.report import format as fmt
+from bench.report.document import Answer, Answers, Reach, Section, Text, Verdict, Verdicts, Word
+from bench.report.sections import diagnostics, scores, sweeps
+from bench.report.sections import overview as facts
+from bench.report.sections.origin import origin_line
+from bench.schema.figures import figure_of
+from bench.verdicts.claims import Judgement, Outcome
+from bench.verdicts.results import JudgedResults
+
+MOST = 3
+"""Sentences of an answer."""
+OPEN = "Not decided: whether "
+SHORT = {"step_seconds": "step time", "forward_seconds": "forward time", "backward_seconds": "backward time"}
+"""Figures as a price names them; another stands under its dotted name."""
+Kind = Literal["exact", "timed", "score"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """One claim in words, part by part; an empty part has nothing to say."""
+
+    verdict: Word
+    kind: Kind
+    says: str
+    """The claim's own sentence, without a full stop."""
+    figures: str
+    """Compared figure with its unit and interval; the range over several methods."""
+    reach: str
+    """``exact, any machine``, ``this machine`` or ``3 seeds``, with the length that the claim names."""
+    paid: str
+    why: str
+    """Why it is not decided."""
+    widened: str
+    """What a verdict on times holds in spite of."""
+    metric: str
+    """Dotted name of the figure."""
+    methods: tuple[str, ...]
+
+    @property
+    def leans(self) -> bool:
+        """Whether its sentence is understood after the one before it alone."""
+        return self.says.partition(" ")[0] in ("And", "It", "Its", "So", "Their", "They")
+
+    @property
+    def sentence(self) -> str:
+        """The claim as a sentence that says no more than is known."""
+        return OPEN + in_clause(self.says) if self.why else self.says
+
+    @property
+    def row(self) -> Verdict:
+        """The claim as a document holds it."""
+        notes = [f"paid: {self.paid}"] if self.paid else []
+        notes += [f"{self.verdict}: {self.why}"] if self.why else [self.widened] if self.widened else []
+        return Verdict(self.verdict, self.sentence, self.figures, self.reach, tuple(notes), self.methods, self.metric,
+                       how_of(self.metric))  # fmt: skip
+
+
+def how_of(metric: str) -> str:
+    """Name of the term that says how a figure is measured."""
+    figure = figure_of(metric)
+    if metric == "score" or figure is None:
+        return "difference"  # of scores; a claim's metric is in the catalogue
+    return figure.methodology
+
+
+def in_clause(sentence: str) -> str:
+    """A sentence as it stands within another: a first word that is no name in lower case."""
+    first, space, rest = sentence.partition(" ")
+    is_name = not re.fullmatch(r"[A-Z]?[a-z]*[,']?s?", first)
+    return sentence if is_name else f"{first[:1].lower()}{first[1:]}{space}{rest}"
+
+
+def section(results: JudgedResults) -> Section | None:
+    """All claims, with a line on how they are decided; None where the suite makes none."""
+    rows = Verdicts(tuple(told.row for told in tell(results)))
+    undecided = facts.undecided(results)
+    said = [Text((f"  ?     scores: {undecided}",), tone="warn")] if undecided is not None else []
+    if not rows.rows:
+        return Section("claims", "Claims", (), tuple(said)) if said else None
+    how = (
+        "Counted figures decide at once. Times and scores are tested at 5 % after Holm's correction over all of them; "
+        "a time must still hold after widening its interval for A/A noise. Inconclusive: the interval contains the "
+        "bound. Invalid: the A/A control was not quiet as well."
+    )
+    return Section("claims", "Claims", (rows, Text((how,), "note")), (rows, *said))
+
+
+def tell(results: JudgedResults) -> list[Told]:
+    """Every claim that this run can decide, in the suite's order."""
+    return [_told(judgement, results) for judgement in results.judgements]
+
+
+def lines(results: JudgedResults) -> list[tuple[str, str]]:
+    """Verdict and text of every claim that this run can decide, in the suite's order."""
+    return [(told.verdict, told.row.line) for told in tell(results)]
+
+
+def _told(judgement: Judgement, results: JudgedResults) -> Told:
+    why = _why(judgement)
+    held = "; ".join(dict.fromkeys(filter(None, map(_widened, judgement.outcomes))))
+    return Told(
+        verdict=judgement.verdict, kind=judgement.kind, says=fmt.plain(judgement.claim.says.rstrip(".")),
+        figures=_figures(judgement), reach=_reach(judgement, results),
+        paid=", ".join(f"{_short(name)} {ratio:.2f} x" for name, ratio in judgement.prices),
+        why=why, widened="" if why else held, metric=judgement.claim.metric, methods=judgement.claim.method,
+    )  # fmt: skip
+
+
+def _short(metric: str) -> str:
+    batch = re.fullmatch(r"latency_seconds\.unmerged\.batch_(\d+)", metric)
+    return f"latency at batch {batch[1]}" if batch else SHORT.get(metric, metric)
+
+
+def _widened(outcome: Outcome) -> str:
+    if outcome.control is None or outcome.widening == 1:
+        return ""
+    low, high = outcome.control
+    wider = 100 * (outcome.widening - 1)
+    return f"still holds after widening the interval by {wider:.0f} % for A/A noise [{low:.3f}, {high:.3f}]"
+
+
+def _figures(judgement: Judgement) -> str:
+    had = [outcome for outcome in judgement.outcomes if outcome.value is not None]
+    if not had or judgement.claim.holds is not None:
+        return ""
+    if len(had) == 1:
+        return _one(judgement, had[0])
+    ends = dict.fromkeys(_number(judgement, end(map(_value, had))) for end in (min, max))
+    return " - ".join(ends) + _unit(judgement)
+
+
+def _value(outcome: Outcome) -> float:
+    assert outcome.value is not None
+    return float(outcome.value)
+
+
+def _one(judgement: Judgement, outcome: Outcome) -> str:
+    text = _number(judgement, _value(outcome)) + _unit(judgement)
+    if outcome.interval is None:
+        return text
+    if judgement.kind == "timed" and fmt.says_nothing(_value(outcome), *outcome.interval):
+        return fmt.TOO_FEW
+    return f"{text} [{_number(judgement, outcome.interval[0])}, {_number(judgement, outcome.interval[1])}]"
+
+
+def _number(judgement: Judgement, value: float) -> str:
+    if judgement.kind == "score":
+        return f"{value:+.1f}"
+    return fmt.exact(value) if judgement.claim.versus is None else f"{value:.3f}"
+
+
+def _unit(judgement: Judgement) -> str:
+    if judgement.kind == "score":
+        return " points"
+    return "" if judgement.claim.versus is None else " x"
+
+
+def _reach(judgement: Judgement, results: JudgedResults) -> str:
+    if judgement.kind != "score":
+        length = judgement.claim.length
+        reach = "exact, any machine" if judgement.kind == "exact" else "this machine"
+        return f"{reach}, {fmt.plural(length, 'token')}" if length else reach
+    tasks = fmt.plain(", ".join(judgement.claim.tasks))
+    return f"{fmt.plural(len(results.seeds), 'seed')}{' of ' + tasks if tasks else ''}"
+
+
+def _why(judgement: Judgement) -> str:
+    if judgement.verdict in ("pass", "fail"):
+        return ""
+    reasons = dict.fromkeys(", ".join(facts.needed(outcome.why.split(", "))) for outcome in judgement.outcomes)
+    return fmt.plain("; ".join(filter(None, reasons)))
+
+
+def answers(results: JudgedResults, told: list[Told] | None = None) -> list[Answer]:
+    """The answer to the suite's question.
+
+    One sentence a kind (exact, timed, score): its first claim, the decided before the open and a comparison before a
+    figure that stands alone, with the next one about another method; a kind without a claim gets one from the tables.
+
+    Args:
+        results: Of a run, finished or not.
+        told: Its claims in words; None: `tell` them.
+    """
+    if not results.run.records:
+        return [Answer("Nothing was measured here yet.", "open", "not decided: no record", "times")]
+    told = tell(results) if told is None else told
+    grown = [Answer(text, "exact", "exact, any machine", "grows as") for text in sweeps.sentences(results)]
+    own = [*_training(results), _claimed(results, told, "exact") or _exact(results), *grown]
+    own += [_claimed(results, told, "timed") or _timed(results), _claimed(results, told, "score") or _scored(results)]
+    known = [answer for answer in own if answer is not None]
+    return known[:MOST] or [Answer("No record holds a figure.", "open", "not decided: nothing succeeded", "times")]
+
+
+def _training(results: JudgedResults) -> Iterator[Answer]:
+    """What the suite asked of training on the way: only a suite that asks for it has records of it."""
+    seeds = f"this data: {fmt.plural(len(results.seeds), 'seed')}"
+    if text := diagnostics.shared(results):
+        yield Answer(text, "bound", seeds, "overlap")
+    if text := diagnostics.first_gradients(results):
+        yield Answer(text, "bound", seeds, "gradient norm")
+    text, why = scores.reached_first(results) if any(r.curve for r in results.score_records) else ("", "")
+    if text:
+        yield Answer(f"{OPEN * bool(why)}{text}.", "open" if why else "bound", f"not decided: {why}" if why else seeds,
+                     "cost to reach")  # fmt: skip
+
+
+def opening(results: JudgedResults) -> Section:
+    """The first sentences of a report, and where their figures come from."""
+    where = Text((origin_line(results),), "note")
+    return Section("answers", "", (Answers(tuple(answers(results))), where), (facts.preamble(results),))
+
+
+def _claimed(results: JudgedResults, told: list[Told], kind: Kind) -> Answer | None:
+    asked = [claim for claim in told if claim.kind == kind]
+    if not asked:
+        return None
+    ranked = sorted(asked, key=lambda claim: (bool(claim.why), claim.leans, not claim.figures.endswith((" x", "]"))))
+    first, other = ranked[0], next((claim for claim in ranked if _goes_with(ranked[0], claim)), None)
+    if other is None:
+        return claimed(results, first)
+    answer, second = claimed(results, first), claimed(results, other)
+    whys = dict.fromkeys([*_phrases(first.why), *_phrases(other.why)])
+    tag = f"not decided: {', '.join(whys)}" if first.why else answer.tag
+    says = second.says.replace(OPEN, "whether ", 1)
+    return Answer(f"{answer.says.removesuffix('.')}; {says}", answer.reach, tag, answer.how)
+
+
+def _phrases(why: str) -> list[str]:
+    """The reasons of a tag, apart at commas but for those inside an interval."""
+    return re.split(r", (?![^\[]*\])", why)
+
+
+def _goes_with(first: Told, other: Told) -> bool:
+    """Whether a claim about one other method has come to as much as the first one."""
+    about_one = len(first.methods) == len(other.methods) == 1
+    return about_one and not other.leans and first.methods != other.methods and bool(first.why) == bool(other.why)
+
+
+def claimed(results: JudgedResults, told: Told) -> Answer:
+    """A claim as a sentence with its figures and what is paid."""
+    fails = "Does not hold: " if told.verdict == "fail" else ""
+    figures = f": {told.figures}" if told.figures else ""
+    paid = f"; paid: {told.paid}" if told.paid else ""
+    reach: Reach = "open" if told.why else "exact" if told.kind == "exact" else "bound"
+    where = f"this machine: {facts.this_machine(results)}" if told.kind == "timed" else f"this data: {told.reach}"
+    tag = f"not decided: {told.why}" if told.why else told.reach if told.kind == "exact" else where
+    return Answer(f"{fails}{told.sentence}{figures}{paid}.", reach, tag, how_of(told.metric))
+
+
+def _ends(values: "pd.Series[float]", baseline: str) -> str:
+    """``from 0.03 x (lst) to 0.60 x (p_tuning)`` over all methods but the baseline; empty without a figure."""
+    known = values.drop(index=baseline, errors="ignore").dropna().sort_values(kind="stable")
+    if known.empty:
+        return ""
+    ends = [f"{fmt.ratio(float(known.iloc[at]))} x ({fmt.plain(known.index[at])})" for at in (0, -1)]
+    return ends[0] if len(known) == 1 else f"from {ends[0]} to {ends[1]}"
+
+
+def _exact(results: JudgedResults) -> Answer | None:
+    ends = _ends(results.cost_table()["flops_backward_ratio"], results.baseline)
+    text = f"Backward takes {ends} the FLOPs of {fmt.plain(results.baseline)}'s."
+    return Answer(text, "exact", "exact, any machine", "FLOPs") if ends else None
+
+
+def _timed(results: JudgedResults) -> Answer | None:
+    control = results.controls()
+    ends = _ends(results.cost_table()["step_ratio"], results.baseline)
+    if not ends:
+        return None
+    text = f"A training step takes {ends} the time of {fmt.plain(results.baseline)}'s."
+    step = control[control["name"] == "step"]
+    if step.empty or not step["quiet"].all():
+        why = "is missing" if step.empty else "was not quiet"
+        return Answer(OPEN + in_clause(text), "open", f"not decided: the A/A control {why}", "A/A control")
+    return Answer(text, "bound", f"this machine: {facts.this_machine(results)}", "times")
+
+
+def _scored(results: JudgedResults) -> Answer | None:
+    baseline = results.baseline
+    means = results.score_table.dropna(subset=["mean"])
+    if means.empty:
+        return None
+    best = means["mean"].idxmax()
+    others = means.drop(index=baseline, errors="ignore")
+    undecided = facts.undecided(results)
+    figures = f"{fmt.points(float(means.loc[best, 'mean']))} points"
+    if best != baseline and baseline in means.index:
+        row = means.loc[best]
+        figures += f", {fmt.difference(row['difference'], row['low'], row['high'])} against {fmt.plain(baseline)}"
+    name = fmt.plain(best)
+    if undecided is not None or not others["verdict"].all():
+        why = undecided or "; ".join(dict.fromkeys(phrase for whys in others["why"] for phrase in facts.needed(whys)))
+        why = (why or "one pair alone").removeprefix("inconclusive: ")
+        text = f"{OPEN}{name} scores best: its mean is the highest, {figures}."
+        return Answer(text, "open", f"not decided: {why}", "difference")
+    text = f"The highest mean score is {name}'s, {figures}."
+    return Answer(text, "bound", f"this data: {fmt.plural(len(results.seeds), 'seed')}", "difference")

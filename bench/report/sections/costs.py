@@ -1,0 +1,311 @@
+"""What each method costs: the table of all methods, then each shape's counts, memory, times and inference."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.analysis.costs import BASE, INFERENCE, MERGE_TYPES, MODES, PHASES, measured_batches
+from bench.analysis.results import Results
+from bench.report import format as fmt
+from bench.report.document import Block, Cell, Column, Section, Table, Text
+from bench.report.sections import (
+    NOTHING,
+    Show,
+    columns,
+    difference_cell,
+    figure,
+    number,
+    ratio_cell,
+    table,
+    three,
+    word,
+)
+from bench.report.sections import overview as facts
+from bench.report.sections.caveats import FLAG_MARKS, FLAG_MEANING
+from bench.schema.figures import of_group
+from bench.schema.record import Shape
+
+Rows = Sequence[tuple[str, "pd.Series"]]
+SAME = "= : operations identical to the base model's, exactly."
+BRIEF = 6
+"""Characters of a baseline's name that a column of a screen has room for."""
+
+
+def methods(results: Results) -> Table | None:
+    """Every method with its costs on the first shape and its scores; None where a run has neither."""
+    if not results.cost_records and not results.score_records:
+        return None
+    costs, scores = results.cost_table(), results.score_table
+    rows = [_method(results, label, costs.loc[label], scores.loc[label]) for label in results.labels]
+    return table("Costs and scores of each method", _heads(results), rows, _notes(results), of_methods=True)
+
+
+def _heads(results: Results) -> list[Column]:
+    name = fmt.plain(results.baseline)
+    over = name if len(name) <= BRIEF else "base"
+    on_gpu = "cuda_allocated" in set(results.cost_table()["peak_memory_source"])
+    score = "score (synthetic)" if results.is_synthetic else "score"
+    backward, latency = f"backward / {over}", "latency b=1"
+    return [
+        Column("method"),
+        Column("trainable params (excl. head)", ("", "trainable", "ex. head")),
+        Column("stored per task", ("", "stored", "a task")),
+        Column(f"backward FLOPs / {name}", (backward, "FLOPs", "")),
+        Column(f"backward time / {name}, 95 %", (backward, "time", "95 %")),
+        Column(f"step time / {name}", ("", "step", f"/{over}")),
+        Column(facts.peak_name("cuda_allocated" if on_gpu else None), ("", "peak GPU" if on_gpu else "peak", "memory")),
+        Column("predicted peak", ("", "peak mem", "(predicted)")),
+        Column("saved for backward", ("", "saved for", "backward")),
+        Column("latency / base, batch 1, unmerged", (latency, "unmerged", "")),
+        Column("latency / base, batch 1, merged", (latency, "merged", "")),
+        Column("merged is base", ("", "merged", "is base")),
+        Column(f"mean {score}", (score, "mean", "")),
+        Column(f"score - {name}, 95 %", (score, f"- {over}", "95 %"), ends_line=True),
+        Column("failed"),
+    ]  # fmt: skip
+
+
+def _method(results: Results, label: str, cost: "pd.Series", score: "pd.Series") -> list[Cell]:
+    trained, stored = (
+        cost[name] if not fmt.missing(cost[name]) else float(score[name])
+        for name in ("trainable_method", "delta_bytes")
+    )
+    timed = not results.cost_table()[["step_ratio", "unmerged_batch_1_ratio", "peak_step_bytes"]].isna().all(axis=None)
+    measured, baseline = number(cost["peak_step_bytes"]), label == results.baseline
+    is_base = {True: "=", False: "differs"}.get(cost["merged_is_base"], fmt.MISSING)
+    failed = int(score["failed"]) + (cost["status"] not in ("ok", None) and not fmt.missing(cost["status"]))
+    return [
+        word(label), figure(fmt.count, trained), figure(fmt.size, stored),
+        figure(three, cost["flops_backward_ratio"], fmt.ratio), _own(cost, "backward", baseline, 2),
+        figure(fmt.ratio, cost["step_ratio"]),
+        figure(fmt.size, measured),
+        figure(fmt.size, cost["predicted_step_bytes"] if measured is None else None),
+        figure(fmt.size, None if timed else cost["saved_activations_bytes"]),
+        _latency_cell(cost, "unmerged", "batch_1", baseline, 2),
+        _brief(_latency_cell(cost, "merged", "batch_1", baseline)),
+        NOTHING if timed else word(is_base),
+        _marked(score), _difference(score, baseline), Cell(str(failed), failed) if failed else NOTHING,
+    ]  # fmt: skip
+
+
+def _brief(cell: Cell) -> Cell:
+    """The figure alone, as a screen shows it."""
+    return Cell(cell.screen.strip(), cell.value, cell.screen)
+
+
+def _own(row: "pd.Series", name: str, baseline: bool, digits: int = 3) -> Cell:
+    """A ratio to the baseline; that of the baseline itself is 1 by definition."""
+    cell = ratio_cell(row, name, digits)
+    return Cell(fmt.ratio(1.0, digits), 1.0, fmt.ratio(1.0)) if baseline and cell.value is not None else cell
+
+
+def _latency_cell(row: "pd.Series", mode: str, batch: str, baseline: bool, digits: int = 3) -> Cell:
+    """Latency against the base model; a baseline that is the base model is 1 by definition."""
+    cell = ratio_cell(row, f"{mode}_{batch}", digits)
+    if cell.value is None:
+        return Cell(cell.text, None, cell.text + "  " * (mode == "merged"))
+    same = row["merged_is_base"] is True and (mode == "merged" or _unmerged_is_base(row))
+    if baseline and same:
+        cell = Cell(fmt.ratio(1.0, digits), 1.0, fmt.ratio(1.0))
+    brief = fmt.ratio(number(cell.value)) if cell.text != fmt.TOO_FEW else cell.text
+    sign = " =" if same and mode == "merged" else ""
+    return Cell(cell.text + sign, cell.value, brief + (sign or "  " * (mode == "merged")))
+
+
+def _unmerged_is_base(row: "pd.Series") -> bool:
+    """Whether what runs unmerged is, count by count, what runs merged."""
+    return all(row[f"inference_unmerged_{name}"] == row[f"inference_{BASE}_{name}"] for name in INFERENCE)
+
+
+def _marked(score: "pd.Series") -> Cell:
+    """A mean score with the signs of its flags."""
+    mean = figure(fmt.points, score["mean"])
+    return Cell(f"{mean.text} {_signs(score)}".rstrip(), mean.value, f"{mean.text}{_signs(score) or ' '}")
+
+
+def _difference(score: "pd.Series", baseline: bool) -> Cell:
+    return Cell("baseline", 0.0) if baseline and score["n"] else difference_cell(score)
+
+
+def _signs(score: "pd.Series") -> str:
+    return "".join(sign for flag, sign in FLAG_MARKS.items() if flag in score["flags"])
+
+
+def _notes(results: Results) -> list[str]:
+    """Lines below the table that say what its signs mean."""
+    costs, scores = results.cost_table(), results.score_table
+    notes = []
+    if (costs["merged_is_base"] == True).any():  # noqa: E712 - a column of None, True and False
+        notes.append("= operations identical to the base model: no added latency, exactly")
+    flags = {flag for held in scores["flags"] for flag in held}
+    notes += [f"{mark} {FLAG_MEANING[flag]}" for flag, mark in FLAG_MARKS.items() if flag in flags]
+    short = scores[(scores["n"] > 0) & (scores["dropped"] > 0)]
+    notes += [f"{fmt.plain(label)}: compared on {row['n_pairs']} pairs, {row['dropped']} without a partner left out"
+              for label, row in short.iterrows()]  # fmt: skip
+    if results.cost_records:
+        on_gpu = "cuda_allocated" in set(costs["peak_memory_source"])
+        counted = "FLOPs" if on_gpu else "FLOPs and memory"
+        notes.append(
+            f"- not measured, or the method cannot do it; {counted}: counted, exact on any machine; times: this machine"
+        )
+    notes += [alike(labels) for labels in twins(costs)]
+    notes += [floor] if (floor := facts.floor(results)) is not None else []
+    return notes + facts.contamination(results)
+
+
+def alike(labels: Sequence[str]) -> str:
+    """That methods cost the same, in words."""
+    names = ", ".join(map(fmt.plain, labels))
+    return f"{names}: every counted cost is the same; they differ in start, scale or learning rate alone"
+
+
+def twins(costs: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Methods of a table of costs that no counted figure tells apart, in groups of two and more."""
+    on_gpu = "cuda_allocated" in set(costs["peak_memory_source"])
+    counted = [
+        name for name in costs.columns
+        if name.startswith(("trainable_", "flops_", "inference_")) or name in ("delta_bytes", "merged_is_base")
+        or (name.endswith("_bytes") and not (on_gpu and name.startswith("peak_")))
+    ]  # fmt: skip
+    groups: dict[str, list[str]] = {}
+    for label, row in costs[costs["flops_backward"].notna()].iterrows():
+        groups.setdefault(repr([row[name] for name in counted]), []).append(str(label))
+    return [tuple(labels) for labels in groups.values() if len(labels) > 1]
+
+
+def section(results: Results) -> Section | None:
+    """Counted figures, memory, times and inference on every shape; None where nothing was probed."""
+    blocks: list[Block] = []
+    for shape in results.shapes:
+        made = of_shape(results, shape)
+        blocks += [Text((facts.shape_line(shape),), "heading"), *made] if made else []
+    return Section("costs", "Costs", tuple(blocks)) if blocks else None
+
+
+def of_shape(results: Results, shape: Shape) -> list[Table]:
+    """The tables of one shape; one without a figure is left out."""
+    costs = results.cost_table(shape).loc[results.labels_on(shape)]
+    rows = [(str(label), row) for label, row in costs.iterrows()]
+    groups = twins(costs)
+    once = _once(rows, groups)
+    source = next((s for s in costs["peak_memory_source"] if isinstance(s, str)), None)
+    length = facts.inference_length(results, shape)
+    made = (
+        _counted(once, fmt.plain(results.baseline), [alike(labels) for labels in groups]),
+        _memory(once, facts.peak_name(source)),
+        _timed(rows, results, shape),
+        _inference(once, length),
+        _latency(rows, measured_batches(costs), length, results.baseline),
+        _largest(results, shape, once),
+    )
+    return [made_table for made_table in made if made_table is not None]
+
+
+def _once(rows: Rows, groups: Sequence[tuple[str, ...]]) -> Rows:
+    """One row for methods of the same counts, under the names of all."""
+    first = {labels[0]: ", ".join(labels) for labels in groups}
+    others = {label for labels in groups for label in labels[1:]}
+    return [(first.get(label, label), row) for label, row in rows if label not in others]
+
+
+SHOWN_AS: dict[str, Show] = {"parameters": fmt.exact, "B": fmt.size, "FLOPs": fmt.count}
+"""How a counted figure is written, by its unit."""
+
+
+def _counted(rows: Rows, baseline: str, notes: Sequence[str]) -> Table | None:
+    shown = [(f.label, f.name, SHOWN_AS[f.unit]) for f in of_group("counted")]
+    after = [name for _, name, _ in shown].index("flops_backward") + 1
+    shown.insert(after, (f"backward / {baseline}", "flops_backward_ratio", three))
+    return _of_columns("Counted: exact on any machine", rows, shown, notes)
+
+
+def _memory(rows: Rows, peak: str) -> Table | None:
+    shown = [(f.label.replace("peak memory", peak), f.name, SHOWN_AS[f.unit]) for f in of_group("memory")]
+    return _of_columns("Memory of one training step", rows, shown)
+
+
+def _of_columns(
+    caption: str, rows: Rows, shown: Sequence[tuple[str, str, Show]], notes: Sequence[str] = ()
+) -> Table | None:
+    head = columns("method", *(name for name, _, _ in shown))
+    body = [[word(label), *(figure(show, row[key]) for _, key, show in shown)] for label, row in rows]
+    return table(caption, head, body, notes)
+
+
+def _timed(rows: Rows, results: Results, shape: Shape) -> Table | None:
+    baseline = fmt.plain(results.baseline)
+    head = ["method", *(name for phase in PHASES for name in (phase, f"{phase} / {baseline}, 95 %"))]
+    body = []
+    for label, row in rows:
+        cells = [word(label)]
+        for phase in PHASES:
+            cells += [figure(fmt.seconds, row[f"{phase}_seconds"]), _own(row, phase, label == results.baseline)]
+        cells += [figure(fmt.exact, row[f"step_{leaf}"]) for leaf in ("blocks", "samples")]
+        body.append([*cells, figure(fmt.seconds, row["switch_seconds"])])
+    caption = f"Timed: {facts.timed_on(results, shape)}"
+    return table(caption, columns(*head, "blocks", "samples", "switch"), body)
+
+
+def _inference(rows: Rows, length: int | None) -> Table | None:
+    counted = [row for _, row in rows if number(row["inference_base_operations"]) is not None]
+    if not counted:
+        return None
+    base = {name: float(counted[0][f"inference_base_{name}"]) for name in INFERENCE}
+    names = {"operations": "operations", "depth": "critical path"}
+    head = ["method", *(f"{said}, {mode}" for said in names.values() for mode in MODES)]
+    head += [name for mode in MODES for name in (f"FLOPs, {mode}", f"{mode} / base")]
+    body = []
+    for label, row in rows:
+        cells = [word(label)]
+        for name in names:
+            cells += [figure(fmt.exact, row[f"inference_{mode}_{name}"]) for mode in MODES]
+        if row["merged_is_base"] is True:
+            cells[2] = Cell(f"{cells[2].text} =", cells[2].value)
+        for mode in MODES:
+            flops = float(row[f"inference_{mode}_flops"])
+            cells += [figure(fmt.count, flops), figure(three, flops / base["flops"])]
+        body.append(cells)
+    note = (
+        f"The base model: {fmt.exact(base['operations'])} operations, critical path {fmt.exact(base['depth'])}, "
+        f"{fmt.count(base['flops'])} FLOPs. {SAME}"
+    )
+    return table(f"Counted: one inference of one row{fmt.of_tokens(length)}", columns(*head), body, [note])
+
+
+def _latency(rows: Rows, batches: Sequence[str], length: int | None, baseline: str) -> Table | None:
+    head, body = ["method"], []
+    for batch in batches:
+        size = batch.removeprefix("batch_")
+        head += [name for mode in MODES for name in (f"{mode}, batch {size}", f"{mode} / base, 95 %")]
+    for label, row in rows:
+        cells = [word(label)]
+        for batch in batches:
+            for mode in MODES:
+                seconds = figure(fmt.seconds, row[f"{mode}_{batch}_seconds"])
+                cells += [seconds, _latency_cell(row, mode, batch, label == baseline)]
+        body.append([*cells, *(figure(_error, row[f"merge_error_{dtype}"]) for dtype in MERGE_TYPES)])
+    caption = f"Latency on rows{fmt.of_tokens(length)} against the base model" if batches else "Error of merging"
+    head += [f"merge error, {dtype}" for dtype in MERGE_TYPES]
+    return table(caption, columns(*head), body, [SAME] if batches else [])
+
+
+def _error(value: float | None) -> str:
+    return fmt.MISSING if value is None else f"{value:.1e}"
+
+
+def _largest(results: Results, shape: Shape, shown: Rows) -> Table | None:
+    """The three largest tensors that each method keeps for backward; None where no record holds any."""
+    held = {r.method.label: r for r in results.cost_records if r.shape == shape and r.bytes}
+    rows = [
+        (word(heading), word(kept.module or "the model itself"), word(kept.owner),
+         word(" x ".join(map(str, kept.shape))), word(kept.dtype), figure(fmt.size, kept.bytes),
+         Cell(f"{100 * kept.bytes / whole:.1f} %", kept.bytes / whole))
+        for heading, row in shown
+        if (record := held.get(str(row.name)))
+        for kept in record.largest_saved[:3]
+        if (whole := record.bytes.saved_activations)  # type: ignore[union-attr]
+    ]  # fmt: skip
+    names = ("method", "module", "owner", "shape", "type", "bytes", "of all saved")
+    head = [Column(name, words=at in {1, 2, 3, 4}) for at, name in enumerate(names)]
+    note = "Ten a method stand in records.jsonl."
+    return table("Largest tensors kept for backward, three a method", head, rows, [note]) if rows else None

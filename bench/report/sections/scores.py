@@ -1,0 +1,293 @@
+"""How well each method does: scores over tasks and by task, over test rows, on Pareto fronts, and what they cost."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.analysis.curves import NEAR
+from bench.analysis.ranking import FEWEST_SEEDS, RESAMPLES, Fronts
+from bench.analysis.results import Results
+from bench.analysis.work import training_flops
+from bench.report import format as fmt
+from bench.report.document import Block, Cell, Column, Fact, Section, Text
+from bench.report.sections import NOTHING, difference_cell, figure, number, plain_table, table, word
+from bench.report.sections import overview as facts
+from bench.report.sections.caveats import FLAG_MARKS
+
+PARAMETERS, MEMORY = "trainable_method", "peak_step_bytes"
+"""Columns of `bench.analysis.costs.cost_table` that a score is held against."""
+SHOWN = 0.05
+"""The terminal leaves out methods that are less likely on the Pareto front."""
+WHY = "no verdict because"
+
+
+def mark(results: Results) -> str:
+    """What every heading about scores on synthetic data ends with."""
+    return " (SYNTHETIC data)" if results.is_synthetic else ""
+
+
+def section(results: Results) -> Section | None:
+    """Scores over all tasks, then by task; of one task both in one table. None without scores."""
+    if not results.score_records:
+        return None
+    said = [f"learning rates: {facts.rates(results)}", *facts.chosen_ranks(results), *facts.contamination(results)]
+    one = len(results.task_table.index.unique("task")) == 1
+    over = f"- {fmt.plain(results.baseline)}, 95 %"
+    names = ("method", "mean score ± 95 %", "cells ok", "failed", over, "pairs", "left out", "bag-of-words baseline",
+             "marks", WHY)  # fmt: skip
+    head = [Column(name, words=name in ("marks", WHY)) for name in names]
+    rows = [_whole(results, str(label), row, one) for label, row in results.score_table.iterrows()]
+    blocks: list[Block | None] = [Text(tuple(said), "list")]
+    if one:
+        (task,) = results.task_table.index.unique("task")
+        blocks.append(table(f"Scores on {fmt.plain(task)}{mark(results)}", head, rows))
+    else:
+        blocks += [table(f"Scores over all tasks{mark(results)}", head, rows), _per_task(results, over)]
+    return Section("scores", f"Scores{mark(results)}", tuple(block for block in blocks if block is not None))
+
+
+def _whole(results: Results, label: str, row: "pd.Series", one: bool) -> list[Cell]:
+    is_baseline = label == results.baseline
+    mean = Cell(fmt.points_interval(row["mean"], row["mean_low"], row["mean_high"]), number(row["mean"]))
+    why = "; ".join(facts.needed(row["why"])) if row["n"] and not is_baseline else ""
+    floor = next(iter(results.floors.values()), None) if one and row["n"] else None
+    flags = ", ".join(flag.replace("_", " ") for flag in row["flags"]) if one else ""
+    return [
+        word(label), mean, Cell(str(row["n"]), row["n"]), Cell(str(row["failed"]), row["failed"]),
+        Cell("baseline", 0.0) if is_baseline else difference_cell(row),
+        NOTHING if is_baseline else Cell(str(row["n_pairs"]), row["n_pairs"]),
+        Cell(str(row["dropped"]), row["dropped"]), figure(fmt.points, floor), word(flags), word(why),
+    ]  # fmt: skip
+
+
+def _per_task(results: Results, over: str) -> Block | None:
+    names = ("method", "task", "score ± 95 %", "seeds", over, "bag-of-words baseline", "marks")
+    head = [Column(name, words=name in ("task", "marks")) for name in names]
+    rows = [
+        (word(label), word(task), Cell(fmt.points_interval(r["mean"], r["low"], r["high"]), number(r["mean"])),
+         Cell(f"{r['n']:.0f}", r["n"]), difference_cell(r, "difference", "difference_"), figure(fmt.points, r["floor"]),
+         word(", ".join(flag.replace("_", " ") for flag in r["flags"])))
+        for (label, task), r in results.task_table.iterrows()
+    ]  # fmt: skip
+    return table(f"Scores by task{mark(results)}", head, rows)
+
+
+def _section(
+    name: str, title: str, caption: str, sentences: Sequence[str], head: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (), words: Sequence[int] = (-1,),
+) -> Section:  # fmt: skip
+    """A section of one paragraph and a table of text; ``words`` are its columns of words."""
+    said = Text(tuple(map(fmt.plain, sentences)))
+    return Section(name, title, (said, plain_table(caption, head, rows, words)) if rows else (said,))
+
+
+# Over test rows.
+
+
+def over_rows(results: Results) -> Section | None:
+    """How methods compare with the baseline on the same test rows; None without scores."""
+    if not results.score_records:
+        return None
+    paired, baseline = results.paired_rows, fmt.plain(results.baseline)
+    missing = [f"Not {fmt.plain(task)}: {fmt.plain(reason)}." for task, reason in paired.left_out.items()]
+    title, caption = f"Over test rows{mark(results)}", "Against the baseline on the same test rows"
+    if paired.table.empty:
+        return _section("rows", title, caption, missing) if missing else None
+    sentences = [
+        f"The same trained models on the same rows, method minus {baseline}: other test rows could have moved the "
+        f"difference within the interval (rows drawn {RESAMPLES:,} times), other seeds may move it further.",
+        f"McNemar's exact test counts the rows that only one of the two gets right: one test a seed, p is twice their "
+        f"median, after Holm's correction over {fmt.plural(int(paired.table['p'].notna().sum()), 'row')}; it is shown "
+        "where the row may carry a verdict.",
+        *missing,
+    ]
+    head = ["method", "task", "test rows", "seeds", f"- {baseline}, 95 % over rows", f"only {baseline} right",
+            "only it right", "McNemar p", WHY]  # fmt: skip
+    rows = [_paired(str(label), str(task), row) for (label, task), row in paired.table.iterrows()]
+    return _section("rows", title, caption, sentences, head, rows, (1, -1))
+
+
+def _paired(label: str, task: str, row: "pd.Series") -> list[str]:
+    lone = [fmt.MISSING if fmt.missing(row[name]) else f"{row[name]:.1f}" for name in ("only_baseline", "only_method")]
+    difference = fmt.difference(row["difference"], row["low"], row["high"])
+    p = fmt.MISSING if row["why"] else p_value(row["p"])
+    return [label, task, fmt.exact(row["rows"]), fmt.exact(row["seeds"]), difference, *lone, p, _why(row)]
+
+
+def _why(row: "pd.Series") -> str:
+    return "; ".join(facts.needed(row["why"])) or fmt.MISSING
+
+
+def p_value(p: float) -> str:
+    """``0.043``, ``<0.001``; a dash where nothing was tested."""
+    if fmt.missing(p):
+        return fmt.MISSING
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+# Pareto fronts and ranks.
+
+
+def fronts(results: Results) -> Section | None:
+    """How likely each method is on the Pareto front and the best, and its rank; None without scores."""
+    if not results.score_records:
+        return None
+    drawn, title = results.fronts([PARAMETERS, MEMORY]), f"Pareto fronts and ranks{mark(results)}"
+    if not drawn.seeds:
+        said = f"Not enough seeds: {FEWEST_SEEDS} that a method finished on every task are needed."
+        return _section("standing", title, "", [said])
+    sentences = [
+        "Pareto front: probability that no other method is cheaper and as good, or as cheap and better; equals share "
+        "their place. The best: probability of the highest mean score.",
+        how(drawn),
+    ]
+    if (left := len(drawn.table) - int(drawn.table["compared"].sum())) > 0:
+        sentences.append(f"{fmt.plural(left, 'method')} of {len(drawn.table)} not compared: too few seeds finished.")
+    names = {PARAMETERS: "trainable params (excl. head)", MEMORY: _memory(results)}
+    costs = [cost for cost in names if drawn.table[cost].notna().any()]
+    head = ["method", *(name for cost in costs for name in (names[cost], "on the Pareto front")), "the best",
+            "average rank, 95 %", WHY]  # fmt: skip
+    rows = [_standing(str(label), row, costs) for label, row in drawn.table.iterrows()]
+    caption = "On the Pareto front and the best, with probability, and average rank"
+    return _section("standing", title, caption, sentences, head, rows)
+
+
+def _standing(label: str, row: "pd.Series", costs: Sequence[str]) -> list[str]:
+    shown = {PARAMETERS: fmt.exact, MEMORY: fmt.size}
+    cells = [label]
+    for cost in costs:
+        cells += [shown[cost](row[cost]), probability(row[f"{cost}_front"])]
+    rank = f"{row['rank']:.1f} [{row['rank_low']:.1f}, {row['rank_high']:.1f}]" if row["compared"] else fmt.MISSING
+    return [*cells, probability(row["best"]), rank, _why(row)]
+
+
+def how(drawn: Fronts) -> str:
+    """What was drawn again, and what could not be."""
+    again, fixed = [f"{len(drawn.seeds)} seeds"], []
+    if len(drawn.tasks) > 1:
+        again.insert(0, f"{len(drawn.tasks)} tasks")
+    else:
+        fixed.append("not tasks, there is one")
+    if rows := [fmt.plain(task) for task in drawn.tasks if task not in drawn.whole_tasks]:
+        again.append(f"test rows of {', '.join(rows)}")
+    fixed += [f"not test rows of {fmt.plain(task)}, {reason}" for task, reason in drawn.whole_tasks.items()]
+    return f"Resampled {RESAMPLES:,} times: {'; '.join([', '.join(again), *fixed])}."
+
+
+def standing(results: Results) -> list[Fact]:
+    """The Pareto front of score against peak memory and the best, in a line each; empty without scores."""
+    if not results.score_records:
+        return []
+    drawn = results.fronts([PARAMETERS, MEMORY])
+    lines = []
+    if not results.method_cost(MEMORY).isna().all():
+        lines.append(Fact("front", _front(results, drawn)))
+    if drawn.seeds:
+        likely = drawn.table[drawn.table["best"] >= min(SHOWN, drawn.table["best"].max())]
+        rows = likely.sort_values("best", ascending=False, kind="stable")
+        lines.append(Fact("best", f"highest mean score, with probability: {_likely(rows, 'best')}"))
+    return lines
+
+
+def _front(results: Results, drawn: Fronts) -> str:
+    if not drawn.seeds:
+        return f"not enough seeds to say who is on it: {FEWEST_SEEDS} of every task are needed"
+    rows = drawn.table.dropna(subset=[f"{MEMORY}_front"]).sort_values(MEMORY, kind="stable")
+    likely = rows[rows[f"{MEMORY}_front"] >= SHOWN]
+    return f"score against {_memory(results)}, with probability: {_likely(likely, f'{MEMORY}_front')}"
+
+
+def _likely(rows: pd.DataFrame, column: str) -> str:
+    return ", ".join(
+        f"{fmt.plain(label)} {probability(row[column])}{_marks(row['why'])}" for label, row in rows.iterrows()
+    )
+
+
+def _marks(why: Sequence[str]) -> str:
+    """The signs that the scores of the table above carry."""
+    return "".join(sign for flag, sign in FLAG_MARKS.items() if flag.replace("_", " ") in why)
+
+
+def probability(share: float) -> str:
+    """``0``, ``<0.01``, ``0.32``, ``>0.99``, ``1.00``: certain only where every draw agrees."""
+    return ">0.99" if 0.995 <= share < 1 else fmt.ratio(share)
+
+
+def _memory(results: Results) -> str:
+    return facts.memory_name(results.cost_table())
+
+
+# Cost to come near the baseline's score.
+
+
+def reach_title(results: Results) -> str:
+    """``Cost to reach 99 % of full's score``."""
+    return f"Cost to reach {NEAR:.0%} of {fmt.plain(results.baseline)}'s score".replace("%", " %")
+
+
+def reach(results: Results) -> Section | None:
+    """What each method spends until its score comes near the baseline's; None without scores on the way."""
+    if not any(record.curve for record in results.score_records):
+        return None
+    reached, baseline = results.reached.table, fmt.plain(results.baseline)
+    share = f"{NEAR:.0%}".replace("%", " %")
+    sentences = [
+        f"Target: {share} of the mean final score of {baseline} on the task. Each figure is spent up to the first "
+        "reading on the way that is at the target or above; between readings nothing is known, so it is the most that "
+        "was needed. Medians over seeds; one that never came there counts as longer than any other.",
+        _flops(results, reached),
+    ]
+    head = ["method", "task", "target", "reached by", "steps", "training time", "training FLOPs", _memory(results),
+            WHY]  # fmt: skip
+    title = reach_title(results)
+    rows = [_reached(str(label), str(task), row) for (label, task), row in reached.iterrows()]
+    return _section("reach", title + mark(results), title, sentences, head, rows, (1, -1))
+
+
+def reached_first(results: Results) -> tuple[str, str]:
+    """Who comes near the baseline's score in the fewest steps, on the first task, and why that decides nothing.
+
+    Both are empty where no method comes there in every seed.
+    """
+    table = results.reached.table
+    task = next(iter(table.index.unique("task")), None)
+    if task is None:
+        return "", ""
+    rows = table.xs(task, level="task")
+    rows = rows[rows["reached"] == rows["seeds"]].sort_values("step", kind="stable")
+    if rows.empty:
+        return "", ""
+    label, row = rows.index[0], rows.iloc[0]
+    spent = [f"{steps(row['step'])} steps", fmt.seconds(row["seconds"]), f"{fmt.count(row['flops'])} FLOPs"]
+    known = ", ".join(figure for figure in spent if not figure.startswith(fmt.MISSING))
+    goal = reach_title(results).removeprefix("Cost to reach ")
+    return (
+        f"{fmt.plain(label)} reaches {goal} in the fewest steps on {fmt.plain(task)}: {known}",
+        ", ".join(facts.needed(dict.fromkeys(why for reasons in rows["why"] for why in reasons))),
+    )
+
+
+def _flops(results: Results, reached: pd.DataFrame) -> str:
+    work = training_flops(results.run.records)
+    labels = list(dict.fromkeys(reached.index.get_level_values("method")))
+    lacking = [label for label in labels if label not in work]
+    if len(lacking) == len(labels):
+        return "No FLOPs: no sweep of this run counts a method at three lengths or more."
+    said = "FLOPs are those of forward and backward, from counts at other lengths, padding with them."
+    checked = min(work[label].checks for label in labels if label in work)
+    if checked:
+        said += f" The counts that they were not solved from, {checked} a method or more, agree to the last FLOP."
+    return said + (f" Not counted: {', '.join(map(fmt.plain, lacking))}." if lacking else "")
+
+
+def _reached(label: str, task: str, row: "pd.Series") -> list[str]:
+    return [
+        label, task, fmt.points(row["target"]), f"{row['reached']} of {fmt.plural(row['seeds'], 'seed')}",
+        steps(row["step"]), fmt.seconds(row["seconds"]), fmt.count(row["flops"]), fmt.size(row["peak_bytes"]),
+        _why(row),
+    ]  # fmt: skip
+
+
+def steps(value: float) -> str:
+    """``120``; of an even number of seeds the median may lie between two readings."""
+    return fmt.MISSING if fmt.missing(value) else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"

@@ -1,0 +1,95 @@
+"""What a report says stands in each of its forms: a figure that one of them shows, all of them show."""
+
+import html
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.report.document import (
+    Answers,
+    Caveats,
+    Choices,
+    Document,
+    Facts,
+    Glossary,
+    Section,
+    Source,
+    Table,
+    Text,
+    Verdicts,
+)
+from bench.report.format import markdown as escaped
+from bench.report.format import plain
+from bench.report.render import html as page
+from bench.report.render import markdown, terminal
+from tests.factories import reports
+
+PUBLISHED = sorted(path.parent.name for path in reports.PUBLISHED.glob("*/suite.toml"))
+
+
+def texts(block):
+    """Every text of a block that a reader must find."""
+    match block:
+        case Text():
+            yield from block.lines
+        case Facts():
+            yield from (text for fact in block.rows for text in (fact.name, fact.says))
+        case Table():
+            yield from (block.caption, *block.notes, *(column.name for column in block.columns))
+            yield from (cell.text for row in block.rows for cell in row)
+        case Answers():
+            yield from (text for row in block.rows for text in (row.says, row.tag))
+        case Verdicts():
+            yield from (text for row in block.rows for text in (row.says, row.figures, row.reach, row.metric))
+        case Choices():
+            yield from (text for row in block.rows for text in (row.need, row.pick, row.says, row.rule))
+        case Caveats():
+            yield from (text for row in block.rows for text in (row.kind, row.says, row.remedy))
+        case Glossary():
+            yield from (text for row in block.rows for text in (row.name, row.unit, row.says))
+        case Source():
+            yield block.name
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_page_markdown_and_terminal_of_every_published_run_show_the_same_figures(name):
+    document = reports.published(name)
+    shown = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page.render(document))).split())
+    text = markdown.render(document)
+    every = {plain(said) for block in document.blocks() for said in texts(block)}
+    assert len(every) > 100
+    assert not [said for said in every if said not in shown]
+    assert not [said for said in every if escaped(said) not in text]
+    screen = " ".join(reports.on_screen(document, width=400).split())
+    tables = [block for section in document.sections for block in section.screen if isinstance(block, Table)]
+    cells = {
+        " ".join(row[at].screen.split())
+        for table in tables for row in table.rows
+        for at, column in enumerate(table.columns) if at == 0 or column.screen
+    }  # fmt: skip
+    assert tables and not [cell for cell in cells if cell not in screen]
+
+
+def test_what_a_screen_shows_of_a_table_stands_in_the_table_of_the_files():
+    """The short form of a figure is the figure with fewer digits, not another one."""
+    for name in ("glue-small", "cost-bert-base"):
+        (table,) = [block for block in reports.published(name).section("methods").screen if isinstance(block, Table)]
+        for row in table.rows:
+            for cell in row:
+                full, short = ([float(n) for n in re.findall(r"\d+\.?\d*", t)[:1]] for t in (cell.text, cell.screen))
+                assert full == pytest.approx(short, abs=0.006), cell
+
+
+def test_a_screen_is_told_what_it_cannot_show():
+    document = Document("x", "", "", (Section("s", "", (), (Caveats(()),)),))
+    with pytest.raises(TypeError, match="a screen shows no Caveats"):
+        reports.on_screen(document)
+
+
+def test_sections_know_no_renderer_and_renderers_no_section():
+    root = Path(terminal.__file__).parents[1]
+    for folder, other in (("sections", "render"), ("render", "sections")):
+        for path in (root / folder).glob("*.py"):
+            if path.name not in ("benchmarks.py", "export.py"):  # programs read these, no person
+                assert f"bench.report.{other}" not in path.read_text(), path
