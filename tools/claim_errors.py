@@ -15,8 +15,7 @@ import numpy as np
 
 from bench.schema.claims import LOOKS, Bounds
 from bench.schema.record import Control
-from bench.stats.intervals import LEVEL, both_ways, log_ratio_blocks
-from bench.stats.noise import is_quiet, margin
+from bench.stats.intervals import LEVEL, both_ways, is_quiet, log_ratio_blocks, margin
 from bench.timing.interleave import Asked, Samples, control, decided
 
 RUNS = 1000

@@ -19,7 +19,7 @@ from bench.schema.figures import MERGE_TYPES as MERGE_TYPES
 from bench.schema.figures import MODES as MODES
 from bench.schema.figures import PHASES as PHASES
 from bench.schema.record import CostRecord, CountRecord, Inference, Record, Shape, Timing
-from bench.stats.noise import QUIET as QUIET
+from bench.stats.intervals import QUIET as QUIET
 
 BATCHES = ("batch_1", "batch_8", "batch_32")
 """Batch sizes of inference, as columns name them, that a table has columns for also where none was measured."""

@@ -10,7 +10,7 @@ from statistics import fmean
 from bench.errors import BenchError
 from bench.schema.record import TrialRecord
 from bench.schema.resolved import ResolvedSuite
-from bench.schema.tuning import RATES, TuningTable
+from bench.schema.suite import RATES, TuningTable
 from bench.store.store import read_records, read_suite
 from bench.tasks.glue import task as task_spec
 

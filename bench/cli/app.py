@@ -144,7 +144,7 @@ def ab(
     quiet_libraries()
     import tempfile
 
-    from bench.ab.revision import unpack
+    from bench.ab.experiment import unpack
     from bench.plan.load import load_suite
 
     with tempfile.TemporaryDirectory() as folder:
@@ -364,7 +364,7 @@ def list_names(
     as_json: JsonOption = False,
 ) -> None:
     """List methods, suites, tasks or backbones by name."""
-    from bench.plan.listing import listing
+    from bench.plan.load import listing
 
     rows = listing(what)
     if as_json:

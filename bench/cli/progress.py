@@ -109,7 +109,7 @@ class Display:
 
     def show(self, event: Any) -> None:
         """Show a ``Progress`` or ``Result`` event of the executor."""
-        from bench.execute.workers import Result
+        from bench.execute.runner import Result
         from bench.schema.jobs import Probe, Sweep
 
         kinds = {Sweep: "counts", Probe: "costs"}

@@ -40,11 +40,11 @@ def tune(
     """
     from bench.cli.progress import Display
     from bench.plan.load import suite_path
-    from bench.schema.tuning import required
+    from bench.schema.suite import search_table
 
     display = Display(quiet=as_json)
     narrowed = selected(suite, selection_of(data, methods, tasks, None, None, False))
-    required(narrowed.tuning, str(suite_path(suite)))  # before the fork server starts and data is read
+    search_table(narrowed.tuning, str(suite_path(suite)))  # before the fork server starts and data is read
     context = warm_up(narrowed)
     from bench.plan.planner import plan_search
 

@@ -82,7 +82,7 @@ def predictions(
         raise BenchError("--method is empty; give name, name(key=value, ...) or all")
     asked = [registry.parse_spec(text, "--method") for text in (registry.BUILTIN if specs is None else specs)]
     built = [(registry.spell(*one), *registry.make(*one, "--method")) for one in asked]
-    from bench.models.positions import check_positions
+    from bench.models.head import check_positions
 
     spec = backbone.shape_of(name)
     bare = backbone.load(spec, device="meta")  # what no method is to blame for stops here
@@ -115,7 +115,7 @@ def check_fit(plan: Plan) -> None:
     Raises:
         BenchError: The family cannot carry a method, a value does not fit the shape, or a prompt leaves no position.
     """
-    from bench.models.positions import check_positions
+    from bench.models.head import check_positions
 
     trials: list[tuple[BackboneSpec, MethodSpec, int | None]] = []
     trials += [(probe.backbone, method, None) for probe in plan.probes for method in probe.methods]

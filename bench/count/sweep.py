@@ -58,7 +58,7 @@ def _counted(sweep: Sweep, spec: MethodSpec, value: int) -> Findings:
 
 def _count(sweep: Sweep, spec: MethodSpec, value: int) -> "Counts":
     from bench.count.count import count
-    from bench.models.positions import check_positions
+    from bench.models.head import check_positions
     from bench.schema.shape import Setting
 
     method, config = registry.make(spec.name, sweep.config_at(spec, value), spec.label)

@@ -10,13 +10,11 @@ from bench.count.count import peak_of
 from bench.count.predict import largest_within
 from bench.errors import BenchError
 from bench.models import backbone
-from bench.models.head import trainable
-from bench.models.positions import check_positions
+from bench.models.head import check_positions, trainable
 from bench.plan.select import label
-from bench.schema.budget import MatchTable
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
-from bench.schema.suite import DEFAULTS, MethodTable, Suite
+from bench.schema.suite import DEFAULTS, MatchTable, MethodTable, Suite
 
 Outcome = dict[str, str | int]
 """What became of one method, as the resolved suite keeps it: ``spelled``, ``field``, ``value`` and ``reached``, or

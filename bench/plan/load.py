@@ -1,4 +1,4 @@
-"""Reads a suite by name or from a TOML file; a mistake in it becomes one sentence with file, field and remedy."""
+"""Reads a suite by name or from a TOML file, with one sentence for a mistake in it; lists what can be named in one."""
 
 import tomllib
 from pathlib import Path
@@ -7,12 +7,23 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError, first_fault, unknown
-from bench.schema.budget import MatchTable
+from bench.models.backbone import PRETRAINED, SHAPES
+from bench.registry import summaries
 from bench.schema.claims import Bounds, ClaimTable
 from bench.schema.record import Tuning
-from bench.schema.suite import BackboneTable, CostTable, MethodTable, RecipeTable, RecipeValues, Suite
-from bench.schema.sweeps import CrossoverTable, SweepTable
-from bench.schema.tuning import TuningTable
+from bench.schema.suite import (
+    BackboneTable,
+    CostTable,
+    CrossoverTable,
+    MatchTable,
+    MethodTable,
+    RecipeTable,
+    RecipeValues,
+    Suite,
+    SweepTable,
+    TuningTable,
+)
+from bench.tasks.glue import TASKS
 
 FOLDER = Path(__file__).parents[2] / "suites"
 """Where the suites of the project lie."""
@@ -103,3 +114,27 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)
+
+
+def listing(what: str) -> list[tuple[str, str]]:
+    """Rows of (name, description)."""
+    return {"methods": summaries, "suites": _suites, "tasks": _tasks, "backbones": _backbones}[what]()
+
+
+def _suites() -> list[tuple[str, str]]:
+    return [(name, " ".join(load_suite(name).question.split())) for name in suite_names()]
+
+
+def _tasks() -> list[tuple[str, str]]:
+    return [
+        (
+            name,
+            f"{' + '.join(spec.text)}; {' | '.join(spec.labels) or 'regression'}; {spec.main_metric}",
+        )
+        for name, spec in TASKS.items()
+    ]
+
+
+def _backbones() -> list[tuple[str, str]]:
+    pretrained = [(name, f"pretrained, revision {pinned.revision[:8]}") for name, pinned in PRETRAINED.items()]
+    return [*pretrained, *((name, f"shape of {family}, random weights") for name, (family, _) in SHAPES.items())]

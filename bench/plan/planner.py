@@ -10,7 +10,7 @@ from typing import Any
 from bench import registry
 from bench.errors import BenchError, unknown
 from bench.models import backbone
-from bench.models.positions import check_positions
+from bench.models.head import check_positions
 from bench.plan.select import label
 from bench.schema.claims import timed_bounds
 from bench.schema.fingerprint import method_sources, sha256_of, source_hash
@@ -18,8 +18,16 @@ from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Sourc
 from bench.schema.record import SCHEMA, TaskUsed
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
-from bench.schema.suite import DEFAULTS, CostTable, MethodTable, RecipeValues, Suite, claimed_shape
-from bench.schema.tuning import TuningTable, required
+from bench.schema.suite import (
+    DEFAULTS,
+    CostTable,
+    MethodTable,
+    RecipeValues,
+    Suite,
+    TuningTable,
+    claimed_shape,
+    search_table,
+)
 from bench.store.environment import versions
 from bench.tasks.glue import task as task_spec
 from bench.tasks.metrics import bag_of_words_floor
@@ -29,7 +37,7 @@ from bench.tasks.sources import load_task, load_trial, resolve_source
 _SHARED = ("method.py", "anatomy.py", "models", "training/loop.py")
 SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
     Cell: (*_SHARED, "stats/subspaces.py", "training", "tasks"),
-    Probe: (*_SHARED, "stats/intervals.py", "stats/noise.py", "schema/claims.py", "timing", "count"),
+    Probe: (*_SHARED, "stats/intervals.py", "schema/claims.py", "timing", "count"),
     Sweep: (*_SHARED, "count"),
 }
 """Files of this package that decide the result of a job beside those of its methods."""
@@ -321,7 +329,7 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
     Raises:
         BenchError: The suite has no grid, or what it names does not exist or does not fit.
     """
-    table = required(suite.tuning, where)
+    table = search_table(suite.tuning, where)
     if table.task is not None and table.task not in suite.tasks:
         raise BenchError(f"{where} searches for rates on {table.task} alone; omit --tasks, or include it there")
     plan = make_plan(_bare(suite, table), where, device, progress, trials=True)

@@ -11,7 +11,7 @@ from bench.errors import unwritable
 from bench.plan.load import parse_suite, read_suite_file
 from bench.schema.labels import spell
 from bench.schema.resolved import ResolvedSuite
-from bench.schema.tuning import RATES, TuningTable
+from bench.schema.suite import RATES, TuningTable
 
 if TYPE_CHECKING:
     from tomlkit.items import Table

@@ -6,8 +6,7 @@ from typing import Any
 from bench import registry
 from bench.errors import BenchError
 from bench.models import backbone
-from bench.schema.suite import CostTable, MethodTable, Suite
-from bench.schema.sweeps import SweepTable
+from bench.schema.suite import CostTable, MethodTable, Suite, SweepTable
 
 
 @dataclasses.dataclass(frozen=True)

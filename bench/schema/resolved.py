@@ -6,10 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bench.schema.budget import MatchTable
 from bench.schema.claims import EXTRA_SECONDS
 from bench.schema.record import Shape
-from bench.schema.sweeps import Figure
+from bench.schema.suite import Figure, MatchTable
 
 
 class _Table(BaseModel):

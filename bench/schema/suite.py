@@ -1,21 +1,228 @@
-"""A suite as its TOML file states it: what is asked, of which methods, on which backbone and tasks."""
+"""A suite as its file has it: what is measured, on which shapes, tasks and rates; its sweeps, budget and search."""
 
+import itertools
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bench.schema.budget import MatchTable, check_match
+from bench.errors import BenchError
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
+from bench.schema.forms import Device
 from bench.schema.labels import spell
 from bench.schema.record import Tuning
-from bench.schema.shape import StepShape
-from bench.schema.sweeps import CrossoverTable, SweepTable, check_sweeps
-from bench.schema.tuning import TuningTable, check_tuning
+from bench.schema.shape import StepForm, StepShape
+
+SWEPT = ("length", "batch", "layers", "width")
+"""Quantities that may be swept; beside them any whole number of a method's configuration, as ``config.rank``."""
+Figure = Literal["peak_memory", "saved_activations", "training_flops"]
+"""``peak_memory`` of one training step; ``training_flops`` of its forward and backward."""
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class SweepTable(StepForm):
+    """One quantity swept while the others stand still; every point is counted, none is run."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str = ""
+    """Stands in tables and is what ``[[crossover]]`` refers to; ``vary`` where left out."""
+    vary: str
+    """``length``, ``batch``, ``layers``, ``width`` or ``config.<field>``, a whole number of methods that have it."""
+    values: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2)
+    """Rising."""
+    batch: int | None = Field(default=None, ge=1)
+    """Rows; left out where they are swept."""
+    length: int | None = Field(default=None, ge=1)
+    """Tokens per row; left out where they are swept."""
+    backbone: str | None = None
+    """Named shape or path of a config.json; the suite's backbone where left out."""
+    methods: tuple[str, ...] = ()
+    """Labels as the suite spells its methods; all of them where left out."""
+    device: Device = "cpu"
+    """Whose forms of each operation are counted; no such device is needed."""
+    timeout_seconds: float = Field(default=1800.0, gt=0)
+    """Counting this sweep may take this long."""
+
+    @property
+    def title(self) -> str:
+        """The sweep's name."""
+        return self.name or self.vary
+
+    @model_validator(mode="after")
+    def _sound(self) -> "SweepTable":
+        if self.vary not in SWEPT and not re.fullmatch(r"config\.[A-Za-z_]\w*", self.vary):
+            raise ValueError(f"vary takes {', '.join(SWEPT)} or config.<field of a method>, not {self.vary!r}")
+        if any(before >= after for before, after in itertools.pairwise(self.values)):
+            raise ValueError("values must increase; sort them and list each once")
+        for field in ("batch", "length"):
+            given, swept = getattr(self, field) is not None, self.vary == field
+            if given and swept:
+                raise ValueError(f"{field} is the swept quantity; remove {field} = ...")
+            if not given and not swept:
+                raise ValueError(f"{field} is missing; only the swept quantity may be left out")
+        return self
+
+
+class CrossoverTable(_Table):
+    """A question about two curves: from which value on does the first lie above the second?"""
+
+    sweep: str
+    """Name of a sweep."""
+    method: str
+    """Label of the first curve."""
+    than: str
+    """Label of the second curve."""
+    than_sweep: str | None = None
+    """Sweep of the second curve, over the same quantity; the first one's where left out."""
+    figure: Figure = "peak_memory"
+    """What the curves show."""
+
+
+def check_sweeps(sweeps: tuple[SweepTable, ...], crossovers: tuple[CrossoverTable, ...]) -> None:
+    """Names are unique and every crossover compares two curves over the same quantity.
+
+    Raises:
+        ValueError: They do not; a sentence for the suite's reader.
+    """
+    by_title = {table.title: table for table in sweeps}
+    if len(by_title) < len(sweeps):
+        titles = [table.title for table in sweeps]
+        twice = next(title for title in titles if titles.count(title) > 1)
+        raise ValueError(f"two sweeps are named {twice!r}; give each its own name")
+    for index, table in enumerate(crossovers):
+        other = table.than_sweep or table.sweep
+        for title in (table.sweep, other):
+            if title not in by_title:
+                raise ValueError(f"crossover[{index}]: there is no sweep {title!r}; known: {', '.join(by_title)}")
+        first, second = by_title[table.sweep], by_title[other]
+        if first.vary != second.vary:
+            raise ValueError(
+                f"crossover[{index}]: {table.sweep!r} sweeps {first.vary} but {other!r} sweeps {second.vary}; "
+                "compare sweeps of one quantity"
+            )
+
+
+RATES = ("learning_rate", "head_learning_rate")
+"""What a search chooses."""
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+EXAMPLE = (
+    "tuning = { learning_rates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], head_learning_rates = [1e-3, 1e-2], "
+    "seeds = [100], selection_rows = 256 }"
+)
+"""A line for the top of a suite that has no such table; no grid is assumed for it."""
+
+
+class TuningTable(BaseModel):
+    """The grid that every method of the suite is given: each rate with each head rate, for every seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    learning_rates: tuple[Rate, ...] = Field(min_length=1)
+    """Peak rates of the method's parameters, rising; evenly spaced in their logarithm they favour no decade."""
+    head_learning_rates: tuple[Rate, ...] = Field(min_length=1)
+    """Peak rates of the task head, rising."""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(min_length=1)
+    """Seeds of every trial; none of them scores in the suite."""
+    selection_rows: int = Field(ge=1)
+    """Rows cut from train by content hash: trials do not train on them and are scored on them."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps of every trial; those of the recipe where left out."""
+    task: str | None = None
+    """The one task that is searched, whose rates then hold for all; where left out each task has a search of its own.
+
+    For suites whose other tasks need so many steps before they tell rates apart that a search cannot pay for them.
+    """
+
+    @model_validator(mode="after")
+    def _sound(self) -> "TuningTable":
+        for field in ("learning_rates", "head_learning_rates", "seeds"):
+            values = getattr(self, field)
+            if any(before >= after for before, after in itertools.pairwise(values)):
+                raise ValueError(f"{field} must increase; sort them and list each once")
+        return self
+
+    @property
+    def grid(self) -> tuple[tuple[float, float], ...]:
+        """Every (learning rate, head learning rate), smaller rates first: the trials of one method on one task."""
+        return tuple(itertools.product(self.learning_rates, self.head_learning_rates))
+
+
+def search_table(table: TuningTable | None, where: str) -> TuningTable:
+    """The grid of a search.
+
+    Raises:
+        BenchError: There is none; the sentence shows one to add to ``where``, the file of the suite.
+    """
+    if table is None:
+        raise BenchError(f"{where} has no [tuning] table; add one at the top of the file, such as: {EXAMPLE}")
+    return table
+
+
+def check_tuning(table: TuningTable | None, seeds: tuple[int, ...], tasks: tuple[str, ...]) -> None:
+    """A search needs tasks to try on, and seeds of its own: a seed that chose the rates would score too well with them.
+
+    Raises:
+        ValueError: One is missing; a sentence for the suite's reader.
+    """
+    if table is None:
+        return
+    if not tasks:
+        raise ValueError("a search ([tuning]) needs tasks")
+    if table.task is not None and table.task not in tasks:
+        raise ValueError(f"tuning.task = {table.task!r} is not one of the suite's tasks: {', '.join(tasks)}")
+    if shared := sorted({*table.seeds} & {*seeds}):
+        raise ValueError(f"tuning.seeds contains {shared[0]}, a seed of the suite itself; search with other seeds")
+
+
+class MatchTable(BaseModel):
+    """One budget for every method that has a size: the harness chooses ranks, widths and lengths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    trainable_parameters: int | None = Field(default=None, ge=1)
+    """Of the method at most, the head left out."""
+    peak_memory_bytes: int | None = Field(default=None, ge=1)
+    """Of one training step at most, as predicted on the suite's first cost shape."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "MatchTable":
+        if (self.trainable_parameters is None) == (self.peak_memory_bytes is None):
+            raise ValueError("match takes exactly one of trainable_parameters and peak_memory_bytes")
+        return self
+
+    @property
+    def budget(self) -> int:
+        """The most that a method may reach."""
+        found = self.trainable_parameters or self.peak_memory_bytes
+        assert found is not None, "a match has exactly one budget"
+        return found
+
+    @property
+    def figure(self) -> str:
+        """What the budget is counted in, for people."""
+        return "bytes of peak memory" if self.trainable_parameters is None else "trainable parameters"
+
+    def __str__(self) -> str:
+        return f"{self.budget:,} {self.figure}"
+
+
+def check_match(match: MatchTable | None, shapes: int) -> None:
+    """A budget of memory needs a shape to predict it on.
+
+    Args:
+        match: The suite's budget, where it has one.
+        shapes: How many cost shapes it has.
+
+    Raises:
+        ValueError: It has none; a sentence for the suite's reader.
+    """
+    if match is not None and match.peak_memory_bytes is not None and not shapes:
+        raise ValueError("match.peak_memory_bytes is predicted on the first [[cost]] shape; give one")
 
 
 class BackboneTable(_Table):

@@ -1,5 +1,6 @@
-"""Intervals and comparisons on plain numbers; knows nothing of records, methods or units."""
+"""Intervals and comparisons of plain numbers, and the noise that an A/A control shows."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -8,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
 from bench.errors import BenchError
+from bench.schema.record import Control
 
 MIN_BLOCKS = 2
 """Below two blocks nothing is known about the spread between blocks."""
@@ -356,3 +358,23 @@ def rank_agreement(first: ArrayLike, other: ArrayLike) -> Agreement:
     told = float((signs != 0).sum() * (others != 0).sum()) ** 0.5
     tau = float(product.sum() / told) if told else float("nan")
     return Agreement(tau, int((product < 0).sum()), len(product))
+
+
+QUIET = (0.97, 1.03)
+"""Where the interval of a control lies on a machine that is quiet enough to decide by."""
+WIDENING = 2.0
+"""A time's interval is widened to both sides by so many times the far end of the control's, on the log scale. One
+control is one draw of how far identical code comes out apart; another may be worse. Simulated (docs/claim-errors.md),
+a claim at its very bound passes in 4 % of runs at most where builds and drift are up to twice the noise of a block, in
+9 % where they are four and eight times as large; with that end taken once it is 7 and 18 %, at a fixed number of
+blocks."""
+
+
+def is_quiet(control: Control) -> bool:
+    """Whether the interval of ``control`` lies within ``QUIET``."""
+    return QUIET[0] <= control.interval[0] and control.interval[1] <= QUIET[1]
+
+
+def margin(control: Control) -> float:
+    """By how much an interval of log ratios is widened to both sides."""
+    return WIDENING * max(abs(math.log(end)) for end in control.interval)

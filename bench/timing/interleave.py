@@ -15,8 +15,7 @@ import torch
 
 from bench.schema.claims import EXTRA_SECONDS, LOOKS, Bounds
 from bench.schema.record import Control, Timing
-from bench.stats.intervals import LEVEL, block_bootstrap_ratio, both_ways, log_ratio_blocks
-from bench.stats.noise import is_quiet, margin
+from bench.stats.intervals import LEVEL, block_bootstrap_ratio, both_ways, is_quiet, log_ratio_blocks, margin
 
 Reading = tuple[float, float]
 """Wall seconds and process CPU seconds."""

@@ -12,8 +12,7 @@ from bench.count.attribution import Origin
 from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch, randomise
 from bench.errors import BenchError
 from bench.models import backbone
-from bench.models.head import Head, TaskModel, make_head
-from bench.models.positions import check_positions
+from bench.models.head import Head, TaskModel, check_positions, make_head
 from bench.schema.jobs import Probe
 from bench.schema.shape import Setting
 from bench.timing import inference as latency

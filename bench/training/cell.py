@@ -85,8 +85,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
-    from bench.models.head import trainable
-    from bench.models.positions import check_positions
+    from bench.models.head import check_positions, trainable
     from bench.models.tokenizer import load_tokenizer
     from bench.tasks.metrics import compute
     from bench.tasks.sources import rows_of

@@ -17,10 +17,11 @@ from bench.stats.intervals import (
     block_bootstrap_ratio,
     both_ways,
     holm,
+    is_quiet,
     log_ratio_blocks,
+    margin,
     mean_interval,
 )
-from bench.stats.noise import is_quiet, margin
 from bench.store.store import Run
 
 Verdict = Literal["pass", "fail", "inconclusive", "invalid"]

@@ -12,8 +12,7 @@ from bench import analysis as compare
 from bench.errors import BenchError, first_fault, unwritable
 from bench.schema.figures import exact_fields
 from bench.schema.record import CostRecord, Record, ScoreRecord, Shape
-from bench.store.store import Run
-from bench.store.strict_json import strict_json
+from bench.store.store import Run, strict_json
 
 DECIDING = ("torch", "transformers")
 """Packages whose version, but for the last number, decides a count."""

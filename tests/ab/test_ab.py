@@ -21,9 +21,9 @@ from bench.ab.experiment import (
     judged,
     probe_of,
     take_turns,
+    unpack,
     verdict,
 )
-from bench.ab.revision import unpack
 from bench.errors import BenchError
 from bench.plan.load import load_suite
 from bench.report.sections.ab import answers

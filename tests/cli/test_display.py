@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench.cli import progress
 from bench.cli.progress import Display, spoken, waiting
-from bench.execute.workers import Result
+from bench.execute.runner import Result
 
 
 @pytest.mark.parametrize("status", ["oom", "nan", "timeout", "crashed", "failed"])

@@ -13,7 +13,7 @@ from bench.models import backbone
 from bench.schema.claims import EXTRA_SECONDS, LOOKS
 from bench.schema.figures import TERMS
 from bench.schema.suite import CostTable
-from bench.stats import noise as control
+from bench.stats import intervals as control
 from bench.store.store import read_run
 from bench.timing import clock as training
 from bench.timing import inference as latency
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "METHODOLOGY.md").read_text()
 CLAIMS = (ROOT / "docs/claims.md").read_text()
 BIAS = (ROOT / "BIAS.md").read_text()
-CONTROL = " ".join((ROOT / "bench/stats/noise.py").read_text().split())
+CONTROL = " ".join((ROOT / "bench/stats/intervals.py").read_text().split())
 HEADINGS = re.findall(r"^#+ (.+)$", TEXT, flags=re.MULTILINE)
 WORDS = {2: "twice", 3: "three", 5: "five", 8: "eight"}
 

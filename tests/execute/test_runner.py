@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.execute.runner import remaining, warm_up
-from bench.execute.workers import Result, run_jobs
+from bench.execute.runner import Result, remaining, run_jobs, warm_up
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.report.charts import catalogue as plots

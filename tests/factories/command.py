@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 from unittest import mock
 
 from bench.__main__ import main
-from bench.execute.workers import warm_context
+from bench.execute.runner import warm_context
 
 
 @dataclass(frozen=True)

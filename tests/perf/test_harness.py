@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from bench.execute.workers import Progress, run_jobs, warm_context
+from bench.execute.runner import Progress, run_jobs, warm_context
 from bench.models.backbone import configuration
 from bench.models.head import TaskModel, make_head
 from bench.plan.load import load_suite

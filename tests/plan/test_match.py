@@ -23,9 +23,9 @@ from bench.plan.planner import make_plan, plan_search
 from bench.plan.rewrite import as_spelled
 from bench.plan.select import Selection, select
 from bench.report.sections import overview as facts
-from bench.schema.budget import MatchTable
 from bench.schema.resolved import match_lines
 from bench.schema.shape import Setting
+from bench.schema.suite import MatchTable
 from bench.store.store import Run, open_store, read_suite
 from methods import BUILTIN
 from tests.factories.command import bench

@@ -70,7 +70,7 @@ def test_a_changed_shape_file_changes_identities(tmp_path):
     ("job", "sources"),
     [
         (Cell, {"models/tokenizer.py", "models/head.py", "stats/subspaces.py", "tasks/metrics.py", "training/loop.py"}),
-        (Probe, {"stats/intervals.py", "stats/noise.py", "schema/claims.py", "count/ledger.py", "training/loop.py"}),
+        (Probe, {"stats/intervals.py", "schema/claims.py", "count/ledger.py", "training/loop.py"}),
         (Sweep, {"models/backbone.py", "count/memory.py", "training/loop.py", "anatomy.py", "method.py"}),
     ],
 )

@@ -10,8 +10,7 @@ from bench.plan.load import load_suite, parse_suite, suite_names
 from bench.schema.jobs import Probe, Sweep
 from bench.schema.record import Latency, Shape
 from bench.schema.shape import Setting, StepForm, StepShape
-from bench.schema.suite import CostTable
-from bench.schema.sweeps import SweepTable
+from bench.schema.suite import CostTable, SweepTable
 from bench.store.store import read_run
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from bench.plan.load import load_suite, parse_suite
 from bench.plan.planner import make_plan, plan_search
 from bench.plan.select import Selection, select
 from bench.schema.record import ScoreRecord, TrialRecord
-from bench.schema.tuning import EXAMPLE, RATES
+from bench.schema.suite import EXAMPLE, RATES
 from bench.store.store import read_records
 from bench.tasks import synthetic
 from bench.training.cell import run_cell

@@ -12,7 +12,7 @@ from bench import registry
 from bench.analysis.tuning import Outcome, Point, outcomes, read_search
 from bench.plan.load import load_suite, suite_names
 from bench.plan.rewrite import tuned, write_tuned
-from bench.schema.tuning import RATES, TuningTable
+from bench.schema.suite import RATES, TuningTable
 from tests.factories.trials import GRID, search
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.store.strict_json import strict_json
+from bench.store.store import strict_json
 
 HARMLESS = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**80), 10**80) | st.floats(-1e99, 1e99) | st.text(),

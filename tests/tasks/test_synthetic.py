@@ -11,11 +11,11 @@ import pytest
 
 from bench.errors import BenchError
 from bench.schema.jobs import Source
-from bench.tasks import grammars, synthetic
+from bench.tasks import synthetic
 from bench.tasks.glue import TASKS
-from bench.tasks.grammars import GRAMMARS
 from bench.tasks.metrics import bag_of_words_floor
 from bench.tasks.sources import load_task
+from bench.tasks.synthetic import GRAMMARS
 
 SOURCE = Source("synthetic", None, "test")
 FUNCTION_WORDS = frozenset("a after at by during for in last near of on the to was".split())
@@ -25,7 +25,7 @@ tasks = pytest.mark.parametrize("name", synthetic.SYNTHETIC_TASKS)
 def content_words(name, split):
     """Words that a task draws from in one split, lower case, without those that both splits share."""
     grammar = GRAMMARS[name]
-    own = tomllib.loads((Path(grammars.__file__).with_name("words.toml")).read_text())[grammar.words][split]
+    own = tomllib.loads((Path(synthetic.__file__).with_name("words.toml")).read_text())[grammar.words][split]
     phrases = [phrase for words in own.values() for phrase in ([words] if isinstance(words, str) else words)]
     return {word for phrase in phrases for word in re.findall("[a-z]+", phrase.lower())} - FUNCTION_WORDS
 

@@ -10,7 +10,7 @@ from bench.report import format as fmt
 from bench.report.document import Fact, Facts
 from bench.schema.record import Record, Shape, TaskUsed, Tuning
 from bench.schema.resolved import ResolvedCost, ResolvedData
-from bench.stats.noise import QUIET
+from bench.stats.intervals import QUIET
 
 if TYPE_CHECKING:
     import pandas as pd
