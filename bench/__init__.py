@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.count.account import account
+    from bench.count.count import account
     from bench.plan.load import load_suite
     from bench.store.store import read_records as load_records
     from bench.verdicts.results import load_results
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["account", "load_records", "load_results", "load_suite"]
 
 _PLACES = {
-    "account": "bench.count.account:account",
+    "account": "bench.count.count:account",
     "load_records": "bench.store.store:read_records",
     "load_results": "bench.verdicts.results:load_results",
     "load_suite": "bench.plan.load:load_suite",

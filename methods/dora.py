@@ -1,4 +1,4 @@
-"""DoRA: LoRA on the direction of a weight, and a learned length a row (Liu et al., ICML 2024); it builds no weight."""
+"""DoRA: LoRA on the direction of a weight, and a learned length a row (Liu et al., ICML 2024)."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""(IA)^3: rescales keys, values and FFN activations by learned vectors (Liu et al., NeurIPS 2022); adds no map."""
+"""(IA)^3: rescales keys, values and FFN activations by learned vectors (Liu et al., NeurIPS 2022)."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Low-rank branches beside frozen linear maps, which LoRA and its relatives share; it names and starts no method."""
+"""Low-rank branches beside frozen linear maps, which LoRA and its relatives share."""
 
 import dataclasses
 import math

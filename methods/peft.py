@@ -1,4 +1,4 @@
-"""Runs any configuration of the ``peft`` library under this harness; it implements no method of its own."""
+"""Runs any configuration of the ``peft`` library under this harness."""
 
 import contextlib
 import warnings

@@ -1,4 +1,4 @@
-"""Reads a configuration of the ``peft`` library and checks it by peft's own dataclasses; it builds no module."""
+"""Reads a configuration of the ``peft`` library and checks it by peft's own dataclasses."""
 
 import copy
 import dataclasses

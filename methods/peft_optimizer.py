@@ -1,4 +1,4 @@
-"""The optimizers that the ``peft`` library has for its LoRA; it implements none and builds no module."""
+"""The optimizers that the ``peft`` library has for its LoRA."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""PiSSA: LoRA that starts from the principal part of each weight (Meng et al., NeurIPS 2024); it quantises nothing."""
+"""PiSSA: LoRA that starts from the principal part of each weight (Meng et al., NeurIPS 2024)."""
 
 import dataclasses
 from collections.abc import Mapping

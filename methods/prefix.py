@@ -1,4 +1,4 @@
-"""Learned keys and values in front of every attention (prefix tuning, P-tuning v2); no input position is added."""
+"""Learned keys and values in front of every attention (prefix tuning, P-tuning v2)."""
 
 import copy
 import dataclasses

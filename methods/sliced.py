@@ -1,4 +1,4 @@
-"""Branches beside the slices of frozen linear maps: where they stand, how they are added and merged; holds none."""
+"""Branches beside the slices of frozen linear maps: where they stand, how they are added and merged."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""VeRA: learned scales around frozen random matrices that layers share (Kopiczko et al., ICLR 2024); no learned map."""
+"""VeRA: learned scales around frozen random matrices that layers share (Kopiczko et al., ICLR 2024)."""
 
 import dataclasses
 from collections.abc import Mapping

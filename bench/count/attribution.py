@@ -1,4 +1,4 @@
-"""Says whose an operation is (backbone, method, head) and at which depth; counts nothing."""
+"""Says whose an operation is (backbone, method, head) and at which depth."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Runs a model on tensors without data (FakeTensorMode): shapes, types and storages alone; counts nothing itself."""
+"""Runs a model on tensors without data (FakeTensorMode): shapes, types and storages alone."""
 
 import contextlib
 import unittest.mock

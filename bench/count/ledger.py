@@ -1,4 +1,4 @@
-"""The exact part of a cost: FLOPs by kind, owner and layer, backward's path, saved bytes; it measures nothing."""
+"""The exact part of a cost: FLOPs by kind, owner and layer, backward's path, saved bytes."""
 
 import collections
 import contextlib

@@ -1,4 +1,4 @@
-"""Peak memory of a training step by phase, from the CUDA allocator or by following storages; it measures no time."""
+"""Peak memory of a training step by phase, from the CUDA allocator or by following storages."""
 
 import math
 import weakref

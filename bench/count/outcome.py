@@ -1,4 +1,4 @@
-"""What a probe has found out about one method so far, failures included; it takes no figure and imports no torch."""
+"""What a probe has found out about one method so far, failures included."""
 
 import dataclasses
 import traceback

@@ -1,4 +1,4 @@
-"""One training step of one method as a thing that can be repeated, counted and timed; it measures nothing itself."""
+"""One training step of one method as a thing that can be repeated, counted and timed."""
 
 import contextlib
 import dataclasses

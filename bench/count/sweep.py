@@ -1,4 +1,4 @@
-"""One sweep: a training step of every method at every value, counted on fake tensors, as one record each; runs none."""
+"""One sweep: a training step of every method at every value, counted on fake tensors, as one record each."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

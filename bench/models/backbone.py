@@ -6,12 +6,12 @@ import functools
 import hashlib
 import json
 import math
+import os
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
-from bench.models.downloads import limit_silence, reason
 from bench.schema import record
 from bench.schema.jobs import BackboneSpec
 
@@ -192,7 +192,7 @@ def _hub(name: str, revision: str, fetched: tuple[str, ...]) -> Path:
         remedy += f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise BenchError(
             f"backbone {name!r} at {revision} is not cached and cannot be fetched from the hub "
-            f"({reason(error)}); connect to the hub once{remedy}"
+            f"({hub_reason(error)}); connect to the hub once{remedy}"
         ) from error
 
 
@@ -293,10 +293,8 @@ def _quiet_loading() -> None:
 @functools.cache
 def describe(spec: BackboneSpec) -> record.Backbone:
     """What a record keeps of a backbone; the parameter count comes from the shapes alone."""
-    parameters = sum(p.numel() for p in load(spec, device="meta").parameters()) if spec.weights == "random" else None
-    if parameters is None:
-        meta = dataclasses.replace(spec, weights="random")
-        parameters = sum(p.numel() for p in load(meta, device="meta").parameters())
+    shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
+    parameters = sum(p.numel() for p in load(shape, device="meta").parameters())
     pinned = PRETRAINED.get(spec.name) if spec.weights == "pretrained" else None
     return record.Backbone(
         name=spec.title, revision=spec.revision, sha256=spec.sha256, parameters=parameters, weights=spec.weights,
@@ -356,3 +354,45 @@ def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any
         values |= {field: value * width // hidden for field, value in scaled.items()}
         values[key("hidden_size")] = width
     return type(config)(**values)
+
+
+SILENCE_SECONDS = 5.0
+"""Longest wait for a connection or for the next byte, unless ``HF_HUB_DOWNLOAD_TIMEOUT`` asks for another."""
+
+
+def limit_silence() -> None:
+    """Bound every wait of ``huggingface_hub``, also of the requests that it would let wait for ever.
+
+    It lists a folder with no limit (huggingface_hub 2.4.0, ``utils/_pagination.py``). It tries six times and pauses
+    between the tries: a hub that falls silent costs about a minute.
+    """
+    import huggingface_hub
+
+    client = huggingface_hub.get_session()
+    hooks = client.event_hooks
+    if _limited in hooks["request"]:
+        return
+    # A factory, since the library makes a new client after a connection has failed.
+    hooks = hooks | {"request": [*hooks["request"], _limited]}
+    huggingface_hub.set_client_factory(lambda: type(client)(event_hooks=hooks, follow_redirects=True, timeout=None))
+
+
+def _limited(request: Any) -> None:
+    longest = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or SILENCE_SECONDS)
+    waits = request.extensions.get("timeout", {})
+    limits = {kind: min(waits.get(kind) or longest, longest) for kind in ("connect", "read", "write", "pool")}
+    request.extensions["timeout"] = limits
+
+
+def hub_reason(error: BaseException) -> str:
+    """The first line of the error that started it: libraries wrap what the hub answered in hints of their own."""
+    while origin := _origin(error):
+        error = origin
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return f"{type(error).__name__}: {line.rstrip('.')}"
+
+
+def _origin(error: BaseException) -> BaseException | None:
+    # ``datasets`` hides what the hub answered behind a FileNotFoundError raised "from None".
+    hidden = error.__context__ if type(error) is FileNotFoundError else None
+    return error.__cause__ or hidden

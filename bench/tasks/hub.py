@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.models.downloads import limit_silence, reason
+from bench.models.backbone import hub_reason, limit_silence
 from bench.tasks.folder import parse_label
 from bench.tasks.glue import HUB_ID, HUB_REVISION, TaskSpec
 from bench.tasks.rows import Rows
@@ -96,7 +96,7 @@ def _prepare(spec: TaskSpec) -> None:
         datasets.load_dataset(HUB_ID, spec.name, revision=HUB_REVISION)
     except Exception as error:  # the libraries below have a dozen types for what a hub or a file can do
         raise BenchError(
-            f"{HUB_ID}: {spec.name} cannot be loaded ({reason(error)}); "
+            f"{HUB_ID}: {spec.name} cannot be loaded ({hub_reason(error)}); "
             "try again, or use --data DIR or --data synthetic"
         ) from error
     if not cached([spec]):
@@ -116,7 +116,7 @@ def _rows(spec: TaskSpec, split: str) -> Rows:
         columns = [list(table[column]) for column in (*spec.text, "label")]
     except Exception as error:  # a file cut short, or of another form: each reader fails in its own way
         raise BenchError(
-            f"{where}: the cached split {split} cannot be read ({reason(error)}); remove {cache_folder(spec)}"
+            f"{where}: the cached split {split} cannot be read ({hub_reason(error)}); remove {cache_folder(spec)}"
         ) from error
     labels = [parse_label(spec, value, where) for value in columns.pop()]
     return Rows(tuple(zip(*columns, strict=True)), tuple(labels))

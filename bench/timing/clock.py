@@ -1,4 +1,4 @@
-"""Times the phases of training steps against each other; it builds no method and reduces no samples."""
+"""Times the phases of training steps against each other."""
 
 import math
 from collections.abc import Hashable, Iterator

@@ -1,4 +1,4 @@
-"""Inference as trained, merged and bare: exact structure, counts, times, merge error, task switch; trains nothing."""
+"""Inference as trained, merged and bare: exact structure, counts, times, merge error, task switch."""
 
 import copy
 import dataclasses

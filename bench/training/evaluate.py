@@ -1,4 +1,4 @@
-"""Turns rows of text into batches and a trained model into a score; trains nothing."""
+"""Turns rows of text into batches and a trained model into a score."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""The training loop, the same for every method; it never names one and evaluates nothing."""
+"""The training loop, the same for every method."""
 
 import dataclasses
 import functools
