@@ -66,12 +66,6 @@ def unpack(wanted: str, into: Path) -> Tree:
     return Tree(wanted if commit.startswith(wanted.encode()) else f"{wanted} ({short})", into)
 
 
-def uncommitted() -> bool:
-    """Whether ``methods/`` of the repository around the working directory differs from its last commit."""
-    root = (_git("rev-parse", "--show-toplevel") or b"").decode().strip()
-    return bool(root) and bool(_git("-C", root, "status", "--porcelain", "--", "methods"))
-
-
 def _git(*arguments: str) -> bytes | None:
     """Output of a git command; None where it fails or there is no git."""
     try:

@@ -146,7 +146,7 @@ def _ranks(scores: Cells, tasks: Sequence[str], compared: Sequence[str], seeds: 
     if not compared:
         return pd.DataFrame(columns=names, dtype=float)
     places = [(task, seed) for task in tasks for seed in seeds]
-    # By pandas: scipy.stats, which stats.average_ranks needs, takes longer to load than a report to write.
+    # By pandas: scipy.stats, whose rankdata gives the same, takes longer to load than a report to write.
     ranked = pd.DataFrame({label: [scores[label][place] for place in places] for label in compared})
     ranked = ranked.rank(axis=1, ascending=False)
     rows = {}

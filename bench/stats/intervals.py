@@ -270,54 +270,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def non_inferiority_p(method: Mapping[Key, float], baseline: Mapping[Key, float], margin: float) -> float:
-    """P-value of the claim that ``method - baseline`` lies above ``-margin`` on average over the keys of both."""
-    return one_sided_p([method[key] - baseline[key] for key in method if key in baseline], -margin, above=True)
-
-
-def detectable_effect(deviation: float, n: int, *, power: float = 0.8, level: float = 0.05) -> float:
-    """Smallest true shift that a one-sided t test of ``n`` values finds with probability ``power``.
-
-    Args:
-        deviation: Standard deviation of the values, in their unit.
-        n: Number of values, at least two.
-        power: Probability of finding it.
-        level: Of the test.
-
-    Returns:
-        The shift in the values' unit, from the noncentral t distribution.
-    """
-    if n < 2:
-        raise BenchError(f"a detectable effect needs at least 2 values, got {n}; measure more blocks or seeds")
-    from scipy.optimize import brentq  # here: readers of a run need none of it and would wait for it
-    from scipy.stats import nct
-
-    critical = float(stdtrit(n - 1, 1 - level))
-    noncentral = float(brentq(lambda shift: float(nct.sf(critical, n - 1, shift)) - power, 0.0, 100.0))
-    return float(noncentral * deviation / n**0.5)
-
-
-def average_ranks(scores: Mapping[str, Mapping[Key, float]]) -> dict[str, float]:
-    """Mean rank of each method over the keys that all have, 1 the best; ties share their ranks' mean.
-
-    Args:
-        scores: Score by method and key, such as (task, seed); more is better.
-
-    Returns:
-        Rank by method; empty where no key is common to all.
-    """
-    if not scores:
-        return {}
-    shared = sorted(set.intersection(*(set(values) for values in scores.values())), key=repr)
-    if not shared:
-        return {}
-    from scipy.stats import rankdata
-
-    table = np.asarray([[values[key] for key in shared] for values in scores.values()])
-    ranks = rankdata(-table, axis=0).mean(axis=1)
-    return dict(zip(scores, map(float, ranks), strict=True))
-
-
 def mcnemar_p(only_first: int, only_second: int) -> float:
     """P-value of McNemar's exact test: two classifiers are as often right on the same rows.
 

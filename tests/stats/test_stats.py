@@ -8,14 +8,11 @@ from scipy.stats import binomtest, kendalltau, ttest_1samp
 
 from bench.errors import BenchError
 from bench.stats.intervals import (
-    average_ranks,
     block_bootstrap_ratio,
-    detectable_effect,
     holm,
     is_informative,
     mcnemar_p,
     mean_interval,
-    non_inferiority_p,
     one_sided_p,
     outside_p,
     paired_difference,
@@ -172,27 +169,6 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values):
     assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
     order = np.argsort(p_values, kind="stable")
     assert all(np.diff(np.asarray(adjusted)[order]) >= 0)
-
-
-def test_non_inferiority_pairs_and_takes_its_margin():
-    ours = {("sst2", seed): 0.80 + 0.001 * seed for seed in range(6)}
-    theirs = {("sst2", seed): 0.805 + 0.001 * (seed % 3) for seed in range(8)}
-    assert non_inferiority_p(ours, theirs, margin=0.02) < 0.001
-    assert non_inferiority_p(ours, theirs, margin=0.0) > 0.5
-    assert non_inferiority_p({("a", 0): 1.0}, {("b", 0): 1.0}, margin=1.0) == 1.0
-
-
-def test_the_detectable_effect_is_found_as_often_as_it_says():
-    effect = detectable_effect(0.02, 8, power=0.8)
-    assert rejections(lambda values: one_sided_p(values, 0.0, above=True), effect) == pytest.approx(0.8, abs=0.03)
-    with pytest.raises(BenchError, match="at least 2 values"):
-        detectable_effect(0.02, 1)
-
-
-def test_ranks_are_averaged_over_what_all_methods_have():
-    scores = {"a": {1: 0.9, 2: 0.8, 3: 0.1}, "b": {1: 0.5, 2: 0.8}, "c": {1: 0.7, 2: 0.2}}
-    assert average_ranks(scores) == pytest.approx({"a": 1.25, "b": 2.25, "c": 2.5})
-    assert average_ranks({"a": {1: 0.0}, "b": {2: 0.0}}) == average_ranks({}) == {}
 
 
 def test_mcnemar_is_the_exact_test_of_a_fair_coin():
