@@ -1,7 +1,7 @@
 """Times the phases of training steps against each other."""
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.count.step import TrainingStep
 from bench.method import Method
-from bench.timing.interleave import Arm, Round, between, clock
+from bench.timing.interleave import Round, between, clock
 from bench.training.loop import NonFiniteLoss
 
 PHASES = ("forward", "backward", "optimizer", "step")
@@ -44,10 +44,6 @@ class StepClock:
         self.seen = seen or Seen()
         for group in step.optimizer.param_groups:
             group["lr"] = 0.0
-
-    def arm(self, key: Hashable) -> Arm:
-        """This clock under ``key`` among the arms of an interleaved measurement."""
-        return Arm(key, self.run)
 
     def run(self) -> Round:
         """One step; ``step`` is the sum of the three phases, ``zero_grad`` and the loss check lie outside.
