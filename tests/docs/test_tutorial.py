@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.plan.load import load_suite
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
 FILES = re.findall(r"^`([\w./-]+)`:\n\n```\w+\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
@@ -62,3 +64,21 @@ def test_the_run_reads_the_reader_s_data_and_decides_the_claim(printed):
 def test_the_gate_passes_on_what_was_just_measured(printed):
     assert "passed" in printed["gate"]
     assert "failed" not in printed["gate"]
+
+
+def test_what_the_tutorial_quotes_is_what_its_commands_print(printed):
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    quoted = [text for language, text in blocks if not language and not text.startswith("python")]
+    assert len(quoted) == 3
+    for text, verbs in zip(quoted, (["list"], ["run", "report"], ["gate"]), strict=True):
+        assert all(text in printed[verb] for verb in verbs)
+    assert printed["list"].endswith(quoted[0])
+
+
+def test_the_claim_about_scores_and_the_search_that_the_tutorial_shows_belong_to_its_suite(tmp_path):
+    shown = re.findall(r"^```toml\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    claim, tuning = (next(text for text in shown if text.startswith(start)) for start in ("[[claim]]", "[tuning]"))
+    path = tmp_path / "mine.toml"
+    path.write_text("\n".join([dict(FILES)["mine.toml"], claim, tuning]))
+    suite = load_suite(str(path))
+    assert suite.tuning and [each.metric for each in suite.claim] == ["flops.backbone.backward", "score"]

@@ -85,11 +85,11 @@ def _interval(timing: Timing, is_baseline: bool) -> str:
 
 
 def latency(say: Say, record: CostRecord) -> str:
-    """Latency at batch 1 against the bare backbone; where the merged model is the backbone again there is none."""
+    """Latency at batch 1 against the bare backbone, with its interval; where the merged model is the backbone again there is none."""
     if record.merged_equals_base and record.merged_equals_base.all:
         return say("same operations", "算子相同")
     assert record.latency_seconds
-    return fmt.ratio(record.latency_seconds.unmerged.by_batch[1].ratio_to_baseline)
+    return _interval(record.latency_seconds.unmerged.by_batch[1], False)
 
 
 def sentence(say: Say, name: str) -> str:
