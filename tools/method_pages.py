@@ -10,12 +10,11 @@ import re
 import sys
 from pathlib import Path
 
-from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.method import Method, MethodConfig
 from bench.registry import load_method
 from bench.report import format as fmt
 from bench.schema.record import CostRecord, Shape
-from bench.store.store import read_run
 from methods import BUILTIN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,9 +72,8 @@ def quoted() -> dict[str, dict[str, CostRecord]]:
     """Cost records by run and method name, of the first shape of each run."""
     found = {}
     for name in RUNS:
-        records = read_run(ROOT / "results" / "published" / name).records
-        shape = compare.cost_shapes(records)[0]
-        found[name] = {r.method.name: r for r in compare.cost_records(records) if r.shape == shape}
+        results = Results(ROOT / "results" / "published" / name)
+        found[name] = {record.method.name: record for record in results.measured().values()}
     return found
 
 

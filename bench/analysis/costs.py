@@ -1,4 +1,4 @@
-"""Lifts cost records into tables with ratios to the baseline; knows nothing of scores.
+"""Builds tables of costs: every method on one shape with ratios to the baseline, and latencies of all lengths.
 
 All figures keep SI base units. A figure that a record lacks is NaN, never 0.
 """
@@ -6,20 +6,22 @@ All figures keep SI base units. A figure that a record lacks is NaN, never 0.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.analysis.once import Once
-from bench.analysis.records import cost_records, in_order
+from bench.analysis.records import in_order
 from bench.errors import BenchError
 from bench.schema import figures
 from bench.schema.figures import BASE as BASE
 from bench.schema.figures import MERGE_TYPES as MERGE_TYPES
 from bench.schema.figures import MODES as MODES
 from bench.schema.figures import PHASES as PHASES
-from bench.schema.record import CostRecord, CountRecord, Inference, Record, Shape, Timing
+from bench.schema.record import CostRecord, CountRecord, Inference, Shape, Timing
 from bench.stats.intervals import QUIET as QUIET
+
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
 
 BATCHES = ("batch_1", "batch_8", "batch_32")
 """Batch sizes of inference, as columns name them, that a table has columns for also where none was measured."""
@@ -27,14 +29,12 @@ INFERENCE = tuple(Inference.model_fields)
 """What is counted of one inference."""
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested mappings by dotted name."""
+    by_name: dict[str, Any] = {}
     for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            flat |= _flat(inner, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = inner
-    return flat
+        by_name |= flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {prefix + key: inner}
+    return by_name
 
 
 def check_one_environment(records: Sequence[CostRecord]) -> None:
@@ -43,7 +43,7 @@ def check_one_environment(records: Sequence[CostRecord]) -> None:
         first = records[0]
         if record.environment.get("fingerprint") == first.environment.get("fingerprint"):
             continue
-        ours, theirs = _flat(first.environment), _flat(record.environment)
+        ours, theirs = flat(first.environment), flat(record.environment)
         free = ("commit", "dirty", "load_average", "fingerprint", "platform")
         differing = [key for key in ours | theirs if key not in free and ours.get(key) != theirs.get(key)]
         field = differing[0] if differing else "fingerprint"
@@ -54,9 +54,9 @@ def check_one_environment(records: Sequence[CostRecord]) -> None:
         )
 
 
-def cost_shapes(records: Iterable[Record]) -> list[Shape]:
+def cost_shapes(records: Iterable[CostRecord]) -> list[Shape]:
     """The shapes that were probed, first those that hold most methods, then those with most tokens."""
-    held = Counter(record.shape for record in cost_records(records))
+    held = Counter(record.shape for record in records)
     return sorted(held, key=lambda shape: (-held[shape], -shape.batch * shape.length))
 
 
@@ -107,34 +107,23 @@ def _cost_columns(batches: Iterable[str]) -> list[str]:
     return ["status", *counted, *of("memory"), *beside, *of("inference"), *times, *of("merge")]
 
 
-def cost_table(records: Iterable[Record], order: Sequence[str] = (), shape: Shape | None = None) -> pd.DataFrame:
+def cost_table(results: "Results", shape: Shape | None = None) -> pd.DataFrame:
     """Costs of each method on one shape.
 
     Args:
-        records: Any records; only costs are read.
-        order: Labels in the order of the suite; a label without a record gets an empty row.
-        shape: One of `cost_shapes`; None: the first of them.
+        results: Of a run.
+        shape: One of its shapes; None: the first of them.
 
     Returns:
-        One row per method label. ``*_ratio``, ``*_low``, ``*_high`` refer to the baseline (95 % interval), except for
-        ``merged_*`` and ``unmerged_*``, which refer to the bare backbone. ``flops_backward_ratio`` is exact.
+        One row per method label; a label without a record has an empty row. ``*_ratio``, ``*_low``, ``*_high`` refer
+        to the baseline (95 % interval), except for ``merged_*`` and ``unmerged_*``, which refer to the bare backbone.
+        ``flops_backward_ratio`` is exact.
 
     Raises:
         BenchError: The costs come from more than one environment.
     """
-    if isinstance(records, tuple):  # those of a run, whose every page and figure reads this table
-        key = (tuple(order), shape)
-        return _KNOWN.get(records, lambda: _cost_table(records, order, shape), key).copy()
-    return _cost_table(records, order, shape)
-
-
-_KNOWN: Once[tuple[Record, ...], pd.DataFrame] = Once(kept=8)
-
-
-def _cost_table(records: Iterable[Record], order: Sequence[str], shape: Shape | None) -> pd.DataFrame:
-    costs = cost_records(records)
-    shape = shape or next(iter(cost_shapes(costs)), None)
-    costs = [record for record in costs if record.shape == shape]
+    shape = shape or next(iter(results.shapes), None)
+    costs = [record for record in results.cost_records if record.shape == shape]
     done = [record for record in costs if record.status == "ok"]
     check_one_environment(done)
     by_label = {record.method.label: record for record in done}
@@ -142,13 +131,13 @@ def _cost_table(records: Iterable[Record], order: Sequence[str], shape: Shape | 
     for record in costs:
         rows[record.method.label] = {"status": record.status}
         if record.status == "ok":
-            baseline = by_label.get(record.baseline)
-            rows[record.method.label] |= _row(record, baseline)
-    labels = in_order(rows, order)
+            rows[record.method.label] |= _row(record, by_label.get(record.baseline))
+    labels = in_order(rows, results.labels)
     table = pd.DataFrame([rows.get(label, {}) for label in labels], index=pd.Index(labels, name="method"))
     table = table.reindex(columns=_cost_columns(_batches(done)))
     kept = {"status", "peak_memory_source", "merged_is_base"}
-    return table.astype({column: float if column not in kept else object for column in table.columns})
+    typed = table.astype({column: float if column not in kept else object for column in table.columns})
+    return typed.copy()  # in one piece, not a column each
 
 
 def peak_column(table: pd.DataFrame) -> str:
@@ -172,16 +161,60 @@ def measured_batches(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def controls(records: Iterable[Record]) -> pd.DataFrame:
+def controls(records: Iterable[CostRecord]) -> pd.DataFrame:
     """The A/A controls: the baseline against itself.
 
     Returns:
         One row per control and probe group: ``name ratio low high quiet``; quiet when the interval lies within `QUIET`.
     """
     found = dict.fromkeys(
-        (name, control.ratio, *control.interval)
-        for record in cost_records(records)
-        for name, control in record.aa_control.items()
+        (name, control.ratio, *control.interval) for record in records for name, control in record.aa_control.items()
     )
     table = pd.DataFrame(list(found), columns=["name", "ratio", "low", "high"])
     return table.assign(quiet=(table["low"] >= QUIET[0]) & (table["high"] <= QUIET[1]))
+
+
+LATENCY = ("method", "mode", "length", "batch", "ratio", "low", "high", "control_low", "control_high")
+
+
+def latency_table(results: "Results") -> pd.DataFrame:
+    """Latency against the bare backbone with the same head, at every length and batch that was measured.
+
+    Read are costs without fault that say how long a row of inference was, on the first of the run's shapes and on
+    those that differ from it in batch and length alone. Where two of these took rows of one length, the first stands.
+
+    Returns:
+        One row per method, mode (``unmerged``, ``merged``), length (tokens a row) and batch (rows): the ratio of times
+        with its 95 % interval, and the interval of the A/A control that was taken in the same rounds (NaN where none
+        was). Lengths and batches rise within a method.
+
+    Raises:
+        BenchError: The costs come from more than one environment.
+    """
+    rows = []
+    for record in _comparable(results.cost_records):
+        for mode in MODES:
+            latency = getattr(record.latency_seconds, mode)
+            for size, timing in latency.by_batch.items() if latency is not None else ():
+                control = record.aa_control.get(f"latency_batch_{size}")
+                noise = control.interval if control is not None else (float("nan"), float("nan"))
+                rows.append((record.method.label, mode, record.latency_length, size, timing.ratio_to_baseline,
+                             *timing.ratio_interval, *noise))  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(LATENCY))
+    labels = in_order(table["method"], results.labels)
+    table["method"] = pd.Categorical(table["method"], labels)
+    return table.sort_values(["method", "mode", "length", "batch"], ignore_index=True).astype({"method": object})
+
+
+def _comparable(records: Iterable[CostRecord]) -> list[CostRecord]:
+    """One record a method and length, all of one machine and one form of the step."""
+    costs = [r for r in records if r.status == "ok" and r.latency_seconds and r.latency_length]
+    shapes = cost_shapes(costs)
+    same = [
+        s for s in shapes if s.model_copy(update={"batch": shapes[0].batch, "length": shapes[0].length}) == shapes[0]
+    ]
+    found: dict[tuple[str, int | None], CostRecord] = {}
+    for record in sorted((r for r in costs if r.shape in same), key=lambda r: same.index(r.shape)):
+        found.setdefault((record.method.label, record.latency_length), record)
+    check_one_environment(list(found.values()))
+    return list(found.values())

@@ -1,23 +1,32 @@
-"""Lifts scores on the way: against steps, seconds and FLOPs, and what each method spends to come near the baseline.
+"""Builds curves of scores on the way: against steps, seconds and FLOPs, and what each method spends to come near full.
 
-Scores are in points of 100. A figure that no record has is NaN, never 0.
+Scores are in points of 100. A figure that no record has is NaN, never 0. FLOPs of training on rows of any lengths are
+solved from counts at a few lengths, exactly:
+a training step multiplies matrices once per token, per pair of tokens (attention), per row (the head) and per pass
+(what depends on no row, such as a prompt encoder), so a pass over B rows of T tokens takes
+
+    fixed + a B + b B T + c B T^2
+
+FLOPs, prompts and prefixes included. Counts at three lengths and one batch give b, c and ``fixed + a B``; every further
+length must agree to the last FLOP. Only counts at another batch tell ``fixed`` and ``a`` apart.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bench.analysis.once import Once
-from bench.analysis.ranking import method_cost
-from bench.analysis.records import in_order, score_records
+from bench.analysis.records import in_order
 from bench.analysis.scores import check_one_content, doubts, training_doubts
-from bench.analysis.work import Work, training_flops
-from bench.schema.record import CurvePoint, Record, ScoreRecord
+from bench.schema.record import CountRecord, CurvePoint, ScoreRecord
 from bench.stats.intervals import mean_interval
-from bench.store.store import Run
+
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
 
 NEAR = 0.99
 """Share of the baseline's mean final score that counts as reached."""
@@ -28,12 +37,108 @@ _CURVE = ("method", "task", "step", "n", *_MEANS, "score", "low", "high")
 _REACHED = ("method", "task", "seed", "target", "final", *SPENT)
 
 
-def curve_table(records: Iterable[Record], order: Sequence[str] = ()) -> pd.DataFrame:
-    """Scores on the way, mean over seeds.
+LENGTHS = 3
+"""Counted lengths that give the polynomial; those beyond check it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of forward and backward of one method as sums over passes, rows, tokens and squared lengths."""
+
+    fixed: Fraction
+    """Per pass; 0 where ``batch`` holds it within ``per_row``."""
+    per_row: Fraction
+    per_token: Fraction
+    per_square: Fraction
+    batch: int | None
+    """Rows of a pass for which it holds; None: any."""
+    checks: int
+    """Counts beyond those that it was solved from, all of which it meets exactly."""
+
+    def flops(self, point: CurvePoint, passes: int) -> float:
+        """FLOPs up to ``point``; NaN where the passes had another number of rows than what was counted.
+
+        Args:
+            point: Sums over all batches so far.
+            passes: Batches so far.
+        """
+        if self.batch is not None and point.rows != passes * self.batch:
+            return float("nan")
+        return float(
+            passes * self.fixed + point.rows * self.per_row + point.tokens * self.per_token
+            + point.token_squares * self.per_square
+        )  # fmt: skip
+
+
+def training_flops(results: "Results") -> dict[str, Work]:
+    """The work of each method whose counts of sweeps give it; the others are left out.
+
+    Counts are taken at the methods' own configuration, on a backbone with as many parameters as the scored one, without
+    checkpointing and with fused attention, which is how cells train.
+    """
+    asked = {(r.method.label, r.backbone.parameters) for r in results.score_records if r.backbone}
+    points: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
+    for record in results.count_records:
+        if _usable(record) and (record.method.label, record.backbone.parameters) in asked:  # type: ignore[union-attr]
+            assert record.flops is not None
+            place = (record.shape.batch, record.shape.length)
+            points[record.method.label][place] = record.flops.forward + record.flops.backward
+    found = {label: solved(counted) for label, counted in points.items()}
+    return {label: work for label, work in found.items() if work is not None}
+
+
+def _usable(record: CountRecord) -> bool:
+    counted = record.status == "ok" and record.flops is not None and record.backbone is not None
+    plain = record.vary in ("length", "batch") and not record.shape.checkpointing and record.shape.attention == "sdpa"
+    return counted and plain
+
+
+def solved(counted: Mapping[tuple[int, int], int]) -> Work | None:
+    """The polynomial through counted FLOPs.
 
     Args:
-        records: Any records; scores with a curve are read, and counts, which give FLOPs.
-        order: Labels in the order of the suite.
+        counted: FLOPs of forward and backward by (rows, tokens a row).
+
+    Returns:
+        None with fewer than three lengths at every batch, or where a further length does not lie on it.
+    """
+    by_batch: dict[int, dict[int, int]] = defaultdict(dict)
+    for (batch, length), flops in counted.items():
+        by_batch[batch][length] = flops
+    batch, lengths = max(by_batch.items(), key=lambda item: len(item[1]), default=(0, {}))
+    if len(lengths) < LENGTHS:
+        return None
+    together, b, c = _quadratic(lengths, batch)
+    rest = [length for length in lengths if together + batch * (b * length + c * length**2) != lengths[length]]
+    if rest:
+        return None
+    checks = len(lengths) - LENGTHS
+    other = {place: flops for place, flops in counted.items() if place[0] != batch}
+    # What depends on no length, at each other batch: fixed + a B.
+    alone = {
+        place: flops - place[0] * (b * place[1] + c * place[1] ** 2) for place, flops in other.items()
+    }  # fmt: skip
+    slopes = {(value - together) / (place[0] - batch) for place, value in alone.items()}
+    if len(slopes) != 1:
+        return Work(Fraction(0), together / batch, b, c, batch, checks)
+    (a,) = slopes
+    return Work(together - a * batch, a, b, c, None, checks + len(alone) - 1)
+
+
+def _quadratic(lengths: Mapping[int, int], batch: int) -> tuple[Fraction, Fraction, Fraction]:
+    """``(e, b, c)`` with ``e + B (b T + c T^2)`` through the smallest, a middle and the largest length."""
+    rising: Sequence[int] = sorted(lengths)
+    x = [rising[0], rising[len(rising) // 2], rising[-1]]
+    y = [Fraction(lengths[length]) for length in x]
+    first, second = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    c = (second - first) / (x[2] - x[0])
+    b = first - c * (x[0] + x[1])
+    e = y[0] - b * x[0] - c * x[0] ** 2
+    return e, b / batch, c / batch
+
+
+def curve_table(results: "Results") -> pd.DataFrame:
+    """Scores on the way, mean over seeds.
 
     Returns:
         One row per (method, task, step): ``n`` seeds, mean ``seconds flops loss`` so far, mean ``score`` with ``low
@@ -42,22 +147,13 @@ def curve_table(records: Iterable[Record], order: Sequence[str] = ()) -> pd.Data
     Raises:
         BenchError: The same task was read from different rows.
     """
-    if isinstance(records, tuple):  # those of a run, whose figures all show this table
-        return _KNOWN.get(records, lambda: _curve_table(records, order), tuple(order)).copy()
-    return _curve_table(tuple(records), order)
-
-
-_KNOWN: Once[tuple[Record, ...], pd.DataFrame] = Once()
-
-
-def _curve_table(records: tuple[Record, ...], order: Sequence[str]) -> pd.DataFrame:
-    work = training_flops(records)
+    work = results.training_flops
     found: dict[tuple[str, str, int], list[dict[str, float]]] = defaultdict(list)
-    for record in _with_curve(records):
+    for record in _with_curve(results):
         for point in record.curve:
             place = (record.method.label, record.task_name, point.step)
             found[place].append(_spent(record, point, work) | {"loss": point.loss, "score": 100 * point.score})
-    labels = in_order((label for label, _, _ in found), order)
+    labels = in_order((label for label, _, _ in found), results.labels)
     rows = []
     for place in sorted(found, key=lambda place: (labels.index(place[0]), place[1:])):
         seeds = found[place]
@@ -67,8 +163,8 @@ def _curve_table(records: tuple[Record, ...], order: Sequence[str]) -> pd.DataFr
     return pd.DataFrame(rows, columns=list(_CURVE)).set_index(["method", "task", "step"])
 
 
-def _with_curve(records: tuple[Record, ...]) -> list[ScoreRecord]:
-    found = [record for record in score_records(records) if record.status == "ok" and record.curve]
+def _with_curve(results: "Results") -> list[ScoreRecord]:
+    found = [record for record in results.score_records if record.status == "ok" and record.curve]
     check_one_content(found)
     return found
 
@@ -94,36 +190,25 @@ class Reached(NamedTuple):
     and ``why`` it carries no verdict."""
 
 
-def reached(run: Run, order: Sequence[str]) -> Reached:
+def reached(results: "Results") -> Reached:
     """Look up, for each method, task and seed, the first point of the curve near the baseline's final score.
 
     A curve is read at a few points alone: each figure is the most that was needed, up to one share of the steps less.
 
-    Args:
-        run: Its scores with a curve are read, and counts and costs where it has them.
-        order: Labels in the order of the suite.
-
     Raises:
         BenchError: Scores or costs cannot stand in one table.
     """
-    return _REACHES.get(run, lambda: _reached(run, order), tuple(order))
-
-
-_REACHES: Once[Run, Reached] = Once()
-
-
-def _reached(run: Run, order: Sequence[str]) -> Reached:
-    baseline, records = run.suite.baseline, _with_curve(run.records)
+    baseline, records = results.baseline, _with_curve(results)
     by_task: dict[str, list[ScoreRecord]] = defaultdict(list)
-    for record in score_records(run.records):
+    for record in results.score_records:
         if record.status == "ok" and record.method.label == baseline:
             by_task[record.task_name].append(record)
     targets = {task: _target(found) for task, found in by_task.items()}
-    work = training_flops(run.records)
+    work = results.training_flops
     cells = pd.DataFrame([_cell(r, targets.get(r.task_name, np.nan), work) for r in records], columns=list(_REACHED))
-    peaks = method_cost(run, list(order), "peak_step_bytes")
+    peaks = results.method_cost("peak_step_bytes")
     rows: list[dict[str, Any]] = []
-    labels = in_order(cells["method"], order)
+    labels = in_order(cells["method"], results.labels)
     groups = {place: group for place, group in cells.groupby(["method", "task"], sort=False)}
     for label, task in sorted(groups, key=lambda place: labels.index(place[0])):
         group = groups[label, task]

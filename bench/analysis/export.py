@@ -1,26 +1,26 @@
-"""Lifts a run into one wide table for other programs: a row per method and shape, point of a sweep, task, reading."""
+"""Builds one wide table of a run for other programs: a row per method and shape, point of a sweep, task, reading."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.analysis.costs import cost_shapes, cost_table, counted_row
-from bench.analysis.curves import curve_table, reached
-from bench.analysis.gradients import gradient_table, start_table
-from bench.analysis.over_rows import paired_rows
-from bench.analysis.ranking import fronts
-from bench.analysis.records import count_records, score_records
-from bench.analysis.scores import per_task, score_table
+from bench.analysis.costs import counted_row
 from bench.errors import BenchError
 from bench.schema.figures import exported
 from bench.schema.record import Shape, Tuning
-from bench.store.store import Run
 
-SHAPE = tuple(Shape.model_fields)
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
+
+SHAPE = (
+    *("batch", "length", "dtype", "device", "attention", "optimizer", "dropout", "threads"),
+    *("checkpointing", "compiled", "weights"),
+)
+"""Fields of a shape in the order of the columns, which other programs may count on."""
 
 
-def figure_table(run: Run) -> pd.DataFrame:
-    """All figures of ``run`` in SI base units, scores in points of 100; the unit stands in the column's name.
+def figure_table(results: "Results") -> pd.DataFrame:
+    """All figures of a run in SI base units, scores in points of 100; the unit stands in the column's name.
 
     Returns:
         One row per method and shape (``kind`` cost), point of a sweep (count), task (score, reach), reading on the way
@@ -31,25 +31,25 @@ def figure_table(run: Run) -> pd.DataFrame:
     Raises:
         BenchError: The run holds no record, or its records cannot stand in one table.
     """
+    run = results.run
     if not run.records:
         raise BenchError(f"{run.folder}: holds no record; finish the run first: {run.command}")
-    order = run.suite.methods
     table = _joined(
-        cost_figures(run), _counts(run), score_figures(run), _standing(run, order), _curves(run, order),
-        _reach(run, order), _gradients(run, order),
+        cost_figures(results), _counts(results), score_figures(results), _standing(results), _curves(results),
+        _reach(results), _gradients(results),
     )  # fmt: skip
     table.insert(0, "suite", run.suite.name)
     return table
 
 
-def cost_figures(run: Run) -> pd.DataFrame:
+def cost_figures(results: "Results") -> pd.DataFrame:
     """The rows of `figure_table` whose kind is cost, one per method and shape; whole numbers stay whole."""
-    return _joined(*(_costs(run, shape, run.suite.methods) for shape in cost_shapes(run.records)))
+    return _joined(*(_costs(results, shape) for shape in results.shapes))
 
 
-def score_figures(run: Run) -> pd.DataFrame:
+def score_figures(results: "Results") -> pd.DataFrame:
     """The rows of `figure_table` whose kind is score, one per method and task; whole numbers stay whole."""
-    return _joined(_scores(run, run.suite.methods))
+    return _joined(_scores(results))
 
 
 def _joined(*parts: pd.DataFrame) -> pd.DataFrame:
@@ -60,15 +60,15 @@ def _joined(*parts: pd.DataFrame) -> pd.DataFrame:
     return table[[name for name in first if name in table] + [name for name in table if name not in first]]
 
 
-def _costs(run: Run, shape: Shape, order: list[str]) -> pd.DataFrame:
-    table = cost_table(run.records, order, shape)
+def _costs(results: "Results", shape: Shape) -> pd.DataFrame:
+    table = results.cost_table(shape)
     table = table[table["status"].notna()].rename(columns=exported)
     return table.assign(kind="cost", **shape.model_dump()).reset_index()
 
 
-def _counts(run: Run) -> pd.DataFrame:
+def _counts(results: "Results") -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    for record in count_records(run.records):
+    for record in results.count_records:
         row: dict[str, Any] = {
             "kind": "count",
             "method": record.method.label,
@@ -82,11 +82,11 @@ def _counts(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _scores(run: Run, order: list[str]) -> pd.DataFrame:
-    single = per_task(run.records, run.suite.baseline, order)
+def _scores(results: "Results") -> pd.DataFrame:
+    single = results.task_table
     if single.empty:
         return pd.DataFrame()
-    by_row = paired_rows(run, order).table[["rows", "low", "high", "only_baseline", "only_method", "p"]]
+    by_row = results.paired_rows.table[["rows", "low", "high", "only_baseline", "only_method", "p"]]
     by_row.columns = pd.Index(OVER_ROWS)
     points = ("mean", "low", "high", "difference", "difference_low", "difference_high")
     names = {name: f"score_{name}_points" for name in points} | {"n": "seeds", "floor": "bag_of_words_points"}
@@ -94,7 +94,7 @@ def _scores(run: Run, order: list[str]) -> pd.DataFrame:
     table["flags"] = table["flags"].map(" ".join)
     failed: dict[tuple[str, str], int] = {}
     searched: dict[str, dict[str, int | str | None]] = {}
-    for record in score_records(run.records):
+    for record in results.score_records:
         if record.status != "ok":
             failed[record.method.label, record.task_name] = failed.get((record.method.label, record.task_name), 0) + 1
         elif record.tuning is not None:
@@ -112,39 +112,39 @@ OVER_ROWS = (
 )
 
 
-def _standing(run: Run, order: list[str]) -> pd.DataFrame:
+def _standing(results: "Results") -> pd.DataFrame:
     """Each method among all: mean score, rank, chance to be the best, and why it carries no verdict."""
-    found = fronts(run, order, [])
+    found = results.fronts([])
     if not found.seeds:
         return pd.DataFrame()
     table = found.table[found.table["compared"]].drop(columns=["compared", "why"])
-    whole = score_table(run.records, run.suite.baseline, order)
+    whole = results.score_table
     table = table.rename(columns={"best": "best_probability", "rank": "average_rank"})
     table = table.join(whole[["mean", "mean_low", "mean_high"]].add_prefix("score_").add_suffix("_points"))
     table["no_verdict_because"] = whole["why"].map("; ".join)
     return table.rename_axis("method").reset_index().assign(kind="standing", status="ok")
 
 
-def _curves(run: Run, order: list[str]) -> pd.DataFrame:
+def _curves(results: "Results") -> pd.DataFrame:
     names = {"n": "seeds", "step": "training_steps", "seconds": "training_seconds", "flops": "training_flops",
              "loss": "training_loss", "score": "score_mean_points", "low": "score_low_points",
              "high": "score_high_points"}  # fmt: skip
-    table = curve_table(run.records, order).reset_index().rename(columns=names)
+    table = results.curve_table.reset_index().rename(columns=names)
     return table.assign(kind="curve", status="ok")
 
 
-def _reach(run: Run, order: list[str]) -> pd.DataFrame:
+def _reach(results: "Results") -> pd.DataFrame:
     names = {"target": "target_points", "reached": "reached_seeds", "step": "training_steps",
              "seconds": "training_seconds", "flops": "training_flops", "peak_bytes": "peak_step_bytes",
              "why": "no_verdict_because"}  # fmt: skip
-    table = reached(run, order).table.reset_index().rename(columns=names)
+    table = results.reached.table.reset_index().rename(columns=names)
     table["no_verdict_because"] = table["no_verdict_because"].map("; ".join)
     return table.assign(kind="reach", status="ok")
 
 
-def _gradients(run: Run, order: list[str]) -> pd.DataFrame:
+def _gradients(results: "Results") -> pd.DataFrame:
     names = {"n": "seeds", "step": "training_steps", "mean": "gradient_norm_mean", "low": "gradient_norm_smallest",
              "high": "gradient_norm_largest", "loss": "loss_at_step_0"}  # fmt: skip
-    starts = start_table(run.records, run.suite.baseline, order)["loss"]
-    table = gradient_table(run.records, order).join(starts).reset_index().rename(columns=names)
+    starts = results.start_table["loss"]
+    table = results.gradient_table.join(starts).reset_index().rename(columns=names)
     return table.assign(kind="gradient", status="ok")

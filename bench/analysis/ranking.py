@@ -1,25 +1,22 @@
 """Asks how sure each method's place is: on the front of cost and score, the best by score, by average rank."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bench.analysis.costs import cost_table, peak_column
-from bench.analysis.examples import Floats, is_mean_of_rows, row_points
-from bench.analysis.once import Once
-from bench.analysis.records import in_order, score_records
+from bench.analysis.costs import peak_column
+from bench.analysis.examples import is_mean_of_rows, row_points
+from bench.analysis.records import in_order
 from bench.analysis.scores import Cells, cells, check_one_content, doubts
 from bench.schema.record import ScoreRecord
 from bench.stats.intervals import mean_interval
-from bench.stats.resampling import best_probability, drawn_means, front_probability
-from bench.store.store import Run
+from bench.stats.resampling import FEWEST_SEEDS, RESAMPLES, Floats, best_probability, drawn_means, front_probability
 
-FEWEST_SEEDS = 3
-"""Of two seeds a resampling draws one twice half of the time: that says nothing about luck."""
-RESAMPLES = 1000
-"""Draws; a probability of a half is then known to 0.03 (95 %)."""
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
 
 
 class Fronts(NamedTuple):
@@ -37,16 +34,16 @@ class Fronts(NamedTuple):
     """Tasks whose test rows could not be drawn again, each with the reason."""
 
 
-def method_cost(run: Run, order: Sequence[str], cost: str) -> "pd.Series[float]":
+def method_cost(results: "Results", cost: str) -> "pd.Series[float]":
     """Cost of each method: a column of `cost_table`.
 
     Trainable parameters and stored bytes come from cells where nothing was probed, the peak from predictions where no
     step ran.
     """
-    table = cost_table(run.records, order)
+    table = results.cost_table()
     value = table[peak_column(table) if cost == "peak_step_bytes" else cost].astype(float)
     if cost in ("trainable_method", "delta_bytes"):
-        done = [r for r in reversed(score_records(run.records)) if r.status == "ok"]
+        done = [r for r in reversed(results.score_records) if r.status == "ok"]
         counted = {r.method.label: found for r in done if (found := _of_cell(r, cost)) is not None}
         value = value.reindex(in_order(counted, list(value.index))).fillna(pd.Series(counted, dtype=float))
     return value
@@ -58,43 +55,34 @@ def _of_cell(record: ScoreRecord, cost: str) -> float | None:
     return record.trainable_parameters.method if record.trainable_parameters else None
 
 
-def fronts(run: Run, order: Sequence[str], costs: Sequence[str]) -> Fronts:
+def fronts(results: "Results", costs: Sequence[str]) -> Fronts:
     """Resample the scores of a run.
 
     A method is compared when it finished `FEWEST_SEEDS` seeds of every task. Flagged scores count like any other and
     carry their doubt in ``why``, as in `score_table`.
 
     Args:
-        run: Its predictions are read too, where the folder has them.
-        order: Labels in the order of the suite; a label without a record gets an empty row.
+        results: Predictions are read too, where the run folder has them.
         costs: Columns of `cost_table` to hold the score against.
 
     Raises:
         BenchError: Scores or costs cannot stand in one table, or a predictions file is damaged.
     """
-    return _KNOWN.get(run, lambda: _fronts(run, order, costs), key=(tuple(order), tuple(costs)))
-
-
-_KNOWN: Once[Run, Fronts] = Once()
-"""Every page of one report shows them; a run that is read again is another one."""
-
-
-def _fronts(run: Run, order: Sequence[str], costs: Sequence[str]) -> Fronts:
-    records = [record for record in score_records(run.records) if record.status == "ok" and record.score is not None]
+    records = [record for record in results.score_records if record.status == "ok" and record.score is not None]
     check_one_content(records)
     scores = cells(records)
     tasks = tuple(dict.fromkeys(record.task_name for record in records))
     compared, seeds = _common(scores, tasks)
-    by_task = {task: _rows(run, records, task, compared, seeds) for task in tasks} if compared else {}
+    by_task = {task: _rows(results.folder, records, task, compared, seeds) for task in tasks} if compared else {}
     whole = {task: found for task, found in by_task.items() if isinstance(found, str)}
     arrays = [
         _scores(scores, task, compared, seeds) if isinstance(found, str) else found for task, found in by_task.items()
     ]
-    labels = in_order(scores, order)
+    labels = in_order(scores, results.labels)
     table = pd.DataFrame({"compared": [label in compared for label in labels]}, index=pd.Index(labels, name="method"))
     drawn = drawn_means(arrays, resamples=RESAMPLES) if compared else np.empty((0, 0))
     for cost in costs:
-        table[cost] = method_cost(run, labels, cost)
+        table[cost] = results.method_cost(cost).reindex(labels)
         table[f"{cost}_front"] = _on_front(table[cost], compared, drawn)
     table["best"] = pd.Series(best_probability(drawn) if compared else [], index=compared, dtype=float)
     table = table.join(_ranks(scores, tasks, compared, seeds))
@@ -114,14 +102,14 @@ def _common(scores: Cells, tasks: Sequence[str]) -> tuple[list[str], tuple[int, 
 
 
 def _rows(
-    run: Run, records: Sequence[ScoreRecord], task: str, labels: Sequence[str], seeds: Sequence[int]
+    folder: Path, records: Sequence[ScoreRecord], task: str, labels: Sequence[str], seeds: Sequence[int]
 ) -> Floats | str:
     """Points of every test row, ``[methods, seeds, rows]``, or why they cannot be had."""
     found = {(r.method.label, r.seed): r for r in records if r.task_name == task}
     used = [found[label, seed] for label in labels for seed in seeds]
     if not all(map(is_mean_of_rows, used)):
         return "its metric is no mean over rows"
-    points = [row_points(run.folder, record) for record in used]
+    points = [row_points(folder, record) for record in used]
     if any(rows is None for rows in points):
         return "its predictions are not in the run folder"
     return np.reshape(np.array(points, dtype=float), (len(labels), len(seeds), -1))

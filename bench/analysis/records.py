@@ -1,12 +1,14 @@
-"""Picks the records that readers compare: the newest of each cell, by kind; lifts no figure out of them."""
+"""Picks the records that readers compare: the newest of each cell, of each method in a probe, of each swept value."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.analysis.once import Once
 from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord
+
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
 
 
 def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
@@ -15,43 +17,6 @@ def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
     Returns:
         The records in their order, and how many older ones were left out.
     """
-    found = _sorted(records)
-    return list(found.newest), found.older
-
-
-def cost_records(records: Iterable[Record]) -> list[CostRecord]:
-    """The newest cost records, failures included."""
-    return list(_sorted(records).costs)
-
-
-def count_records(records: Iterable[Record]) -> list[CountRecord]:
-    """The newest count records, failures included."""
-    return list(_sorted(records).counts)
-
-
-def score_records(records: Iterable[Record]) -> list[ScoreRecord]:
-    """The newest score records, failures included."""
-    return list(_sorted(records).scores)
-
-
-class _Sorted(NamedTuple):
-    newest: tuple[Record, ...]
-    older: int
-    """How many were left out."""
-    costs: tuple[CostRecord, ...]
-    counts: tuple[CountRecord, ...]
-    scores: tuple[ScoreRecord, ...]
-
-
-_KNOWN: Once[tuple[Record, ...], _Sorted] = Once()
-
-
-def _sorted(records: Iterable[Record]) -> _Sorted:
-    """Sort ``records``; those of a run, a tuple, once for all tables."""
-    return _KNOWN.get(records, lambda: _sort(records)) if isinstance(records, tuple) else _sort(records)
-
-
-def _sort(records: Iterable[Record]) -> _Sorted:
     newest: dict[tuple[object, ...], Record] = {}
     total = 0
     for record in records:
@@ -64,14 +29,7 @@ def _sort(records: Iterable[Record]) -> _Sorted:
             place = (record.method.label, record.sweep, record.value, "point")
         if place not in newest or record.ended >= newest[place].ended:
             newest[place] = record
-    kept = tuple(newest.values())
-    return _Sorted(
-        kept,
-        total - len(kept),
-        tuple(record for record in kept if isinstance(record, CostRecord)),
-        tuple(record for record in kept if isinstance(record, CountRecord)),
-        tuple(record for record in kept if isinstance(record, ScoreRecord)),
-    )
+    return list(newest.values()), total - len(newest)
 
 
 def in_order(labels: Iterable[str], order: Sequence[str]) -> list[str]:
@@ -83,13 +41,13 @@ def _point(record: CostRecord | CountRecord) -> str | None:
     return f"{record.sweep} at {record.value}" if isinstance(record, CountRecord) else None
 
 
-def failures(records: Iterable[Record]) -> pd.DataFrame:
+def failures(results: "Results") -> pd.DataFrame:
     """Records that are not ok: ``kind status method task seed reason``; a sweep's ``task`` is its point."""
     rows = [
         (r.kind, r.status, r.method.label, r.task_name, r.seed, r.reason)
         if isinstance(r, ScoreRecord)
         else (r.kind, r.status, r.method.label, _point(r), None, r.reason)
-        for r in latest(records)[0]
+        for r in results.records
         if r.status != "ok"
     ]
     return pd.DataFrame(rows, columns=["kind", "status", "method", "task", "seed", "reason"], dtype=object)

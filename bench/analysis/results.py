@@ -3,35 +3,17 @@
 from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from bench.analysis import (
-    costs,
-    curves,
-    directions,
-    gradients,
-    inference,
-    over_rows,
-    ranking,
-    recommend,
-    records,
-    scaling,
-    scores,
-)
-from bench.analysis.export import cost_figures, figure_table, score_figures
+from bench.analysis import costs, curves, diagnostics, examples, export, ranking, recommend, records, scores, sweeps
 from bench.errors import BenchError, first_fault
 from bench.schema.claims import ClaimTable
 from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord, Shape
-from bench.schema.resolved import ResolvedSuite
+from bench.schema.resolved import ResolvedSuite, ResolvedSweep
 from bench.store.store import Run, read_run
-
-if TYPE_CHECKING:
-    from bench.analysis.curves import Reached
-    from bench.analysis.over_rows import PairedRows
-    from bench.analysis.ranking import Fronts
 
 Table = TypeVar("Table")
 
@@ -77,12 +59,16 @@ class Results:
     @cached_property
     def records(self) -> list[Record]:
         """The newest records of every kind."""
-        return records.latest(self.run.records)[0]
+        return self._latest[0]
 
     @cached_property
     def older(self) -> int:
         """Records that a newer one of the same cell, probe or sweep replaces."""
-        return records.latest(self.run.records)[1]
+        return self._latest[1]
+
+    @cached_property
+    def _latest(self) -> tuple[list[Record], int]:
+        return records.latest(self.run.records)
 
     @cached_property
     def cost_records(self) -> list[CostRecord]:
@@ -102,7 +88,7 @@ class Results:
     @cached_property
     def failures(self) -> pd.DataFrame:
         """As `bench.analysis.records.failures` gives it."""
-        return records.failures(self.run.records)
+        return records.failures(self)
 
     # What was asked.
 
@@ -146,7 +132,7 @@ class Results:
 
     def cost_table(self, shape: Shape | None = None) -> pd.DataFrame:
         """Costs by method on ``shape``, the first one where None (`bench.analysis.costs.cost_table`)."""
-        return self._once(("costs", shape), lambda: costs.cost_table(self.run.records, self.labels, shape))
+        return self._once(("costs", shape), lambda: costs.cost_table(self, shape))
 
     def measured(self, shape: Shape | None = None) -> dict[str, CostRecord]:
         """Cost records without fault on ``shape`` (the first one where None) by label, in the suite's order."""
@@ -156,8 +142,8 @@ class Results:
 
     @cached_property
     def latency_table(self) -> pd.DataFrame:
-        """As `bench.analysis.inference.latency_table` gives it."""
-        return inference.latency_table(self.run.records, self.labels)
+        """As `bench.analysis.costs.latency_table` gives it."""
+        return costs.latency_table(self)
 
     def controls(self, shape: Shape | None = None) -> pd.DataFrame:
         """The A/A controls, of ``shape`` or of all shapes (`bench.analysis.costs.controls`)."""
@@ -166,87 +152,100 @@ class Results:
 
     def method_cost(self, column: str) -> "pd.Series[float]":
         """A column of `cost_table` by label; what cells count too, also of methods that were only scored."""
-        return ranking.method_cost(self.run, self.labels, column)
+        return self._once(("method cost", column), lambda: ranking.method_cost(self, column))
 
     # Scores.
 
     @cached_property
     def score_table(self) -> pd.DataFrame:
         """As `bench.analysis.scores.score_table` gives it."""
-        return scores.score_table(self.run.records, self.baseline, self.labels)
+        return scores.score_table(self)
 
     @cached_property
     def task_table(self) -> pd.DataFrame:
         """As `bench.analysis.scores.per_task` gives it."""
-        return scores.per_task(self.run.records, self.baseline, self.labels)
+        return scores.per_task(self)
 
     @cached_property
     def floors(self) -> dict[str, float]:
         """What counting words scores on each task, in points of 100."""
-        return scores.floors(self.run.records)
+        return scores.floors(self)
 
     @cached_property
-    def paired_rows(self) -> "PairedRows":
-        """As `bench.analysis.over_rows.paired_rows` gives it."""
-        return over_rows.paired_rows(self.run, self.labels)
+    def paired_rows(self) -> examples.PairedRows:
+        """As `bench.analysis.examples.paired_rows` gives it."""
+        return examples.paired_rows(self)
 
-    def fronts(self, columns: Sequence[str]) -> "Fronts":
+    def fronts(self, columns: Sequence[str]) -> ranking.Fronts:
         """Pareto fronts of score against cost ``columns`` (`bench.analysis.ranking.fronts`)."""
-        return self._once(("fronts", *columns), lambda: ranking.fronts(self.run, self.labels, columns))
+        return self._once(("fronts", *columns), lambda: ranking.fronts(self, columns))
 
     # Training on the way.
 
     @cached_property
     def curve_table(self) -> pd.DataFrame:
         """As `bench.analysis.curves.curve_table` gives it."""
-        return curves.curve_table(self.run.records, self.labels)
+        return curves.curve_table(self)
 
     @cached_property
-    def reached(self) -> "Reached":
+    def reached(self) -> curves.Reached:
         """As `bench.analysis.curves.reached` gives it."""
-        return curves.reached(self.run, self.labels)
+        return curves.reached(self)
+
+    @cached_property
+    def training_flops(self) -> dict[str, curves.Work]:
+        """As `bench.analysis.curves.training_flops` gives it."""
+        return curves.training_flops(self)
 
     @cached_property
     def gradient_table(self) -> pd.DataFrame:
-        """As `bench.analysis.gradients.gradient_table` gives it."""
-        return gradients.gradient_table(self.run.records, self.labels)
+        """As `bench.analysis.diagnostics.gradient_table` gives it."""
+        return diagnostics.gradient_table(self)
 
     @cached_property
     def start_table(self) -> pd.DataFrame:
-        """As `bench.analysis.gradients.start_table` gives it."""
-        return gradients.start_table(self.run.records, self.baseline, self.labels)
+        """As `bench.analysis.diagnostics.start_table` gives it."""
+        return diagnostics.start_table(self)
 
     @cached_property
     def direction_table(self) -> pd.DataFrame:
-        """As `bench.analysis.directions.direction_table` gives it."""
-        return directions.direction_table(self.run, self.labels)
+        """As `bench.analysis.diagnostics.direction_table` gives it."""
+        return diagnostics.direction_table(self)
 
     # Sweeps.
 
-    def sweep_table(self, title: str, figure: "scaling.Figure") -> pd.DataFrame:
-        """One figure by method and value of a sweep (`bench.analysis.scaling.sweep_table`)."""
-        return self._once(
-            ("sweep", title, figure), lambda: scaling.sweep_table(self.run.records, title, figure, self.labels)
-        )
+    @cached_property
+    def swept(self) -> dict[str, ResolvedSweep]:
+        """As `bench.analysis.sweeps.swept` gives it."""
+        return sweeps.swept(self)
+
+    def sweep_table(self, title: str, figure: sweeps.Figure) -> pd.DataFrame:
+        """One figure by method and value of a sweep (`bench.analysis.sweeps.sweep_table`)."""
+        return self._once(("sweep", title, figure), lambda: sweeps.sweep_table(self, title, figure))
+
+    @cached_property
+    def crossovers(self) -> list[sweeps.Crossover]:
+        """As `bench.analysis.sweeps.crossovers` gives them."""
+        return sweeps.crossovers(self)
 
     # What users read.
 
     @cached_property
-    def recommendations(self) -> list["recommend.Recommendation"]:
+    def recommendations(self) -> list[recommend.Recommendation]:
         """As `bench.analysis.recommend.recommendations` gives them."""
         return recommend.recommendations(self)
 
     @cached_property
     def figures(self) -> pd.DataFrame:
         """Every figure of the run (`bench.analysis.export.figure_table`)."""
-        return figure_table(self.run)
+        return export.figure_table(self)
 
     @cached_property
     def costs(self) -> pd.DataFrame:
         """One row per method and shape: ``method status``, the shape's fields, every cost figure with its unit."""
-        return cost_figures(self.run).drop(columns="kind", errors="ignore")
+        return export.cost_figures(self).drop(columns="kind", errors="ignore")
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """One row per method and task: ``method task``, mean score, interval, seeds, paired difference to baseline."""
-        return score_figures(self.run).drop(columns="kind", errors="ignore")
+        return export.score_figures(self).drop(columns="kind", errors="ignore")

@@ -8,18 +8,19 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from bench.analysis.costs import MODES, PHASES, _flat, controls, cost_shapes
-from bench.analysis.records import cost_records, count_records, score_records
+from bench.analysis.costs import MODES, PHASES, flat
 from bench.analysis.scores import doubts
 from bench.analysis.settings import Difference, differences, pair_shapes, place
 from bench.errors import BenchError
 from bench.schema.record import CostRecord, CountRecord, ScoreRecord, Timing
 from bench.stats.intervals import Interval, paired_difference
-from bench.store.store import Run
+
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
 
 UNITS = {
     "trainable_parameters": "parameters", "delta_bytes": "bytes", "flops": "FLOP", "bytes": "bytes",
@@ -27,6 +28,7 @@ UNITS = {
 }  # fmt: skip
 """Exact figures of a record and their units."""
 ALL_TASKS = "all tasks"
+Counted = CostRecord | CountRecord
 NUMBERS = ("first", "other", "difference", "ratio", "low", "high", "pairs")
 
 
@@ -71,7 +73,7 @@ class Comparison:
     """``run`` and the fields of `bench.analysis.settings.Difference`."""
 
 
-def compare_runs(runs: Sequence[Run]) -> Comparison:
+def compare_runs(runs: Sequence["Results"]) -> Comparison:
     """Compare every later run with the first.
 
     Raises:
@@ -101,7 +103,7 @@ def _table(fields: type[Change] | type[Difference], rows: Sequence[tuple[Any, ..
     return table
 
 
-def _check(runs: Sequence[Run]) -> None:
+def _check(runs: Sequence["Results"]) -> None:
     if len(runs) < 2:
         raise BenchError("compare takes two run folders or more, the one that the others are compared with first")
     seen = set()
@@ -109,16 +111,16 @@ def _check(runs: Sequence[Run]) -> None:
         if (folder := run.folder.resolve()) in seen:
             raise BenchError(f"{run.folder}: given twice; a run does not differ from itself, give another folder")
         seen.add(folder)
-        if not any(record.status == "ok" for record in run.records):
-            raise BenchError(f"{run.folder}: holds no record that is ok; finish the run first: {run.command}")
+        if not any(record.status == "ok" for record in run.run.records):
+            raise BenchError(f"{run.folder}: holds no record that is ok; finish the run first: {run.run.command}")
 
 
-def _names(runs: Sequence[Run]) -> tuple[str, ...]:
+def _names(runs: Sequence["Results"]) -> tuple[str, ...]:
     short = [run.folder.resolve().name for run in runs]
     return tuple(short) if len(set(short)) == len(short) else tuple(str(run.folder) for run in runs)
 
 
-def _counted(first: Run, other: Run) -> Iterator[Change]:
+def _counted(first: "Results", other: "Results") -> Iterator[Change]:
     """Figures that are equal or not, whatever the machine."""
     for where, mine, yours in _costs(first, other):
         if (mine.status, yours.status) != ("ok", "ok"):
@@ -137,16 +139,16 @@ def _counted(first: Run, other: Run) -> Iterator[Change]:
             yield _pair(measured, mine.method.label, where, figure, ours.get(figure), theirs.get(figure))
 
 
-def _costs(first: Run, other: Run) -> Iterator[tuple[str, CostRecord | CountRecord, CostRecord | CountRecord]]:
+def _costs(first: "Results", other: "Results") -> Iterator[tuple[str, Counted, Counted]]:
     """The same method on the same shape, or at the same point of the same sweep, in both runs."""
-    pairs = pair_shapes(cost_shapes(first.records), cost_shapes(other.records))
-    theirs = {(record.shape, record.method.label): record for record in cost_records(other.records)}
-    for record in cost_records(first.records):
+    pairs = pair_shapes(first.shapes, other.shapes)
+    theirs = {(record.shape, record.method.label): record for record in other.cost_records}
+    for record in first.cost_records:
         partner = theirs.get((pairs[record.shape], record.method.label)) if record.shape in pairs else None
         if partner is not None:
             yield place(record.shape), record, partner
-    points = {_point(record): record for record in count_records(other.records)}
-    for counted in count_records(first.records):
+    points = {_point(record): record for record in other.count_records}
+    for counted in first.count_records:
         if (found := points.get(_point(counted))) is not None:
             yield f"{counted.sweep} at {counted.value}", counted, found
 
@@ -161,7 +163,7 @@ def _figures(record: CostRecord | CountRecord) -> dict[str, int]:
         value = getattr(record, name, None)
         if value is not None:
             values[name] = value if isinstance(value, int) else value.model_dump()
-    return {name: int(value) for name, value in _flat(values).items()}
+    return {name: int(value) for name, value in flat(values).items()}
 
 
 def _pair(measured: bool, method: str, where: str, figure: str, mine: int | None, yours: int | None) -> Change:
@@ -178,7 +180,7 @@ def _pair(measured: bool, method: str, where: str, figure: str, mine: int | None
     )  # fmt: skip
 
 
-def _timed(first: Run, other: Run) -> Iterator[Change]:
+def _timed(first: "Results", other: "Results") -> Iterator[Change]:
     """Ratios of times to what each run measured beside them; the baseline's own, 1 by definition, are left out."""
     quiet = [_quiet(run) for run in (first, other)]
     for where, mine, yours in _costs(first, other):
@@ -204,9 +206,9 @@ def _timings(record: CostRecord) -> dict[str, Timing]:
     return {name: timing for name, timing in found.items() if timing is not None}
 
 
-def _quiet(run: Run) -> dict[str, bool]:
+def _quiet(results: "Results") -> dict[str, bool]:
     """Whether every A/A control of that name was quiet."""
-    table = controls(run.records)
+    table = results.controls()
     return {str(name): bool(group.all()) for name, group in table.groupby("name")["quiet"]}
 
 
@@ -251,7 +253,7 @@ def ratio_of_ratios(first: tuple[float, Interval], other: tuple[float, Interval]
 Scores = Mapping[tuple[str, int], ScoreRecord]
 
 
-def _scored(first: Run, other: Run) -> Iterator[Change]:
+def _scored(first: "Results", other: "Results") -> Iterator[Change]:
     """Scores in points of 100, paired by task and seed; a task that was read from other rows is left out."""
     mine, yours = _by_label(first), _by_label(other)
     for label in mine:
@@ -268,9 +270,9 @@ def _scored(first: Run, other: Run) -> Iterator[Change]:
             yield from _difference(label, ALL_TASKS, some[0], some[1])
 
 
-def _by_label(run: Run) -> dict[str, dict[tuple[str, int], ScoreRecord]]:
+def _by_label(results: "Results") -> dict[str, dict[tuple[str, int], ScoreRecord]]:
     found: dict[str, dict[tuple[str, int], ScoreRecord]] = defaultdict(dict)
-    for record in score_records(run.records):
+    for record in results.score_records:
         if record.status == "ok" and record.score is not None:
             found[record.method.label][record.task_name, record.seed] = record
     return found

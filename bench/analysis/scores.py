@@ -1,19 +1,21 @@
-"""Lifts score records into means, paired differences and reasons for doubt; knows nothing of costs.
+"""Builds tables of scores: means, paired differences to the baseline, and the reasons for doubt.
 
 Scores are in points of 100. A figure that no record has is NaN, never 0.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.analysis.once import Once
-from bench.analysis.records import in_order, score_records
+from bench.analysis.records import in_order
 from bench.errors import BenchError
-from bench.schema.record import Record, Scored, ScoreRecord
+from bench.schema.record import Scored, ScoreRecord
 from bench.stats.intervals import Interval, mean_interval, paired_difference
+
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
 
 MIN_SEEDS = 5
 """Fewer seeds carry no verdict about scores."""
@@ -37,10 +39,10 @@ def check_one_content(records: Sequence[Scored]) -> None:
         )
 
 
-def cells(records: Iterable[Record]) -> dict[str, dict[tuple[str, int], float]]:
+def cells(records: Iterable[ScoreRecord]) -> dict[str, dict[tuple[str, int], float]]:
     """Main score in points of 100 by method label and (task, seed); ok records only."""
     scores: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
-    for record in score_records(records):
+    for record in records:
         if record.status == "ok" and record.score is not None:
             scores[record.method.label][record.task_name, record.seed] = 100 * record.score
     return dict(scores)
@@ -78,10 +80,10 @@ def training_doubts(records: Iterable[ScoreRecord]) -> list[str]:
     return [name.replace("_", " ") for name in ("did_not_learn", "still_improving") if name in flags]
 
 
-def training_doubts_of(records: Iterable[Record]) -> dict[str, list[str]]:
-    """As `training_doubts`, of the newest ok scores of each method that has any."""
+def training_doubts_of(results: "Results") -> dict[str, list[str]]:
+    """As `training_doubts`, of the scores of each method that has any."""
     grouped: dict[str, list[ScoreRecord]] = defaultdict(list)
-    for record in score_records(records):
+    for record in results.score_records:
         if record.status == "ok":
             grouped[record.method.label].append(record)
     return {label: found for label, mine in grouped.items() if (found := training_doubts(mine))}
@@ -91,13 +93,13 @@ def _flags(records: Iterable[ScoreRecord]) -> tuple[str, ...]:
     return tuple(sorted({flag for record in records for flag in record.flags}))
 
 
-def score_table(records: Iterable[Record], baseline: str, order: Sequence[str] = ()) -> pd.DataFrame:
+def score_table(results: "Results", baseline: str | None = None, tasks: Sequence[str] = ()) -> pd.DataFrame:
     """Scores of each method over all tasks and seeds, and the paired difference to the baseline.
 
     Args:
-        records: Any records; only scores are read.
-        baseline: Label that the others are compared with.
-        order: Labels in the order of the suite; a label without a record gets an empty row.
+        results: Of a run.
+        baseline: Label that the others are compared with; None: that of the suite.
+        tasks: Those to compare on; all where empty.
 
     Returns:
         One row per method label: ``n`` ok cells, ``failed`` cells, ``mean`` with ``mean_low mean_high`` (95 %, over
@@ -108,23 +110,14 @@ def score_table(records: Iterable[Record], baseline: str, order: Sequence[str] =
     Raises:
         BenchError: The same task was read from different rows.
     """
-    if isinstance(records, tuple):  # those of a run, whose every page shows this table
-        key = (baseline, tuple(order))
-        return _KNOWN.get(records, lambda: _score_table(records, baseline, order), key).copy()
-    return _score_table(records, baseline, order)
-
-
-_KNOWN: Once[tuple[Record, ...], pd.DataFrame] = Once()
-
-
-def _score_table(records: Iterable[Record], baseline: str, order: Sequence[str]) -> pd.DataFrame:
-    scores = score_records(records)
+    baseline = results.baseline if baseline is None else baseline
+    scores = [record for record in results.score_records if not tasks or record.task_name in tasks]
     check_one_content([record for record in scores if record.status == "ok"])
     by_cell = cells(scores)
     grouped: dict[str, list[ScoreRecord]] = defaultdict(list)
     for record in scores:
         grouped[record.method.label].append(record)
-    labels = in_order(grouped, order)
+    labels = in_order(grouped, results.labels)
     rows = [_score_row(label, baseline, grouped, by_cell) for label in labels]
     return pd.DataFrame(rows, index=pd.Index(labels, name="method"))
 
@@ -157,20 +150,21 @@ def _score_row(
     return row
 
 
-def per_task(records: Iterable[Record], baseline: str, order: Sequence[str] = ()) -> pd.DataFrame:
+def per_task(results: "Results") -> pd.DataFrame:
     """Scores of each method on each task.
 
     Returns:
         One row per (method, task) with ok cells: ``n mean low high`` (95 %, over seeds), the paired ``difference
         difference_low difference_high``, ``floor`` (bag of words, points) and ``flags``.
     """
+    baseline = results.baseline
     grouped: dict[tuple[str, str], list[ScoreRecord]] = defaultdict(list)
-    for record in score_records(records):
+    for record in results.score_records:
         if record.status == "ok" and record.score is not None:
             grouped[record.method.label, record.task_name].append(record)
     by_seed = {key: {r.seed: 100 * (r.score or 0.0) for r in found} for key, found in grouped.items()}
     rows = []
-    labels = in_order([label for label, _ in grouped], order)
+    labels = in_order([label for label, _ in grouped], results.labels)
     for label, task in sorted(grouped, key=lambda key: labels.index(key[0])):
         mine = by_seed[label, task]
         mean, interval = mean_interval(list(mine.values()))
@@ -186,6 +180,6 @@ def per_task(records: Iterable[Record], baseline: str, order: Sequence[str] = ()
     return table.astype({name: float for name in names[3:10]}).set_index(["method", "task"])
 
 
-def floors(records: Iterable[Record]) -> dict[str, float]:
+def floors(results: "Results") -> dict[str, float]:
     """Bag-of-words score of each task, in points of 100."""
-    return {r.task_name: 100 * r.task.floor for r in score_records(records) if r.status == "ok" and r.task}
+    return {r.task_name: 100 * r.task.floor for r in results.score_records if r.status == "ok" and r.task}

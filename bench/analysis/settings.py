@@ -5,12 +5,13 @@ It judges nothing: whether a difference matters for a figure is the reader's to 
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.analysis.costs import _flat
-from bench.analysis.records import latest
+from bench.analysis.costs import flat
 from bench.schema.record import CostRecord, Record, ScoreRecord, Shape
-from bench.store.store import Run
+
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
 
 PASSING = ("load_average", "fingerprint")
 """Of the environment: what says nothing about the setting, and a hash of what is compared anyway."""
@@ -62,9 +63,9 @@ def place(shape: Shape) -> str:
     return " ".join(words)
 
 
-def differences(first: Run, other: Run) -> list[Difference]:
+def differences(first: "Results", other: "Results") -> list[Difference]:
     """Every setting in which ``other`` differs from ``first``, those of single methods last within their kind."""
-    ours, theirs = [latest(run.records)[0] for run in (first, other)]
+    ours, theirs = first.records, other.records
     return [
         *_environments(ours, theirs), *_backbones(ours, theirs), *_methods(ours, theirs), *_shapes(ours, theirs),
         *_recipes(ours, theirs), *_data(ours, theirs), *_coverage(first, other, ours, theirs),
@@ -79,7 +80,7 @@ def _values(found: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Every value that each key has, in one text: a run may have begun on one machine and ended on another."""
     kept: dict[str, dict[str, None]] = {}
     for mapping in found:
-        for key, value in _flat(mapping).items():
+        for key, value in flat(mapping).items():
             kept.setdefault(key, {})[_text(value)] = None
     return {key: ", ".join(sorted(values)) for key, values in kept.items()}
 
@@ -183,11 +184,13 @@ def _data(ours: Sequence[Record], theirs: Sequence[Record]) -> Iterator[Differen
             yield Difference("data", EVERY, f"{task}: {key}", first, other)
 
 
-def _coverage(first: Run, other: Run, ours: Sequence[Record], theirs: Sequence[Record]) -> Iterator[Difference]:
-    def held(run: Run, records: Sequence[Record]) -> dict[str, list[str]]:
+def _coverage(
+    first: "Results", other: "Results", ours: Sequence[Record], theirs: Sequence[Record]
+) -> Iterator[Difference]:
+    def held(results: "Results", records: Sequence[Record]) -> dict[str, list[str]]:
         scores = [record for record in records if isinstance(record, ScoreRecord)]
         return {
-            "baseline": [run.suite.baseline],
+            "baseline": [results.baseline],
             "kinds of record": list(dict.fromkeys(record.kind for record in records)),
             "methods": list(dict.fromkeys(record.method.label for record in records)),
             "tasks": list(dict.fromkeys(record.task_name for record in scores)),

@@ -96,13 +96,13 @@ def run(
 
 
 def _report(folder: Path, console: Any, as_json: bool, tuning: Path | None = None) -> None:
-    from bench.analysis.tuned import change_in
+    from bench.analysis.tuning import change_in
     from bench.report import pages
     from bench.report.charts import catalogue as plots
     from bench.verdicts.results import JudgedResults
 
     done = JudgedResults(folder)
-    change = change_in(tuning, done.run, done.labels) if tuning is not None else None
+    change = change_in(tuning, done) if tuning is not None else None
     drawn = plots.draw(done.run, change)
     report = pages.document(done, drawn, change)
     text, page = pages.write(report, folder)
@@ -280,10 +280,10 @@ def report(
 
         emit((json.dumps(export(read_run(folder)), indent=2) + "\n").encode(), out)
     else:
-        from bench.analysis.export import figure_table
+        from bench.analysis.results import Results
         from bench.report.render.export import emit, encoded
 
-        emit(encoded(figure_table(read_run(folder)), form), out)
+        emit(encoded(Results(folder).figures, form), out)
 
 
 @app.command(rich_help_panel=READ)
@@ -301,12 +301,12 @@ def compare(
     Absolute times are not compared: runs are measured at different moments, often on different machines.
     """
     check_output(form, out, as_json, shown="table")
+    from bench.analysis.results import Results
     from bench.analysis.runs import compare_runs
     from bench.report.render import export, markdown, terminal
     from bench.report.sections import comparison
-    from bench.store.store import read_run
 
-    found = compare_runs([read_run(folder) for folder in folders])
+    found = compare_runs([Results(folder) for folder in folders])
     if as_json:
         typer.echo(comparison.as_json(found))
     elif form == "markdown":

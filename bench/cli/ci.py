@@ -17,10 +17,10 @@ def reference(
     out: Annotated[Path, typer.Option("-o", "--out", help="Reference file to write and commit.")],
 ) -> None:
     """Write the exact figures and scores of a run to a reference file for the gate."""
-    from bench.store.store import read_run
+    from bench.analysis.results import Results
     from bench.verdicts.reference import reference_of, write_reference
 
-    made = reference_of(read_run(folder))
+    made = reference_of(Results(folder))
     write_reference(made, out)
     figures = sum(len(found) for costs in made.costs for found in costs.methods.values())
     typer.echo(f"{out}: {figures} exact figures, scores of {len(made.scores)} tasks")
@@ -39,19 +39,19 @@ def gate(
 
     Exit codes: 0 pass, 1 regression, 2 usage, 3 inconclusive or invalid, 4 reference missing or stale.
     """
+    from bench.analysis.results import Results
     from bench.report.sections import gate as published
-    from bench.store.store import read_run
     from bench.verdicts.gate import check, stale, verdict
     from bench.verdicts.reference import figures_of, read_reference
 
-    run, expected = read_run(folder), read_reference(reference)
-    ours = figures_of(run)
+    results, expected = Results(folder), read_reference(reference)
+    ours = figures_of(results)
     reason = "no such file" if expected is None else stale(ours, expected)
     if expected is None or reason:
         typer.echo(f"{reference}: {reason}; make it with: python -m bench reference {folder} -o {reference}", err=True)
         raise typer.Exit(4)
-    checks = check(run, ours, expected, margin=margin)
-    title = f"{run.suite.name} against {reference}"
+    checks = check(results, ours, expected, margin=margin)
+    title = f"{results.suite.name} against {reference}"
     published.write(title, checks, junit)
     typer.echo(published.as_json(checks) if as_json else "\n".join(published.screen(title, checks)))
     open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.analysis.tuned import RateChange
+from bench.analysis.tuning import RateChange
 from bench.errors import unwritable
 from bench.report.charts.catalogue import PLOTS
 from bench.report.document import Block, Document, Facts, Figure, Section

@@ -5,12 +5,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from bench import analysis as compare
+from bench.analysis import scores
 from bench.analysis.results import Results
 from bench.schema import figures
 from bench.schema.claims import LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
 from bench.schema.figures import BASE
-from bench.schema.record import Control, CostRecord, Record, Shape, Timing
+from bench.schema.record import Control, CostRecord, Shape, Timing
+from bench.schema.resolved import ResolvedSuite
 from bench.stats.intervals import (
     LEVEL,
     Interval,
@@ -22,7 +23,6 @@ from bench.stats.intervals import (
     margin,
     mean_interval,
 )
-from bench.store.store import Run
 
 Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
 
@@ -68,8 +68,8 @@ class Judgement:
     """Figure and its ratio, of the first method."""
 
 
-def judge(run: Run) -> list[Judgement]:
-    """Judge every claim of the run's suite whose methods the run has.
+def judge(results: Results) -> list[Judgement]:
+    """Judge every claim of a run's suite whose methods the run has.
 
     Exact figures are compared as they are. Times and scores are tested both ways: the claim passes where its figure
     lies within the bounds beyond doubt, fails where it lies outside beyond doubt, else it is inconclusive; both after
@@ -80,47 +80,47 @@ def judge(run: Run) -> list[Judgement]:
     Raises:
         BenchError: The records cannot be compared.
     """
-    claims = [claim for claim in Results(run).claim_tables if _asked(run, claim)]
-    costs = [_costs(run, claim) for claim in claims]
+    claims = [claim for claim in results.claim_tables if _asked(results.suite, claim)]
+    costs = [_costs(results, claim) for claim in claims]
     tested = [
-        (claim, [_outcome(run, measured, claim, label) for label in claim.method])
+        (claim, [_outcome(results, measured, claim, label) for label in claim.method])
         for claim, measured in zip(claims, costs, strict=True)
     ]
     decided = _decide(tested)
     return [
         Judgement(claim=claim, verdict=_together(outcomes), kind=_kind(claim), outcomes=tuple(outcomes),
-                  prices=_prices(measured, claim, run.suite.baseline))
+                  prices=_prices(measured, claim, results.baseline))
         for claim, measured, outcomes in zip(claims, costs, decided, strict=True)
     ]  # fmt: skip
 
 
-def _asked(run: Run, claim: ClaimTable) -> bool:
+def _asked(suite: ResolvedSuite, claim: ClaimTable) -> bool:
     """Whether the run set out to measure what the claim is about."""
-    labels = {*run.suite.methods, BASE}
+    labels = {*suite.methods, BASE}
     if not {*claim.method, claim.versus or BASE} <= labels:
         return False
-    shapes = run.suite.cost
+    shapes = suite.cost
     if _kind(claim) == "score":
-        tasks = run.suite.tasks
+        tasks = suite.tasks
         return bool(tasks) and {*claim.tasks} <= {*tasks}
     return bool(shapes) if _kind(claim) == "exact" else any(shape.timed for shape in shapes)
 
 
-def _costs(run: Run, claim: ClaimTable) -> dict[str, CostRecord]:
+def _costs(results: Results, claim: ClaimTable) -> dict[str, CostRecord]:
     """Costs by label on the shape that the claim is about; where none holds all of its methods, on the likeliest."""
     found: dict[ClaimedShape, dict[str, CostRecord]] = {}
-    for shape in compare.cost_shapes(run.records):
-        held = {r.method.label: r for r in compare.cost_records(run.records) if r.shape == shape}
-        found.setdefault(_claimed(run, shape, held), held)
+    for shape in results.shapes:
+        held = {r.method.label: r for r in results.cost_records if r.shape == shape}
+        found.setdefault(_claimed(results.suite, shape, held), held)
     right = [shape for shape in found if claim.length in (None, shape.tokens_of(claim))]
     chosen = judged_on(claim, right) or max(right, key=lambda shape: len(claim.labels & {*shape.labels}), default=None)
     return found[chosen] if chosen is not None else {}
 
 
-def _claimed(run: Run, shape: Shape, held: dict[str, CostRecord]) -> ClaimedShape:
+def _claimed(suite: ResolvedSuite, shape: Shape, held: dict[str, CostRecord]) -> ClaimedShape:
     """``shape`` with what was measured on it; a method that failed early says nothing of its rows of inference."""
     told = (record.latency_length for record in held.values())
-    lengths = (length for length in (*told, run.suite.asked_of(shape).latency_length) if length)
+    lengths = (length for length in (*told, suite.asked_of(shape).latency_length) if length)
     return ClaimedShape(batch=shape.batch, length=shape.length, latency_length=next(lengths, None), labels=tuple(held))
 
 
@@ -130,9 +130,9 @@ def _kind(claim: ClaimTable) -> Literal["exact", "timed", "score"]:
     return "timed" if "seconds" in claim.metric.partition(".")[0] else "exact"
 
 
-def _outcome(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, label: str) -> Outcome:
+def _outcome(results: Results, costs: dict[str, CostRecord], claim: ClaimTable, label: str) -> Outcome:
     if claim.metric == "score":
-        return _score(run, claim, label)
+        return _score(results, claim, label)
     record = costs.get(label)
     if record is None or record.status != "ok":
         return Outcome(method=label, value=None, why=f"{label} has no costs" + (f": {record.reason}" if record else ""))
@@ -140,7 +140,7 @@ def _outcome(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, label: s
     if found is None:
         return Outcome(method=label, value=None, why=f"{label} has no {claim.metric}")
     if isinstance(found, Timing):
-        return _timed(run, costs, claim, record, found)
+        return _timed(results.suite, costs, claim, record, found)
     return _exact(costs, claim, record, found)
 
 
@@ -166,7 +166,9 @@ def _inside(value: float, bounds: Bounds) -> bool:
     return (bounds.min is None or value >= bounds.min) and (bounds.max is None or value <= bounds.max)
 
 
-def _timed(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, found: Timing) -> Outcome:
+def _timed(
+    suite: ResolvedSuite, costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord, found: Timing
+) -> Outcome:
     label, against = record.method.label, _against(costs, claim, record)
     if not isinstance(against, Timing):
         return Outcome(method=label, value=None, why=f"{claim.versus} has no {claim.metric} to compare with")
@@ -178,7 +180,7 @@ def _timed(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, record: Co
     noisy, equal = control is None or not is_quiet(control), claim.equivalent_within is not None
     if control is None or (noisy and equal):
         shown = "is missing" if control is None else "[{:.3f}, {:.3f}] is not quiet".format(*control.interval)
-        why = _joined(f"A/A control {shown}", _cut_short(run, record, len(found.samples)) if control else "")
+        why = _joined(f"A/A control {shown}", _cut_short(suite, record, len(found.samples)) if control else "")
         return Outcome(method=label, value=value, interval=interval, verdict="invalid", why=why)
     wider = 0.0 if equal else margin(control)
     logs = log_ratio_blocks(found.samples, against.samples)
@@ -186,7 +188,7 @@ def _timed(run: Run, costs: dict[str, CostRecord], claim: ClaimTable, record: Co
     is_open = min(tested.inside_p or 0.0, tested.outside_p or 0.0) >= LEVEL / LOOKS
     return dataclasses.replace(
         tested, control=control.interval, widening=math.exp(wider), verdict="invalid" if noisy else "inconclusive",
-        why=_cut_short(run, record, len(logs)) if is_open else "",
+        why=_cut_short(suite, record, len(logs)) if is_open else "",
     )  # fmt: skip
 
 
@@ -195,9 +197,9 @@ def _same_rounds(record: CostRecord, other: CostRecord, control: Control | None,
     return record.started == other.started and control == other.aa_control.get(_control_name(claim.metric))
 
 
-def _cut_short(run: Run, record: CostRecord, blocks: int) -> str:
+def _cut_short(suite: ResolvedSuite, record: CostRecord, blocks: int) -> str:
     """That time for blocks was up, where it was: of a claim that is open, the probe would have gone on."""
-    asked = run.suite.asked_of(record.shape)
+    asked = suite.asked_of(record.shape)
     most = LOOKS * asked.blocks
     if blocks >= most:
         return ""
@@ -222,26 +224,18 @@ def _control_name(metric: str) -> str:
     return f"latency_{rest.rpartition('.')[2]}" if head == "latency_seconds" else head.removesuffix("_seconds")
 
 
-def _score(run: Run, claim: ClaimTable, label: str) -> Outcome:
+def _score(results: Results, claim: ClaimTable, label: str) -> Outcome:
     assert claim.versus is not None
-    records = _on_tasks(run, claim)
-    cells = compare.cells(records)
+    cells = scores.cells(r for r in results.score_records if not claim.tasks or r.task_name in claim.tasks)
     ours, theirs = cells.get(label, {}), cells.get(claim.versus, {})
     differences = [ours[key] - theirs[key] for key in ours if key in theirs]
     if not differences:
         return Outcome(method=label, value=None, why=f"no score that {label} and {claim.versus} share")
     value, interval = mean_interval(differences)
-    row = compare.score_table(records, claim.versus, run.suite.methods).loc[label]
+    row = scores.score_table(results, claim.versus, claim.tasks).loc[label]
     if not row["verdict"]:
         return Outcome(method=label, value=value, interval=interval, why=", ".join(row["why"]) or "one pair alone")
     return _tested(label, value, interval, differences, claim.bounds, float)
-
-
-def _on_tasks(run: Run, claim: ClaimTable) -> tuple[Record, ...]:
-    """The records of the run, or its scores on the tasks that the claim is about."""
-    if not claim.tasks:
-        return run.records
-    return tuple(r for r in compare.score_records(run.records) if r.task_name in claim.tasks)
 
 
 def _tested(

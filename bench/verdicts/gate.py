@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from bench import analysis as compare
+from bench.analysis.results import Results
+from bench.analysis.scores import MIN_SEEDS, training_doubts_of
 from bench.stats.intervals import LEVEL, mean_interval, one_sided_p
-from bench.store.store import Run
 from bench.verdicts.claims import judge
 from bench.verdicts.reference import Costs, Exact, Reference, Scores
 
@@ -51,21 +51,21 @@ def stale(ours: Reference, reference: Reference) -> str | None:
     return f"the shape {_words(other[0])} stands in the run but not in the reference" if other else None
 
 
-def check(run: Run, ours: Reference, reference: Reference, *, margin: float = 1.0) -> list[Check]:
+def check(results: Results, ours: Reference, reference: Reference, *, margin: float = 1.0) -> list[Check]:
     """Look at everything that can be compared.
 
     Args:
-        run: The run, whose records and claims are judged.
+        results: Of the run, whose records and claims are judged.
         ours: Its figures, whose keys are the reference's; see ``stale``.
         reference: The committed figures.
         margin: Points of 100 by which a method's score may lie below the reference's on average.
     """
     return [
-        *_records(run),
+        *_records(results),
         *_settings(ours, reference),
         *_exact(ours, reference),
-        *_scored(run, ours, reference, margin),
-        *_claims(run),
+        *_scored(results, ours, reference, margin),
+        *_claims(results),
     ]
 
 
@@ -76,8 +76,8 @@ def verdict(checks: Iterable[Check]) -> Verdict:
     return next((worst for worst in order if worst in found), "pass")
 
 
-def _records(run: Run) -> Iterator[Check]:
-    for record in compare.latest(run.records)[0]:
+def _records(results: Results) -> Iterator[Check]:
+    for record in results.records:
         if record.status != "ok":
             name = f"{record.kind} {record.id[:12]} of {record.method.label}"
             line = f"{record.method.label} ended {record.status}: {record.reason}"
@@ -167,8 +167,8 @@ def _change(before: Exact, after: Exact) -> str:
     return f"was {before:,}, is {after:,}{share}"
 
 
-def _scored(run: Run, ours: Reference, reference: Reference, margin: float) -> Iterator[Check]:
-    doubtful = compare.training_doubts_of(run.records)
+def _scored(results: Results, ours: Reference, reference: Reference, margin: float) -> Iterator[Check]:
+    doubtful = training_doubts_of(results)
     scored = [scores for side in (reference, ours) for scores in side.scores.values()]
     for label in dict.fromkeys(label for scores in scored for label in scores.methods):
         expected, found = _points(reference.scores, label), _points(ours.scores, label)
@@ -197,8 +197,8 @@ def _non_inferior(label: str, differences: list[float], margin: float, seeds: in
         return Check(kind="score", name=name, verdict="pass")
     mean, interval = mean_interval(differences)
     shown = f"{mean:+.2f} points" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
-    if seeds < compare.MIN_SEEDS:
-        why = f"{label}: {shown} against the reference; {seeds} seeds carry no verdict, {compare.MIN_SEEDS} do"
+    if seeds < MIN_SEEDS:
+        why = f"{label}: {shown} against the reference; {seeds} seeds carry no verdict, {MIN_SEEDS} do"
         return Check(kind="score", name=name, verdict="inconclusive", lines=(why,))
     if one_sided_p(differences, -margin, above=True) < LEVEL:
         if not doubts:
@@ -210,8 +210,8 @@ def _non_inferior(label: str, differences: list[float], margin: float, seeds: in
     return Check(kind="score", name=name, verdict="fail" if below else "inconclusive", lines=(line,))
 
 
-def _claims(run: Run) -> Iterator[Check]:
-    for judgement in judge(run):
+def _claims(results: Results) -> Iterator[Check]:
+    for judgement in judge(results):
         lines = tuple(
             f"{judgement.claim.says}: {outcome.method} shows {outcome.value}{f'; {outcome.why}' if outcome.why else ''}"
             for outcome in judgement.outcomes

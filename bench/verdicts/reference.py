@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.errors import BenchError, first_fault, unwritable
 from bench.schema.figures import exact_fields
 from bench.schema.record import CostRecord, Record, ScoreRecord, Shape
-from bench.store.store import Run, strict_json
+from bench.store.store import strict_json
 
 DECIDING = ("torch", "transformers")
 """Packages whose version, but for the last number, decides a count."""
@@ -64,31 +64,32 @@ class Reference(_Data):
         return self
 
 
-def reference_of(run: Run) -> Reference:
-    """The reference that a whole ``run`` makes.
+def reference_of(results: Results) -> Reference:
+    """The reference that a whole run makes.
 
     Raises:
         BenchError: A record of the run is missing or failed, or it holds nothing to compare.
     """
-    if run.records and (missing := _missing(run)):
+    run = results.run
+    if run.records and (missing := _missing(results)):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise BenchError(
             f"{run.folder}: unfinished, without {', '.join(missing[:3])}{more}; finish the run first: {run.command}"
         )
-    if failed := [r for r in compare.latest(run.records)[0] if r.status != "ok"]:
+    if failed := [r for r in results.records if r.status != "ok"]:
         first = failed[0]
         raise BenchError(
             f"{run.folder}: {first.method.label} ended {first.status} ({first.reason}); "
             "a reference needs a complete run"
         )
-    return figures_of(run)
+    return figures_of(results)
 
 
-def _missing(run: Run) -> list[str]:
-    """What the suite of ``run`` asks for and no record answers, in words."""
-    costs, suite = compare.cost_records(run.records), run.suite
-    held: set[tuple[Any, ...]] = {(r.method.label, r.task_name, r.seed) for r in compare.score_records(run.records)}
-    held |= {(r.sweep, r.method.label, r.value) for r in compare.count_records(run.records)}
+def _missing(results: Results) -> list[str]:
+    """What the suite of a run asks for and no record answers, in words."""
+    costs, suite = results.cost_records, results.suite
+    held: set[tuple[Any, ...]] = {(r.method.label, r.task_name, r.seed) for r in results.score_records}
+    held |= {(r.sweep, r.method.label, r.value) for r in results.count_records}
     missing = []
     for table in suite.cost:
         measured = {r.method.label for r in costs if suite.asked_of(r.shape) is table}
@@ -102,14 +103,15 @@ def _missing(run: Run) -> list[str]:
     return missing
 
 
-def figures_of(run: Run) -> Reference:
-    """What stands in ``run`` in a reference's form; records that failed are left out.
+def figures_of(results: Results) -> Reference:
+    """What stands in a run in a reference's form; records that failed are left out.
 
     Raises:
         BenchError: It holds nothing to compare.
     """
-    costs = tuple(_costs(run, shape) for shape in compare.cost_shapes(run.records))
-    scores = _scores(compare.score_records(run.records))
+    run = results.run
+    costs = tuple(_costs(results, shape) for shape in results.shapes)
+    scores = _scores(results.score_records)
     if not any(found.methods for found in costs) and not scores:
         raise BenchError(f"{run.folder}: no records to make a reference of; finish the run first: {run.command}")
     versions = run.records[0].environment["versions"]
@@ -120,7 +122,7 @@ def figures_of(run: Run) -> Reference:
         suite=run.suite.name,
         backbone={name: getattr(backbone, name) for name in ("name", "revision", "sha256", "parameters", "weights")},
         versions={name: ".".join(str(versions[name]).split(".")[:2]) for name in DECIDING},
-        configs={r.method.label: r.method.config for r in compare.latest(run.records)[0] if _compared(r)},
+        configs={r.method.label: r.method.config for r in results.records if _compared(r)},
         costs=costs,
         scores=scores,
     )
@@ -194,10 +196,8 @@ def _flat(values: dict[str, Any], prefix: str) -> dict[str, Exact]:
     return flat
 
 
-def _costs(run: Run, shape: Shape) -> Costs:
-    records = [
-        record for record in compare.cost_records(run.records) if record.shape == shape and record.status == "ok"
-    ]
+def _costs(results: Results, shape: Shape) -> Costs:
+    records = [record for record in results.cost_records if record.shape == shape and record.status == "ok"]
     return Costs(
         shape=_shape_key(shape),
         methods={r.method.label: _exact_figures(r) for r in records},

@@ -18,7 +18,7 @@ class JudgedResults(Results):
     @cached_property
     def judgements(self) -> list[Judgement]:
         """The suite's claims in its order, each with its verdict."""
-        return judge(self.run)
+        return judge(self)
 
     @cached_property
     def claims(self) -> pd.DataFrame:

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.analysis.export import figure_table
-from bench.analysis.runs import ALL_TASKS, compare_runs, ratio_of_ratios
+from bench.analysis import runs as comparing
+from bench.analysis.results import Results
+from bench.analysis.runs import ALL_TASKS, ratio_of_ratios
 from bench.errors import BenchError
 from bench.report.render import markdown, terminal
 from bench.report.render.export import encoded
@@ -23,6 +24,10 @@ from tests.factories.records import ENVIRONMENT, common, cost, failed, glue_smal
 
 LABELS = ("full", "lora(rank=8)", "head")
 SEEDS = (0, 1, 2, 3, 4)
+
+
+def compare_runs(runs):
+    return comparing.compare_runs([Results(run) for run in runs])
 
 
 def run(folder, *records, **asked):
@@ -309,7 +314,7 @@ def test_exports_hold_every_change_and_read_back(folders, tmp_path):
 
 
 def test_a_run_exports_one_row_per_method_and_shape_or_task_with_units_in_the_names(tmp_path):
-    table = figure_table(glue_small(tmp_path))
+    table = Results(glue_small(tmp_path)).figures
     assert table.groupby("kind").size().to_dict() == {"cost": 13, "score": 26, "standing": 13}
     lora = table[table["method"] == "lora(rank=8)"]
     cost_row, score_row = lora[lora["kind"] == "cost"].iloc[0], lora[lora["task"] == "mrpc"].iloc[0]

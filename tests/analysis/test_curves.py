@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import analysis as compare
+from bench.analysis.curves import solved
 from bench.analysis.results import Results
-from bench.analysis.work import solved, training_flops
 from bench.report.charts.canvas import styled
 from bench.report.charts.curves import cost_to_reach, score_on_the_way, training_loss
 from bench.report.charts.sheet import Sheet
@@ -18,7 +17,7 @@ from bench.report.sections import scores as sections
 from bench.schema.record import CurvePoint
 from bench.store.store import Run
 from tests.factories import records, reports
-from tests.factories.records import cost, glue_small, score, suite
+from tests.factories.records import cost, glue_small, results, score, suite
 
 FIXED, ROW, TOKEN, SQUARE = 5_000, 70, 400, 3
 """FLOPs of an invented method: once a pass, per row, per token, per squared length."""
@@ -55,7 +54,7 @@ READINGS = {
 
 
 def reached(run):
-    return compare.reached(run, run.suite.methods)
+    return Results(run).reached
 
 
 def test_the_flops_of_any_batches_are_those_of_counts_at_three_lengths_to_the_last_one():
@@ -99,16 +98,16 @@ def test_two_lengths_or_a_fourth_off_the_polynomial_give_no_flops():
 
 def test_only_counts_of_the_scored_methods_on_their_own_backbone_are_used():
     scored = [score("ia3", "sst2", 0)]
-    assert set(training_flops([*scored, *counts("ia3"), *counts("bitfit")])) == {"ia3"}
+    assert set(results([*scored, *counts("ia3"), *counts("bitfit")]).training_flops) == {"ia3"}
     other = [r.model_copy(update={"backbone": r.backbone.model_copy(update={"parameters": 7})}) for r in counts("ia3")]
-    assert training_flops([*scored, *other]) == {}
+    assert results([*scored, *other]).training_flops == {}
     eager = [r.model_copy(update={"shape": r.shape.model_copy(update={"attention": "eager"})}) for r in counts("ia3")]
-    assert training_flops([*scored, *eager]) == {}
+    assert results([*scored, *eager]).training_flops == {}
 
 
 def test_a_curve_is_the_mean_over_seeds_with_its_interval(tmp_path):
     run = run_of(tmp_path, READINGS, extra=counts("full"))
-    table = compare.curve_table(run.records, ["full", "ia3", "head"])
+    table = Results(run).curve_table
     assert list(table.index.unique("method")) == ["full", "ia3", "head"]
     row = table.loc["full", "sst2", 30]
     assert (row["n"], row["seconds"], row["score"]) == (3, 3.0, 72)
@@ -145,8 +144,8 @@ def test_accumulated_parts_of_a_step_are_passes_of_their_own(tmp_path):
         r.model_copy(update={"recipe": r.recipe | {"gradient_accumulation": 4}}) if r.kind == "score" else r
         for r in run.records
     )
-    assert math.isnan(compare.curve_table(run.records).loc["full", "sst2", 60]["flops"])
-    assert compare.curve_table(parts).loc["full", "sst2", 60]["flops"] == 60 * 4 * work(4, 24)
+    assert math.isnan(Results(run).curve_table.loc["full", "sst2", 60]["flops"])
+    assert results(parts).curve_table.loc["full", "sst2", 60]["flops"] == 60 * 4 * work(4, 24)
 
 
 def test_without_a_baseline_above_zero_or_with_flags_there_is_no_verdict(tmp_path):
@@ -186,7 +185,7 @@ def test_where_no_step_ran_memory_is_the_predicted_peak_and_called_so(tmp_path):
 def test_without_readings_there_is_neither_section_nor_figure(tmp_path):
     run = glue_small(tmp_path, labels=["full", "ia3"])
     assert sections.reach(Results(run)) is None
-    assert compare.curve_table(run.records).empty and reached(run).table.empty
+    assert Results(run).curve_table.empty and reached(run).table.empty
     for name in ("score-steps", "score-seconds", "score-flops"):
         assert score_on_the_way(Sheet(Results(run)), name) is None
     assert cost_to_reach(Sheet(Results(run))) is None

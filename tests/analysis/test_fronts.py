@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import rankdata
 
-from bench import analysis as compare
 from bench.analysis.results import Results
+from bench.analysis.scores import cells
 from bench.errors import BenchError
 from bench.report.sections import scores as sections
 from bench.store.store import Run
@@ -42,7 +42,7 @@ def made(folder, scores, costs, *, tasks=("sst2",), flags=None):
 
 
 def on_front(run, column=MEMORY):
-    return compare.fronts(run, run.suite.methods, [column]).table[f"{column}_front"]
+    return Results(run).fronts([column]).table[f"{column}_front"]
 
 
 def section(run):
@@ -65,7 +65,7 @@ def test_equal_methods_share_front_and_rank(tmp_path):
     run = made(
         tmp_path, {"full": same, "ia3": same, "bitfit": [[70, 70, 70]]}, {"full": 100, "ia3": 100, "bitfit": 200}
     )
-    table = compare.fronts(run, run.suite.methods, [MEMORY]).table
+    table = Results(run).fronts([MEMORY]).table
     assert list(table[f"{MEMORY}_front"]) == [1.0, 1.0, 0.0]
     assert list(table["best"]) == [0.5, 0.5, 0.0]
     assert list(table["rank"]) == [1.5, 1.5, 3.0]
@@ -76,7 +76,7 @@ def test_the_probability_is_that_of_the_seeds_drawn(tmp_path):
     run = made(tmp_path, {"full": [[81, 81, 80]], "ia3": [[80, 80, 80]]}, {"full": 200, "ia3": 100})
     assert on_front(run)["full"] == pytest.approx(26 / 27, abs=0.02)
     assert on_front(run)["ia3"] == 1.0
-    best = compare.fronts(run, run.suite.methods, [MEMORY]).table["best"]
+    best = Results(run).fronts([MEMORY]).table["best"]
     assert best["full"] == pytest.approx(26 / 27 + 0.5 / 27, abs=0.02)  # a tie of two is half a place for each
     assert on_front(run, PARAMETERS)["full"] == on_front(run)["full"]
 
@@ -92,14 +92,14 @@ def test_tasks_are_drawn_too(tmp_path):
 
 def test_the_same_records_give_the_same_figures(tmp_path):
     run = glue_small(tmp_path)
-    first = compare.fronts(run, run.suite.methods, [PARAMETERS, MEMORY])
-    assert first.table.equals(compare.fronts(run, run.suite.methods, [PARAMETERS, MEMORY]).table)
+    first = Results(run).fronts([PARAMETERS, MEMORY])
+    assert first.table.equals(Results(run).fronts([PARAMETERS, MEMORY]).table)
 
 
 def test_ranks_are_those_of_every_task_and_seed_with_an_interval_that_stays_among_ranks(tmp_path):
     run = glue_small(tmp_path)
-    table = compare.fronts(run, run.suite.methods, [MEMORY]).table
-    scores = pd.DataFrame(compare.cells(run.records)).dropna()
+    table = Results(run).fronts([MEMORY]).table
+    scores = pd.DataFrame(cells(Results(run).score_records)).dropna()
     wanted = dict(zip(scores, rankdata(-scores, axis=1).mean(axis=0), strict=True))
     assert dict(table["rank"]) == pytest.approx(wanted)
     assert (table["rank_low"] <= table["rank"]).all() and (table["rank"] <= table["rank_high"]).all()
@@ -117,7 +117,7 @@ def test_two_seeds_give_words_instead_of_figures(tmp_path):
 def test_a_method_with_too_few_seeds_is_left_out_and_said_so_and_hinders_no_other(tmp_path):
     run = glue_small(tmp_path, labels=["full", "head", "ia3"])
     records = tuple(failed(r) if r.id == "score-ia3-mrpc-1" else r for r in run.records)
-    found = compare.fronts(replace(run, records=records), run.suite.methods, [MEMORY])
+    found = Results(replace(run, records=records)).fronts([MEMORY])
     assert list(found.table["compared"]) == [True, True, False]
     assert found.table.loc["ia3", "why"] == ("not enough seeds",)
     text = section(replace(run, records=records))
@@ -129,7 +129,7 @@ def test_flagged_scores_count_and_carry_their_doubt_as_in_the_table_of_scores(tm
     scores = {"full": [[90] * 5], "ia3": [[80] * 5], "bitfit": [[70] * 5]}
     flags = {"full": ["still_improving"], "ia3": ["did_not_learn"]}
     run = made(tmp_path, scores, {"full": 300, "ia3": 200, "bitfit": 100}, flags=flags)
-    table = compare.fronts(run, run.suite.methods, [MEMORY]).table
+    table = Results(run).fronts([MEMORY]).table
     assert list(table["why"]) == [("still improving",), ("did not learn",), ()]
     assert "bitfit 1.00, ia3 1.00!, full 1.00*" in shown(run)
 
@@ -137,7 +137,7 @@ def test_flagged_scores_count_and_carry_their_doubt_as_in_the_table_of_scores(tm
 def test_a_method_without_the_cost_has_a_rank_and_no_place_on_that_front(tmp_path):
     run = made(tmp_path, {"full": [[90, 91, 92]], "ia3": [[70, 71, 72]]}, {"full": 300, "ia3": 100})
     broken = replace(run, records=(failed(run.records[0]), *run.records[1:]))
-    table = compare.fronts(broken, run.suite.methods, [PARAMETERS, MEMORY]).table
+    table = Results(broken).fronts([PARAMETERS, MEMORY]).table
     assert table.loc["full"].isna()[f"{MEMORY}_front"]
     assert table.loc["full", f"{PARAMETERS}_front"] == 1.0  # the cells counted it themselves
     assert table.loc["full", "rank"] == 1.0

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.store.store import Run
 from tests.factories import reports
@@ -43,7 +43,7 @@ def run_of(folder, predictions, labels, *, metric="accuracy", flags=None, source
 
 
 def paired(run):
-    return compare.paired_rows(run, run.suite.methods)
+    return Results(run).paired_rows
 
 
 def right(rows, *wrong):

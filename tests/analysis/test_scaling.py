@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis import scaling
+from bench.analysis import sweeps
 from bench.analysis.results import Results
 from bench.count.sweep import run_sweep
 from bench.errors import BenchError
@@ -257,7 +257,7 @@ def test_a_failed_point_takes_no_part_in_a_crossover(tmp_path):
     changed = Run.of(run.folder, run.suite, (run.records[0], lost, *run.records[2:]))
     (sentence,) = words.sentences(Results(changed))
     assert "between 1 and 3" in sentence
-    assert np.isnan(scaling.sweep_table(changed.records, "batch", "peak_memory").loc["a", 2])
+    assert np.isnan(Results(changed).sweep_table("batch", "peak_memory").loc["a", 2])
 
 
 @given(
@@ -266,7 +266,7 @@ def test_a_failed_point_takes_no_part_in_a_crossover(tmp_path):
 )  # fmt: skip
 def test_a_polynomial_is_found_again_with_its_exponent(constant, slope, curve, values):
     points = pd.Series({x: constant + slope * x + curve * x * x for x in values})
-    found = scaling.growth(points, "length")
+    found = sweeps.growth(points, "length")
     assert found.holds
     last = values[-1]
     exponent = (slope * last + 2 * curve * last**2) / points[last]
@@ -277,17 +277,17 @@ def test_a_polynomial_is_found_again_with_its_exponent(constant, slope, curve, v
 
 def test_a_bend_starts_the_range_later_and_a_jump_does_not_pass_for_a_line():
     bent = pd.Series({1: 100, 2: 100, 4: 100, 8: 200, 16: 400, 32: 800})
-    found = scaling.growth(bent, "batch")
+    found = sweeps.growth(bent, "batch")
     assert (found.since, found.bent) == (4, True)
     assert found.coefficients[1] == pytest.approx(25)
-    rough = scaling.growth(pd.Series({1: 100, 2: 300, 4: 200, 8: 900}), "batch")
+    rough = sweeps.growth(pd.Series({1: 100, 2: 300, 4: 200, 8: 900}), "batch")
     assert not rough.holds
     assert words.formula("peak_memory", rough).startswith("≈")
-    assert scaling.growth(pd.Series({1: 1.0, 2: 2.0}), "batch") is None
+    assert sweeps.growth(pd.Series({1: 1.0, 2: 2.0}), "batch") is None
 
 
 def test_a_quantity_that_costs_nothing_has_exponent_zero():
-    found = scaling.growth(pd.Series({1: 7.0, 2: 7.0, 3: 7.0}), "batch")
+    found = sweeps.growth(pd.Series({1: 7.0, 2: 7.0, 3: 7.0}), "batch")
     assert (found.exponent, found.r_squared, len(found.coefficients)) == (0.0, 1.0, 1)
 
 

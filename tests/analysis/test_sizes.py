@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from bench.analysis.results import Results
-from bench.analysis.sizes import series
+from bench.analysis.sweeps import series
 from bench.report.charts import sweeps
 from bench.report.charts.canvas import styled
 from bench.report.charts.sheet import Sheet
-from tests.factories.records import cost, glue_small, score
+from tests.factories.records import cost, glue_small, results, score
 
 RANKS = (1, 8, 64)
 
@@ -26,20 +26,20 @@ def sized(name="lora", ranks=RANKS, **others):
 
 def test_a_method_at_three_values_of_a_field_is_a_series_with_its_values_rising():
     records = [*sized(ranks=(64, 1, 8)).values(), cost("full"), cost("ia3")]
-    (found,) = series(records)
+    (found,) = series(results(records))
     assert (found.name, found.field, found.others) == ("lora", "rank", ())
     assert list(found.labels.items()) == [(rank, f"lora(rank={rank})") for rank in RANKS]
 
 
 def test_two_values_or_two_fields_that_change_at_once_are_none():
-    assert series(sized(ranks=(1, 8)).values()) == []
+    assert series(results(sized(ranks=(1, 8)).values())) == []
     both = [at(f"lora({n})", cost("lora(rank=8)"), rank=n, length=10 * n) for n in (1, 2, 3)]
-    assert series(both) == []
+    assert series(results(both)) == []
 
 
 def test_series_of_one_method_are_told_apart_by_the_fields_in_which_they_differ():
     records = [*sized(targets=["query"]).values(), *sized(targets=["value"], ranks=(1, 2, 4, 8)).values()]
-    first, second = series(records)
+    first, second = series(results(records))
     assert (len(first.labels), first.others) == (4, (("targets", ["value"]),))
     assert second.others == (("targets", ["query"]),)
 

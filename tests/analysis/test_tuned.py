@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bench.analysis.results import Results
-from bench.analysis.tuned import change_in, default_rates, rate_change
+from bench.analysis.tuning import change_in, default_rates, rate_change
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
@@ -48,7 +48,7 @@ def run_of(folder, labels=tuple(SCORES), *, searched=True, scores=None, seeds=3)
 
 
 def changed(run, other):
-    return rate_change(run, other, run.suite.methods)
+    return rate_change(Results(run), other)
 
 
 def test_trials_give_both_rankings_and_how_far_they_agree(tmp_path):
@@ -128,7 +128,7 @@ def test_two_runs_of_one_kind_are_refused(tmp_path, searched):
 
 def test_a_folder_without_records_is_refused_by_name(tmp_path):
     with pytest.raises(BenchError, match=r"records\.jsonl: holds no record; give the folder of a search"):
-        change_in(tmp_path / "nothing", run_of(tmp_path), list(SCORES))
+        change_in(tmp_path / "nothing", Results(run_of(tmp_path)))
 
 
 @pytest.mark.usefixtures("svg_alone")

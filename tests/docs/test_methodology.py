@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from bench import analysis as compare
-from bench.analysis.scaling import HOLDS
-from bench.analysis.work import LENGTHS
+from bench.analysis.curves import LENGTHS, NEAR
+from bench.analysis.results import Results
+from bench.analysis.scores import MIN_SEEDS
+from bench.analysis.sweeps import HOLDS
 from bench.count import memory
 from bench.models import backbone
 from bench.schema.claims import EXTRA_SECONDS, LOOKS
 from bench.schema.figures import TERMS
 from bench.schema.suite import CostTable
 from bench.stats import intervals as control
+from bench.stats.intervals import QUIET
+from bench.stats.resampling import FEWEST_SEEDS, RESAMPLES
 from bench.store.store import read_run
 from bench.timing import clock as training
 from bench.timing import inference as latency
@@ -46,14 +49,14 @@ def test_no_heading_stands_twice_and_those_that_reports_link_to_are_there():
 
 
 NUMBERS = {
-    "A/A control": "{} - {}".format(*compare.QUIET),
-    "Difference": f"Fewer than {WORDS[compare.MIN_SEEDS]} seeds",
+    "A/A control": "{} - {}".format(*QUIET),
+    "Difference": f"Fewer than {WORDS[MIN_SEEDS]} seeds",
     "Switch": f"median of {WORDS[latency.SWITCHES]} loads",
-    "On the front": f"{compare.RESAMPLES:,} bootstrap draws",
-    "Over test rows": f"{compare.RESAMPLES:,} draws of test rows",
-    "Cost to reach": f"{compare.NEAR:.0%} of the baseline's mean".replace("%", " %"),
+    "On the front": f"{RESAMPLES:,} bootstrap draws",
+    "Over test rows": f"{RESAMPLES:,} draws of test rows",
+    "Cost to reach": f"{NEAR:.0%} of the baseline's mean".replace("%", " %"),
     "Training FLOPs": f"at {WORDS[LENGTHS]} lengths",
-    "Rank at searched rates": f"from {WORDS[compare.FEWEST_SEEDS]} seeds on",
+    "Rank at searched rates": f"from {WORDS[FEWEST_SEEDS]} seeds on",
     "Times": f"shorter than {1000 * training.SHORT_SECONDS:.0f} ms",
     "times": "{}, {}, {} or {} times".format(*training.REPEATS[1:]),
     "Peak memory (counted)": f"rounded to {memory.ROUNDING} bytes",
@@ -71,7 +74,7 @@ def test_a_number_of_the_text_is_that_of_the_code(heading, says):
 def test_the_numbers_of_the_pages_on_claims_and_bias_are_those_of_the_code():
     assert f"{WORDS[LOOKS]} times as many at most, for {EXTRA_SECONDS:.0f} seconds at most" in CLAIMS
     assert f"{WORDS[int(control.WIDENING)]} the far end" in CLAIMS
-    assert "{} - {}".format(*compare.QUIET) in CLAIMS
+    assert "{} - {}".format(*QUIET) in CLAIMS
     assert f"pools of {WORDS[score.POOL]} batches" in BIAS
 
 
@@ -85,7 +88,7 @@ def test_the_bias_section_names_the_shape_of_the_side_network_on_both_backbones(
 
 def test_the_ladder_s_times_in_the_bias_section_are_those_of_the_records():
     def row(run):
-        return compare.cost_table(read_run(ROOT / "results/published" / run).records).loc["lst(reduction=8)"]
+        return Results(read_run(ROOT / "results/published" / run)).cost_table().loc["lst(reduction=8)"]
 
     one, two = row("cost-minilm"), row("cost-minilm-two-threads")
     times = f"two threads ({two.backward_ratio:.3f} of full's backward) than on one ({one.backward_ratio:.3f})"
@@ -95,7 +98,7 @@ def test_the_ladder_s_times_in_the_bias_section_are_those_of_the_records():
 
 @pytest.mark.parametrize("run", ["glue-small", "cost-minilm", "cost-minilm-two-threads", "cost-bert-base"])
 def test_some_control_of_every_published_run_leaves_its_band_as_the_bias_section_says(run):
-    assert not compare.controls(read_run(ROOT / "results/published" / run).records).quiet.all()
+    assert not Results(read_run(ROOT / "results/published" / run)).controls().quiet.all()
 
 
 def test_the_shares_of_wrong_verdicts_are_those_of_the_simulated_page():

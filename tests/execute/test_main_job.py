@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.analysis.results import Results
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
@@ -35,7 +36,7 @@ def test_every_method_has_one_score_and_one_cost_and_all_are_ok(smoke):
 
 def test_its_exact_figures_are_the_committed_ones(smoke):
     run, _ = smoke
-    (ours,), (committed,) = figures_of(run).costs, read_reference(ROOT / "results/reference/smoke.json").costs
+    (ours,), (committed,) = figures_of(Results(run)).costs, read_reference(ROOT / "results/reference/smoke.json").costs
     assert ours.shape == committed.shape
     assert ours.methods == committed.methods
 

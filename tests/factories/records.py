@@ -1,10 +1,12 @@
 """Deterministic records of a plausible run, for tests of readers: right in shape, invented in value."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bench.schema.record import CostRecord, CountRecord, ScoreRecord
+from bench.analysis.results import Results
+from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord
 from bench.schema.resolved import ResolvedSuite
 from bench.stats.intervals import block_bootstrap_ratio
 from bench.store.store import Run
@@ -210,6 +212,11 @@ def suite(**changes) -> ResolvedSuite:
         "cost": [{"batch": 32, "length": 64}],
     }
     return ResolvedSuite.model_validate(values | changes)
+
+
+def results(records: Iterable[Record], order: Sequence[str] = (), **asked) -> Results:
+    """Records as read, of a suite whose methods are ``order``."""
+    return Results(Run.of(Path("run"), suite(methods=list(order), **asked), tuple(records)))
 
 
 def glue_small(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.analysis.results import Results
 from bench.count.count import count
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
@@ -16,7 +17,7 @@ from bench.report.charts import catalogue as plots
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
 from bench.stats.intervals import block_bootstrap_ratio
-from bench.store.store import read_records, read_run
+from bench.store.store import read_records
 from bench.verdicts.claims import judge
 from bench.verdicts.gate import check, stale, verdict
 from bench.verdicts.reference import figures_of, read_reference, reference_of, write_reference
@@ -73,13 +74,13 @@ def test_the_plan_of_glue_small(benchmark):
 
 def test_the_gate_of_cost_bert_base(benchmark, tmp_path):
     folder, path = PUBLISHED / "cost-bert-base", tmp_path / "reference.json"
-    write_reference(reference_of(read_run(folder)), path)
+    write_reference(reference_of(Results(folder)), path)
 
     def gate():
-        run, reference = read_run(folder), read_reference(path)
-        ours = figures_of(run)
+        results, reference = Results(folder), read_reference(path)
+        ours = figures_of(results)
         assert stale(ours, reference) is None
-        return verdict(check(run, ours, reference))
+        return verdict(check(results, ours, reference))
 
     assert benchmark.pedantic(gate, rounds=10, warmup_rounds=1) == "pass"
 

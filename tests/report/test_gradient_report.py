@@ -6,8 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench import analysis as compare
-from bench.analysis.export import figure_table
 from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
@@ -19,7 +17,7 @@ from bench.report.sections import diagnostics
 from bench.store.store import Run
 from tests.factories import reports
 from tests.factories.figures import texts
-from tests.factories.records import failed, glue_small, score, suite
+from tests.factories.records import failed, glue_small, results, score, suite
 
 NORMS = {
     # label: part -> norms by step, the same for each seed but for a factor
@@ -58,29 +56,29 @@ def drawn(run):
 
 
 def test_norms_are_means_over_seeds_with_the_smallest_and_the_largest(run):
-    table = compare.gradient_table(run.records, list(NORMS))
+    table = Results(run).gradient_table
     assert tuple(table.loc["lora(rank=8)", "sst2", "B", 1]) == pytest.approx((2, 0.45, 0.3, 0.6))
     assert list(table.index.unique("method")) == ["lora(rank=8)", "never", "bitfit"]
     assert list(table.loc["lora(rank=8)"].index.unique("part")) == ["A", "B"]
-    assert compare.gradient_table(run.records, ["bitfit"]).index[0][0] == "bitfit"
+    assert Results(run).gradient_table.index[0][0] == "bitfit"
 
 
 def test_a_loss_is_held_against_the_baselines_of_the_same_seed(run):
-    table = compare.start_table(run.records, "lora(rank=8)", list(NORMS)).xs("sst2", level="task")
+    table = Results(run).start_table.xs("sst2", level="task")
     assert list(table["loss"]) == pytest.approx([0.75, 0.75, 0.75, 0.74], abs=1e-6)
     assert list(table["apart"]) == [0, 0, pytest.approx(1e-7), pytest.approx(0.01)]
     alone = [record for record in run.records if record.method.label == "head"]
-    assert math.isnan(compare.start_table(alone, "lora(rank=8)").loc[("head", "sst2"), "apart"])
+    assert math.isnan(results(alone, baseline="lora(rank=8)").start_table.loc[("head", "sst2"), "apart"])
 
 
 def test_cells_that_failed_and_data_that_differ_are_not_pooled(run):
     broken = [failed(r) if r.seed == 1 and r.method.label == "bitfit" else r for r in run.records]
-    assert compare.gradient_table(broken).loc[("bitfit", "sst2", "delta", 3), "n"] == 1
+    assert results(broken).gradient_table.loc[("bitfit", "sst2", "delta", 3), "n"] == 1
     task = run.records[0].task.model_copy(update={"content_sha256": "other"})
     other = [run.records[0].model_copy(update={"task": task}), *run.records[1:]]
-    for table in (compare.gradient_table, lambda records: compare.start_table(records, "lora(rank=8)")):
+    for table in ("gradient_table", "start_table"):
         with pytest.raises(BenchError, match="scores on different data"):
-            table(other)
+            getattr(results(other, baseline="lora(rank=8)"), table)
 
 
 def test_the_reports_show_each_part_at_its_first_steps_and_name_the_zeros(run):
@@ -148,7 +146,7 @@ def test_several_tasks_have_panels_of_their_own(tmp_path):
 
 
 def test_the_export_has_a_row_for_each_part_and_step(run):
-    table = figure_table(run)
+    table = Results(run).figures
     rows = table[table["kind"] == "gradient"].set_index(["method", "part", "training_steps"])
     assert rows.loc[("lora(rank=8)", "B", 1), "gradient_norm_mean"] == pytest.approx(0.45)
     assert rows.loc[("never", "A", 3), "gradient_norm_largest"] == 0
@@ -163,4 +161,4 @@ def test_without_noted_gradients_there_is_neither_section_nor_figure_nor_row(tmp
     assert drawn(plain) is None
     assert "gradient-norms" not in {path.stem for path in plots.draw(plain)}
     assert diagnostics.GRADIENTS not in reports.markdown(plain)
-    assert "gradient" not in set(figure_table(plain)["kind"])
+    assert "gradient" not in set(Results(plain).figures["kind"])

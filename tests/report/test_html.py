@@ -149,7 +149,7 @@ def test_a_claim_that_fails_is_answered_as_such(tmp_path):
              "method": ["lst(reduction=8)"], "versus": "full", "ratio": {"max": 0.001}}  # fmt: skip
     run = glue_small(tmp_path)
     run = replace(run, suite=run.suite.changed(claims=[claim]))
-    assert [judged.verdict for judged in judge(run)] == ["fail"]
+    assert [judged.verdict for judged in judge(Results(run))] == ["fail"]
     assert claims.answers(JudgedResults(run))[0].says.startswith("Does not hold: LST's backward costs")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.analysis.results import Results
-from bench.analysis.tuned import change_in
+from bench.analysis.tuning import change_in
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import SMALL, WIDTH, styled
 from bench.report.charts.looks import SHADES, looks, shade
@@ -28,7 +28,7 @@ def drawn(name):
     """Sheet and figures of a published run by their names, each drawn once a session."""
     run = read_run(PUBLISHED / name)
     trials = PUBLISHED / "tuning" / name
-    sheet = Sheet(Results(run), change_in(trials, run, list(run.suite.methods)) if trials.is_dir() else None)
+    sheet = Sheet(Results(run), change_in(trials, Results(run)) if trials.is_dir() else None)
     with styled():
         made = {plot.name: plot.make(sheet) for plot in plots.PLOTS}
     return sheet, {title: figure for title, figure in made.items() if figure is not None}

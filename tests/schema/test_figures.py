@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.analysis.costs import cost_table
-from bench.analysis.export import figure_table
+from bench.analysis.export import SHAPE
+from bench.analysis.results import Results
 from bench.schema import figures
 from bench.schema.figures import FIGURES, NOT_FIGURES, RECORDS, TERMS
+from bench.schema.record import Shape
 from bench.store.store import Run
 from bench.verdicts.reference import figures_of
-from tests.factories.records import cost, suite
+from tests.factories.records import cost, results, suite
 
 METHODOLOGY = (Path(__file__).resolve().parents[2] / "METHODOLOGY.md").read_text()
 LEAVES = list(dict.fromkeys(leaf for model in RECORDS for leaf in figures.leaves(model)))
@@ -43,7 +44,7 @@ def test_every_term_is_a_heading_of_the_methodology_under_its_chapter():
 
 def test_what_a_cost_table_shows_is_what_records_hold():
     record = cost("lora(rank=8)")
-    row = cost_table([record]).loc["lora(rank=8)"]
+    row = results([record]).cost_table().loc["lora(rank=8)"]
     shown = {name: path for f in FIGURES if f.group and f.kind != "timed" for name, path in f.columns.items()}
     assert {name for name in shown if name in row} == set(shown)
     for name, path in shown.items():
@@ -55,7 +56,7 @@ def test_what_a_cost_table_shows_is_what_records_hold():
 
 def test_a_reference_holds_every_exact_figure_of_a_record_and_no_other(tmp_path):
     record = cost("lora(rank=8)")
-    (costs,) = figures_of(Run.of(tmp_path, suite(), (record,))).costs
+    (costs,) = figures_of(Results(Run.of(tmp_path, suite(), (record,)))).costs
     held = costs.methods["lora(rank=8)"]
     kinds = {figures.figure_of(name.removesuffix(".all")) for name in held if not name.startswith("merged_equals_base")}
     assert {figure.kind for figure in kinds} == {"counted"}
@@ -82,8 +83,12 @@ def test_a_column_leaves_with_its_unit(column, outside):
     assert figures.exported(column) == outside
 
 
+def test_an_export_names_the_whole_shape():
+    assert sorted(SHAPE) == sorted(Shape.model_fields)
+
+
 def test_an_export_holds_the_columns_of_the_catalogue(tmp_path):
-    table = figure_table(Run.of(tmp_path, suite(), (cost("full"), cost("lora(rank=8)"))))
+    table = Results(Run.of(tmp_path, suite(), (cost("full"), cost("lora(rank=8)")))).figures
     counted = {figures.exported(name) for f in FIGURES if f.group in ("counted", "inference") for name in f.columns}
     assert counted <= set(table.columns)
 

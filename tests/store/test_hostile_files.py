@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bench.__main__ import main
+from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.schema.resolved import ResolvedSuite
 from bench.store.store import open_store
@@ -32,7 +33,7 @@ def sound(tmp_path_factory):
     run = glue_small(folder, labels=["full", "lora(rank=8)"], seeds=(0, 1))
     records = [json.loads(record.model_dump_json(by_alias=True)) for record in run.records]
     write_folder(folder, run.suite.plain(), records)
-    write_reference(reference_of(run), folder / "reference.json")
+    write_reference(reference_of(Results(run)), folder / "reference.json")
     return folder
 
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from bench import analysis as compare
 from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.plan.load import parse_suite
@@ -17,7 +16,7 @@ from bench.timing.probe import run_probe
 from bench.verdicts.claims import judge
 from bench.verdicts.results import JudgedResults
 from tests.factories import reports
-from tests.factories.records import cost, glue_small, suite
+from tests.factories.records import cost, glue_small, results, suite
 
 LORA, PROMPT = "lora(rank=8)", "prompt_tuning"
 SHORT, LONG = {"batch": 1, "length": 16, "latency_length": 24}, {"batch": 1, "length": 40, "latency_length": 48}
@@ -145,7 +144,7 @@ def run_of(tmp_path, *claims):
 
 def test_a_claim_is_judged_on_the_shape_of_its_length(tmp_path):
     run = run_of(tmp_path, claim(length=64), claim(length=128), claim())
-    short, long, first = (found.outcomes[0].value for found in judge(run))
+    short, long, first = (found.outcomes[0].value for found in judge(Results(run)))
     assert (short, long) == (pytest.approx(0.51, abs=0.01), pytest.approx(0.66, abs=0.01))
     assert first == short, "the first shape is the one that holds all methods"
     assert [line.rpartition("(")[2] for _, line in told.lines(JudgedResults(run))] == [
@@ -155,7 +154,7 @@ def test_a_claim_is_judged_on_the_shape_of_its_length(tmp_path):
 
 def test_a_claim_of_inference_is_judged_by_the_length_of_its_rows(tmp_path):
     timed = claim(metric="latency_seconds.unmerged.batch_1", versus="base")
-    found = judge(run_of(tmp_path, timed | {"length": 32}, timed | {"length": 48}))
+    found = judge(Results(run_of(tmp_path, timed | {"length": 32}, timed | {"length": 48})))
     assert [judgement.outcomes[0].value for judgement in found] == [
         pytest.approx(1.02, abs=0.02),
         pytest.approx(1.3, abs=0.02),
@@ -173,9 +172,9 @@ def test_several_methods_with_one_figure_show_it_once(tmp_path):
 
 def test_the_first_shape_holds_most_methods_and_then_most_tokens(tmp_path):
     run = run_of(tmp_path)
-    assert [shape.length for shape in compare.cost_shapes(run.records)] == [64, 128]
+    assert [shape.length for shape in Results(run).shapes] == [64, 128]
     alike = (*run.records, cost(PROMPT, shape={"batch": 32, "length": 128}))
-    assert [shape.length for shape in compare.cost_shapes(alike)] == [128, 64]
+    assert [shape.length for shape in results(alike).shapes] == [128, 64]
 
 
 def test_a_report_counts_and_shows_what_each_shape_was_asked_for(tmp_path):

@@ -8,7 +8,6 @@ import pytest
 import scipy.linalg
 import torch
 
-from bench import analysis as compare
 from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.plan.load import load_suite, parse_suite
@@ -149,7 +148,7 @@ def test_what_cannot_be_merged_or_moves_no_weight_has_no_directions(run):
 
 
 def test_updates_are_compared_with_the_baselines_and_with_another_seeds(run):
-    table = compare.direction_table(run, LABELS)
+    table = Results(run).direction_table
     assert list(dict.fromkeys(table["method"])) == ["full", "lora(rank=8)"]
     assert len(table) == 2 * 2 * 4
     full, lora = (table[table["method"] == label] for label in ("full", "lora(rank=8)"))
@@ -157,12 +156,12 @@ def test_updates_are_compared_with_the_baselines_and_with_another_seeds(run):
     assert (lora["with_baseline"] < 0.95).all()
     assert lora["with_seed"].between(0, 1).all()
     assert table["by_chance"].unique() == pytest.approx(LEADING / 64)
-    alone = compare.direction_table(replace(run, records=tuple(r for r in run.records if r.seed == 0)))
+    alone = Results(replace(run, records=tuple(r for r in run.records if r.seed == 0))).direction_table
     assert alone["with_seed"].isna().all()
 
 
 def test_without_the_files_what_needs_two_cells_is_missing_and_the_rest_stands(run, tmp_path):
-    table = compare.direction_table(replace(run, folder=tmp_path))
+    table = Results(replace(run, folder=tmp_path)).direction_table
     assert table[["with_baseline", "angle_to_baseline", "with_seed"]].isna().all(axis=None)
     assert table["with_weight"].notna().all()
     _, _, rows = reports.parts(told.directions(Results(replace(run, folder=tmp_path))))
@@ -177,7 +176,7 @@ def test_a_file_that_is_not_the_records_is_named(run, tmp_path, damage):
     path = tmp_path / "directions" / f"{record.id}.safetensors"
     path.write_bytes(damage(whole))
     with pytest.raises(BenchError, match=f"{record.id}.safetensors.*restore or remove the file"):
-        compare.direction_table(replace(run, folder=tmp_path))
+        _ = Results(replace(run, folder=tmp_path)).direction_table
 
 
 def test_report_page_and_figure_tell_the_same(run):

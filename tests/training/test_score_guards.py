@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from bench import analysis as compare
-from bench.analysis.export import figure_table
 from bench.analysis.results import Results
 from bench.report.sections import caveats
 from bench.report.sections import overview as facts
@@ -97,7 +95,7 @@ def test_a_flag_on_either_side_takes_the_verdict_away_everywhere(run, label, fla
     doubtful = flagged(claimed, label, flag)
     words = flag.replace("_", " ")
     assert "? Not decided: whether IA3 scores as full" in told(doubtful)[0]
-    table = compare.score_table(doubtful.records, "full")
+    table = Results(doubtful).score_table
     assert not table.loc["ia3", "verdict"] and words in " ".join(table.loc["ia3", "why"])
     screen, report, page = told(doubtful)
     why = words if label == "ia3" else f"full {words}"
@@ -111,19 +109,23 @@ def test_a_flagged_score_passes_no_gate_but_may_fail_one(run, flag):
         shifted = changed(run, lambda r: r.model_copy(update={"score": r.score - points / 100}))
         return flagged(shifted, "ia3", flag)
 
-    reference = reference_of(run)
-    decided = {c.name: c for c in check(lowered(0.2), figures_of(lowered(0.2)), reference)}
+    def gate(run, reference):
+        results = Results(run)
+        return check(results, figures_of(results), reference)
+
+    reference = reference_of(Results(run))
+    decided = {c.name: c for c in gate(lowered(0.2), reference)}
     assert decided["score of full"].verdict == "pass"
     assert decided["score of ia3"].verdict == "inconclusive"
     assert flag.replace("_", " ") in decided["score of ia3"].lines[0]
-    assert verdict(check(lowered(3.0), figures_of(lowered(3.0)), reference)) == "fail"
+    assert verdict(gate(lowered(3.0), reference)) == "fail"
     same = flagged(run, "ia3", flag)
-    assert verdict(check(same, figures_of(same), reference)) == "pass"  # the very same figures
+    assert verdict(gate(same, reference)) == "pass"  # the very same figures
 
 
 def test_the_likeliest_best_method_is_named_with_its_marks(tmp_path):
     run = glue_small(tmp_path, source="hub", seeds=range(5))
-    table = compare.fronts(run, run.suite.methods, []).table
+    table = Results(run).fronts([]).table
     assert table["best"].sum() == pytest.approx(1)
     assert table["best"].idxmax() == "full"
     assert f"best highest mean score, with probability: full {probability(table['best'].max())}" in told(run)[0]
@@ -132,7 +134,7 @@ def test_the_likeliest_best_method_is_named_with_its_marks(tmp_path):
 
 
 def test_exports_hold_the_search_the_ranks_and_the_readings(run, tmp_path):
-    table = figure_table(searched(run, "full", "ia3"))
+    table = Results(searched(run, "full", "ia3")).figures
     scored, standing = table[table["kind"] == "score"], table[table["kind"] == "standing"].set_index("method")
     assert set(scored["search_trials"]) == {12}
     assert standing.loc["full", "average_rank"] < standing.loc["ia3", "average_rank"]

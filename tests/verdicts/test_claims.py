@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.plan.load import parse_suite
 from bench.report.sections import claims as told
@@ -27,7 +28,7 @@ def claim(**values):
 
 
 def judged(run, **values):
-    (found,) = judge(replace(run, suite=run.suite.changed(claims=[claim(**values)])))
+    (found,) = judge(Results(replace(run, suite=run.suite.changed(claims=[claim(**values)]))))
     return found
 
 
@@ -284,7 +285,7 @@ def test_a_claim_about_some_tasks_is_judged_by_those_alone(tmp_path):
         1
     ].endswith("(6 seeds of sst2)")
     elsewhere = replace(run, suite=run.suite.changed(tasks=["cola"], claims=[claim(tasks=["sst2"], **asked)]))
-    assert judge(elsewhere) == []
+    assert judge(Results(elsewhere)) == []
 
 
 def test_what_was_not_measured_is_said(run):
@@ -307,7 +308,7 @@ def test_a_claim_about_what_is_no_figure_stays_open(run, metric):
 def test_a_claim_about_methods_that_the_run_leaves_out_is_not_judged(run):
     claims = [claim(method="dora"), claim(versus="bitfit2", ratio={"max": 1})]
     claims[0]["value"] = {"max": 1}
-    assert judge(replace(run, suite=run.suite.changed(claims=claims))) == []
+    assert judge(Results(replace(run, suite=run.suite.changed(claims=claims)))) == []
 
 
 def test_the_price_stands_beside_the_verdict(run):
@@ -324,7 +325,7 @@ def test_many_claims_at_the_edge_are_not_passed_by_their_number(tmp_path):
     bound = edge.value * edge.widening * 1.007
     alone = judged(run, metric="backward_seconds", versus="full", ratio={"max": bound})
     many = [claim(name=f"c{n}", metric="backward_seconds", versus="full", ratio={"max": bound}) for n in range(200)]
-    together = judge(replace(run, suite=run.suite.changed(claims=many)))
+    together = judge(Results(replace(run, suite=run.suite.changed(claims=many))))
     assert alone.outcomes[0].inside_p < 0.05
     assert {judgement.verdict for judgement in together} == {"inconclusive"}
 

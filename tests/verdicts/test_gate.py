@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.report.sections import gate as written
 from bench.verdicts.gate import Check, check, stale, verdict
@@ -26,7 +27,8 @@ def run(tmp_path):
 
 
 def gate(run, reference):
-    return check(run, figures_of(run), reference)
+    results = Results(run)
+    return check(results, figures_of(results), reference)
 
 
 def changed(run, label=LORA, **updates):
@@ -46,10 +48,10 @@ def findings(checks):
 
 def test_a_run_passes_its_own_reference_from_a_file(run, tmp_path):
     path = tmp_path / "deep" / "reference.json"
-    write_reference(reference_of(run), path)
+    write_reference(reference_of(Results(run)), path)
     reference = read_reference(path)
-    assert reference == reference_of(run)
-    assert stale(figures_of(run), reference) is None
+    assert reference == reference_of(Results(run))
+    assert stale(figures_of(Results(run)), reference) is None
     checks = gate(run, reference)
     assert verdict(checks) == "pass"
     assert {c.kind for c in checks} == {"exact", "score"}
@@ -58,7 +60,7 @@ def test_a_run_passes_its_own_reference_from_a_file(run, tmp_path):
 
 def test_the_file_has_sorted_keys_and_one_figure_a_line(run, tmp_path):
     path = tmp_path / "reference.json"
-    write_reference(reference_of(run), path)
+    write_reference(reference_of(Results(run)), path)
     text = path.read_text()
     assert json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n" == text
     assert any(line.strip().startswith('"flops.backward": ') for line in text.splitlines())
@@ -89,7 +91,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_seeded_fault_fails_the_gate_and_is_named(run, fault):
-    reference = reference_of(run)
+    reference = reference_of(Results(run))
     checks = gate(changed(run, **FAULTS[fault]), reference)
     assert verdict(checks) == "fail"
     named = findings(checks)
@@ -100,14 +102,14 @@ def test_every_seeded_fault_fails_the_gate_and_is_named(run, fault):
 @pytest.mark.parametrize(("error", "found"), [(9e-8, "pass"), (3e-6, "fail")])
 def test_a_merge_may_miss_by_rounding_alone(run, error, found):
     exact = changed(run, merge_error=lambda m: {"float32": 2.6e-8})
-    checks = gate(changed(run, merge_error=lambda m: {"float32": error}), reference_of(exact))
+    checks = gate(changed(run, merge_error=lambda m: {"float32": error}), reference_of(Results(exact)))
     assert verdict(checks) == found
     said = [f"{LORA}: merge_error.float32 was 2.6e-08, is 3.0e-06; rounding explains 1e-06 at most"]
     assert findings(checks) == (said if found == "fail" else [])
 
 
 def test_a_reference_that_knows_no_settings_must_be_updated(run):
-    older = reference_of(run).model_copy(update={"configs": {}})
+    older = reference_of(Results(run)).model_copy(update={"configs": {}})
     assert f"{LORA}: config.rank = 8 stands in the run but not in the reference; update it" in findings(
         gate(run, older)
     )
@@ -115,17 +117,19 @@ def test_a_reference_that_knows_no_settings_must_be_updated(run):
 
 def test_an_improvement_must_be_accepted_too_and_says_its_share(run):
     better = changed(run, bytes=lambda b: b.model_copy(update={"saved_activations": b.saved_activations // 2}))
-    (line,) = findings(gate(better, reference_of(run)))
+    (line,) = findings(gate(better, reference_of(Results(run))))
     assert "bytes.saved_activations was " in line
     assert "(-50.00 %)" in line
 
 
 def test_a_method_or_figure_that_the_reference_lacks_fails(run):
     without = replace(run, records=tuple(r for r in run.records if r.method.label != LORA))
-    assert any("the reference has no such method" in line for line in findings(gate(run, figures_of(without))))
-    assert any("the run has no costs of it" in line for line in findings(gate(without, reference_of(run))))
+    assert any("the reference has no such method" in line for line in findings(gate(run, figures_of(Results(without)))))
+    assert any("the run has no costs of it" in line for line in findings(gate(without, reference_of(Results(run)))))
     poorer = changed(run, delta_bytes=lambda d: None)
-    assert any("stands in the run but not in the reference" in f for f in findings(gate(run, reference_of(poorer))))
+    assert any(
+        "stands in the run but not in the reference" in f for f in findings(gate(run, reference_of(Results(poorer))))
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,12 +143,12 @@ def test_a_method_or_figure_that_the_reference_lacks_fails(run):
 def test_an_unfinished_run_makes_no_reference_and_names_what_it_lacks(run, lacks, words):
     unfinished = replace(run, records=tuple(r for r in run.records if not lacks(r)))
     with pytest.raises(BenchError, match=rf"unfinished, without {words}; finish the run first: python -m bench run"):
-        reference_of(unfinished)
+        reference_of(Results(unfinished))
 
 
 def test_a_reference_that_cannot_be_written_leaves_the_one_before_it(run, tmp_path, monkeypatch):
     path = tmp_path / "reference.json"
-    write_reference(reference_of(run), path)
+    write_reference(reference_of(Results(run)), path)
     before = path.read_bytes()
 
     def full(self, text, **options):
@@ -153,7 +157,7 @@ def test_a_reference_that_cannot_be_written_leaves_the_one_before_it(run, tmp_pa
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(BenchError, match="cannot be written"):
-        write_reference(reference_of(run), path)
+        write_reference(reference_of(Results(run)), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["reference.json"]
 
@@ -161,11 +165,11 @@ def test_a_reference_that_cannot_be_written_leaves_the_one_before_it(run, tmp_pa
 def test_a_record_that_failed_fails_the_gate_and_makes_no_reference(run):
     records = [failed(r) if r.kind == "cost" and r.method.label == LORA else r for r in run.records]
     broken = replace(run, records=tuple(records))
-    assert any("ended oom: out of memory" in line for line in findings(gate(broken, reference_of(run))))
+    assert any("ended oom: out of memory" in line for line in findings(gate(broken, reference_of(Results(run)))))
     with pytest.raises(BenchError, match="needs a complete run"):
-        reference_of(broken)
+        reference_of(Results(broken))
     with pytest.raises(BenchError, match="no records to make a reference of"):
-        reference_of(replace(run, records=()))
+        reference_of(Results(replace(run, records=())))
 
 
 def lowered(run, points, label=LORA):
@@ -177,7 +181,7 @@ def lowered(run, points, label=LORA):
 
 
 def test_scores_may_not_fall_below_the_margin(run):
-    reference = reference_of(run)
+    reference = reference_of(Results(run))
     assert verdict(gate(lowered(run, 0.2), reference)) == "pass"
     assert verdict(gate(lowered(run, 3.0), reference)) == "fail"
     assert "-3.00 points" in findings(gate(lowered(run, 3.0), reference))[0]
@@ -185,15 +189,15 @@ def test_scores_may_not_fall_below_the_margin(run):
 
 def test_few_seeds_decide_no_score(tmp_path):
     run = glue_small(tmp_path)
-    checks = gate(lowered(run, 3.0), reference_of(run))
+    checks = gate(lowered(run, 3.0), reference_of(Results(run)))
     assert verdict(checks) == "inconclusive"
     assert "3 seeds carry no verdict" in findings(checks)[0]
 
 
 def test_another_seed_or_task_is_named(run):
     fewer = replace(run, records=tuple(r for r in run.records if r.kind != "score" or r.seed != 4))
-    assert any("the run has no score of" in line for line in findings(gate(fewer, reference_of(run))))
-    assert any("the reference has no score of" in line for line in findings(gate(run, figures_of(fewer))))
+    assert any("the run has no score of" in line for line in findings(gate(fewer, reference_of(Results(run)))))
+    assert any("the reference has no score of" in line for line in findings(gate(run, figures_of(Results(fewer)))))
 
 
 @pytest.mark.parametrize(
@@ -207,19 +211,19 @@ def test_another_seed_or_task_is_named(run):
     ],
 )
 def test_what_cannot_be_compared_names_the_key_that_differs(run, path, value, sentence):
-    values = reference_of(run).model_dump(mode="json")
+    values = reference_of(Results(run)).model_dump(mode="json")
     place = values
     for part in path[:-1]:
         place = place[part]
     place[path[-1]] = value
-    assert sentence in stale(figures_of(run), type(reference_of(run)).model_validate(values))
+    assert sentence in stale(figures_of(Results(run)), type(reference_of(Results(run))).model_validate(values))
 
 
 def test_a_claim_that_fails_fails_the_gate(run):
     claim = {"name": "spared", "says": "LoRA spares backward", "metric": "flops.backward", "method": [LORA],
              "versus": "full", "ratio": {"max": 0.1}}  # fmt: skip
     claimed = replace(run, suite=run.suite.changed(claims=[claim]))
-    checks = gate(claimed, reference_of(run))
+    checks = gate(claimed, reference_of(Results(run)))
     assert verdict(checks) == "fail"
     assert "LoRA spares backward" in findings(checks)[0]
 
@@ -284,7 +288,7 @@ def test_annotations_escape_what_github_would_read():
 
 def test_a_reference_with_one_shape_twice_is_refused(run, tmp_path):
     path = tmp_path / "reference.json"
-    write_reference(reference_of(run), path)
+    write_reference(reference_of(Results(run)), path)
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"costs": values["costs"] * 2}))
     with pytest.raises(BenchError, match="is listed twice in costs"):

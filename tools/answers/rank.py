@@ -4,7 +4,6 @@ from typing import Any
 
 import pandas as pd
 
-from bench import analysis as compare
 from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.sections import overview as facts
@@ -23,7 +22,7 @@ def answer(say: Say) -> Answer:
     """The page; its figures are those of the published run."""
     run = published(NAME)
     found = costs(run)
-    scores = compare.score_table(run.records, run.suite.baseline, run.suite.methods)
+    scores = Results(run).score_table
     ranks = _sweep(found, "lora")
     lowest, highest = min(ranks), max(ranks)
     one, some, whole, full = (*(found[ranks[rank]] for rank in (lowest, HARDLY, highest)), found["full"])

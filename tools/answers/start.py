@@ -5,7 +5,6 @@ from statistics import fmean
 
 import pandas as pd
 
-from bench import analysis as compare
 from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.sections import overview as facts
@@ -93,7 +92,7 @@ def answer(say: Say) -> Answer:
 
 def _records(run: Run) -> dict[str, list[ScoreRecord]]:
     by_label: dict[str, list[ScoreRecord]] = defaultdict(list)
-    for record in compare.score_records(run.records):
+    for record in Results(run).score_records:
         if record.status == "ok":
             by_label[record.method.label].append(record)
     return {label: by_label[label] for label in run.suite.methods if label in by_label}
@@ -132,7 +131,7 @@ def _largest(records: list[ScoreRecord]) -> float:
 
 def _mean(run: Run, label: str) -> str:
     """Mean score of a start, in points."""
-    scores = compare.score_table(run.records, run.suite.baseline, run.suite.methods)
+    scores = Results(run).score_table
     return fmt.points(scores.loc[label, "mean"])
 
 
@@ -149,7 +148,7 @@ def _number(value: float) -> str:
 
 
 def _measured(say: Say, run: Run, found: dict[str, list[ScoreRecord]]) -> str:
-    scores = compare.score_table(run.records, run.suite.baseline, run.suite.methods)
+    scores = Results(run).score_table
     head = [say("start", "初始化"), say("first loss", "首步损失")]
     head += [f"‖d{part}‖ {say('step', '第')} {step}{say('', ' 步')}" for part in "AB" for step in STEPS]
     head += [say("score", "得分"), say(f"- {run.suite.baseline}, 95 %", f"- {run.suite.baseline}，95 %")]

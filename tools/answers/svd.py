@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import analysis as compare
+from bench.analysis.results import Results
 from bench.report import format as fmt
 from tools.answers.words import Answer, Say, figure, published, table
 
@@ -17,7 +17,7 @@ PISSA = "pissa(rank=8)"
 def answer(say: Say) -> Answer:
     """The page; its figures are those of the published measurement."""
     run = published(RUN)
-    rows = compare.direction_table(run, run.suite.methods)
+    rows = Results(run).direction_table
     means = rows.groupby("method", sort=False).mean(numeric_only=True)
     lora, pissa, full = means.loc[LORA], means.loc[PISSA], means.loc["full"]
     chance, leading, seeds = rows["by_chance"].mean(), int(rows["leading"].max()), rows["seed"].nunique()

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bench import analysis as compare
 from bench.analysis.results import Results
+from bench.analysis.scores import MIN_SEEDS
 from bench.report import format as fmt
 from bench.report.sections import claims as told
 from bench.schema.record import CostRecord, Flops
@@ -61,9 +61,9 @@ def published(name: str) -> Run:
 
 def costs(run: Run, length: int | None = None) -> dict[str, CostRecord]:
     """Cost records that are ok, by label in the suite's order, of the first shape or that of ``length`` tokens."""
-    shapes = compare.cost_shapes(run.records)
+    shapes = Results(run).shapes
     shape = shapes[0] if length is None else next(shape for shape in shapes if shape.length == length)
-    found = {r.method.label: r for r in compare.cost_records(run.records) if r.shape == shape and r.status == "ok"}
+    found = {r.method.label: r for r in Results(run).cost_records if r.shape == shape and r.status == "ok"}
     return {label: found[label] for label in run.suite.methods if label in found}
 
 
@@ -79,14 +79,14 @@ def scores_tag(say: Say, run: Run) -> str:
     seeds = len(results.seeds)
     if results.is_synthetic:
         return say("scores: synthetic data, no verdict", "得分：合成数据，不下结论")
-    if seeds < compare.MIN_SEEDS:
+    if seeds < MIN_SEEDS:
         return say(f"scores: {seeds} seeds, no verdict", f"得分：{seeds} 个种子，不下结论")
     return say(f"scores: {seeds} seeds", f"得分：{seeds} 个种子")
 
 
 def lengths(run: Run) -> list[int]:
     """Tokens per row of the shapes that were measured, rising."""
-    return sorted({shape.length for shape in compare.cost_shapes(run.records)})
+    return sorted({shape.length for shape in Results(run).shapes})
 
 
 def page(say: Say, answer: Answer, name: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from bench.analysis.results import Results
 from bench.report.sections import gate as published_gate
 from bench.verdicts.gate import check
 from bench.verdicts.reference import Reference, figures_of, reference_of
@@ -27,14 +28,14 @@ def inputs() -> str:
 
 def older_reference() -> Reference:
     """The run's own reference, but for one figure of one method."""
-    made = copy.deepcopy(reference_of(published(RUN)))
+    made = copy.deepcopy(reference_of(Results(published(RUN))))
     made.costs[0].methods[METHOD][FIGURE] -= LESS
     return made
 
 
 def failing() -> str:
     """What a gate on that reference prints."""
-    run = published(RUN)
-    title = f"{run.suite.name} against {REFERENCE}"
-    lines = published_gate.screen(title, check(run, figures_of(run), older_reference()))
+    results = Results(published(RUN))
+    title = f"{results.suite.name} against {REFERENCE}"
+    lines = published_gate.screen(title, check(results, figures_of(results), older_reference()))
     return "\n".join(["```", *(line for line in lines if not line.startswith("::")), "```"])

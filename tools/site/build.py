@@ -15,8 +15,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.analysis.tuned import change_in
-from bench.analysis.tuning import outcomes, read_search
+from bench.analysis.tuning import change_in, outcomes, read_search
 from bench.errors import BenchError
 from bench.report import pages
 from bench.report.charts import catalogue, sweeps
@@ -93,7 +92,7 @@ def _run(folder: Path, out: Path) -> Page:
     """The report of one run, with what a search of the same name changed."""
     results = JudgedResults(folder)
     search = folder.parent / SEARCHES / folder.name
-    change = change_in(search, results.run, results.labels) if search.exists() else None
+    change = change_in(search, results) if search.exists() else None
     with tempfile.TemporaryDirectory() as scratch:
         drawn = catalogue.draw(results.run, change, Path(scratch))
         text = html.render(pages.document(results, drawn, change))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.analysis.results import Results
-from bench.analysis.tuned import RateChange
+from bench.analysis.tuning import RateChange
 from bench.report.charts import backward, curves, diagnostics, memory, scores, sweeps, times
 from bench.report.charts.canvas import save, styled
 from bench.report.charts.sheet import Sheet

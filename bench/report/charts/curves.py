@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench import analysis as compare
+from bench.analysis.curves import NEAR
 from bench.report import format as fmt
 from bench.report.charts.canvas import (
     ACROSS,
@@ -266,7 +266,7 @@ def score_on_the_way(sheet: Sheet, name: str) -> "Figure | None":
 
 
 def _share() -> str:
-    return f"{compare.NEAR:.0%}".replace("%", " %")
+    return f"{NEAR:.0%}".replace("%", " %")
 
 
 def _spent_caption(sheet: Sheet, spent: Spent, table: pd.DataFrame) -> str:

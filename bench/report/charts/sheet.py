@@ -5,7 +5,7 @@ from functools import cached_property
 import pandas as pd
 
 from bench.analysis.results import Results
-from bench.analysis.tuned import RateChange
+from bench.analysis.tuning import RateChange
 from bench.report import format as fmt
 from bench.report.charts.canvas import Words
 from bench.report.charts.looks import Look, looks

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bench import analysis as compare
-from bench.analysis import scaling
-from bench.analysis.scaling import Crossover
-from bench.analysis.sizes import Series, series
+from bench.analysis.costs import peak_column
+from bench.analysis.sweeps import Crossover, Series, guests, series
 from bench.analysis.tuning import Outcome, Search
 from bench.report import format as fmt
 from bench.report.charts.canvas import (
@@ -58,9 +56,8 @@ GROWTH = (
 
 def peak_growth(sheet: Sheet) -> "Figure | None":
     """One panel a sweep, both axes logarithmic; None without counts."""
-    run, swept = sheet.run, scaling.swept(sheet.run.suite, sheet.run.records)
-    guests = scaling.guests(run.suite)
-    curves = {name: _peaks(sheet, name) for name in swept if name not in guests}
+    swept, hosts = sheet.results.swept, guests(sheet.run.suite)
+    curves = {name: _peaks(sheet, name) for name in swept if name not in hosts}
     curves = {name: peaks for name, peaks in curves.items() if not peaks.dropna(how="all").empty}
     if not curves:
         return None
@@ -71,12 +68,11 @@ def peak_growth(sheet: Sheet) -> "Figure | None":
         keys=key_rows([sheet.looks[label].text for label in shown]),
     )  # fmt: skip
     figure, panels = new_figure(sheet.words("Growth: peak memory as one quantity grows", GROWTH, "counted"), layout)
-    crossovers = scaling.crossovers(run.suite, run.records)
     for axes, (name, peaks) in zip(panels, curves.items(), strict=True):
         _growth(sheet, axes, swept[name], name, peaks)
-        for guest in (guest for guest, host in guests.items() if host == name):
+        for guest in (guest for guest, host in hosts.items() if host == name):
             _guest(sheet, axes, swept[guest], guest)
-        for crossover in crossovers:
+        for crossover in sheet.results.crossovers:
             if name in (crossover.asked.sweep, crossover.asked.than_sweep):
                 _rings(axes, crossover)
     for axes in panels[::across]:
@@ -86,7 +82,7 @@ def peak_growth(sheet: Sheet) -> "Figure | None":
 
 
 def _peaks(sheet: Sheet, name: str) -> pd.DataFrame:
-    return scaling.sweep_table(sheet.run.records, name, "peak_memory", sheet.labels) / 1e6
+    return sheet.results.sweep_table(name, "peak_memory") / 1e6
 
 
 def _growth(sheet: Sheet, axes: "Axes", asked: ResolvedSweep, name: str, peaks: pd.DataFrame) -> None:
@@ -146,7 +142,7 @@ def _rings(axes: "Axes", crossover: Crossover) -> None:
 
 def against_size(sheet: Sheet) -> "Figure | None":
     """One panel a figure that the run has, one curve a series; None where no method stands at three values."""
-    every = series(sheet.run.records)
+    every = series(sheet.results)
     if not every:
         return None
     field = every[0].field
@@ -183,7 +179,7 @@ def _size_panels(sheet: Sheet) -> dict[str, pd.DataFrame]:
         ("forward FLOPs", "flops_forward"),
         ("backward FLOPs", "flops_backward"),
         ("stored bytes", "delta_bytes"),
-        ("peak memory", compare.peak_column(costs)),
+        ("peak memory", peak_column(costs)),
     ):
         ratio = costs[column] / costs[column].get(sheet.baseline, float("nan"))
         panels[f"{title} / {base}"] = pd.DataFrame({"value": ratio, "low": float("nan"), "high": float("nan")})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench import analysis as compare
+from bench.analysis.costs import MODES, QUIET, measured_batches
 from bench.report import format as fmt
 from bench.report.charts.canvas import (
     ACROSS,
@@ -99,10 +99,10 @@ def _stacked(axes: "Axes", sheet: Sheet, costs: pd.DataFrame, extra: list[str]) 
 
 def latency(sheet: Sheet) -> "Figure | None":
     """Inference time against the bare backbone, unmerged and merged, one panel a batch size."""
-    batches = compare.measured_batches(sheet.costs)
+    batches = measured_batches(sheet.costs)
     if not batches:
         return None
-    columns = [f"{mode}_{batch}_ratio" for mode in compare.MODES for batch in batches]
+    columns = [f"{mode}_{batch}_ratio" for mode in MODES for batch in batches]
     costs = sheet.costs.dropna(subset=columns, how="all")
     names, style = list(costs.index), sheet.looks
     caption = (
@@ -153,18 +153,18 @@ def _latency_panel(axes: "Axes", sheet: Sheet, costs: pd.DataFrame, batch: str, 
             axes.annotate("=", (high, at + SIDES["merged"]), (4, -1), textcoords="offset points", va="center",
                           fontsize=8, color=look.colour, annotation_clip=True)  # fmt: skip
     _control(axes, sheet.controls, [f"latency_{batch}", "latency"], y[-1])
-    ratios = timed[[f"{mode}_{batch}_ratio" for mode in compare.MODES]].to_numpy()
+    ratios = timed[[f"{mode}_{batch}_ratio" for mode in MODES]].to_numpy()
     low, high = min(0.9, np.nanmin(ratios, initial=1) - 0.05), max(1.1, np.nanmax(ratios, initial=1) + 0.05)
     if np.ptp(axes.get_xlim()) > 3 * (high - low):  # a noisy machine: keep the points apart, let bars run out
         axes.set_xlim(low, high)
-    blocks = int(np.nanmax(costs[[f"{mode}_{batch}_blocks" for mode in compare.MODES]].to_numpy()))
+    blocks = int(np.nanmax(costs[[f"{mode}_{batch}_blocks" for mode in MODES]].to_numpy()))
     axes.set_title(f"batch {batch.removeprefix('batch_')}, n = {blocks} blocks")
     axes.set_xlabel("latency / base (ratio)")
 
 
 def _as_base(costs: pd.DataFrame) -> set[str]:
     """Methods that infer with the base's own operations also unmerged, so that one timing stands for both modes."""
-    modes = [costs[[f"{mode}_{batch}_ratio" for batch in compare.measured_batches(costs)]] for mode in compare.MODES]
+    modes = [costs[[f"{mode}_{batch}_ratio" for batch in measured_batches(costs)]] for mode in MODES]
     unmerged, merged = (mode.to_numpy() for mode in modes)
     one = ((unmerged == merged) | (np.isnan(unmerged) & np.isnan(merged))).all(axis=1)
     is_base = np.array([same is True for same in costs["merged_is_base"]], dtype=bool)
@@ -188,7 +188,7 @@ def _latency_key() -> list[Any]:
 
 
 def _band(axes: "Axes") -> None:
-    axes.axvspan(*compare.QUIET, color=BAND, zorder=0, linewidth=0)
+    axes.axvspan(*QUIET, color=BAND, zorder=0, linewidth=0)
     axes.axvline(1, color=FAINT, linewidth=0.8, zorder=1)
 
 
@@ -229,7 +229,7 @@ def latency_map(sheet: Sheet) -> "Figure | None":
                     below=0.68, gap=0.15)  # fmt: skip
     words = sheet.words("Latency at every length and batch", caption, "timed", shape=_inference_shape(sheet, False))
     figure, panels = new_figure(words, layout)
-    for axes, mode in zip(panels, compare.MODES, strict=True):
+    for axes, mode in zip(panels, MODES, strict=True):
         y = rows(axes, sheet.looks, names, [CONTROL], named=axes is panels[0])
         _map_cells(axes, sheet, timed[timed["mode"] == mode], names, at, y)
         _map_control(axes, timed, at)
@@ -302,7 +302,7 @@ def inference(sheet: Sheet) -> "Figure | None":
     for axes, (name, title) in zip(panels, COUNTED.items(), strict=True):
         y = rows(axes, style, names, named=axes is panels[0])
         axes.axvline(1, color=FAINT, linewidth=0.8, zorder=1)
-        ratios = costs[[f"inference_{mode}_{name}" for mode in compare.MODES]].to_numpy() / base[name]
+        ratios = costs[[f"inference_{mode}_{name}" for mode in MODES]].to_numpy() / base[name]
         for height, label, pair in zip(y, names, ratios, strict=True):
             for (mode, side), ratio in zip(SIDES.items(), pair, strict=True):
                 if not np.isnan(ratio):

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from bench import analysis as compare
+from bench.analysis.costs import MODES, PHASES
+from bench.analysis.records import latest
 from bench.errors import BenchError
 from bench.report.sections import overview as facts
 from bench.schema.record import CostRecord, Timing
@@ -20,7 +21,7 @@ def export(run: Run) -> dict[str, Any]:
     except ImportError as error:
         raise BenchError("this format needs pytest-benchmark; install the extra 'test'") from error
 
-    records = [record for record in compare.cost_records(run.records) if record.status == "ok"]
+    records = [r for r in latest(run.records)[0] if isinstance(r, CostRecord) and r.status == "ok"]
     benchmarks = [entry for record in records for entry in _benchmarks(record)]
     if not benchmarks:
         raise BenchError(f"{run.folder}: nothing was timed; run a suite with [[cost]] shapes, without --counts")
@@ -35,8 +36,8 @@ def export(run: Run) -> dict[str, Any]:
 
 
 def _benchmarks(record: CostRecord) -> list[dict[str, Any]]:
-    timed = {phase: getattr(record, f"{phase}_seconds") for phase in compare.PHASES}
-    for mode in ("base", *compare.MODES):
+    timed = {phase: getattr(record, f"{phase}_seconds") for phase in PHASES}
+    for mode in ("base", *MODES):
         latency = getattr(record.latency_seconds, mode, None)
         timed |= {
             f"latency_{mode}_batch_{rows}": timing for rows, timing in (latency.by_batch if latency else {}).items()

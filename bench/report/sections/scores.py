@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.analysis.curves import NEAR
-from bench.analysis.ranking import FEWEST_SEEDS, RESAMPLES, Fronts
+from bench.analysis.ranking import Fronts
 from bench.analysis.results import Results
-from bench.analysis.work import training_flops
 from bench.report import format as fmt
 from bench.report.document import Block, Cell, Column, Fact, Section, Text
 from bench.report.sections import NOTHING, difference_cell, figure, number, plain_table, table, word
 from bench.report.sections import overview as facts
 from bench.report.sections.caveats import FLAG_MARKS
+from bench.stats.resampling import FEWEST_SEEDS, RESAMPLES
 
 PARAMETERS, MEMORY = "trainable_method", "peak_step_bytes"
 """Columns of `bench.analysis.costs.cost_table` that a score is held against."""
@@ -268,7 +268,7 @@ def reached_first(results: Results) -> tuple[str, str]:
 
 
 def _flops(results: Results, reached: pd.DataFrame) -> str:
-    work = training_flops(results.run.records)
+    work = results.training_flops
     labels = list(dict.fromkeys(reached.index.get_level_values("method")))
     lacking = [label for label in labels if label not in work]
     if len(lacking) == len(labels):

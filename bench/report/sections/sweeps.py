@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.analysis import scaling
+from bench.analysis import sweeps
 from bench.analysis.results import Results
-from bench.analysis.scaling import Crossing, Crossover, Figure, Growth
+from bench.analysis.sweeps import Crossing, Crossover, Figure, Growth
 from bench.report import format as fmt
 from bench.report.document import Block, Cell, Column, Section, Table, Text
 from bench.report.sections import plain_table, word
@@ -44,7 +44,7 @@ def still(asked: ResolvedSweep) -> str:
 
 
 def _asked(results: Results, name: str) -> ResolvedSweep:
-    return scaling.swept(results.suite, results.run.records)[name]
+    return results.swept[name]
 
 
 def _rows(asked: ResolvedSweep) -> str:
@@ -80,8 +80,8 @@ def section(results: Results) -> Section | None:
 
 def _screen(results: Results) -> list[Table]:
     """Peak memory over each sweep that compares methods, at a few values."""
-    guests, shown = scaling.guests(results.suite), []
-    for name, asked in scaling.swept(results.suite, results.run.records).items():
+    guests, shown = sweeps.guests(results.suite), []
+    for name, asked in results.swept.items():
         peaks = results.sweep_table(name, "peak_memory")
         if peaks.empty or name in guests:
             continue
@@ -91,7 +91,7 @@ def _screen(results: Results) -> list[Table]:
         columns.append(Column("grows as", (" ", f"grows with x = {head} as", ""), words=True, ends_line=True))
         rows = [
             (word(label), *(Cell(fmt.size(row[values[at]])) for at in places),
-             Cell(formula("peak_memory", scaling.growth(row, asked.vary))))
+             Cell(formula("peak_memory", sweeps.growth(row, asked.vary))))
             for label, row in peaks.iterrows()
         ]  # fmt: skip
         caption = f"{title(results, name)} · peak memory of one training step, counted"
@@ -101,7 +101,7 @@ def _screen(results: Results) -> list[Table]:
 
 def sentences(results: Results) -> list[str]:
     """One for each crossover that the suite asks for."""
-    return [_sentence(results, found) for found in scaling.crossovers(results.suite, results.run.records)]
+    return [_sentence(results, found) for found in results.crossovers]
 
 
 def _sentence(results: Results, found: Crossover) -> str:
@@ -145,13 +145,13 @@ def _against(found: Crossover, value: int) -> str:
 
 def _tables(results: Results) -> list[tuple[str, Table]]:
     """For each sweep one table of each figure: all values, and the polynomial with how well it holds."""
-    swept, shown = scaling.swept(results.suite, results.run.records), []
-    for (name, asked), figure in itertools.product(swept.items(), scaling.FIGURES):
+    swept, shown = results.swept, []
+    for (name, asked), figure in itertools.product(swept.items(), sweeps.FIGURES):
         counted = results.sweep_table(name, figure)
         if counted.empty:
             continue
         rows = [
-            [str(label), *(unit(figure, value) for value in row), *_fit(figure, scaling.growth(row, asked.vary))]
+            [str(label), *(unit(figure, value) for value in row), *_fit(figure, sweeps.growth(row, asked.vary))]
             for label, row in counted.iterrows()
         ]
         fitted = ["grows as", "largest miss", "R²", f"exponent at {counted.columns[-1]}"]

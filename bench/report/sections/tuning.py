@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.tuned import RateChange, Rates
-from bench.analysis.tuning import Outcome, Search
+from bench.analysis.tuning import Outcome, RateChange, Rates, Search
 from bench.report import format as fmt
 from bench.report.document import Block, Cell, Column, Document, Fact, Figure, Section, Table, Text
 from bench.report.sections import plain_table, word

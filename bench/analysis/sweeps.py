@@ -1,20 +1,23 @@
-"""Reads the counts of sweeps: how figures grow, where curves cross; counts nothing, formats nothing.
+"""Reads the counts of sweeps: how figures grow, where curves cross; and methods at several values of one field.
 
 All figures keep SI base units; one that a record lacks is NaN, never 0.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.analysis import count_records
-from bench.schema.record import CountRecord, Record
+from bench.schema.record import CostRecord, CountRecord, MethodUsed, ScoreRecord
 from bench.schema.resolved import ResolvedCrossover, ResolvedSuite, ResolvedSweep
+
+if TYPE_CHECKING:
+    from bench.analysis.results import Results
 
 Figure = Literal["peak_memory", "saved_activations", "training_flops"]
 FIGURES: tuple[Figure, ...] = ("peak_memory", "saved_activations", "training_flops")
@@ -24,10 +27,10 @@ HOLDS = 1e-3
 """A polynomial holds where it misses no counted point by more than this share of it."""
 
 
-def swept(suite: ResolvedSuite, records: Iterable[Record]) -> dict[str, ResolvedSweep]:
-    """The sweeps of a resolved suite by name; those that only records know have no values."""
-    asked = {sweep.title: sweep for sweep in suite.sweep}
-    for record in count_records(records):
+def swept(results: "Results") -> dict[str, ResolvedSweep]:
+    """The sweeps of a run by name; those that only records know have no values."""
+    asked = {sweep.title: sweep for sweep in results.suite.sweep}
+    for record in results.count_records:
         known = ResolvedSweep(title=record.sweep, vary=record.vary, values=[], methods=[])
         asked.setdefault(record.sweep, known)
     return asked
@@ -55,25 +58,24 @@ def _training(record: CountRecord) -> int:
     return record.flops.forward + record.flops.backward
 
 
-def sweep_table(records: Iterable[Record], title: str, figure: Figure, order: Sequence[str] = ()) -> pd.DataFrame:
+def sweep_table(results: "Results", title: str, figure: Figure) -> pd.DataFrame:
     """One figure of each method at each value of a sweep.
 
     Args:
-        records: Any records; only counts are read.
+        results: Of a run.
         title: Name of the sweep.
         figure: What to read.
-        order: Labels in the order of the suite.
 
     Returns:
         One row per method that the sweep has counted, one column per value, rising.
     """
-    points = [record for record in count_records(records) if record.sweep == title]
+    points = [record for record in results.count_records if record.sweep == title]
     labels = {record.method.label for record in points}
     table = pd.DataFrame(
         {value: {r.method.label: figure_of(r, figure) for r in points if r.value == value}
          for value in sorted({record.value for record in points})}
     )  # fmt: skip
-    return table.reindex([*(label for label in order if label in labels), *sorted(labels - {*order})])
+    return table.reindex([label for label in results.labels if label in labels])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +179,14 @@ class Crossover:
         return not self.crossings and bool((self.curves["first"] > self.curves["second"]).all())
 
 
-def crossovers(suite: ResolvedSuite, records: Iterable[Record]) -> list[Crossover]:
+def crossovers(results: "Results") -> list[Crossover]:
     """The crossovers that a resolved suite asks for, in its order."""
-    records = list(records)
-    return [_crossover(records, asked) for asked in suite.crossover]
+    return [_crossover(results, asked) for asked in results.suite.crossover]
 
 
-def _crossover(records: Sequence[Record], asked: ResolvedCrossover) -> Crossover:
-    first = sweep_table(records, asked.sweep, asked.figure)
-    second = sweep_table(records, asked.than_sweep or asked.sweep, asked.figure)
+def _crossover(results: "Results", asked: ResolvedCrossover) -> Crossover:
+    first = results.sweep_table(asked.sweep, asked.figure)
+    second = results.sweep_table(asked.than_sweep or asked.sweep, asked.figure)
     names = (("first", first, asked.method), ("second", second, asked.than))
     both = {column: table.loc[label] for column, table, label in names if label in table.index}
     curves = pd.DataFrame(both, columns=["first", "second"], dtype=float).dropna().sort_index()
@@ -198,3 +199,52 @@ def _crossings(curves: pd.DataFrame) -> Iterable[Crossing]:
         if (before > 0) != (after > 0):
             near = low + (high - low) * before / (before - after)
             yield Crossing(int(low), int(high), float(near), bool(after > 0))
+
+
+FEWEST = 3
+"""Values that make a series."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One method at several values of one of its fields, all other fields equal."""
+
+    name: str
+    """Of the method."""
+    field: str
+    others: tuple[tuple[str, Any], ...]
+    """Fields that differ from those of the other series of the same method; empty where there is one alone."""
+    labels: dict[int, str]
+    """Label by value, rising."""
+
+
+def series(results: "Results") -> list[Series]:
+    """Every series of a run, the one with most values first; of one method the fields that keep its series apart."""
+    methods = {r.method.label: r.method for r in results.records if isinstance(r, CostRecord | ScoreRecord)}
+    found: dict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
+    for label, method in methods.items():
+        for field, value in method.config.items():
+            if type(value) is int:
+                found[method.name, field, _without(method, field)][value] = label
+    kept = {place: labels for place, labels in found.items() if len(labels) >= FEWEST}
+    made = [
+        Series(name, field, _apart(methods, name, [held for (n, _, _), held in kept.items() if n == name], labels),
+               dict(sorted(labels.items())))
+        for (name, field, _), labels in kept.items()
+    ]  # fmt: skip
+    return sorted(made, key=lambda one: -len(one.labels))
+
+
+def _without(method: MethodUsed, field: str) -> str:
+    return repr(sorted((name, value) for name, value in method.config.items() if name != field))
+
+
+def _apart(
+    methods: dict[str, MethodUsed], name: str, all_of_it: list[dict[int, str]], own: dict[int, str]
+) -> tuple[tuple[str, Any], ...]:
+    """Fields of one series of ``name`` that not all of its series share."""
+    configs = [methods[next(iter(labels.values()))].config for labels in all_of_it]
+    mine = methods[next(iter(own.values()))].config
+    varied = {field for field in mine if any(repr(config.get(field)) != repr(mine[field]) for config in configs)}
+    constant = {field for field in varied if len({repr(methods[label].config[field]) for label in own.values()}) == 1}
+    return tuple((field, mine[field]) for field in mine if field in constant) if len(all_of_it) > 1 else ()
