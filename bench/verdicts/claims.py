@@ -49,11 +49,11 @@ class Outcome:
 
     @property
     def widened(self) -> str:
-        """What was done for the A/A control, in words; empty where nothing was."""
+        """By how much the interval was widened for the A/A control, in words; empty where it was not."""
         if self.control is None or self.widening == 1:
             return ""
         low, high = self.control
-        return f"widened by {100 * (self.widening - 1):.0f} % for the A/A control [{low:.3f}, {high:.3f}]"
+        return f"by {100 * (self.widening - 1):.0f} % for A/A noise [{low:.3f}, {high:.3f}]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,8 +203,7 @@ def _cut_short(suite: ResolvedSuite, record: CostRecord, blocks: int) -> str:
     most = LOOKS * asked.blocks
     if blocks >= most:
         return ""
-    seconds = asked.extra_seconds
-    return f"{seconds:g} s for extra blocks were up after {blocks} blocks of at most {most}"
+    return f"stopped after {blocks} of up to {most} blocks: the {asked.extra_seconds:g} s for extra blocks ran out"
 
 
 def _joined(*parts: str) -> str:
@@ -266,7 +265,8 @@ def _decide(tested: Sequence[tuple[ClaimTable, list[Outcome]]]) -> list[list[Out
             return dataclasses.replace(outcome, verdict="pass", why="")
         if outside[id(outcome)] < LEVEL:
             return dataclasses.replace(outcome, verdict="fail", why="")
-        why = _joined("the interval straddles the bound", outcome.widened, outcome.why)
+        wider = f" after widening it {outcome.widened}" if outcome.widened else ""
+        why = _joined(f"the interval contains the bound{wider}", outcome.why)
         return dataclasses.replace(outcome, why=why)
 
     return [[decided(outcome) for outcome in outcomes] for _, outcomes in tested]

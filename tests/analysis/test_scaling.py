@@ -104,7 +104,7 @@ def test_a_mistake_in_a_sweep_is_named(tmp_path, old, new, sentence):
     [
         (sweep_of("width", [64, 100]), r"sweep\[0\].values: width 100 .* heads of 'tiny'.*; give multiples of 16"),
         (sweep_of("config.rank", [1, 2]), r"sweep\[0\].vary: no method of this sweep has an integer field 'rank'"),
-        (sweep_of("length", [8, 129]), r"sweep\[0\]: 129 tokens, but 'tiny' has 128 positions"),
+        (sweep_of("length", [8, 129]), r"sweep\[0\]: 129 tokens need 129 positions, the backbone has 128"),
     ],
 )  # fmt: skip
 def test_a_value_that_gives_no_shape_is_refused_before_anything_is_counted(tmp_path, text, sentence):

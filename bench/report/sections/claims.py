@@ -121,11 +121,7 @@ def _short(metric: str) -> str:
 
 
 def _widened(outcome: Outcome) -> str:
-    if outcome.control is None or outcome.widening == 1:
-        return ""
-    low, high = outcome.control
-    wider = 100 * (outcome.widening - 1)
-    return f"still holds after widening the interval by {wider:.0f} % for A/A noise [{low:.3f}, {high:.3f}]"
+    return f"still holds after widening the interval {outcome.widened}" if outcome.widened else ""
 
 
 def _figures(judgement: Judgement) -> str:
