@@ -90,8 +90,11 @@ def test_a_page_opens_without_a_complaint_or_a_request(opened, name):
 def test_the_first_screen_of_a_desk_holds_question_answers_and_heat_map(opened):
     browser = opened()
     script = "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().bottom)"
-    assert max(browser.execute_script(script, "h1, .answers li, .origin, .choose button")) < 400
-    assert browser.execute_script(script, "#lead img")[0] < 900
+    assert max(browser.execute_script(script, "h1, .answers li, .first .note, .choose button")) < 400
+    first, second = browser.execute_script(
+        "return [...document.querySelectorAll('#lead img')].map(e => [e.getBoundingClientRect().top, e.clientWidth])"
+    )
+    assert first[0] < 420 and min(first[1], second[1]) > 1150  # begins there, as wide as the page
 
 
 @pytest.mark.parametrize("name", [*RUNS, "long"])
