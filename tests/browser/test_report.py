@@ -125,7 +125,7 @@ def test_a_click_sorts_by_figures_a_second_turns_it_and_missing_stays_last(opene
     memory.click()
     assert labels(browser)[0] == "full"
     assert column(browser, memory) == "descending"
-    merged = button(browser, "merged")
+    merged = button(browser, "latency / base, batch 1, merged")
     for _ in range(2):
         merged.click()
         assert set(labels(browser)[:5]) == {"full", "lora(rank=8)", "bitfit", "ia3", "head"}

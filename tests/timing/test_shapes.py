@@ -188,4 +188,4 @@ def test_a_report_counts_and_shows_what_each_shape_was_asked_for(tmp_path):
     shown = [results.labels_on(shape) for shape in results.shapes]
     assert shown == [["full", LORA, PROMPT], ["full", LORA]]
     told = reports.markdown(run)
-    assert [f"\n| {PROMPT} |" in part for part in told.split("## Costs")[1:]] == [True, False]
+    assert [f"\n| {PROMPT} |" in part for part in told.split("## Costs")[1].split("### ")[1:]] == [True, False]

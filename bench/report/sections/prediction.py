@@ -91,7 +91,7 @@ def _columns(rows: Sequence[Prediction]) -> list[tuple[Column, list[str]]]:
         "refused" if row.refused else fmt.count(t.method if t else None) for row, t in zip(rows, trained, strict=True)
     ]
     columns = [
-        _column("", "trainable", "ex. head", state),
+        _column("", "params", "ex.head", state),
         _column("", "stored", "per task", [fmt.size(row.delta_bytes) for row in rows]),
         _column("FLOPs", "fwd", "", [fmt.count(f.forward if f else None) for f in flops]),
         _column("FLOPs", "bwd", "", [fmt.count(f.backward if f else None) for f in flops]),
