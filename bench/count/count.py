@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
@@ -14,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bench.count.attribution import Origin
 from bench.count.fake import fake_like, fakeify, lacks_fake_form, without_data
-from bench.count.ledger import Ledger, count_step
+from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step, nbytes
 from bench.count.operations import tensors
 from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
@@ -24,7 +25,7 @@ from bench.models import backbone
 from bench.models.head import make_head, trainable
 from bench.schema.forms import Optimizer
 from bench.schema.jobs import BackboneSpec
-from bench.schema.record import Bytes, Flops, PathCounts, PeakMemory, SavedTensor, Trainable
+from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
 from bench.schema.shape import Setting
 from bench.training.loop import make_optimizer, optimizer_for
 
@@ -68,16 +69,29 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Counts:
-    """The exact part of what one method costs on one setting."""
+class Counts(StepFigures):
+    """The exact part of what one method costs on one setting, under the names of a record's fields."""
 
-    trainable: Trainable
+    trainable_parameters: Trainable
     delta_bytes: int
-    flops: Flops
     bytes: Bytes
-    peak: PeakMemory
+    predicted_peak_memory_bytes: PeakMemory
     largest_saved: tuple[SavedTensor, ...]
-    backward_path: PathCounts
+
+    @property
+    def trainable(self) -> Trainable:
+        """Trainable parameters of the method and of the head."""
+        return self.trainable_parameters
+
+    @property
+    def peak(self) -> PeakMemory:
+        """Peak bytes of each phase of the step."""
+        return self.predicted_peak_memory_bytes
+
+    def figures(self, record: type[BaseModel]) -> dict[str, Any]:
+        """What a record of this class holds of these counts, by the name of its field."""
+        names = [field.name for field in dataclasses.fields(self) if field.name in record.model_fields]
+        return {name: getattr(self, name) for name in names}
 
 
 def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Counts:
@@ -122,13 +136,12 @@ def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -
 def summary(model: Any, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_bytes: int) -> Counts:
     """Bring the figures of a counted step of ``model``, which has ``body`` and ``head``, together."""
     return Counts(
-        trainable=Trainable(method=trainable(model.body), head=trainable(model.head)),
+        **{field.name: getattr(ledger, field.name) for field in dataclasses.fields(StepFigures)},
+        trainable_parameters=Trainable(method=trainable(model.body), head=trainable(model.head)),
         delta_bytes=delta_bytes,
-        flops=ledger.flops,
         bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
-        peak=peak,
+        predicted_peak_memory_bytes=peak,
         largest_saved=ledger.saved[:LARGEST],
-        backward_path=ledger.backward_path,
     )
 
 

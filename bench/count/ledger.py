@@ -16,11 +16,19 @@ from bench.count.operations import CriticalPath, Product, factors, product, tens
 from bench.schema.record import Flops, Owners, PathCounts, SavedTensor
 
 
-@dataclasses.dataclass(frozen=True)
-class Ledger:
-    """Counts of one training step."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepFigures:
+    """Counted figures of one training step under the names of a record's fields; a new one is a field here."""
 
     flops: Flops
+    backward_path: PathCounts
+    """Of backward alone: what forward left has depth 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ledger(StepFigures):
+    """Counts of one training step."""
+
     saved_activations: int
     """Bytes that autograd keeps for backward, one storage once, parameters and buffers left out.
 
@@ -30,8 +38,6 @@ class Ledger:
     """The same bytes by the module whose forward kept them first."""
     saved: tuple[SavedTensor, ...]
     """All of these tensors, the largest first."""
-    backward_path: PathCounts
-    """Of backward alone: what forward left has depth 0."""
 
 
 def count_step(
@@ -69,9 +75,12 @@ def count_step(
     for tensor in listed:
         by_owner[tensor.owner] += tensor.bytes
     return Ledger(
-        counter.flops(origin.depth), sum(by_owner.values()), dict(by_owner), tuple(listed),
-        PathCounts(operations=path.operations, depth=path.depth),
-    )  # fmt: skip
+        flops=counter.flops(origin.depth),
+        backward_path=PathCounts(operations=path.operations, depth=path.depth),
+        saved_activations=sum(by_owner.values()),
+        saved_by_owner=dict(by_owner),
+        saved=tuple(listed),
+    )
 
 
 def forward_flops(run: Callable[[], Any]) -> tuple[int, list[tuple[str, tuple[tuple[int, ...], ...]]]]:

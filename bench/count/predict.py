@@ -146,7 +146,7 @@ def _counted(
 
     try:
         counts = count(spec, method, config, setting)
-        row = _figures(counts)
+        row = counts.figures(Prediction)
         if device_memory is not None:
             row |= _capacity(spec, method, config, setting, counts, device_memory)
     except BenchError:
@@ -157,13 +157,6 @@ def _counted(
         with contextlib.suppress(Exception):  # where it cannot even be built, the reason above stands alone
             row |= _sizes(spec, method, config, setting)
     return row
-
-
-def _figures(counts: "Counts") -> dict[str, Any]:
-    return {
-        "trainable_parameters": counts.trainable, "delta_bytes": counts.delta_bytes, "flops": counts.flops,
-        "bytes": counts.bytes, "predicted_peak_memory_bytes": counts.peak, "largest_saved": counts.largest_saved,
-    }  # fmt: skip
 
 
 def _capacity(

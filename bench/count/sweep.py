@@ -72,10 +72,7 @@ def _count(sweep: Sweep, spec: MethodSpec, value: int) -> "Counts":
 
 def _figures(counts: "Counts") -> dict[str, Any]:
     whole = counts.flops.model_copy(update={"by_layer": {}, "backbone_by_layer": {}})
-    return {
-        "trainable_parameters": counts.trainable, "delta_bytes": counts.delta_bytes, "bytes": counts.bytes,
-        "flops": whole, "predicted_peak_memory_bytes": counts.peak,
-    }  # fmt: skip
+    return counts.figures(CountRecord) | {"flops": whole}
 
 
 def _record(

@@ -19,7 +19,7 @@ from bench.errors import BenchError
 from bench.models.head import TaskModel
 from bench.schema.figures import BASE
 from bench.schema.jobs import MethodSpec, Probe
-from bench.schema.record import Inference, Inferences, Latencies, Latency
+from bench.schema.record import CostRecord, Inference, Inferences, Latencies, Latency
 from bench.timing import inference as latency
 from bench.timing.clock import PHASES, Seen
 from bench.timing.interleave import (
@@ -221,7 +221,6 @@ def count_training(models: Models, spec: MethodSpec, found: Findings) -> None:
     """Ledger of a training step on fake tensors, and where the probe is timed its memory on a real step."""
     counts = _predicted(models, spec, found)
     if counts is not None and not models.probe.timed:
-        found.figures |= _exact(counts) | {"bytes": counts.bytes, "delta_bytes": counts.delta_bytes}
         return
     step = models.step(spec.label, noise=False)
     if counts is None:
@@ -231,7 +230,8 @@ def count_training(models: Models, spec: MethodSpec, found: Findings) -> None:
     delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
     if counts is None:
         counts = summary(step.model, ledger, held, peak, delta)
-    found.figures |= _exact(counts) | {
+        found.figures |= counts.figures(CostRecord) | {"predicted_peak_memory_bytes": None}
+    found.figures |= {
         "delta_bytes": delta, "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
         "peak_memory_bytes": peak, "peak_memory_source": source,
     }  # fmt: skip
@@ -251,16 +251,8 @@ def _predicted(models: Models, spec: MethodSpec, found: Findings) -> Counts | No
             f"({type(error).__name__}: {reason})"
         )
         return None
-    found.figures["predicted_peak_memory_bytes"] = counts.peak
+    found.figures |= counts.figures(CostRecord)
     return counts
-
-
-def _exact(counts: Counts) -> dict[str, Any]:
-    """Figures that no real step adds to."""
-    return {
-        "trainable_parameters": counts.trainable, "flops": counts.flops, "largest_saved": counts.largest_saved,
-        "backward_path": counts.backward_path,
-    }  # fmt: skip
 
 
 def count_inference(session: Session, deployed: latency.Deployed, found: Findings) -> None:

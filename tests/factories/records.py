@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.analysis.results import Results
+from bench.schema.figures import FIGURES
 from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord
 from bench.schema.resolved import ResolvedSuite
 from bench.stats.intervals import block_bootstrap_ratio
@@ -130,8 +131,9 @@ def cost(label: str, *, seed: int = 0, noise: float = 0.002, shape: dict | None 
         "merged_equals_base": same if merges else None,
         "merge_error": {"float32": 2.6e-8} if merges else None,
         "switch_seconds": 0.0021,
-    } | changes  # fmt: skip
-    return CostRecord.model_validate(values)
+    }  # fmt: skip
+    others = {figure.path for figure in FIGURES if figure.group == "counted" and "." not in figure.path}
+    return CostRecord.model_validate(dict.fromkeys(others, 1) | values | changes)
 
 
 def score(label: str, task: str, seed: int, *, source: str = "synthetic", content: str = "", **changes) -> ScoreRecord:
