@@ -142,7 +142,7 @@ def test_a_head_that_computes_something_else_is_said(there):
     branches.write_text(branches.read_text().replace("alpha=self.scale", "alpha=2 * self.scale"))
     git(there, *COMMIT, "other")
     git(there, "checkout", "-q", "plain")
-    (lora,) = found(there, "plain", "other")
+    (lora,) = found(there, "plain", "other", "lora")
     assert "the versions compute different things: loss" in lora.note
 
 
