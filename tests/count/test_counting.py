@@ -1,6 +1,5 @@
 """Counting without data: fake tensors give what real ones give, to the byte, in every form of a step."""
 
-import dataclasses
 
 import pytest
 
@@ -59,7 +58,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BackboneSpec]:
 
 
 def form(**fields: object) -> Setting:
-    return dataclasses.replace(PLAIN, **fields)
+    return Setting.model_validate(PLAIN.model_dump() | fields)
 
 
 def counts_of_both(shape: BackboneSpec, name: str, setting: Setting) -> tuple[Counts, Counts]:
