@@ -1,6 +1,5 @@
 """Counting without data: fake tensors give what real ones give, to the byte, in every form of a step."""
 
-
 import pytest
 
 from bench.count.count import CUBLAS_WORKSPACE, Counts, count, peak_of
