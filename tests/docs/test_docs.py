@@ -18,7 +18,6 @@ from bench.models import backbone
 from bench.plan.load import load_suite, suite_names
 from bench.report.sections import claims
 from bench.store.store import open_store, read_run
-from bench.verdicts.claims import judge
 from bench.verdicts.results import JudgedResults
 from tests.factories.command import bench
 from tests.store.test_store import SUITE, score
@@ -187,7 +186,7 @@ def test_what_is_said_of_scores_on_real_files_is_what_the_run_s_claims_say(name)
 
 def test_what_keeps_each_claim_about_scores_open_is_what_the_pages_say():
     """LoRA's interval clears its bound, and so does the pruned start's; only that of LST against the head does not."""
-    lora, head, start = judge(published("glue-real-minilm"))
+    lora, head, start = JudgedResults(published("glue-real-minilm")).judgements
     assert [claim.claim.difference.min for claim in (lora, head, start)] == [-2.0, 0.0, 0.0]
     clear = [each.outcomes[0].interval[0] > each.claim.difference.min for each in (lora, head, start)]
     assert clear == [True, False, True]
