@@ -192,7 +192,7 @@ def test_what_keeps_each_claim_about_scores_open_is_what_the_pages_say():
     assert clear == [True, False, True]
     why = [each.why for each in claims.tell(JudgedResults(published("glue-real-minilm")))]
     assert "did not learn" in why[0] and "full still improving" in why[0]
-    assert "straddles the bound" in why[1]
+    assert "contains the bound" in why[1]
     assert why[2] == "lst(reduction=8, init='random') still improving"
     searched = {record.tuning.task for record in published("glue-real-minilm").records}
     assert searched == {"sst2"}
