@@ -72,7 +72,7 @@ def test_merged_low_rank_methods_and_ia3_are_the_base_again(smoke):
 
 def test_screen_and_report_say_what_they_must(smoke):
     run, printed = smoke
-    for text in ("SYNTHETIC", "A/A control", "peak mem", "(counted)", "bag of words", "no verdict", *BUILTIN):
+    for text in ("SYNTHETIC", "A/A control", "peak mem", "(counted)", "bag-of-words", "inconclusive", *BUILTIN):
         assert text in printed, text
     report = (run.folder / "report.md").read_text()
     assert "peak memory (counted)" in report
