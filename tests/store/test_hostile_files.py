@@ -366,7 +366,7 @@ def test_a_folder_without_records_says_what_is_missing_and_what_fills_it(folder)
     assert code == 0
     assert "missingallrecords" in shown
     assert fill.replace(" ", "") in shown
-    assert "missing: all records" in (folder / "report.md").read_text()
+    assert "| missing | all records, nothing was measured here yet" in (folder / "report.md").read_text()
     for command in (
         ("gate", folder, "--reference", folder / "reference.json"),
         ("reference", folder, "-o", folder / "x"),
