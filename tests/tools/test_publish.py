@@ -1,6 +1,5 @@
 """The published form of a run loses nothing: every figure of a report is the same, read from either form."""
 
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,9 +19,9 @@ from bench.store.sidecars import (
 )
 from bench.store.store import open_store, read_records, read_run
 from tests.factories import reports
-from tests.factories.command import bench, module
+from tests.factories.command import bench
 from tests.store.test_store import SUITE, score
-from tools.publish import publish
+from tools.publish import main, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "results" / "published"
@@ -98,7 +97,7 @@ def test_a_search_is_published_and_its_tables_are_made_again(tmp_path):
     assert not (out / "tuned.toml").exists()
 
 
-def test_what_is_no_run_and_what_is_there_already_is_refused(tmp_path, capsys):
+def test_what_is_no_run_and_what_is_there_already_is_refused(tmp_path, capsys, monkeypatch):
     with pytest.raises(BenchError, match=r"suite\.toml: not a readable suite"):
         publish(tmp_path, tmp_path / "out")
     with open_store(tmp_path / "run", SUITE):
@@ -110,8 +109,9 @@ def test_what_is_no_run_and_what_is_there_already_is_refused(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     with pytest.raises(BenchError, match="out: exists; remove it first"):
         publish(tmp_path / "run", tmp_path / "out")
+    monkeypatch.setattr("sys.argv", ["publish", str(tmp_path / "run"), str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="2"):
-        module(*shlex.split(f"python -m tools.publish {tmp_path / 'run'} {tmp_path / 'out'}"))
+        main()
     assert "exists; remove it" in capsys.readouterr().err
 
 
