@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from methods import BRIDGES, BUILTIN
+from tools.house import measured
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERFACE = {"errors", "method", "anatomy", "registry"}
@@ -141,3 +142,13 @@ def test_every_file_says_what_it_is():
         if not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert not silent, "\n".join(silent)
+
+
+def test_the_house_is_no_more_crowded_than_it_was_meant_to_be():
+    counted = measured(ROOT)
+    assert counted.rooms <= 23
+    assert counted.arrows <= 110
+    assert counted.floors <= 11
+    assert (counted.circles, counted.file_circles) == (0, 0)
+    assert counted.result_files <= 100
+    assert counted.result_megabytes <= 15
