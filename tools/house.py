@@ -123,7 +123,8 @@ def measured(root: Path) -> House:
     rooms = by_room(modules)
     product = [path for folder in ("bench", "methods") for path in (root / folder).rglob("*") if path.is_file()]
     python = [path for path in product if path.suffix == ".py"]
-    results = [path for path in (root / "results").rglob("*") if path.is_file()]
+    kept = [root / "results" / name for name in ("published", "reference")]  # a user's own runs lie beside them
+    results = [path for folder in kept for path in folder.rglob("*") if path.is_file()]
     return House(
         rooms=len(rooms),
         arrows=sum(map(len, rooms.values())),
