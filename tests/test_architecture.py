@@ -1,6 +1,7 @@
 """Rules of the architecture, held by tests: one direction of imports, light readers, a harness that names no method."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,12 @@ def test_the_harness_names_no_method():
     assert not named, "\n".join(sorted(named))
 
 
+def imported_alone(program):
+    """Run ``program`` in a process that knows nothing of a run that this one has started before."""
+    around = {name: value for name, value in os.environ.items() if not name.startswith("BENCH_WARM")}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120, cwd=ROOT, env=around)
+
+
 def test_readers_need_no_torch():
     program = """
 import sys
@@ -121,7 +128,7 @@ import bench.analysis, bench.cli.app, bench.cli.progress, bench.schema.record, b
 import bench.report.charts.catalogue, bench.report.render.markdown, bench.report.render.terminal
 import bench.stats.intervals, bench.store.store
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120, cwd=ROOT)
+    imported_alone(program)
 
 
 def test_the_cost_path_needs_neither_datasets_nor_evaluate():
@@ -132,7 +139,7 @@ for name in ("datasets", "evaluate"):
 import bench.cli.app, bench.execute.runner, bench.execute.warm, bench.plan.planner
 import bench.timing.probe, bench.timing.session
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120, cwd=ROOT)
+    imported_alone(program)
 
 
 def test_every_file_says_what_it_is():
