@@ -1,5 +1,6 @@
 """Reads a task from a folder of official TSV files, JSONL or parquet; errors name file, line and remedy."""
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -118,6 +119,7 @@ def _tsv(path: Path, spec: TaskSpec) -> Iterator[Row]:
         header = tuple(first.split("\t"))
         if not first:
             raise BenchError(f"{path}: the file is empty; put the rows of {spec.name} into it")
+        _each_once(path, header, "line 1, ")
         _require(path, header, (*spec.tsv_text, spec.tsv_label))
     for number, line in lines:
         fields = line.split("\t")
@@ -132,13 +134,14 @@ def _tsv(path: Path, spec: TaskSpec) -> Iterator[Row]:
 
 def _jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     for number, line in _lines(path):
+        place = f"line {number}, "
         try:
-            fields = json.loads(line)
-        except ValueError as error:
+            fields = json.loads(line, object_pairs_hook=functools.partial(_object, path, place))
+        except (ValueError, RecursionError) as error:
             raise BenchError(f"{path}: line {number} is not JSON ({error}); write one object per line") from error
         if not isinstance(fields, dict):
             raise BenchError(f"{path}: line {number} is not a JSON object; write one object per line")
-        _require(path, tuple(fields), columns, f"line {number}, ")
+        _require(path, tuple(fields), columns, place)
         yield f"line {number}", fields
 
 
@@ -151,12 +154,28 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise BenchError(f"{path}: not a parquet file ({error}); write it again") from error
     with file:
-        _require(path, tuple(file.schema_arrow.names), columns)
+        names = tuple(file.schema_arrow.names)
+        _each_once(path, names)
+        _require(path, names, columns)
         number = 0
         for batch in file.iter_batches(columns=list(columns)):
             for fields in batch.to_pylist():
                 number += 1
                 yield f"row {number}", fields
+
+
+def _object(path: Path, place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _each_once(path, tuple(key for key, _ in pairs), place)
+    return dict(pairs)
+
+
+def _each_once(path: Path, found: tuple[str, ...], place: str = "") -> None:
+    """A column that stands twice leaves open which one counts; columns without a name are nobody's."""
+    if len(set(found)) == len(found):
+        return
+    twice = next((column for column in found if column and found.count(column) > 1), None)
+    if twice is not None:
+        raise BenchError(f"{path}: {place}column {twice!r} stands {found.count(twice)} times; keep one of them")
 
 
 def _require(path: Path, found: tuple[str, ...], wanted: tuple[str, ...], place: str = "") -> None:

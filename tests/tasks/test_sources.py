@@ -1,6 +1,8 @@
 """The source is resolved once, files of every form give the same rows, and mistakes name file, line and remedy."""
 
+import io
 import json
+import re
 import string
 from pathlib import Path
 
@@ -221,6 +223,51 @@ def test_a_bad_file_is_named_with_line_and_remedy(tmp_path, file, content, sente
     (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\na\t1\n")
     with pytest.raises(BenchError, match=sentence):
         load_task("sst2", Source("folder", str(tmp_path), ""), None, None)
+
+
+def parquet_with(columns):
+    """Bytes of a parquet file with these columns, all text but the labels."""
+    values = [[0, 1] if column in {"label", "idx"} else ["a", "b"] for column in columns]
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table([pyarrow.array(v) for v in values], names=list(columns)), out)
+    return out.getvalue()
+
+
+TWICE = [
+    ("sst2", "tsv", b"sentence\tlabel\tlabel\na\t1\t0\n", "line 1, column 'label' stands 2 times"),
+    ("sst2", "tsv", b"sentence\tsentence\tlabel\na\tb\t1\n", "line 1, column 'sentence' stands 2 times"),
+    ("sst2", "tsv", b"label\tsentence\tlabel\tlabel\n0\ta\t1\t0\n", "line 1, column 'label' stands 3 times"),
+    ("sst2", "tsv", b"id\tid\tsentence\tlabel\n0\t1\ta\t1\n", "line 1, column 'id' stands 2 times"),
+    ("sst2", "tsv", b"\xef\xbb\xbflabel\tsentence\tlabel\r\n0\ta\t1\r\n", "line 1, column 'label' stands 2 times"),
+    ("rte", "tsv", b"index\tsentence1\tsentence1\tlabel\n0\ta\tb\t1\n", "line 1, column 'sentence1' stands 2 times"),
+    ("mrpc", "tsv", b"Quality\t#1 String\t#2 String\tQuality\n0\ta\tb\t1\n", "line 1, column 'Quality' stands 2 times"),
+    ("sst2", "jsonl", b'{"sentence": "a", "label": 1, "label": 0}\n', "line 1, column 'label' stands 2 times"),
+    ("sst2", "jsonl", b'{"sentence": "a", "label": 1}\n{"sentence": "a", "sentence": "b", "label": 1}\n',
+     "line 2, column 'sentence' stands 2 times"),
+    ("sst2", "jsonl", b'{"sentence": "a", "label": 1, "idx": 1, "idx": 2}\n', "line 1, column 'idx' stands 2 times"),
+    ("rte", "jsonl", b'{"sentence1": "a", "sentence2": "b", "label": 1, "sentence2": "b"}\n',
+     "line 1, column 'sentence2' stands 2 times"),
+    ("sst2", "parquet", parquet_with(("sentence", "label", "label")), "column 'label' stands 2 times"),
+    ("sst2", "parquet", parquet_with(("sentence", "sentence", "label")), "column 'sentence' stands 2 times"),
+    ("sst2", "parquet", parquet_with(("idx", "idx", "sentence", "label")), "column 'idx' stands 2 times"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "form", "content", "sentence"), TWICE)
+def test_a_column_that_stands_twice_is_refused_in_every_form(tmp_path, name, form, content, sentence):
+    home = tmp_path / TASKS[name].folder
+    home.mkdir()
+    for split in ("train", "dev"):
+        (home / f"{split}.{form}").write_bytes(content)
+    with pytest.raises(BenchError, match=rf"train\.{form}: {re.escape(sentence)}; keep one of them"):
+        read_folder(tmp_path, TASKS[name])
+
+
+def test_columns_without_a_name_may_be_many(tmp_path):
+    (tmp_path / "SST-2").mkdir()
+    for split in ("train", "dev"):
+        (tmp_path / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\t\t\na film\t1\t\t\n")
+    assert read_folder(tmp_path, TASKS["sst2"])[0] == Rows((("a film",),), (1,))
 
 
 def test_two_files_for_one_split_are_refused(tmp_path):
