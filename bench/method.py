@@ -156,6 +156,13 @@ class Method(abc.ABC):
         """Rank of the update of each adapted map, where training chose it; empty where the configuration gives it."""
         return {}
 
+    def notes(self, module: nn.Module) -> Sequence[str]:
+        """What a reader of the figures of ``module`` must know, such as an option that does nothing on this backbone.
+
+        Plain sentences without a full stop; each enters the records of the method, and stands once below the tables.
+        """
+        return ()
+
     def finalize(self, module: nn.Module) -> nn.Module:
         """Return a module without training-only parts (prefix MLP, P-tuning LSTM); by default ``module`` itself."""
         return module

@@ -35,8 +35,9 @@ REFUSALS = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 class Bridged(nn.Module):
     """peft's model under the bare backbone's call contract: states of the caller's tokens alone."""
 
-    def __init__(self, model: nn.Module, config: PeftConfig, structure: Any) -> None:
+    def __init__(self, model: nn.Module, config: PeftConfig, structure: Any, notes: tuple[str, ...]) -> None:
         super().__init__()
+        self.notes = notes
         self.peft: Any = model
         self.options = config
         self.structure = structure
@@ -143,6 +144,10 @@ class Peft(Method):
         held = module.peft.base_model.model.named_parameters()
         return {name.partition(".lora_E.")[0]: int(value.count_nonzero()) for name, value in held if ".lora_E." in name}
 
+    def notes(self, module: Bridged) -> tuple[str, ...]:
+        """What peft warned of while it built ``module``."""
+        return module.notes
+
     def merge(self, module: Bridged) -> nn.Module | None:
         """Fold the update into the weights by peft; None where peft cannot, or gives another structure."""
         tuner = clone(module).peft.base_model
@@ -193,10 +198,11 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
     structure = _structure(backbone)
     checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in backbone.modules())
     weightless = next(backbone.parameters()).is_meta
+    notes: list[str] = []
     if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
         torch.sparse.check_sparse_tensor_invariants.disable()  # the default, said aloud: torch warns of it unsaid
     try:
-        with torch.device("meta") if weightless else contextlib.nullcontext(), _quiet():
+        with torch.device("meta") if weightless else contextlib.nullcontext(), _heard(notes):
             options = to_library(config, deployed=deployed)
             # in the backbone's type, as every method here: what trains in float32 is for the recipe to say
             model = library().get_peft_model(backbone, options, ADAPTER, autocast_adapter_dtype=False)
@@ -216,15 +222,21 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
         raise BenchError(f"peft: {config.peft_type} finds nothing to train here; name other target_modules")
     if checkpointed:
         backbone.disable_input_require_grads()  # type: ignore[operator]
-    return Bridged(model, config, structure)
+    return Bridged(model, config, structure, tuple(notes))
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
+def _heard(notes: list[str]) -> Iterator[None]:
+    """What peft warns of inside goes to ``notes`` as sentences, each once, in place of the screen."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for of_python in (DeprecationWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", of_python)
         for beginning in MENDED:
             warnings.filterwarnings("ignore", message=beginning)
         yield
+    said = (" ".join(str(warning.message).split()).rstrip(".") for warning in caught)
+    notes += dict.fromkeys(f"peft: {sentence}" for sentence in said)
 
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:

@@ -77,6 +77,7 @@ class Counts(StepFigures):
     bytes: Bytes
     predicted_peak_memory_bytes: PeakMemory
     largest_saved: tuple[SavedTensor, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def trainable(self) -> Trainable:
@@ -109,7 +110,8 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
         step.optimize()
         held, peak, _ = measure_step(step)
         delta = nbytes(method.delta(method.finalize(step.model.body)).values())
-        return summary(step.model, ledger, *_corrected(held, peak, step.origin, setting), delta)
+        notes = method.notes(step.model.body)
+        return summary(step.model, ledger, *_corrected(held, peak, step.origin, setting), delta, notes)
 
 
 def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Ledger:
@@ -133,7 +135,9 @@ def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -
         return _corrected(held, peak, step.origin, setting)[1]
 
 
-def summary(model: Any, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_bytes: int) -> Counts:
+def summary(
+    model: Any, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_bytes: int, notes: Iterable[str] = ()
+) -> Counts:
     """Bring the figures of a counted step of ``model``, which has ``body`` and ``head``, together."""
     return Counts(
         **{field.name: getattr(ledger, field.name) for field in dataclasses.fields(StepFigures)},
@@ -142,6 +146,7 @@ def summary(model: Any, ledger: Ledger, held: Bytes, peak: PeakMemory, delta_byt
         bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
         predicted_peak_memory_bytes=peak,
         largest_saved=ledger.saved[:LARGEST],
+        notes=tuple(notes),
     )
 
 

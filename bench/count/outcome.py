@@ -2,6 +2,7 @@
 
 import dataclasses
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 from bench.errors import BenchError
@@ -20,6 +21,10 @@ class Findings:
     traceback: str | None = None
     held_bytes: int = 0
     """Weights and optimizer state: what the method holds between two steps."""
+
+    def note(self, notes: Iterable[str]) -> None:
+        """Take down what a reader must know, each sentence once."""
+        self.figures["notes"] = tuple(dict.fromkeys((*self.figures.get("notes", ()), *notes)))
 
     @property
     def ok(self) -> bool:

@@ -88,9 +88,9 @@ def predictions(
     bare = backbone.load(spec, device="meta")  # what no method is to blame for stops here
     check_positions(bare, setting.length, option="--seq")
     row = functools.partial(
-        Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting,
-        notes=tuple(_notes(setting)),
-    )  # fmt: skip
+        Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
+    )
+    common = _notes(setting)
     rows: list[Prediction] = []
     refusals: list[BenchError] = []
     for label, method, config in built:
@@ -101,7 +101,8 @@ def predictions(
         except BenchError as error:
             refusals.append(error)
             figures = {"refused": str(error)}
-        rows.append(row(method=label, **figures))
+        notes = (*common, *figures.pop("notes", ()))
+        rows.append(row(method=label, notes=notes, **figures))
     if len(refusals) == len(rows):
         raise refusals[0]
     return rows

@@ -251,6 +251,7 @@ FIGURES: tuple[Figure, ...] = (
 NOT_FIGURES: Mapping[str, str] = {
     "schema": "version of the format", "id": "identity", "suite": "identity", "kind": "kind of record",
     "status": "outcome", "reason": "outcome", "traceback": "outcome", "warnings": "outcome", "flags": "doubts",
+    "notes": "what must be known of what ran",
     "started": "when", "ended": "when", "environment": "where it was taken", "backbone": "what was adapted",
     "method": "what was measured", "baseline": "what ratios refer to", "shape": "what it was taken on",
     "latency_length": "what it was taken on", "peak_memory_source": "how peak_memory_bytes was taken",

@@ -349,6 +349,9 @@ class _Common(_Frozen):
     """UTC, ISO 8601."""
     flags: tuple[str, ...] = ()
     """``random_weights``, ``synthetic``, ``did_not_learn``, ``still_improving``."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know of what ran, such as an option of the method that does nothing on this
+    backbone; one sentence each."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
@@ -523,7 +526,7 @@ class Prediction(_Frozen):
     shape: Setting
     """Of the training step."""
     notes: tuple[str, ...]
-    """What the figures leave out or take from a formula."""
+    """What the figures leave out or take from a formula, and what must be known of the method, as in its records."""
     trainable_parameters: Trainable | None = None
     """Counted, exact."""
     delta_bytes: int | None = None

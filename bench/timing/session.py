@@ -229,7 +229,7 @@ def count_training(models: Models, spec: MethodSpec, found: Findings) -> None:
     found.held_bytes = held.weights + held.optimizer_state
     delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
     if counts is None:
-        counts = summary(step.model, ledger, held, peak, delta)
+        counts = summary(step.model, ledger, held, peak, delta, step.method.notes(step.model.body))
         found.figures |= counts.figures(CostRecord) | {"predicted_peak_memory_bytes": None}
     found.figures |= {
         "delta_bytes": delta, "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
@@ -261,6 +261,7 @@ def count_inference(session: Session, deployed: latency.Deployed, found: Finding
     batch = models.batch(1, length)
     body, unmerged = deployed.unmerged.body, latency.count_inference(deployed.unmerged, batch)
     merged = None if deployed.merged is None else latency.count_inference(deployed.merged, batch)
+    found.note(deployed.method.notes(body))  # what only weights with values can show
     found.figures["latency_length"] = length
     found.figures["inference"] = Inferences(base=session.base_inference, unmerged=unmerged, merged=merged)
     if deployed.merged is not None:

@@ -105,6 +105,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     rows, test = encoded(data.train), encoded(data.test)
     model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
     prepare_seconds = _prepare(cell, method, model, rows)
+    notes = tuple(method.notes(model.body))
     counts = record.Trainable(method=trainable(model.body), head=trainable(model.head))
 
     def predicted(which: Any) -> tuple[Predictions, dict[str, float]]:
@@ -131,7 +132,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
-        "ranks": dict(method.ranks(model.body)), "directions": added.figures,
+        "notes": notes, "ranks": dict(method.ranks(model.body)), "directions": added.figures,
         "directions_sha256": directions_sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip
 

@@ -150,6 +150,7 @@ def _notes(results: Results) -> list[str]:
             f"- not measured, or the method cannot do it; {counted}: counted, exact on any machine; times: this machine"
         )
     notes += [alike(labels) for labels in twins(costs)]
+    notes += facts.method_notes(results)
     notes += [floor] if (floor := facts.floor(results)) is not None else []
     return notes + facts.contamination(results)
 

@@ -217,6 +217,15 @@ def chosen_ranks(results: Results) -> list[str]:
     return lines
 
 
+def method_notes(results: Results) -> list[str]:
+    """What must be known of the methods as they ran, each sentence once, with those that it is about."""
+    held: dict[str, dict[str, None]] = {}
+    for record in results.records:
+        for note in record.notes:
+            held.setdefault(note, {})[record.method.label] = None
+    return [f"{', '.join(map(fmt.plain, labels))}: {fmt.plain(note)}" for note, labels in held.items()]
+
+
 def contamination(results: Results) -> list[str]:
     """What may have been seen before it was asked: test rows in training data, pretraining near a task."""
     done = [record for record in results.score_records if record.status == "ok"]

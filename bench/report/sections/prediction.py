@@ -52,7 +52,7 @@ def draw(rows: Sequence[Prediction], folder: Path) -> list[Path]:
     flops = {row.method: row.flops for row in rows if row.flops}
     names = list(flops)
     baseline = BASELINE if BASELINE in names else ""
-    style, where = looks(names, baseline), f"{setting_line(rows)}; {'; '.join(rows[0].notes)}."
+    style, where = looks(names, baseline), f"{setting_line(rows)}; {'; '.join(_notes(rows))}."
     with styled():
         figures: dict[str, Figure | None] = {
             "memory": memory_breakdown(
@@ -138,4 +138,13 @@ def _legend(rows: Sequence[Prediction]) -> list[str]:
             f"fits, largest: whether the peak fits into {fmt.size(memory)} ({memory / 2**30:.4g} GiB), and the most "
             "rows of that length that do."
         )
-    return [*lines, *rows[0].notes]
+    return [*lines, *_notes(rows)]
+
+
+def _notes(rows: Sequence[Prediction]) -> list[str]:
+    """Every note once, with the methods that it is about where it is not about all."""
+    held = {note: [row.method for row in rows if note in row.notes] for row in rows for note in row.notes}
+    return [
+        fmt.plain(note) if len(labels) == len(rows) else f"{', '.join(map(fmt.plain, labels))}: {fmt.plain(note)}"
+        for note, labels in held.items()
+    ]

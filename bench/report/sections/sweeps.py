@@ -10,6 +10,7 @@ from bench.analysis.results import Results
 from bench.analysis.sweeps import Crossing, Crossover, Figure, Growth
 from bench.report import format as fmt
 from bench.report.document import Block, Cell, Column, Section, Table, Text
+from bench.report.sections import overview as facts
 from bench.report.sections import plain_table, word
 from bench.schema.resolved import ResolvedSweep
 
@@ -75,6 +76,9 @@ def section(results: Results) -> Section | None:
     for name, tables in itertools.groupby(_tables(results), key=lambda pair: pair[0]):
         blocks += [Text((name,), "heading"), *(shown for _, shown in tables)]
     screen: list[Block] = [*_screen(results), *([Text(tuple(crossings), "note")] if crossings else [])]
+    if blocks and not (results.cost_records or results.score_records):  # else they stand below the table of methods
+        noted = [Text(tuple(notes), "note")] if (notes := facts.method_notes(results)) else []
+        blocks, screen = [*blocks, *noted], [*screen, *noted]
     return Section("growth", "Growth", tuple(blocks), tuple(screen)) if blocks else None
 
 
