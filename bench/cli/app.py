@@ -156,7 +156,7 @@ def ab(
         from bench.ab.experiment import compare, probe_of, verdict
         from bench.cli.progress import waiting, wide_console
         from bench.report.render import terminal
-        from bench.report.sections import ab as versions
+        from bench.report.sections import comparison
 
         specs = None if methods is None else [spec for text in methods for spec in split_specs(text)]
         probe, labels = probe_of(loaded, specs, "cuda" if torch.cuda.is_available() else "cpu")
@@ -166,10 +166,14 @@ def ab(
     shape = f"{probe.batch} x {probe.length}"
     if as_json:
         about = {"base": old.name, "head": new.name, "suite": loaded.name, "margin": margin}
-        print(json.dumps(versions.as_json(found, about | {"batch": probe.batch, "length": probe.length}), indent=2))
+        print(
+            json.dumps(
+                comparison.versions_json(found, about | {"batch": probe.batch, "length": probe.length}), indent=2
+            )
+        )
     elif found:
         title = f"{new.name} against {old.name}: {probe.backbone.name}, {shape}, {seconds:g} s"
-        terminal.render(versions.document(found, title, margin), console)
+        terminal.render(comparison.versions(found, title, margin), console)
     else:
         console.print(f"no method of {loaded.name} differs in source (use --methods to time some anyway)", markup=False)
     open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
@@ -229,14 +233,18 @@ def predict(
 def _show_predictions(rows: "list[Prediction]", plot: Path | None, as_json: bool) -> None:
     from bench.cli.progress import wide_console
     from bench.report.render import terminal
-    from bench.report.sections import prediction
+    from bench.report.sections.sweeps import prediction
 
-    drawn = prediction.draw(rows, plot) if plot is not None else []
+    drawn = []
+    if plot is not None:
+        from bench.report.charts.catalogue import draw_predictions
+
+        drawn = draw_predictions(rows, plot)
     if as_json:
         print(json.dumps([row.plain() for row in rows], indent=2))
         return
     console = wide_console()
-    terminal.render(prediction.document(rows), console)
+    terminal.render(prediction(rows), console)
     for path in drawn:
         console.print(f"plot    {path}", soft_wrap=True, markup=False)
 
@@ -275,13 +283,12 @@ def report(
 
         _report(folder, wide_console(), as_json, tuning)
     elif form == "pytest-benchmark":
-        from bench.report.render.benchmarks import export
-        from bench.report.render.export import emit
+        from bench.report.export import emit, pytest_benchmark_json
 
-        emit((json.dumps(export(read_run(folder)), indent=2) + "\n").encode(), out)
+        emit((json.dumps(pytest_benchmark_json(read_run(folder)), indent=2) + "\n").encode(), out)
     else:
         from bench.analysis.results import Results
-        from bench.report.render.export import emit, encoded
+        from bench.report.export import emit, encoded
 
         emit(encoded(Results(folder).figures, form), out)
 
@@ -303,7 +310,8 @@ def compare(
     check_output(form, out, as_json, shown="table")
     from bench.analysis.results import Results
     from bench.analysis.runs import compare_runs
-    from bench.report.render import export, markdown, terminal
+    from bench.report import export
+    from bench.report.render import markdown, terminal
     from bench.report.sections import comparison
 
     found = compare_runs([Results(folder) for folder in folders])

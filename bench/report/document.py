@@ -1,5 +1,8 @@
 """A report as data: sections of text, facts, tables, figures, verdicts and caveats, the same for every renderer."""
 
+import contextlib
+import html
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +11,8 @@ from typing import Literal
 Tone = Literal["plain", "good", "warn", "bad"]
 """How a line of a screen stands out."""
 Word = Literal["pass", "fail", "inconclusive", "invalid"]
+HEAD = 4096
+"""Bytes of an SVG that hold what it says of itself."""
 Reach = Literal["exact", "bound", "open"]
 """Exact on any machine, bound to this machine or data, or not decided."""
 
@@ -90,9 +95,19 @@ class Figure:
     alt: str
     """What a reader who cannot see it must know; it also stands below it."""
     tags: tuple[str, ...] = ()
-    """Kinds of the figures that it shows: ``counted``, ``timed``, ``scored`` ..."""
+    """How sure its figures are, as its badges say: ``counted · exact on any machine``, ``scored · SYNTHETIC data``."""
     file: Path | None = None
     """The SVG that a page embeds; None: a page has none to show."""
+
+    @classmethod
+    def drawn(cls, file: Path, title: str, alt: str) -> "Figure":
+        """The figure that an SVG of `bench.report.charts` shows, with the badges that it says it wears."""
+        head = b""
+        with contextlib.suppress(OSError), file.open("rb") as opened:  # what cannot be read, the page refuses
+            head = opened.read(HEAD)
+        subject = re.search(r"<dc:subject>.*?</dc:subject>", head.decode("utf-8", "replace"), re.DOTALL)
+        tags = re.findall(r"<rdf:li>(.*?)</rdf:li>", subject[0] if subject else "")
+        return cls(file.stem, title, alt, tuple(map(html.unescape, tags)), file)
 
 
 @dataclass(frozen=True)

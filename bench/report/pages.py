@@ -14,10 +14,7 @@ from bench.report.sections import (
     caveats,
     claims,
     costs,
-    diagnostics,
-    origin,
     overview,
-    recommendations,
     scores,
     sweeps,
     tuning,
@@ -43,13 +40,13 @@ def document(results: JudgedResults, drawn: Iterable[Path] | None = None, change
     figures = _figures((results.folder / "plots").glob("*.svg") if drawn is None else drawn)
     lead = [figure for figure in figures if figure.name in LEAD] or figures[:1]
     rest = [figure for figure in figures if figure not in lead]
-    opening = [claims.opening(results), recommendations.section(results), _of_figures("lead", "", lead)]
+    opening = [claims.opening(results), claims.recommendations(results), _of_figures("lead", "", lead)]
     sections = [
         _methods(results, change), sweeps.section(results), claims.section(results), caveats.section(results),
         caveats.failures(results), scores.section(results), scores.over_rows(results), scores.fronts(results),
-        scores.reach(results), diagnostics.gradients(results), diagnostics.directions(results),
+        scores.reach(results), scores.gradients(results), scores.directions(results),
         tuning.ranking(change) if change is not None else None, _of_figures("figures", "Figures", rest),
-        costs.section(results), origin.origin(results), origin.suite(results), origin.how(results),
+        costs.section(results), caveats.origin(results), caveats.suite(results), caveats.how(results),
     ]  # fmt: skip
     first = [section for section in opening if section is not None]
     return Document(
@@ -71,13 +68,9 @@ def _methods(results: JudgedResults, change: RateChange | None) -> Section | Non
 def _figures(drawn: Iterable[Path]) -> list[Figure]:
     """The SVG files among ``drawn`` in reading order."""
     files = {path.stem: path for path in drawn if path.suffix == ".svg"}
-    known = [
-        Figure(plot.name, plot.title, plot.alt, getattr(plot, "tags", ()), files.pop(plot.name))
-        for plot in PLOTS
-        if plot.name in files
-    ]
+    known = [Figure.drawn(files.pop(plot.name), plot.title, plot.alt) for plot in PLOTS if plot.name in files]
     names = {stem: stem.replace("-", " ").capitalize() for stem in files}
-    return known + [Figure(stem, names[stem], f"{names[stem]}.", (), path) for stem, path in files.items()]
+    return known + [Figure.drawn(path, names[stem], f"{names[stem]}.") for stem, path in files.items()]
 
 
 def _of_figures(name: str, title: str, figures: list[Figure]) -> Section | None:

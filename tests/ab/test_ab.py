@@ -26,7 +26,7 @@ from bench.ab.experiment import (
 )
 from bench.errors import BenchError
 from bench.plan.load import load_suite
-from bench.report.sections.ab import answers
+from bench.report.sections.comparison import answers
 from bench.schema.record import Control
 from bench.timing.clock import PHASES
 from tests.factories.command import bench, workers

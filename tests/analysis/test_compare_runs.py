@@ -13,8 +13,8 @@ from bench.analysis import runs as comparing
 from bench.analysis.results import Results
 from bench.analysis.runs import ALL_TASKS, ratio_of_ratios
 from bench.errors import BenchError
+from bench.report.export import encoded
 from bench.report.render import markdown, terminal
-from bench.report.render.export import encoded
 from bench.report.sections import comparison
 from bench.schema.record import CountRecord
 from bench.stats.intervals import block_bootstrap_ratio

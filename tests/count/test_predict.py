@@ -22,11 +22,12 @@ from bench.count.predict import largest_within, predictions
 from bench.errors import BenchError
 from bench.method import Method
 from bench.models import backbone
+from bench.report.charts import catalogue
 from bench.report.charts.backward import backward_by_depth
 from bench.report.charts.canvas import Words
-from bench.report.charts.looks import looks
+from bench.report.charts.sheet import looks
 from bench.report.render import terminal
-from bench.report.sections import prediction
+from bench.report.sections.sweeps import prediction
 from bench.schema import record
 from bench.schema.shape import Setting
 from methods import BUILTIN
@@ -64,7 +65,7 @@ def peak(name, batch):
 
 def shown(rows):
     console = Console(file=io.StringIO())
-    terminal.render(prediction.document(rows), console)
+    terminal.render(prediction(rows), console)
     return console.file.getvalue()
 
 
@@ -238,14 +239,14 @@ def test_the_map_is_empty_below_the_head_where_backward_never_enters_the_backbon
 
 def test_both_figures_are_drawn_as_png_and_svg(tmp_path):
     rows = predictions("tiny", ["full", "lora"], SETTING, 20_000_000)
-    paths = prediction.draw(rows, tmp_path / "plots")
+    paths = catalogue.draw_predictions(rows, tmp_path / "plots")
     assert [path.name for path in paths] == ["memory.png", "memory.svg", "backward-depth.png", "backward-depth.svg"]
     text = (tmp_path / "plots" / "memory.svg").read_text()
     for word in ("weights", "gradients", "optimizer state", "saved activations", "predicted peak", "device, 20.0 MB"):
         assert word in text
     (tmp_path / "file").touch()
     with pytest.raises(BenchError, match="cannot be written"):
-        prediction.draw(rows, tmp_path / "file")
+        catalogue.draw_predictions(rows, tmp_path / "file")
 
 
 # What it costs

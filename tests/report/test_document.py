@@ -12,6 +12,7 @@ from bench.report.document import (
     Choices,
     Document,
     Facts,
+    Figure,
     Glossary,
     Section,
     Source,
@@ -72,6 +73,23 @@ def test_page_markdown_and_terminal_of_every_published_run_show_the_same_figures
     assert tables and not [cell for cell in cells if cell not in screen]
 
 
+@pytest.mark.parametrize(("name", "scored"), [("glue-small", {"scored · SYNTHETIC data"}), ("cost-minilm", set())])
+def test_page_and_markdown_say_of_every_figure_the_badges_that_it_wears(name, scored, drawn):
+    document = reports.document(reports.PUBLISHED / name, drawn(name))
+    figures = [block for block in document.blocks() if isinstance(block, Figure)]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page.render(document), re.DOTALL)
+    text = markdown.render(document)
+    for figure, caption in zip(figures, captions, strict=True):
+        words = set(re.findall(r"<text[^>]*>([^<]*)</text>", figure.file.read_text()))
+        worn = {word for word in words if re.match(r"(counted|timed|measured|scored)( ·|$)", word)}
+        assert worn and worn == set(figure.tags), figure.name
+        on_scores = any("score (" in word or word.startswith("score") for word in words - worn)
+        assert on_scores <= bool(scored & worn), (figure.name, worn)
+        assert [tag for tag in figure.tags if tag in html.unescape(caption)] == list(figure.tags)
+        assert f"`{', '.join(figure.tags)}`" in text
+    assert scored <= {tag for figure in figures for tag in figure.tags}
+
+
 def test_what_a_screen_shows_of_a_table_stands_in_the_table_of_the_files():
     """The short form of a figure is the figure with fewer digits, not another one."""
     for name in ("glue-small", "cost-bert-base"):
@@ -92,5 +110,4 @@ def test_sections_know_no_renderer_and_renderers_no_section():
     root = Path(terminal.__file__).parents[1]
     for folder, other in (("sections", "render"), ("render", "sections")):
         for path in (root / folder).glob("*.py"):
-            if path.name not in ("benchmarks.py", "export.py"):  # programs read these, no person
-                assert f"bench.report.{other}" not in path.read_text(), path
+            assert f"bench.report.{other}" not in path.read_text(), path

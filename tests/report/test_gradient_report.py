@@ -11,9 +11,8 @@ from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
 from bench.report.charts.diagnostics import gradient_norms
-from bench.report.charts.looks import looks
-from bench.report.charts.sheet import Sheet
-from bench.report.sections import diagnostics
+from bench.report.charts.sheet import Sheet, looks
+from bench.report.sections import scores
 from bench.store.store import Run
 from tests.factories import reports
 from tests.factories.figures import texts
@@ -47,7 +46,7 @@ def run(tmp_path):
 
 
 def table(run):
-    return reports.parts(diagnostics.gradients(Results(run)))
+    return reports.parts(scores.gradients(Results(run)))
 
 
 def drawn(run):
@@ -162,5 +161,5 @@ def test_without_noted_gradients_there_is_neither_section_nor_figure_nor_row(tmp
     assert table(plain) == ([], [], [])
     assert drawn(plain) is None
     assert "gradient-norms" not in {path.stem for path in plots.draw(plain)}
-    assert diagnostics.GRADIENTS not in reports.markdown(plain)
+    assert scores.GRADIENTS not in reports.markdown(plain)
     assert "gradient" not in set(Results(plain).figures["kind"])

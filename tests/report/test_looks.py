@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from bench.report.charts.looks import FILLS, LONGEST, MANY, SHADES, TABLE, groups, looks, shade
+from bench.report.charts.canvas import MANY
+from bench.report.charts.sheet import FILLS, LONGEST, SHADES, TABLE, groups, looks, shade
 from methods import BRIDGES, BUILTIN
 
 LISTED = {name: tuple(look) for part in tomllib.loads(TABLE.read_text()).values() for name, look in part.items()}

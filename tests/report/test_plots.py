@@ -15,10 +15,9 @@ from bench.report.charts import catalogue as plots
 from bench.report.charts.backward import anatomy, backward_by_depth
 from bench.report.charts.canvas import Words, save, styled
 from bench.report.charts.curves import training_loss
-from bench.report.charts.looks import looks
 from bench.report.charts.memory import memory_breakdown
 from bench.report.charts.scores import COSTS, score_against
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.sheet import Sheet, looks
 from bench.report.charts.times import inference, latency, latency_map
 from bench.schema.record import Flops
 from tests.factories.figures import cells_of, texts

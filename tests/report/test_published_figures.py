@@ -10,8 +10,7 @@ from bench.analysis.results import Results
 from bench.analysis.tuning import change_in
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import SMALL, WIDTH, styled
-from bench.report.charts.looks import SHADES, looks, shade
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.sheet import SHADES, Sheet, looks, shade
 from bench.store.store import read_run
 from tests.factories.figures import shown_looks, texts, written
 

@@ -4,7 +4,7 @@ import pytest
 
 from bench.analysis.results import Results
 from bench.report.document import Choices
-from bench.report.sections import recommendations
+from bench.report.sections import claims
 from bench.store.store import Run
 from tests.factories import reports
 from tests.factories.records import LABELS, cost, failed, glue_small, score, suite
@@ -27,7 +27,7 @@ def scores(points, seeds=range(5), source="hub"):
 
 
 def choices(run):
-    section = recommendations.section(Results(run))
+    section = claims.recommendations(Results(run))
     return {row.need: row for block in section.blocks if isinstance(block, Choices) for row in block.rows}
 
 
@@ -95,7 +95,7 @@ def test_of_many_methods_a_sentence_names_the_first_and_counts_the_rest(tmp_path
 
 
 def test_a_run_without_figures_recommends_nothing(tmp_path):
-    assert recommendations.section(Results(of(tmp_path, ()))) is None
+    assert claims.recommendations(Results(of(tmp_path, ()))) is None
 
 
 def test_the_reports_show_need_pick_figures_and_rule(tmp_path):

@@ -17,7 +17,7 @@ from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
 from bench.report.charts.diagnostics import directions as draw
 from bench.report.charts.sheet import Sheet
-from bench.report.sections import diagnostics as told
+from bench.report.sections import scores as told
 from bench.stats.subspaces import angles, overlap
 from bench.store.store import open_store, read_run
 from bench.training.cell import run_cell

@@ -25,8 +25,7 @@ from bench.report.charts.canvas import (
     stack,
     text_width,
 )
-from bench.report.charts.looks import Looks
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.sheet import Looks, Sheet
 from bench.schema.record import Flops, Owners
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import unwritable
-from bench.report.charts.looks import MANY, Look, Looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
 
+    from bench.report.charts.sheet import Look, Looks
+
 Floats = NDArray[np.float64]
 STYLE = Path(__file__).with_name("style.mplstyle")
 MEANING = "Error bars: 95 % interval"
 INK, QUIET_INK, FAINT, GRID = "#222222", "#555555", "#999999", "#e6e6e6"
 ROW, SMALL = 0.3, 7.0
 """Inches of one row of methods, and the smallest type: 9 px where a figure is shown as large as it is drawn."""
+MANY = 12
+"""Methods up to which a figure shows them all together; more are drawn in groups."""
 WIDTH = 9.0
 """Inches of every figure, so that all have one size of type where they stand below each other."""
 ACROSS = 3
@@ -45,6 +48,10 @@ _BADGES = {
     "scored": ("#FFF5D6", "#DDAA33"),
 }
 """First word of a badge -> fill and edge, of Paul Tol's light scheme."""
+
+WORN = "badge"
+"""Label of the texts that are badges."""
+COUNTED = "counted · exact on any machine"
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def _write(figure: "Figure", words: Words, lines: list[str], total: float) -> No
     for badge, width in zip(words.badges, widths, strict=True):
         fill, edge = _BADGES[badge.partition(" ")[0]]
         figure.text(
-            left / WIDTH, 1 - down / total, badge, fontsize=_BADGE, ha="left", va="center", color=INK,
+            left / WIDTH, 1 - down / total, badge, label=WORN, fontsize=_BADGE, ha="left", va="center", color=INK,
             bbox={"boxstyle": "round,pad=0.35", "facecolor": fill, "edgecolor": edge, "linewidth": 0.8},
         )  # fmt: skip
         left += width
@@ -174,7 +181,7 @@ def _in_key(texts: Sequence[str]) -> int:
     return max(1, min(len(texts), int((WIDTH - 0.2) / max(widths))))
 
 
-def line_handle(look: Look, text: str = "") -> "Line2D":
+def line_handle(look: "Look", text: str = "") -> "Line2D":
     """For a key of curves: a method's colour, line and mark."""
     from matplotlib.lines import Line2D
 
@@ -183,17 +190,17 @@ def line_handle(look: Look, text: str = "") -> "Line2D":
     return handle
 
 
-def room_for(style: Looks, names: Sequence[str], extra: Sequence[str] = ()) -> float:
+def room_for(style: "Looks", names: Sequence[str], extra: Sequence[str] = ()) -> float:
     """Inches left of panels whose rows are methods."""
     widths = [text_width(style[name].text, weight=_weight(style[name])) for name in names]
     return 0.45 + max([*widths, *map(text_width, extra)], default=0.0)
 
 
-def _weight(look: Look) -> str:
+def _weight(look: "Look") -> str:
     return "bold" if look.is_baseline else "normal"
 
 
-def places(style: Looks, names: Sequence[str], extra: int = 0) -> Floats:
+def places(style: "Looks", names: Sequence[str], extra: int = 0) -> Floats:
     """Heights of rows, the first on top and the last at 0: a gap between groups where there are many, and above extras.
 
     Args:
@@ -210,12 +217,14 @@ def places(style: Looks, names: Sequence[str], extra: int = 0) -> Floats:
     return np.asarray(down[-1:].max(initial=0.0) - down)
 
 
-def depth(style: Looks, names: Sequence[str], extra: int = 0, row: float = ROW) -> float:
+def depth(style: "Looks", names: Sequence[str], extra: int = 0, row: float = ROW) -> float:
     """Inches of a panel with such rows."""
     return row * (float(places(style, names, extra).max(initial=0.0)) + 1.1)
 
 
-def rows(axes: "Axes", style: Looks, names: Sequence[str], extra: Sequence[str] = (), *, named: bool = True) -> Floats:
+def rows(
+    axes: "Axes", style: "Looks", names: Sequence[str], extra: Sequence[str] = (), *, named: bool = True
+) -> Floats:
     """One row per method, the first on top, each with its name and mark; then rows that are no method.
 
     The baseline's name is bold, its mark ringed; many rows stand on bands that lead the eye.
@@ -246,7 +255,7 @@ def rows(axes: "Axes", style: Looks, names: Sequence[str], extra: Sequence[str] 
     return y
 
 
-def mark(axes: "Axes", x: float, y: float, look: Look, size: float = 6.5, *, hollow: bool = False, ring: bool = False,
+def mark(axes: "Axes", x: float, y: float, look: "Look", size: float = 6.5, *, hollow: bool = False, ring: bool = False,
          **options: Any) -> None:  # fmt: skip
     """Draw the mark of a method; hollow of a merged model, with a ring around the baseline's where asked."""
     chosen: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5, "fillstyle": look.fill, "zorder": 4}
@@ -264,12 +273,12 @@ def mark(axes: "Axes", x: float, y: float, look: Look, size: float = 6.5, *, hol
         axes.plot(x, y, "o", color=INK, fillstyle="none", markersize=1.7 * size, markeredgewidth=0.8, **options)
 
 
-def mark_size(look: Look, size: float) -> float:
+def mark_size(look: "Look", size: float) -> float:
     """Points that make the marks look equally large."""
     return size * {"*": 1.5, "D": 0.85, "d": 1.1, "s": 0.92, "P": 1.1, "X": 1.1}.get(look.marker, 1.0)
 
 
-def line(look: Look, size: float) -> dict[str, Any]:
+def line(look: "Look", size: float) -> dict[str, Any]:
     """How a method's curve is drawn, with marks of ``size`` points; the baseline's is the heavier one."""
     heavy = 1.5 if look.is_baseline else 1.0
     return {
@@ -280,7 +289,7 @@ def line(look: Look, size: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def interval(axes: "Axes", y: float, low: float, high: float, look: Look) -> None:
+def interval(axes: "Axes", y: float, low: float, high: float, look: "Look") -> None:
     """Draw the interval of a row in the method's colour; nothing where there is none."""
     if not np.isnan(low):
         axes.plot([low, high], [y, y], "|-", color=look.colour, linewidth=1.2, markersize=6, zorder=3)
@@ -330,7 +339,7 @@ def styled() -> Iterator[None]:
 
 
 def save(figure: "Figure | None", folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and SVG; without one, remove what an earlier call drew.
+    """Write a figure as PNG and SVG, which names its badges; without one, remove what an earlier call drew.
 
     Returns:
         The paths written.
@@ -346,7 +355,8 @@ def save(figure: "Figure | None", folder: Path, name: str) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(paths[0], metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None, "Creator": "peft-ledger"})
+        badges = [text.get_text() for text in figure.texts if text.get_label() == WORN]
+        figure.savefig(paths[1], metadata={"Date": None, "Creator": "peft-ledger", "Keywords": badges})
     except OSError as error:
         raise unwritable(folder, error) from error
     return paths

@@ -1,6 +1,6 @@
 """Every figure that a run may have, in reading order, and how each is drawn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from bench.analysis.results import Results
 from bench.analysis.tuning import RateChange
 from bench.report.charts import backward, curves, diagnostics, memory, scores, sweeps, times
-from bench.report.charts.canvas import save, styled
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.canvas import COUNTED, Words, save, styled
+from bench.report.charts.sheet import Sheet, looks
+from bench.report.sections import overview as facts
+from bench.report.sections.sweeps import PREDICTED_BASELINE, backbone_line, notes_on
+from bench.schema.record import Prediction
 from bench.store.store import Run
 
 if TYPE_CHECKING:
@@ -81,6 +84,26 @@ PLOTS = (
          sweeps.peak_growth),
 )  # fmt: skip
 """Every figure, in reading order; a run has those that its records allow."""
+
+
+def draw_predictions(rows: Sequence[Prediction], folder: Path) -> list[Path]:
+    """Write the figures that predictions allow into ``folder`` as PNG and SVG.
+
+    Raises:
+        BenchError: The folder cannot be written.
+    """
+    flops = {row.method: row.flops for row in rows if row.flops}
+    baseline = PREDICTED_BASELINE if PREDICTED_BASELINE in flops else ""
+    style, backbone, shape = looks(list(flops), baseline), backbone_line(rows), facts.shape_line(rows[0].shape)
+    held = [row.model_dump() for row in rows if row.flops]
+    notes = f"{shape}; {'; '.join(notes_on(rows))}."
+    of_memory = Words(f"{backbone}: memory of one training step", "", notes, (COUNTED,))
+    by_depth = Words(f"{backbone}: backward work by depth", "", shape, (COUNTED,))
+    with styled():
+        return [
+            *save(memory.memory_breakdown(held, of_memory, style), folder, "memory"),
+            *save(backward.backward_by_depth(flops, baseline, by_depth, style), folder, "backward-depth"),
+        ]
 
 
 def draw(run: Run, change: RateChange | None = None, into: Path | None = None) -> list[Path]:

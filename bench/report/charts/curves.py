@@ -13,6 +13,7 @@ from bench.report.charts.canvas import (
     BYTES,
     FAINT,
     INK,
+    MANY,
     QUIET_INK,
     WIDTH,
     Floats,
@@ -30,9 +31,8 @@ from bench.report.charts.canvas import (
     scaled,
 )
 from bench.report.charts.labels import name_ends
-from bench.report.charts.looks import MANY, groups
 from bench.report.charts.scores import BEST
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.sheet import Sheet, groups
 from bench.report.sections import overview as facts
 from bench.report.sections.scores import reach_title
 

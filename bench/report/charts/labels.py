@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bench.report.charts.canvas import INK, WIDTH, Floats
-from bench.report.charts.looks import Look, Looks
+from bench.report.charts.sheet import Look, Looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,8 +19,7 @@ from bench.report.charts.canvas import (
     scaled,
     stack,
 )
-from bench.report.charts.looks import Looks
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.sheet import Looks, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,16 +1,183 @@
-"""What the figures of one run share: its tables, the looks of its methods, the words around a figure."""
+"""What the figures of one run share: its tables, the words around them, one colour and one marker for each method."""
 
+import ast
+import functools
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
 from bench.analysis.results import Results
 from bench.analysis.tuning import RateChange
 from bench.report import format as fmt
-from bench.report.charts.canvas import Words
-from bench.report.charts.looks import Look, looks
+from bench.report.charts.canvas import COUNTED, Words
 from bench.report.sections import overview as facts
 from bench.schema.record import CostRecord, ScoreRecord, Shape
+
+TABLE = Path(__file__).with_name("looks.toml")
+FILLS = ("full", "left", "right", "bottom", "top")
+"""Of the markers of one method's configurations; an empty marker means a merged model."""
+LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+SHADES = (0.0, -0.4, 0.45)
+"""How far the configurations of one method lie from its colour: towards black below 0, towards white above."""
+LONGEST = 30
+"""Characters of a method label in a figure; the tables carry it in full."""
+_LISTED = 2
+"""Entries of a list up to which a label spells them."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method appears in every figure."""
+
+    text: str
+    colour: str
+    marker: str
+    group: str = ""
+    """Of methods that are drawn together where there are many."""
+    fill: str = "full"
+    line: str | tuple[int, tuple[float, ...]] = "-"
+    is_baseline: bool = False
+
+
+Looks = Mapping[str, Look]
+
+
+def looks(labels: Sequence[str], baseline: str) -> dict[str, Look]:
+    """The look of each label: colour and marker by method, fill, line and shade by configuration.
+
+    Args:
+        labels: As the suite spells them, ``lora(rank=8)``.
+        baseline: The label that others are compared with.
+    """
+    seen: dict[str, int] = {}
+    chosen: dict[str, tuple[str, str, str]] = {}
+    found: dict[str, Look] = {}
+    for label, text in zip(labels, _texts(labels), strict=True):
+        name = label.partition("(")[0]
+        chosen.setdefault(name, _named().get(name) or _derived(name, {pair[:2] for pair in chosen.values()}))
+        (colour, marker, group), at = chosen[name], seen.get(name, 0)
+        seen[name] = at + 1
+        found[label] = Look(
+            text, shade(colour, SHADES[at % len(SHADES)]), marker, group, FILLS[at % len(FILLS)],
+            LINES[at % len(LINES)], label == baseline,
+        )  # fmt: skip
+    return found
+
+
+def groups(style: Looks, names: Sequence[str], most: int) -> list[tuple[str, list[str]]]:
+    """``names`` by group in order of first appearance, each with its title.
+
+    A group of more than ``most`` is divided by method, and a method with more configurations evenly; a method that is
+    the only one of its group joins the one before.
+    """
+    divided: dict[str, list[str]] = {}
+    for name in names:
+        mates = [other for other in names if style[other].group == style[name].group]
+        title = style[name].group if len(mates) <= most else name.partition("(")[0]
+        divided.setdefault(title, []).append(name)
+    found: list[tuple[str, list[str]]] = []
+    for title, members in divided.items():
+        if len(members) == 1 and found and len(found[-1][1]) < most:
+            before, others = found.pop()
+            found.append((f"{before}, {title}", [*others, *members]))
+        else:
+            found += [(title, part) for part in _evenly(members, most)]
+    return found
+
+
+def _evenly(names: list[str], most: int) -> Iterator[list[str]]:
+    parts = -(-len(names) // most)
+    size = -(-len(names) // parts)
+    return (names[at : at + size] for at in range(0, len(names), size))
+
+
+def shade(colour: str, share: float) -> str:
+    """``colour`` moved by ``share`` of the way towards black (below 0) or white (above)."""
+    target = 255 if share > 0 else 0
+    parts = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(part + abs(share) * (target - part)):02X}" for part in parts)
+
+
+@functools.cache
+def _named() -> dict[str, tuple[str, str, str]]:
+    """Method -> colour, marker and group."""
+    tables = tomllib.loads(TABLE.read_text())
+    return {name: (colour, marker, group) for group, part in tables.items() for name, (colour, marker) in part.items()}
+
+
+def _derived(name: str, taken: set[tuple[str, str]]) -> tuple[str, str, str]:
+    """Colour and marker of a method that the table does not list, by its name alone; its group is its own.
+
+    A pair that a listed method or another one of the run has is passed over.
+    """
+    listed = _named().values()
+    taken = taken | {pair[:2] for pair in listed}
+    colours, markers = (list(dict.fromkeys(column)) for column in list(zip(*listed, strict=True))[:2])
+    pairs = [(colour, marker) for colour in colours for marker in markers]
+    start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % len(pairs)
+    free = (pair for pair in (*pairs[start:], *pairs[:start]) if pair not in taken)
+    return (*next(free, pairs[start]), name)
+
+
+def _texts(labels: Sequence[str]) -> list[str]:
+    """What figures write for each label: at most `LONGEST` characters, no two alike."""
+    found: list[str] = []
+    for label in labels:
+        text = fmt.plain(label)
+        text = text if len(text) <= LONGEST else _cut(_telling(label, labels) or text)
+        alike = sum(other.partition("…#")[0] == text for other in found)
+        found.append(f"{text}…#{alike + 1}" if alike else text)
+    return found
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _telling(label: str, labels: Sequence[str]) -> str | None:
+    """A label by its first argument and those that no other of the same beginning has; None where it has none.
+
+    ``peft(peft_type='LORA', r=8, use_dora=True)`` beside ``peft(peft_type='LORA', r=8)`` is ``peft('LORA', …,
+    use_dora=True)``. Where that is too long, names of arguments that have a value of their own are left out, and long
+    lists are counted: ``lora(4, 6 targets)``.
+    """
+    own = _arguments(label)
+    if own is None:
+        return None
+    alike = [other for other in map(_arguments, labels) if other and other[:2] == own[:2] and other != own]
+    told = [argument for argument in own[2] if all(argument not in other[2] for other in alike)]
+    left_out = ["…"] * (len(told) < len(own[2]))
+    whole = _call(own, [*left_out, *(f"{key}={value}" for key, value in told)])
+    return whole if len(whole) <= LONGEST else _call(own, [*left_out, *(_short(key, value) for key, value in told)])
+
+
+def _short(key: str, value: str) -> str:
+    read = ast.parse(value, mode="eval").body
+    if isinstance(read, ast.List) and len(read.elts) > _LISTED:
+        return f"{len(read.elts)} {key}"
+    return {"True": key, "False": f"{key}=False"}.get(value, value)
+
+
+def _call(own: tuple[str, str, object], rest: Sequence[str]) -> str:
+    return fmt.plain(f"{own[0]}({', '.join([own[1], *rest])})")
+
+
+def _arguments(label: str) -> tuple[str, str, tuple[tuple[str, str], ...]] | None:
+    """Name, value of the first argument, and the others, key and value; None where ``label`` has none."""
+    try:
+        call = ast.parse(label, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # a label of a damaged record is shown as it stands
+    if not isinstance(call, ast.Call) or not call.keywords:
+        return None
+    first, *others = call.keywords
+    rest = tuple((one.arg or "**", ast.unparse(one.value)) for one in others)
+    return ast.unparse(call.func), ast.unparse(first.value), rest
 
 
 class Sheet:
@@ -98,7 +265,7 @@ class Sheet:
             shape: What was measured on; None: the probe's shape, where anything but scores is shown.
         """
         said = {
-            "counted": "counted · exact on any machine",
+            "counted": COUNTED,
             "timed": f"timed · this machine: {self._machine}",
             "measured": f"measured · this machine: {self._machine}",
             "scored": "scored · SYNTHETIC data" if self.results.is_synthetic else "scored",

@@ -32,8 +32,7 @@ from bench.report.charts.canvas import (
     text_width,
 )
 from bench.report.charts.labels import apart
-from bench.report.charts.looks import looks
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.sheet import Sheet, looks
 from bench.report.sections import tuning
 from bench.report.sections.sweeps import still
 from bench.schema.resolved import ResolvedSweep

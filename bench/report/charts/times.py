@@ -25,8 +25,7 @@ from bench.report.charts.canvas import (
     rows,
     stack,
 )
-from bench.report.charts.looks import Look
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.sheet import Look, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,16 +1,20 @@
-"""Shows what differs between runs: settings, exact figures, ratios of times and paired scores."""
+"""Shows what differs between runs, and whether one version of the methods is slower than another."""
 
+import dataclasses
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bench.analysis.runs import ALL_TASKS, Comparison
 from bench.analysis.settings import EVERY
 from bench.report import format as fmt
-from bench.report.document import Block, Cell, Column, Document, Fact, Facts, Section, Table, Text
+from bench.report.document import Block, Cell, Column, Document, Fact, Facts, Section, Table, Text, Tone
 from bench.report.sections import plain_table, word
+
+if TYPE_CHECKING:
+    from bench.ab import experiment as ab
 
 SHOWN = {
     "backward_seconds": "backward", "step_seconds": "step",
@@ -210,3 +214,90 @@ def as_json(comparison: Comparison) -> str:
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
     kept = table.drop(columns="settings_differ", errors="ignore")
     return [{key: None if value != value else value for key, value in row.items()} for row in kept.to_dict("records")]
+
+
+VERDICT_TONES: dict[str, Tone] = {"slower": "bad", "inconclusive": "warn", "not slower": "good"}
+
+
+def versions(experiment: "Sequence[ab.Compared]", title: str, margin: float) -> Document:
+    """A line a phase, and the answer.
+
+    Args:
+        experiment: From `bench.ab.experiment.compare`; at least one.
+        title: What was compared, where and for how long.
+        margin: Relative difference that was too small to matter.
+    """
+    screen: list[Block] = []
+    rows = [
+        (word(compared.method) if at == 0 else Cell(""), *_cells(phase))
+        for compared in experiment
+        for at, phase in enumerate(compared.phases)
+    ]
+    if rows:
+        clock = next(phase.clock for compared in experiment for phase in compared.phases)
+        screen.append(Table("", _phase_columns("CPU time" if clock == "cpu" else "wall time"), tuple(rows)))
+    for compared in experiment:
+        if compared.note:
+            name = fmt.plain(compared.method)
+            fate = "fails in the head" if compared.failed == "head" else "not compared" if compared.failed else "note"
+            screen.append(Text((f"{name} {fate}: {fmt.plain(compared.note)}",), tone="warn"))
+    screen.append(Text(tuple(answers(experiment, margin)), tone=VERDICT_TONES[_verdict(experiment)]))
+    return Document("ab", "", title, (Section("title", "", ()), Section("phases", "", (), tuple(screen))))
+
+
+def _phase_columns(clock: str) -> tuple[Column, ...]:
+    names = (
+        ("method", None), ("phase", ("", "", "phase")), ("time of base", ("", "base", clock)),
+        ("head / base, 95 %", ("", "head / base", "[95 %]")),
+        ("base / base, 95 %", ("A/A control", "base / base", "[95 %]")),
+        ("head / head", ("A/A control", "head / head", "")), ("verdict", ("", "", "verdict")),
+    )  # fmt: skip
+    return tuple(Column(name, screen, words=name in ("phase", "verdict")) for name, screen in names)
+
+
+def _cells(phase: "ab.Comparison") -> tuple[Cell, ...]:
+    control = phase.control
+    return tuple(
+        map(Cell, (
+            phase.phase, fmt.seconds(phase.base_seconds), fmt.ratio_interval(phase.ratio, *phase.interval),
+            fmt.ratio_interval(control.ratio, *control.interval), fmt.ratio(phase.head_control.ratio, 3), phase.verdict,
+        ))
+    )  # fmt: skip
+
+
+def answers(experiment: "Sequence[ab.Compared]", margin: float) -> list[str]:
+    """The answer in a sentence each: what is slower, else what is not known, else that nothing is slower."""
+    phases = [phase for compared in experiment for phase in compared.phases]
+    slower = [phase for phase in phases if phase.verdict == "slower"]
+    lines = [
+        f"slower: {fmt.plain(p.method)}, {p.phase}, by {_percent(p.ratio)} "
+        f"[{_percent(p.interval[0])}, {_percent(p.interval[1])}]"
+        for p in slower
+    ]
+    lines += [f"slower: {fmt.plain(c.method)} fails in the head" for c in experiment if c.failed == "head"]
+    if lines:
+        return lines
+    bound = f"{100 * margin:g} %"
+    if _verdict(experiment) == "not slower":
+        return [f"not slower: no phase of {fmt.plural(len(experiment), 'method')} by more than {bound}"]
+    unknown = [f"{fmt.plain(p.method)}, {p.phase}" for p in phases if p.verdict == "inconclusive"]
+    unknown += [fmt.plain(compared.method) for compared in experiment if compared.failed]
+    return [f"inconclusive at {bound}: {'; '.join(unknown)}; measure longer with --seconds, or on a quieter machine"]
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f} %"
+
+
+def versions_json(experiment: "Sequence[ab.Compared]", about: dict[str, Any]) -> dict[str, Any]:
+    """Everything that was found, block by block, for programs."""
+    methods = [dataclasses.asdict(compared) for compared in experiment]
+    for phase in (phase for method in methods for phase in method["phases"]):
+        phase |= {key: phase[key].model_dump() for key in ("control", "head_control")}
+    return {**about, "verdict": _verdict(experiment), "methods": methods}
+
+
+def _verdict(experiment: "Sequence[ab.Compared]") -> str:
+    from bench.ab.experiment import verdict  # it runs workers with torch, which a comparison of runs does without
+
+    return verdict(experiment)

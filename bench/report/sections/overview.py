@@ -10,6 +10,7 @@ from bench.report import format as fmt
 from bench.report.document import Fact, Facts
 from bench.schema.record import Record, Shape, TaskUsed, Tuning
 from bench.schema.resolved import ResolvedCost, ResolvedData
+from bench.schema.shape import Setting
 from bench.stats.intervals import QUIET
 
 if TYPE_CHECKING:
@@ -290,13 +291,14 @@ def timed_on(results: Results, shape: Shape) -> str:
     return this_machine(results) + ("; all modules built anew for every block" if rebuilt else "")
 
 
-def shape_line(shape: Shape) -> str:
-    """What a probe measured on, in words."""
-    rare = [name for name in ("checkpointing", "compiled") if getattr(shape, name)]
+def shape_line(shape: Shape | Setting) -> str:
+    """What a step was measured or counted on, in words."""
+    rare = [name for name in ("checkpointing", "compiled") if getattr(shape, name, False)]
     rare += [] if shape.weights == "native" else [f"{shape.weights} weights"]
+    rare += [fmt.plural(shape.threads, "thread")] if isinstance(shape, Shape) else []
     parts = (
         f"{shape.batch} x {shape.length} tokens", *map(fmt.plain, (shape.dtype, shape.attention, shape.optimizer)),
-        f"dropout {shape.dropout:g}", *rare, fmt.plural(shape.threads, "thread"), fmt.plain(shape.device),
+        f"dropout {shape.dropout:g}", *rare, fmt.plain(shape.device),
     )  # fmt: skip
     return ", ".join(parts)
 

@@ -1,7 +1,8 @@
-"""How costs grow: a table for each sweep and figure with its polynomial, and where two curves cross."""
+"""Costs that are counted without a run: how they grow, where two curves cross, and predictions of one step."""
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -9,9 +10,10 @@ from bench.analysis import sweeps
 from bench.analysis.results import Results
 from bench.analysis.sweeps import Crossing, Crossover, Figure, Growth
 from bench.report import format as fmt
-from bench.report.document import Block, Cell, Column, Section, Table, Text
+from bench.report.document import Block, Cell, Column, Document, Fact, Facts, Section, Table, Text
 from bench.report.sections import overview as facts
 from bench.report.sections import plain_table, word
+from bench.schema.record import Prediction
 from bench.schema.resolved import ResolvedSweep
 
 NAMES: dict[Figure, str] = {
@@ -170,3 +172,105 @@ def _fit(figure: Figure, grown: Growth | None) -> Sequence[str]:
         return [fmt.MISSING] * 4
     miss = "exact" if grown.residual < EXACT else fmt.percent(grown.residual)
     return [formula(figure, grown), miss, f"{grown.r_squared:.6f}", f"{grown.exponent:.2f}"]
+
+
+PREDICTED_BASELINE = "full"
+"""Method that backward is compared with, where it is among those asked for."""
+
+
+# Predictions: counts of one step, without a run.
+
+
+def prediction(rows: Sequence[Prediction]) -> Document:
+    """What was predicted, for a screen.
+
+    Args:
+        rows: As `bench.count.predict.predictions` gives them.
+    """
+    why = [
+        f"{fmt.plain(row.method)} {kind}: {fmt.plain(reason).removeprefix(f'{fmt.plain(row.method)}: ')}"
+        for row in rows
+        for kind, reason in (("refused", row.refused), ("not counted", row.not_counted))
+        if reason
+    ]
+    columns, cells = zip(*_predicted(rows), strict=True)
+    body = tuple((word(row.method), *(Cell(column[at]) for column in cells)) for at, row in enumerate(rows))
+    table = Table("", (Column("method"), *columns), body)
+    screen: list[Block] = [Facts((Fact("step", facts.shape_line(rows[0].shape)),)), table]
+    screen += [Text(tuple(why), tone="warn")] if why else []
+    screen.append(Text(tuple(_legend(rows)), "note"))
+    head = f"{backbone_line(rows)}: counted, exact on any machine"
+    return Document("prediction", "", head, (Section("prediction", "", (), tuple(screen)),))
+
+
+def backbone_line(rows: Sequence[Prediction]) -> str:
+    """``llama-3.2-3b 3.2 G``; of a path its last two parts."""
+    name = "/".join(Path(fmt.plain(rows[0].backbone)).parts[-2:])
+    return f"{name} {fmt.count(rows[0].backbone_parameters)}"
+
+
+def _predicted(rows: Sequence[Prediction]) -> list[tuple[Column, list[str]]]:
+    whole = next((row.flops.backward for row in rows if row.method == PREDICTED_BASELINE and row.flops), None)
+    flops = [row.flops for row in rows]
+    trained = [row.trainable_parameters for row in rows]
+    state = [
+        "refused" if row.refused else fmt.count(t.method if t else None) for row, t in zip(rows, trained, strict=True)
+    ]
+    columns = [
+        _column("", "params", "ex.head", state),
+        _column("", "stored", "per task", [fmt.size(row.delta_bytes) for row in rows]),
+        _column("FLOPs", "fwd", "", [fmt.count(f.forward if f else None) for f in flops]),
+        _column("FLOPs", "bwd", "", [fmt.count(f.backward if f else None) for f in flops]),
+    ]
+    if whole:
+        columns.append(_column("FLOPs", "bwd", f"/{PREDICTED_BASELINE}",
+                              [fmt.ratio(f.backward / whole if f else None) for f in flops]))  # fmt: skip
+    peaks = [row.predicted_peak_memory_bytes for row in rows]
+    memory = "memory: predicted peak and its parts"
+    columns += [
+        _column(memory, "peak", "", [fmt.size(peak.step if peak else None) for peak in peaks]),
+        _column(memory, "weights", "", _held(rows, "weights")),
+        _column(memory, "gradients", "", _held(rows, "gradients")),
+        _column(memory, "optimizer", "state", _held(rows, "optimizer_state")),
+        _column(memory, "saved", "activ.", _held(rows, "saved_activations")),
+    ]
+    if any(row.fits is not None for row in rows):
+        columns.append(_column("", "fits,", "largest", [_fits(row) for row in rows]))
+    return columns
+
+
+def _column(title: str, first: str, second: str, cells: list[str]) -> tuple[Column, list[str]]:
+    return Column(f"{title} {first} {second}".strip(), (title, first, second)), cells
+
+
+def _held(rows: Sequence[Prediction], part: str) -> list[str]:
+    return [fmt.size(getattr(row.bytes, part) if row.bytes else None) for row in rows]
+
+
+def _fits(row: Prediction) -> str:
+    return fmt.MISSING if row.fits is None else f"{'yes' if row.fits else 'NO'} {row.largest_batch}"
+
+
+def _legend(rows: Sequence[Prediction]) -> list[str]:
+    """Lines below the table that say what its columns mean."""
+    lines = [
+        "peak: the largest of forward, backward and optimizer step. It is no sum of its parts: they do not peak "
+        "together, and temporaries come on top.",
+        "saved activ.: what autograd keeps for backward; trainable params and storage leave the task head out.",
+    ]
+    memory = next((row.device_memory_bytes for row in rows if row.device_memory_bytes is not None), None)
+    if memory is not None:
+        lines.append(
+            f"fits, largest: whether the peak fits into {fmt.size(memory)} ({memory / 2**30:.4g} GiB), and the most "
+            "rows of that length that do."
+        )
+    return [*lines, *notes_on(rows)]
+
+
+def notes_on(rows: Sequence[Prediction]) -> list[str]:
+    """Every note once, with the methods that it is about where it is not about all."""
+    held = {note: [row.method for row in rows if note in row.notes] for row in rows for note in row.notes}
+    return [
+        fmt.plain(note) if len(labels) == len(rows) else f"{', '.join(map(fmt.plain, labels))}: {fmt.plain(note)}"
+        for note, labels in held.items()
+    ]

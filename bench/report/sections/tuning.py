@@ -43,7 +43,7 @@ def document(search: Search, outcomes: Sequence[Outcome], drawn: Sequence[Path])
             blocks += [Text((EXPECTED,)), expected]
         screen: list[Block] = [replace(chosen, caption=title(search, rows)), *remarks]
         sections.append(Section(f"task-{task}", title(search, rows), tuple(blocks), tuple(screen)))
-    figures = [Figure(path.stem, "", EXPECTED, (), path) for path in drawn if path.suffix == ".svg"]
+    figures = [Figure.drawn(path, "", EXPECTED) for path in drawn if path.suffix == ".svg"]
     sections.append(Section("figures", "", tuple(figures), (Text((HOW,), "note"),)))
     return Document(f"{search.suite.name}: search for learning rates", "", header(search), tuple(sections))
 

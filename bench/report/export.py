@@ -1,16 +1,65 @@
-"""Exports the times of a run as pytest-benchmark's JSON, which dashboards read; computes no figure of its own."""
+"""Writes a run's figures for other programs: CSV, parquet, Markdown, and pytest-benchmark's JSON."""
 
+import contextlib
+import io
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
+import typer
 
 from bench.analysis.costs import MODES, PHASES
 from bench.analysis.records import latest
-from bench.errors import BenchError
+from bench.errors import BenchError, unwritable
+from bench.report.format import markdown as text
+from bench.report.render import markdown
 from bench.report.sections import overview as facts
 from bench.schema.record import CostRecord, Timing
 from bench.store.store import Run
 
 
-def export(run: Run) -> dict[str, Any]:
+def emit(content: bytes, path: Path | None) -> None:
+    """Print ``content``, a text, or write a file whole or not at all and print its name.
+
+    Raises:
+        BenchError: The file cannot be written.
+    """
+    if path is None:
+        typer.echo(content.decode(), nl=False)
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise unwritable(path, error, "give another -o") from error
+    typer.echo(path)
+
+
+def encoded(table: pd.DataFrame, form: str) -> bytes:
+    """``table`` as ``csv``, ``parquet`` or ``markdown``; every column must be of one type."""
+    if form == "parquet":
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        return buffer.getvalue()
+    if form == "csv":
+        return str(table.to_csv(index=False, lineterminator="\n")).encode()
+    rows = ([_cell(value) for value in row] for row in table.itertuples(index=False))
+    return (markdown.table([text(name) for name in table.columns], rows) + "\n").encode()
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:  # NaN
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
+    return text(value) or "-"
+
+
+def pytest_benchmark_json(run: Run) -> dict[str, Any]:
     """The times of ``run`` by method, phase and shape, with all their samples in seconds.
 
     Raises:
