@@ -40,7 +40,7 @@ def gate(
     Exit codes: 0 pass, 1 regression, 2 usage, 3 inconclusive or invalid, 4 reference missing or stale.
     """
     from bench.analysis.results import Results
-    from bench.report.sections import gate as published
+    from bench.report import export
     from bench.verdicts.gate import check, stale, verdict
     from bench.verdicts.reference import figures_of, read_reference
 
@@ -52,7 +52,7 @@ def gate(
         raise typer.Exit(4)
     checks = check(results, ours, expected, margin=margin)
     title = f"{results.suite.name} against {reference}"
-    published.write(title, checks, junit)
-    typer.echo(published.as_json(checks) if as_json else "\n".join(published.screen(title, checks)))
+    export.write_gate(title, checks, junit)
+    typer.echo(export.gate_json(checks) if as_json else "\n".join(export.gate_screen(title, checks)))
     open_code = {None: 3, "ok": 0, "fail": 1}[inconclusive]
     raise typer.Exit({"pass": 0, "fail": 1}.get(verdict(checks), open_code))

@@ -23,9 +23,9 @@ from bench.errors import BenchError
 from bench.method import Method
 from bench.models import backbone
 from bench.report.charts import catalogue
-from bench.report.charts.backward import backward_by_depth
 from bench.report.charts.canvas import Words
 from bench.report.charts.sheet import looks
+from bench.report.charts.step import backward_by_depth
 from bench.report.render import terminal
 from bench.report.sections.sweeps import prediction
 from bench.schema import record

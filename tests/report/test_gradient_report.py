@@ -10,7 +10,7 @@ from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
-from bench.report.charts.diagnostics import gradient_norms
+from bench.report.charts.scores import gradient_norms
 from bench.report.charts.sheet import Sheet, looks
 from bench.report.sections import scores
 from bench.store.store import Run

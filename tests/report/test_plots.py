@@ -12,12 +12,11 @@ from matplotlib.text import Annotation
 from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.charts import catalogue as plots
-from bench.report.charts.backward import anatomy, backward_by_depth
 from bench.report.charts.canvas import Words, save, styled
 from bench.report.charts.curves import training_loss
-from bench.report.charts.memory import memory_breakdown
 from bench.report.charts.scores import COSTS, score_against
 from bench.report.charts.sheet import Sheet, looks
+from bench.report.charts.step import anatomy, backward_by_depth, memory_breakdown
 from bench.report.charts.times import inference, latency, latency_map
 from bench.schema.record import Flops
 from tests.factories.figures import cells_of, texts

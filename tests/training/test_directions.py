@@ -15,7 +15,7 @@ from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import styled
-from bench.report.charts.diagnostics import directions as draw
+from bench.report.charts.scores import directions as draw
 from bench.report.charts.sheet import Sheet
 from bench.report.sections import scores as told
 from bench.stats.subspaces import angles, overlap

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.analysis.results import Results
 from bench.errors import BenchError
-from bench.report.sections import gate as written
+from bench.report import export as written
 from bench.verdicts.gate import Check, check, stale, verdict
 from bench.verdicts.reference import figures_of, read_reference, reference_of, write_reference
 from tests.factories.records import failed, glue_small
@@ -43,7 +43,7 @@ def changed(run, label=LORA, **updates):
 
 
 def findings(checks):
-    return [line for _, line in written.lines(checks)]
+    return [line for _, line in written.findings(checks)]
 
 
 def test_a_run_passes_its_own_reference_from_a_file(run, tmp_path):
@@ -259,24 +259,24 @@ def test_whatever_a_finding_says_junit_annotations_and_markdown_stay_whole(name,
     for command in written.annotations(checks):
         assert "\n" not in command
         assert "\r" not in command
-    rows = [row for row in written.markdown("suite", checks).splitlines() if row.startswith(f"| {found} ")]
+    rows = [row for row in written.gate_markdown("suite", checks).splitlines() if row.startswith(f"| {found} ")]
     assert len(rows) == (found != "pass")
 
 
 def test_a_screen_shows_forty_findings_then_how_many_more_and_the_verdict(monkeypatch):
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     checks = [Check(kind="exact", name=f"{n}", verdict="fail", lines=(f"line {n}",)) for n in range(42)]
-    shown = written.screen("smoke against smoke.json", checks)
+    shown = written.gate_screen("smoke against smoke.json", checks)
     assert shown[0] == "fail          line 0"
     assert shown[40:] == ["2 more; --json shows all", "fail          smoke against smoke.json: 42 failed"]
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    assert written.screen("smoke against smoke.json", checks) == shown + written.annotations(checks)
+    assert written.gate_screen("smoke against smoke.json", checks) == shown + written.annotations(checks)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     with pytest.raises(BenchError, match=r"no/gate\.xml: cannot be written .*; give another path"):
-        written.write("smoke", [], tmp_path / "no" / "gate.xml")
+        written.write_gate("smoke", [], tmp_path / "no" / "gate.xml")
 
 
 def test_annotations_escape_what_github_would_read():

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from bench.analysis.results import Results
-from bench.report.sections import gate as published_gate
+from bench.report.export import gate_screen
 from bench.verdicts.gate import check
 from bench.verdicts.reference import Reference, figures_of, reference_of
 from tools.answers.words import published, table
@@ -37,5 +37,5 @@ def failing() -> str:
     """What a gate on that reference prints."""
     results = Results(published(RUN))
     title = f"{results.suite.name} against {REFERENCE}"
-    lines = published_gate.screen(title, check(results, figures_of(results), older_reference()))
+    lines = gate_screen(title, check(results, figures_of(results), older_reference()))
     return "\n".join(["```", *(line for line in lines if not line.startswith("::")), "```"])

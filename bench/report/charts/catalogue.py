@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.analysis.results import Results
 from bench.analysis.tuning import RateChange
-from bench.report.charts import backward, curves, diagnostics, memory, scores, sweeps, times
+from bench.report.charts import curves, scores, step, sweeps, times
 from bench.report.charts.canvas import COUNTED, Words, save, styled
 from bench.report.charts.sheet import Sheet, looks
 from bench.report.sections import overview as facts
@@ -36,12 +36,12 @@ class Plot:
 
 PLOTS = (
     Plot("backward-depth", "Backward by depth",
-         "Backward FLOPs of each method at each depth, against the baseline.", backward.by_depth),
+         "Backward FLOPs of each method at each depth, against the baseline.", step.by_depth),
     Plot("backward-anatomy", "Anatomy of backward",
          "Backward FLOPs of each method, split into input gradients, weight gradients and attention.",
-         backward.by_kind),
+         step.by_kind),
     Plot("memory", "Memory by part", "Memory of one training step of each method by part, with its peak.",
-         memory.by_part),
+         step.by_part),
     Plot("step-time", "Time of a training step", "Time of forward, backward and optimizer of one training step.",
          times.step_time),
     Plot("latency", "Latency", "Inference time against the base model, unmerged and merged.", times.latency),
@@ -62,10 +62,10 @@ PLOTS = (
     Plot("score-task", "Score per task", "Score of each method on each task.", scores.score_task),
     Plot("training-loss", "Training loss", "Training loss of each method over the steps.", curves.training_loss),
     Plot("gradient-norms", "Gradients of the first steps",
-         "Norm of the gradient of each part of each method at the first steps.", diagnostics.gradient_norms),
+         "Norm of the gradient of each part of each method at the first steps.", scores.gradient_norms),
     Plot("directions", "Directions of what training added",
          "Overlap of each update's leading directions with those of the weight, of the baseline's and another seed's.",
-         diagnostics.directions),
+         scores.directions),
     Plot("score-steps", "Score over the steps", "Score of each method over the optimizer steps.",
          partial(curves.score_on_the_way, name="score-steps")),
     Plot("score-seconds", "Score over training time", "Score of each method over its training time.",
@@ -101,8 +101,8 @@ def draw_predictions(rows: Sequence[Prediction], folder: Path) -> list[Path]:
     by_depth = Words(f"{backbone}: backward work by depth", "", shape, (COUNTED,))
     with styled():
         return [
-            *save(memory.memory_breakdown(held, of_memory, style), folder, "memory"),
-            *save(backward.backward_by_depth(flops, baseline, by_depth, style), folder, "backward-depth"),
+            *save(step.memory_breakdown(held, of_memory, style), folder, "memory"),
+            *save(step.backward_by_depth(flops, baseline, by_depth, style), folder, "backward-depth"),
         ]
 
 

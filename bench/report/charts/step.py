@@ -1,12 +1,14 @@
-"""Where backward works: its FLOPs at each depth, and by kind of gradient."""
+"""What one training step takes: backward FLOPs at each depth and by kind of gradient, and what fills memory."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bench.report import format as fmt
 from bench.report.charts.canvas import (
+    BYTES,
     FAINT,
     GRID,
     INK,
@@ -29,8 +31,6 @@ from bench.report.charts.sheet import Looks, Sheet
 from bench.schema.record import Flops, Owners
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
@@ -84,7 +84,7 @@ def _flops(sheet: Sheet) -> dict[str, Flops]:
     return {label: record.flops for label, record in sheet.cost_records.items() if record.flops}
 
 
-def backward_by_depth(flops: "Mapping[str, Flops]", baseline: str, words: Words, style: Looks) -> "Figure | None":
+def backward_by_depth(flops: Mapping[str, Flops], baseline: str, words: Words, style: Looks) -> "Figure | None":
     """Heat map of the backbone's backward FLOPs at each depth, and of the head's, relative to the baseline's there.
 
     Where a record does not keep the backbone's share, all owners of a depth are taken together.
@@ -151,7 +151,7 @@ def _at_depth(counted: Flops, split: bool) -> dict[str, Owners]:
     return {**counted.backbone_by_layer, HEAD: counted.by_layer.get(HEAD, Owners())}
 
 
-def _ratios(flops: "Mapping[str, Flops]", whole: dict[str, Owners], split: bool) -> Floats:
+def _ratios(flops: Mapping[str, Flops], whole: dict[str, Owners], split: bool) -> Floats:
     ratio = np.full((len(flops), len(whole)), np.nan)
     for i, counted in enumerate(flops.values()):
         own = _at_depth(counted, split)
@@ -161,7 +161,7 @@ def _ratios(flops: "Mapping[str, Flops]", whole: dict[str, Owners], split: bool)
     return ratio
 
 
-def _of_whole(flops: "Mapping[str, Flops]", baseline: str) -> Floats:
+def _of_whole(flops: Mapping[str, Flops], baseline: str) -> Floats:
     """Backward in a method's own modules and in all, / the baseline's whole backward."""
     whole = flops[baseline].backward
     return np.array([[counted.method.backward / whole, counted.backward / whole] for counted in flops.values()])
@@ -209,18 +209,13 @@ def _say_empty(axes: "Axes", y: Floats, ratio: Floats, depths: list[str]) -> Non
             axes.text((left + right) / 2, at, "empty: backward never enters the backbone", **ink)
 
 
-def anatomy(flops: "Mapping[str, Flops]", baseline: str, words: Words, style: Looks) -> "Figure | None":
+def anatomy(flops: Mapping[str, Flops], baseline: str, words: Words, style: Looks) -> "Figure | None":
     """Stacked bars: backward FLOPs by kind, hatched where they are spent in a method's own modules.
 
-    Args:
-        flops: By method label, in the order of the rows.
-        baseline: Label of the method whose backward is 100 %.
-        words: Title and caption.
-        style: Look of each method.
-
-    Returns:
-        None where nothing was counted or the baseline was not.
+    It takes what `backward_by_depth` does, the caption beside; None where nothing was counted or the baseline was not.
     """
+    from matplotlib.patches import Patch
+
     if baseline not in flops or not flops[baseline].backward:
         return None
     names, whole = list(flops), flops[baseline].backward
@@ -240,7 +235,10 @@ def anatomy(flops: "Mapping[str, Flops]", baseline: str, words: Words, style: Lo
     guide = flops[baseline].backward_input_gradient / whole
     _scales(axes, whole, fmt.brief(baseline), longest, guide)
     _guide(axes, guide, fmt.plain(baseline))
-    key(figure, _handles(drawn, any(counted.method.backward for counted in flops.values())), layout)
+    handles = [Patch(facecolor=kind.colour, label=kind.name) for kind in drawn]
+    if any(counted.method.backward for counted in flops.values()):
+        handles.append(Patch(facecolor="#bbbbbb", edgecolor="white", hatch=HATCH, label="in the method's own modules"))
+    key(figure, handles, layout)
     return figure
 
 
@@ -321,10 +319,87 @@ def _guide(axes: "Axes", share: float, name: str) -> None:
     )  # fmt: skip
 
 
-def _handles(drawn: list[Kind], own: bool) -> list[Any]:
-    from matplotlib.patches import Patch
+PARTS = {
+    "weights": ("weights", "#BBBBBB"), "gradients": ("gradients", "#EE8866"),
+    "optimizer_state": ("optimizer state", "#EEDD88"), "saved_activations": ("saved activations", "#77AADD"),
+}  # fmt: skip
+"""Key among a record's bytes -> name and colour (Paul Tol's "light" scheme), left first."""
+REST = "rest up to the peak"
+PEAKS = {"cuda_allocated": "peak, measured on this GPU", "tracker": "peak, counted", None: "predicted peak"}
+"""Source of a peak -> its name."""
+_FIELDS = {"bytes", "peak_memory_bytes", "peak_memory_source", "predicted_peak_memory_bytes"}
 
-    handles = [Patch(facecolor=kind.colour, label=kind.name) for kind in drawn]
-    if own:
-        handles.append(Patch(facecolor="#bbbbbb", edgecolor="white", hatch=HATCH, label="in the method's own modules"))
-    return handles
+
+def by_part(sheet: Sheet) -> "Figure | None":
+    """`memory_breakdown` of a run."""
+    held = [
+        {"method": label, **record.model_dump(include=_FIELDS)}
+        for label, record in sheet.cost_records.items()
+        if record.bytes
+    ]
+    on_gpu = any(row["peak_memory_source"] == "cuda_allocated" for row in held)
+    words = sheet.words("What fills memory in one training step", "", "measured" if on_gpu else "counted")
+    return memory_breakdown(held, words, sheet.looks)
+
+
+def memory_breakdown(held: Sequence[Mapping[str, Any]], words: Words, style: Looks) -> "Figure | None":
+    """Stacked bars of the parts by method, the peak as a mark, the device's memory as a line.
+
+    Args:
+        held: By method: ``method``, ``bytes`` and ``predicted_peak_memory_bytes`` as a cost record has them; where it
+            ran also ``peak_memory_bytes`` and ``peak_memory_source``, and ``device_memory_bytes`` where one was named.
+        words: Title, subtitle and badges; the caption is written here.
+        style: Look of each method.
+
+    Returns:
+        None where nothing was counted.
+    """
+    if not held:
+        return None
+    names = [row["method"] for row in held]
+    parts = {part: np.array([row["bytes"][part] for row in held], dtype=float) for part in PARTS}
+    sums = np.sum(list(parts.values()), axis=0)
+    peak = [row.get("peak_memory_bytes") or row.get("predicted_peak_memory_bytes") for row in held]
+    peaks = np.array([float(of["step"]) if of else np.nan for of in peak])
+    source = next((row["peak_memory_source"] for row in held if row.get("peak_memory_bytes")), None)
+    longest = float(np.nanmax([*sums, *peaks]))
+    size, unit = scaled([longest], BYTES[:3])
+    limit = held[0].get("device_memory_bytes")
+    beyond = limit is not None and limit > 3 * longest
+    words = Words(words.title, _memory_caption(source, limit if beyond else None), words.subtitle, words.badges)
+    layout = Layout(depth(style, names), room_for(style, names), 0.2, keys=1)
+    figure, (axes,) = new_figure(words, layout)
+    y = rows(axes, style, names)
+    left = np.zeros(len(names))
+    for part, (label, colour) in PARTS.items():
+        left = stack(axes, y, left, parts[part] / size, colour, label=label)
+    rest = np.nan_to_num(peaks - sums).clip(min=0) / size
+    stack(axes, y, left, rest, "white", edgecolor="#b5b5b5", hatch="////", label=REST)
+    axes.plot(peaks / size, y, "|", color="#000000", markersize=14, markeredgewidth=1.8, label=PEAKS[source], zorder=4)
+    for at, end, peak in zip(y, np.fmax(sums, peaks) / size, peaks, strict=True):
+        axes.text(end + 0.012 * longest / size, at, fmt.size(peak), va="center", fontsize=8.5, color=INK, zorder=4,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})  # fmt: skip
+    right = longest / size * 1.12
+    if limit is not None and not beyond:
+        axes.axvline(limit / size, color="#AA3377", linewidth=1.2, linestyle="--", label=f"device, {fmt.size(limit)}")
+        right = max(right, limit / size * 1.03)
+    axes.set_xlim(0, right)
+    axes.set_xlabel(f"memory of one training step ({unit})")
+    marks, _ = axes.get_legend_handles_labels()
+    order = [*(label for label, _ in PARTS.values()), REST]
+    key(
+        figure,
+        sorted(marks, key=lambda mark: order.index(mark.get_label()) if mark.get_label() in order else 99),
+        layout,
+    )
+    return figure
+
+
+def _memory_caption(source: str | None, limit: float | None) -> str:
+    parts = "Counted on tensors without data" if source is None else "Parts: bytes counted by storage"
+    beyond = f" The device's {fmt.size(limit)} lie beyond the right edge." if limit else ""
+    return (
+        f"{parts}; n = 1, counts have no interval. Mark and number: {PEAKS[source]}, the largest of forward, backward "
+        "and optimizer step. It is no sum of the parts: they do not peak together, and temporaries (hatched, where the "
+        f"peak is above the parts) come on top.{beyond}"
+    )
