@@ -126,6 +126,8 @@ def _benchmark(record: CostRecord, name: str, timing: Timing) -> dict[str, Any]:
 
 SHOWN = 40
 """Lines of findings that a screen shows; files hold all of them."""
+LEVELS = {"fail": "error", "new": "notice"}
+"""Of GitHub's annotations; every other verdict is a warning."""
 
 
 def write_gate(title: str, checks: Sequence[Check], junit_file: Path | None) -> None:
@@ -161,14 +163,15 @@ def gate_screen(title: str, checks: Sequence[Check]) -> list[str]:
 
 def findings(checks: Sequence[Check]) -> list[tuple[Verdict, str]]:
     """Every finding as verdict and sentence, failures first."""
-    order = ("fail", "invalid", "inconclusive", "pass")
+    order = ("fail", "invalid", "inconclusive", "new")
     found = [(check.verdict, line) for check in checks if check.verdict != "pass" for line in check.lines]
     return sorted(found, key=lambda pair: order.index(pair[0]))
 
 
 def tally(checks: Sequence[Check]) -> str:
     """``57 passed, 1 failed, 2 inconclusive``."""
-    names = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive", "invalid": "invalid"}
+    names = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive", "invalid": "invalid",
+             "new": "new"}  # fmt: skip
     counts = [(sum(check.verdict == verdict for check in checks), word) for verdict, word in names.items()]
     return ", ".join(f"{count} {word}" for count, word in counts if count) or "nothing to check"
 
@@ -183,7 +186,7 @@ def gate_markdown(title: str, checks: Sequence[Check]) -> str:
 def annotations(checks: Sequence[Check]) -> list[str]:
     """Workflow commands that put each finding beside a change on GitHub; ``%`` and line ends are escaped."""
     return [
-        f"::{'error' if verdict == 'fail' else 'warning'} title=peft-ledger gate::{_escaped(line)}"
+        f"::{LEVELS.get(verdict, 'warning')} title=peft-ledger gate::{_escaped(line)}"
         for verdict, line in findings(checks)
     ]
 
@@ -194,7 +197,7 @@ def _escaped(text: str) -> str:
 
 
 def junit(title: str, checks: Sequence[Check]) -> bytes:
-    """A test suite with one case a check; what is inconclusive or invalid counts as skipped."""
+    """A test suite with one case a check; inconclusive and invalid ones count as skipped, new ones as passed."""
     failed = sum(check.verdict == "fail" for check in checks)
     skipped = sum(check.verdict in ("inconclusive", "invalid") for check in checks)
     suite = ElementTree.Element(
@@ -202,7 +205,7 @@ def junit(title: str, checks: Sequence[Check]) -> bytes:
     )
     for check in checks:
         case = ElementTree.SubElement(suite, "testcase", classname=check.kind, name=_plain(check.name))
-        if check.verdict != "pass":
+        if check.verdict not in ("pass", "new"):
             tag = "failure" if check.verdict == "fail" else "skipped"
             message = _plain(check.lines[0] if check.lines else check.verdict)
             ElementTree.SubElement(case, tag, message=message).text = _plain("\n".join(check.lines))

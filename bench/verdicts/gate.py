@@ -1,17 +1,21 @@
 """Compares a run with its reference and judges its claims: what a continuous integration passes or stops by."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from bench.analysis.results import Results
 from bench.analysis.scores import MIN_SEEDS, training_doubts_of
+from bench.schema.figures import figure_of
 from bench.stats.intervals import LEVEL, mean_interval, one_sided_p
 from bench.verdicts.claims import judge
 from bench.verdicts.reference import Costs, Exact, Reference, Scores
 
-Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
+Verdict = Literal["pass", "fail", "inconclusive", "invalid", "new"]
+"""``new``: the reference knows no such method or figure, so there is nothing that could have changed."""
 Kind = Literal["record", "exact", "score", "claim"]
+ADD = "add it with: python -m bench reference"
 MERGE_SLACK = (10.0, 1e-6)
 """Factor and floor by which a merge may miss the reference's: processors sum in different orders."""
 
@@ -70,7 +74,7 @@ def check(results: Results, ours: Reference, reference: Reference, *, margin: fl
 
 
 def verdict(checks: Iterable[Check]) -> Verdict:
-    """The gate's own: the worst of its checks."""
+    """The gate's own: the worst of its checks; what is new passes."""
     found = {check.verdict for check in checks}
     order: tuple[Verdict, ...] = ("fail", "invalid", "inconclusive")
     return next((worst for worst in order if worst in found), "pass")
@@ -85,11 +89,16 @@ def _records(results: Results) -> Iterator[Check]:
 
 
 def _settings(ours: Reference, reference: Reference) -> Iterator[Check]:
-    known = {label for costs in reference.costs for label in costs.methods}
-    known |= {label for scores in reference.scores.values() for label in scores.methods}
+    known = _known(reference)
     for label in [label for label in ours.configs if label in known]:
         if lines := tuple(_other_settings(label, reference.configs.get(label, {}), ours.configs[label])):
             yield Check(kind="exact", name=f"settings of {label}", verdict="fail", lines=lines)
+
+
+def _known(reference: Reference) -> set[str]:
+    """Methods that stand anywhere in a reference."""
+    measured = {label for costs in reference.costs for label in costs.methods}
+    return measured | {label for scores in reference.scores.values() for label in scores.methods}
 
 
 def _exact(ours: Reference, reference: Reference) -> Iterator[Check]:
@@ -97,9 +106,34 @@ def _exact(ours: Reference, reference: Reference) -> Iterator[Check]:
     for costs in reference.costs:
         words = _words(costs.shape)
         found = found_by_shape.get(words, Costs(shape=costs.shape, methods={}))
-        for label in costs.methods | found.methods:
-            lines = (*_differences(label, found.methods.get(label), costs), *_other_merge(label, costs, found))
+        new = _new_figures(costs, found)
+        if new:
+            lines = tuple(f"{figure}: the reference has this figure of no method; {ADD}" for figure in new)
+            yield Check(kind="exact", name=f"{words}: figures", verdict="new", lines=lines)
+        for label, expected in costs.methods.items():
+            told = {name: figure for name, figure in found.methods.get(label, {}).items() if _figure(name) not in new}
+            lines = (*_differences(label, told, expected), *_other_merge(label, costs, found))
             yield Check(kind="exact", name=f"{words}: {label}", verdict="fail" if lines else "pass", lines=lines)
+        for label in [label for label in found.methods if label not in costs.methods]:
+            line = f"{label}: the reference has no such method; {ADD}"
+            yield Check(kind="exact", name=f"{words}: {label}", verdict="new", lines=(line,))
+
+
+def _new_figures(costs: Costs, found: Costs) -> list[str]:
+    """Figures of methods that the reference knows which it has of none of them.
+
+    One that it has of others is no new figure: this method has changed, and can now be merged for instance.
+    """
+    known = {_figure(name) for figures in costs.methods.values() for name in figures}
+    held = dict.fromkeys(_figure(name) for label in costs.methods for name in found.methods.get(label, {}))
+    return [figure for figure in held if figure not in known]
+
+
+@functools.cache
+def _figure(name: str) -> str:
+    """The catalogue's path of a figure's dotted name: one for all layers."""
+    figure = figure_of(name)
+    return figure.path if figure else name
 
 
 def _other_settings(label: str, expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
@@ -139,12 +173,8 @@ def _name(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _differences(label: str, found: dict[str, Exact] | None, costs: Costs) -> Iterator[str]:
-    expected = costs.methods.get(label)
-    if expected is None:
-        yield f"{label}: the reference has no such method; update it with: python -m bench reference"
-        return
-    if found is None:
+def _differences(label: str, found: dict[str, Exact], expected: dict[str, Exact]) -> Iterator[str]:
+    if not found:
         yield f"{label}: the run has no costs of it, the reference has"
         return
     for name in sorted(expected | found, key=lambda name: "by_layer" in name):  # totals first: a screen shows few lines
@@ -170,7 +200,12 @@ def _change(before: Exact, after: Exact) -> str:
 def _scored(results: Results, ours: Reference, reference: Reference, margin: float) -> Iterator[Check]:
     doubtful = training_doubts_of(results)
     scored = [scores for side in (reference, ours) for scores in side.scores.values()]
+    known = _known(reference)
     for label in dict.fromkeys(label for scores in scored for label in scores.methods):
+        if label not in known:
+            line = f"{label}: the reference has no scores of it; {ADD}"
+            yield Check(kind="score", name=f"score of {label}", verdict="new", lines=(line,))
+            continue
         expected, found = _points(reference.scores, label), _points(ours.scores, label)
         if unpaired := sorted(expected.keys() ^ found.keys()):
             task, seed = unpaired[0]

@@ -122,13 +122,56 @@ def test_an_improvement_must_be_accepted_too_and_says_its_share(run):
     assert "(-50.00 %)" in line
 
 
-def test_a_method_or_figure_that_the_reference_lacks_fails(run):
+def test_a_method_that_the_reference_lacks_is_new_and_one_that_the_run_lacks_fails(run):
     without = replace(run, records=tuple(r for r in run.records if r.method.label != LORA))
-    assert any("the reference has no such method" in line for line in findings(gate(run, figures_of(Results(without)))))
-    assert any("the run has no costs of it" in line for line in findings(gate(without, reference_of(Results(run)))))
+    checks = gate(run, figures_of(Results(without)))
+    assert verdict(checks) == "pass"
+    assert {(c.kind, c.name.endswith(LORA)) for c in checks if c.verdict == "new"} == {("exact", True), ("score", True)}
+    shown = written.gate_screen("smoke", checks)
+    assert f"new           {LORA}: the reference has no such method; add it with: python -m bench reference" in shown
+    assert shown[-1].endswith("passed, 2 new")
+    assert b'failures="0" skipped="0"' in written.junit("smoke", checks)
+    assert all(command.startswith("::notice ") for command in written.annotations(checks))
+    checks = gate(without, reference_of(Results(run)))
+    assert verdict(checks) == "fail"
+    assert any("the run has no costs of it" in line for line in findings(checks))
+
+
+def every(run, **updates):
+    """``run`` with figures of every method's cost record changed."""
+    for label in {r.method.label for r in run.records if r.kind == "cost"}:
+        run = changed(run, label, **updates)
+    return run
+
+
+VANISHED = {
+    "a field": ({"delta_bytes": lambda d: None}, ["delta_bytes"]),
+    "every layer": (
+        {"flops": lambda f: f.model_copy(update={"by_layer": {}})},
+        [f"flops.by_layer.*.{leaf}" for leaf in ("forward", "backward")],
+    ),
+}
+
+
+@pytest.mark.parametrize("vanished", VANISHED)
+def test_a_figure_that_the_reference_has_of_no_method_is_new_and_one_that_the_run_has_of_none_fails(run, vanished):
+    updates, figures = VANISHED[vanished]
+    poorer = every(run, **updates)
+    checks = gate(run, reference_of(Results(poorer)))
+    assert verdict(checks) == "pass"
+    new = [line for c in checks if c.verdict == "new" for line in c.lines]
+    assert len(new) == len(set(new)), "one line a figure, however many methods and layers have it"
+    assert all(any(line.startswith(f"{figure}: ") for line in new) for figure in figures)
+    assert verdict(gate(poorer, reference_of(Results(run)))) == "fail"
+
+
+def test_a_figure_that_the_reference_has_of_other_methods_alone_is_a_change_of_this_one(run):
     poorer = changed(run, delta_bytes=lambda d: None)
+    checks = gate(run, reference_of(Results(poorer)))
+    assert verdict(checks) == "fail"
     assert any(
-        "stands in the run but not in the reference" in f for f in findings(gate(run, reference_of(Results(poorer))))
+        line.startswith(f"{LORA}: delta_bytes = ") and "stands in the run but not in the reference" in line
+        for line in findings(checks)
     )
 
 
@@ -245,7 +288,7 @@ def test_a_hostile_reference_is_a_sentence_never_a_traceback(tmp_path_factory, c
         read_reference(path)
 
 
-@given(st.text(), st.text(), st.sampled_from(["pass", "fail", "inconclusive", "invalid"]))
+@given(st.text(), st.text(), st.sampled_from(["pass", "fail", "inconclusive", "invalid", "new"]))
 def test_whatever_a_finding_says_junit_annotations_and_markdown_stay_whole(name, line, found):
     checks = [
         Check(kind="exact", name=name, verdict=found, lines=(line,)),
