@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError, first_fault, unknown
 from bench.models.backbone import PRETRAINED, SHAPES
-from bench.registry import summaries
+from bench.registry import BUILTIN, summaries
 from bench.schema.claims import Bounds, ClaimTable
 from bench.schema.record import Tuning
 from bench.schema.suite import (
@@ -25,6 +25,8 @@ from bench.schema.suite import (
 )
 from bench.tasks.glue import TASKS
 
+EVERY = "*"
+"""As the name of a method: every built-in one that the suite names nowhere else."""
 FOLDER = Path(__file__).parents[2] / "suites"
 """Where the suites of the project lie."""
 
@@ -80,9 +82,28 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
         BenchError: A key is unknown, missing or has the wrong type or range.
     """
     try:
-        return Suite.model_validate(_tuples(values))
+        return Suite.model_validate(_tuples(values | {"method": _spelled_out(values.get("method"), where)}))
     except ValidationError as error:
         raise BenchError(f"{where}: {_sentence(error)}") from error
+
+
+def _spelled_out(tables: Any, where: str) -> Any:
+    """The methods of a suite with those that ``*`` stands for; what is no list of tables is left to the checks."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        return tables
+    places = [index for index, table in enumerate(tables) if table.get("name") == EVERY]
+    if not places:
+        return tables
+    if more := [key for key in tables[places[0]] if key != "name"]:
+        raise BenchError(
+            f"{where}: method[{places[0]}]: name = {EVERY!r} stands for methods with their defaults; give "
+            f"{more[0]} in a table of the method itself"
+        )
+    if len(places) > 1:
+        raise BenchError(f"{where}: method[{places[1]}]: name = {EVERY!r} is listed twice; remove one")
+    named = [table.get("name") for table in tables]
+    rest = [{"name": name} for name in BUILTIN if name not in named]
+    return [*tables[: places[0]], *rest, *tables[places[0] + 1 :]]
 
 
 def _tuples(value: Any) -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from bench.errors import unwritable
-from bench.plan.load import parse_suite, read_suite_file
+from bench.plan.load import EVERY, parse_suite, read_suite_file
+from bench.registry import BUILTIN
 from bench.schema.labels import spell
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.suite import RATES, TuningTable
@@ -84,6 +85,7 @@ def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[s
     import tomlkit
 
     document = tomlkit.parse(text)
+    _name_searched(document.get("method", ()), outcomes)
     tasks = [str(task) for task in document.get("tasks", ())] if table.task is None else [table.task]
     changed = []
     for method in document.get("method", ()):
@@ -106,6 +108,22 @@ def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[s
             method.pop("tuning", None)
         changed.append(label)
     return tomlkit.dumps(document), changed
+
+
+def _name_searched(tables: Any, outcomes: Sequence[Outcome]) -> None:
+    """Give each searched method that ``*`` stands for a table of its own, which can hold its rates."""
+    import tomlkit
+    from tomlkit.items import AoT
+
+    plain = [table.unwrap() for table in tables]
+    if all(table["name"] != EVERY for table in plain):
+        return
+    labels = [spell(table["name"], table.get("config", {})) for table in plain]
+    for name in dict.fromkeys(outcome.method for outcome in outcomes if outcome.best):
+        if name in BUILTIN and name not in labels:
+            table = tomlkit.table() if isinstance(tables, AoT) else tomlkit.inline_table()
+            table["name"] = name
+            tables.append(table)
 
 
 def _rate(

@@ -330,7 +330,8 @@ class MethodTable(_Table):
     """One method of the suite."""
 
     name: str
-    """A built-in method, ``peft``, or ``package/name`` of a plug-in."""
+    """A built-in method, ``peft``, ``package/name`` of a plug-in, or ``*``: every built-in method that no other table
+    names, with its defaults."""
     config: dict[str, Any] = {}
     """Options of the method, as its page lists them; defaults where left out."""
     learning_rate: float | dict[str, float] | None = None

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.plan.load import load_suite, parse_suite, suite_names
+from methods import BUILTIN
 
 MINIMAL = """
 question = "q"
@@ -80,6 +81,48 @@ def test_a_mistake_is_named(tmp_path, old, new, sentence):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BenchError, match=r"absent.toml: not a readable TOML file"):
         load_suite(str(tmp_path / "absent.toml"))
+
+
+# Every built-in method
+
+STAR = '\n[[method]]\nname = "*"\n'
+
+
+def test_a_star_is_every_built_in_method_that_no_other_table_names(tmp_path):
+    given = '[[method]]\nname = "lora"\nconfig = { rank = 2 }\n'
+    suite = load_suite(written(tmp_path, MINIMAL + STAR + given))
+    rest = [name for name in BUILTIN if name not in ("full", "lora")]
+    assert [(table.name, table.config) for table in suite.method] == [
+        ("full", {}), *((name, {}) for name in rest), ("lora", {"rank": 2}),
+    ]  # fmt: skip
+
+
+def test_a_star_where_all_are_named_adds_nothing(tmp_path):
+    named = "".join(f'[[method]]\nname = "{name}"\n' for name in BUILTIN if name != "full")
+    assert load_suite(written(tmp_path, MINIMAL + named + STAR)) == load_suite(written(tmp_path, MINIMAL + named))
+
+
+@pytest.mark.parametrize(
+    ("tables", "sentence"),
+    [
+        (
+            STAR + "config = { rank = 2 }",
+            r"mine.toml: method\[1\]: name = '\*' stands for .*; give config in a table of",
+        ),
+        (STAR + "learning_rate = 1e-3", r"mine.toml: method\[1\]: name = '\*' .*; give learning_rate in a table of"),
+        (STAR + STAR, r"mine.toml: method\[2\]: name = '\*' is listed twice; remove one"),
+    ],
+)
+def test_a_star_takes_nothing_else_and_stands_once(tmp_path, tables, sentence):
+    with pytest.raises(BenchError, match=sentence):
+        load_suite(written(tmp_path, MINIMAL + tables))
+
+
+@pytest.mark.parametrize("name", ["smoke", "cost-bert-base"])
+def test_a_method_that_is_added_takes_part_at_once(name, monkeypatch):
+    monkeypatch.setitem(BUILTIN, "added", "methods.full:HeadOnly")
+    assert load_suite(name).method[-1].name == "added"
+    assert {table.name for table in load_suite(name).method} == set(BUILTIN)
 
 
 plain = st.recursive(

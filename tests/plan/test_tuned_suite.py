@@ -144,6 +144,20 @@ def test_methods_of_one_line_keep_their_line():
     assert tomllib.loads(once)["method"][0]["learning_rate"] == 1e-3
 
 
+@pytest.mark.parametrize("file", [
+    FILE.replace("# The last word.", '[[method]]\nname = "*"'),
+    'tasks = ["sst2"]\nmethod = [{ name = "full" }, { name = "*" }]\n',
+], ids=["tables", "one line"])  # fmt: skip
+def test_a_method_that_a_star_stands_for_gets_a_table_for_its_rates(file):
+    found = [chosen("ia3", task, 1e-2) for task in tomllib.loads(file)["tasks"]]
+    text, changed = tuned(file, [*found, chosen("elsewhere(rank=2)", "sst2", 1e-3)], TABLE)
+    assert changed == ["ia3"]
+    before, after = (tomllib.loads(one)["method"] for one in (file, text))
+    assert after[:-1] == before
+    assert (after[-1]["name"], after[-1]["learning_rate"]) == ("ia3", 1e-2)
+    assert tuned(text, found, TABLE) == (text, ["ia3"])
+
+
 def test_what_was_not_chosen_is_left_as_it_stands():
     none = Outcome("full", "sst2", 60, (Point(1e-3, 1e-3, 0.0, 1),), 0, 0)
     other = chosen("ia3", "sst2", 1e-3)
