@@ -15,13 +15,13 @@ from tests.factories.cost_steps import (
     LAYERS,
     LENGTH,
     ROWS,
-    SIZES,
     WIDTH,
     fake_counts,
     real_counts,
     real_step,
     tiny_shape,
 )
+from tests.factories.methods import METHODS, NOWHERE, sized
 from tests.methods.adapted import ONE_OF_EACH
 from tests.methods.families import FAMILIES
 
@@ -61,7 +61,7 @@ def form(**fields: object) -> Setting:
 
 
 def counts_of_both(shape: BackboneSpec, name: str, setting: Setting) -> tuple[Counts, Counts]:
-    config = SIZES.get(name, {})
+    config = sized(name)
     return fake_counts(shape, name, setting, **config), real_counts(real_step(shape, name, setting, **config))
 
 
@@ -170,7 +170,7 @@ def kinds(part: Owners) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("name", IN_EVERY_FORM)
 def test_autocast_changes_no_kind_and_no_owner(name: str, shapes: dict[str, BackboneSpec]) -> None:
-    config = SIZES.get(name, {})
+    config = sized(name)
     plain = fake_counts(shapes["bert"], name, PLAIN, **config).flops
     cast = fake_counts(shapes["bert"], name, form(dtype="bfloat16_autocast"), **config).flops
     for owner in ("backbone", "method", "head"):
@@ -180,7 +180,7 @@ def test_autocast_changes_no_kind_and_no_owner(name: str, shapes: dict[str, Back
 def of_both(family: str, name: str, shapes: dict[str, BackboneSpec]) -> tuple[Flops, Flops]:
     """FLOPs without checkpointing and with it."""
     forms = (PLAIN, form(checkpointing=True))
-    plain, again = (fake_counts(shapes[family], name, setting, **SIZES.get(name, {})).flops for setting in forms)
+    plain, again = (fake_counts(shapes[family], name, setting, **sized(name)).flops for setting in forms)
     return plain, again
 
 
@@ -194,9 +194,9 @@ def test_checkpointing_runs_each_layer_again_that_backward_enters_and_changes_no
 ) -> None:
     plain, again = of_both("bert", name, shapes)
     assert kinds_by_layer(again) == kinds_by_layer(plain)
-    outside = {"head", "lst"}  # nothing of the backbone is needed on the way back
+    enters = METHODS[name].reach != NOWHERE
     for layer, part in again.by_layer.items():
-        expected = part.forward if layer.startswith("layer") and name not in outside else 0
+        expected = part.forward if layer.startswith("layer") and enters else 0
         assert part.backward_recompute == expected, layer
 
 

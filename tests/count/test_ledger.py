@@ -13,8 +13,8 @@ from bench.registry import make
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import PathCounts
 from bench.schema.shape import Setting
-from methods import BUILTIN
-from tests.factories.cost_steps import FFN, HEADS, LAYERS, LENGTH, ROWS, SIZES, WIDTH, ledger, training_step
+from tests.factories.cost_steps import FFN, HEADS, LAYERS, LENGTH, ROWS, WIDTH, ledger, training_step
+from tests.factories.methods import MAPS, METHODS, sized
 from tests.methods.families import tiny
 
 TOKENS = ROWS * LENGTH
@@ -28,12 +28,12 @@ SCORES = 2 * ROWS * LENGTH**2 * WIDTH
 ATTENTION = LAYERS * 2 * SCORES
 HEAD = 2 * ROWS * WIDTH * 2
 PROMPT, BOTTLENECK, RANK = 3, 5, 2
-"""As in ``SIZES``."""
+"""As in ``METHODS``."""
 LONGER = (LENGTH + PROMPT) / LENGTH
 
 
 def counted(name: str, family: str = "bert", attention: str = "sdpa", **config: object) -> Ledger:
-    return ledger(name, family, attention, **(config or SIZES.get(name, {})))
+    return ledger(name, family, attention, **(config or sized(name)))
 
 
 def test_full_fine_tuning_equals_the_textbook_count() -> None:
@@ -63,7 +63,7 @@ def test_totals_equal_torchs_counter_with_the_missing_formulas(name: str, family
         aten._scaled_dot_product_flash_attention_for_cpu: forward,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
-    config = SIZES.get(name, {})
+    config = sized(name)
     step = training_step(name, family, **config)
     with FlopCounterMode(display=False, custom_mapping=missing) as first:
         loss = step.forward()
@@ -90,39 +90,9 @@ def test_kinds_owners_and_layers_each_sum_to_the_whole(name: str) -> None:
 
 # How far down backward reaches (BERT): what of layer 1 still needs an input gradient, and what of a layer above it
 
-QUERY_KEY_VALUE = 3 * SQUARE
-REACH: dict[str, tuple[float, float]] = {
-    "full": (LAYER, LAYER),
-    "head": (0, 0),
-    "bitfit": (LAYER, LAYER),  # the lowest bias is that of the embeddings' norm
-    "houlsby_adapter": (FFN_MAPS, LAYER),  # the lowest adapter stands behind layer 1's attention
-    "pfeiffer_adapter": (0, LAYER),  # behind layer 1's FFN
-    "parallel_adapter": (0, LAYER),  # beside layer 1's FFN
-    "prefix_tuning": (LAYER - QUERY_KEY_VALUE, LAYER),
-    "p_tuning_v2": (LAYER - QUERY_KEY_VALUE, LAYER),
-    "prompt_tuning": (LONGER * LAYER, LONGER * LAYER),
-    "p_tuning": (LONGER * LAYER, LONGER * LAYER),
-    **dict.fromkeys(
-        ("lora", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "adalora", "vera"), (LAYER - QUERY_KEY_VALUE, LAYER)
-    ),
-    "ia3": (LAYER - QUERY_KEY_VALUE, LAYER),
-    "lst": (0, 0),
-}
-_FUSED = 2.5 * 2 * SCORES
-ATTENDED: dict[str, tuple[float, float]] = {
-    name: (_FUSED, _FUSED) for name in BUILTIN if REACH[name][0] >= LAYER - QUERY_KEY_VALUE
-} | {
-    "head": (0, 0),
-    "houlsby_adapter": (0, _FUSED),
-    "pfeiffer_adapter": (0, _FUSED),
-    "parallel_adapter": (0, _FUSED),
-    "prefix_tuning": (LONGER * _FUSED, LONGER * _FUSED),
-    "p_tuning_v2": (LONGER * _FUSED, LONGER * _FUSED),
-    "prompt_tuning": (LONGER**2 * _FUSED, LONGER**2 * _FUSED),
-    "p_tuning": (LONGER**2 * _FUSED, LONGER**2 * _FUSED),
-    "lst": (0, 0),
-}
-"""FLOPs of the backbone's attention on the way back, in layer 1 and above."""
+GRADIENT = dict.fromkeys(MAPS, SQUARE) | dict.fromkeys(("ffn_in", "ffn_out"), FFN_MAPS / 2)
+"""FLOPs of the input gradient of each map."""
+FUSED = 2.5 * 2 * SCORES
 
 
 def in_backbone(name: str, kind: str) -> tuple[int, ...]:
@@ -130,25 +100,30 @@ def in_backbone(name: str, kind: str) -> tuple[int, ...]:
     return tuple(getattr(by_layer[layer], f"backward_{kind}") for layer in ("embeddings", "layer_1", "layer_2"))
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", METHODS)
 def test_input_gradients_reach_down_to_the_lowest_trainable_point(name: str) -> None:
-    assert in_backbone(name, "input_gradient") == (0, *REACH[name])
+    reach = METHODS[name].reach
+    rows = LONGER if reach.more_rows else 1
+    expected = [rows * sum(GRADIENT[place] for place in layer.maps) for layer in (reach.lower, reach.upper)]
+    assert in_backbone(name, "input_gradient") == (0, *expected)
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", METHODS)
 def test_attention_runs_back_where_something_below_it_trains(name: str) -> None:
-    assert in_backbone(name, "attention") == (0, *ATTENDED[name])
+    reach = METHODS[name].reach
+    products = (LONGER if reach.more_rows else 1) * (LONGER if reach.more_keys else 1) * FUSED
+    assert in_backbone(name, "attention") == (0, reach.lower.attention * products, reach.upper.attention * products)
 
 
-@pytest.mark.parametrize("name", BUILTIN)
-def test_the_backbone_has_weight_gradients_under_full_fine_tuning_alone(name: str) -> None:
-    assert in_backbone(name, "weight_gradient") == ((0, LAYER, LAYER) if name == "full" else (0, 0, 0))
+@pytest.mark.parametrize("name", METHODS)
+def test_the_backbone_has_weight_gradients_where_its_own_weights_train(name: str) -> None:
+    assert in_backbone(name, "weight_gradient") == ((0, LAYER, LAYER) if METHODS[name].trains_backbone else (0, 0, 0))
 
 
 @pytest.mark.parametrize("name", ["lora", "ia3"])
 def test_eager_attention_leaves_out_the_product_whose_map_wants_no_gradient(name: str) -> None:
     """Layer 1 of LoRA has no gradient for its keys, that of IA3 none for its queries: three products of four."""
-    assert counted(name, attention="eager", **SIZES.get(name, {})).flops.backward_attention == 2 * ATTENTION - SCORES
+    assert counted(name, attention="eager", **sized(name)).flops.backward_attention == 2 * ATTENTION - SCORES
 
 
 _ADAPTER = 2 * TOKENS * WIDTH * BOTTLENECK
@@ -198,7 +173,7 @@ def test_saved_bytes_of_a_layer_are_what_the_theory_says(name: str) -> None:
 
 def linear_inputs(name: str) -> set[str]:
     """Linear maps of the second layer that keep their input."""
-    step = training_step(name, **SIZES.get(name, {}))
+    step = training_step(name, **sized(name))
     maps = {path for path, module in step.model.body.named_modules() if isinstance(module, nn.Linear)}
     found = {tensor.module for tensor in counted(name).saved if tensor.module in maps}
     return {path.partition("encoder.layer.1.")[2] for path in found if "encoder.layer.1." in path}
@@ -303,7 +278,7 @@ def path(name: str, layers: int, **config: object) -> PathCounts:
 def test_each_layer_lengthens_backward_s_path_as_much_without_weight_gradients(
     name: str, operations: int, depth: int
 ) -> None:
-    config = {} if name in ("full", "bitfit", "head") else SIZES[name]
+    config = sized(name)
     shallow, deep = path(name, 2, **config), path(name, 4, **config)
     assert (deep.operations - shallow.operations, deep.depth - shallow.depth) == (2 * operations, 2 * depth)
 

@@ -7,16 +7,14 @@ from torch import nn
 from bench.count.memory import Tracker, measure_step, nbytes
 from bench.count.step import TrainingStep
 from methods import BUILTIN
-from tests.factories.cost_steps import SIZES, training_step
+from tests.factories.cost_steps import training_step
+from tests.factories.methods import METHODS, sized
 
 NAMES = ["full", "lora", "lst"]
-NUMBERS = {"lst": 8}
-"""Bytes by which the allocator's peak exceeds the tracker's: a Python number by which a tensor is divided is kept for
-backward as a tensor of its own, which no operation returns (the ladder's gates over their temperature)."""
 
 
 def second_step(name: str) -> TrainingStep:
-    step = training_step(name, **SIZES.get(name, {}))
+    step = training_step(name, **sized(name))
     step.backward(step.forward())
     step.optimize()
     step.zero()
@@ -53,7 +51,7 @@ def test_the_tracker_equals_the_allocator(name: str) -> None:
         step.optimize()
     counted = tracker.peak - before
     step.zero()
-    assert allocator_peak(step) - counted == NUMBERS.get(name, 0)
+    assert allocator_peak(step) - counted == METHODS[name].untracked
 
 
 def test_the_tracker_forgets_what_is_freed_and_rounds_up() -> None:

@@ -19,21 +19,6 @@ from tests.methods.families import CONFIGS, tiny
 ROWS, LENGTH, WIDTH, FFN, LAYERS, HEADS = 4, 16, 32, 64, 2, 4
 """Shape of every step; width, FFN width, layers and heads are those of ``tests.methods.families.tiny``."""
 
-SIZES: dict[str, dict[str, object]] = {
-    "houlsby_adapter": {"bottleneck": 5},
-    "pfeiffer_adapter": {"bottleneck": 5},
-    "parallel_adapter": {"bottleneck": 5},
-    "prefix_tuning": {"length": 3, "reparametrise": True, "hidden": 7},
-    "p_tuning_v2": {"length": 3},
-    "prompt_tuning": {"length": 3},
-    "p_tuning": {"length": 3},
-    "lora": {"rank": 2},
-    "adalora": {"initial_rank": 3, "target_rank": 2},
-    "vera": {"rank": 5},
-    "lst": {"reduction": 4},
-}
-"""Values that differ from a method's defaults, sized for backbones 32 wide."""
-
 
 def training_step(name: str, family: str = "bert", attention: str = "sdpa", **config: object) -> TrainingStep:
     """Method ``name`` on a tiny backbone, with dropout off and an optimizer at rate 1e-3."""

@@ -14,57 +14,21 @@ from bench.models.head import TaskModel, make_head
 from bench.registry import load_method, make, resolved
 from bench.training.loop import check_groups, head_groups, make_optimizer
 from methods import BRIDGES, BUILTIN
+from tests.factories.methods import METHODS, sized
 from tests.methods.adapted import ONE_OF_EACH, randomise, shape_of
 from tests.methods.families import FAMILIES, batch, tiny
 
-CONFIGS = {
-    "houlsby_adapter": {"bottleneck": 4},
-    "pfeiffer_adapter": {"bottleneck": 4},
-    "parallel_adapter": {"bottleneck": 4},
-    "prefix_tuning": {"length": 3, "reparametrise": True, "hidden": 8},
-    "p_tuning_v2": {"length": 3},
-    "prompt_tuning": {"length": 3},
-    "p_tuning": {"length": 3},
-    "lora": {"rank": 2},
-    "rslora": {"rank": 2},
-    "lora_plus": {"rank": 2, "ratio": 4},
-    "lora_fa": {"rank": 2},
-    "dora": {"rank": 2},
-    "pissa": {"rank": 2, "niter": 4},
-    "adalora": {"initial_rank": 3, "target_rank": 2},
-    "vera": {"rank": 5},
-    "lst": {"reduction": 4},
-    "peft": {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"},
-}
-"""Values that differ from a method's defaults, sized for backbones 32 wide."""
-
-REFUSED = {
-    ("bitfit", family): "has no bias vectors to train" for family in ("llama", "modernbert", "qwen3", "t5", "t5_gated")
-}
+REFUSED = {(name, family): row.refused[1] for name, row in METHODS.items() for family in row.refused[0]}
 """(method, family) -> words of the refusal; every other pair works."""
-
-LOW_RANK = ("lora", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "adalora", "vera")
-MERGES = {"full", "head", "bitfit", *LOW_RANK, "ia3", "peft"}
-UNMERGES = {*LOW_RANK} - {"dora"}
-WRONG_TARGETS = {
-    **{name: {"targets": ["querry"]} for name in LOW_RANK},
-    "lst": {"layers": [7]},
-    "bitfit": {"biases": "keys"},
-}
-METHODS = [*BUILTIN, *BRIDGES]
-RELATIVES = {
-    *LOW_RANK, *BRIDGES, "pfeiffer_adapter", "parallel_adapter", "p_tuning_v2", "p_tuning",
-} - {"lora"}  # fmt: skip
-"""Methods in the same places as lora, houlsby_adapter, prefix_tuning or prompt_tuning, which try every family."""
 STEPS = 3
 
 
 def pairs(own: list[str], relatives: list[str]) -> list[object]:
-    """Every method on every family; slow where it is not among ``own``, of a method in ``RELATIVES`` ``relatives``."""
+    """Every method on every family; slow where it is not among ``own``, of a relative ``relatives``."""
     return [
         pytest.param(
             (method, family),
-            marks=[] if family in (relatives if method in RELATIVES else own) else [pytest.mark.slow],
+            marks=[] if family in (relatives if METHODS[method].relative else own) else [pytest.mark.slow],
         )
         for method in METHODS
         for family in FAMILIES
@@ -95,7 +59,7 @@ class Run:
 
 
 def adapted(method: str, backbone: nn.Module):
-    instance, config = make(method, CONFIGS.get(method, {}))
+    instance, config = make(method, sized(method))
     return instance, config, instance.apply(backbone, config)
 
 
@@ -144,11 +108,17 @@ def trained(request) -> Run:
     return cached(*request.param)
 
 
+def test_every_method_has_its_row_in_the_table():
+    missing = [name for name in (*BUILTIN, *BRIDGES) if name not in METHODS]
+    assert not missing, f"give {', '.join(missing)} a row in METHODS of tests/factories/methods.py"
+    assert list(METHODS) == [*BUILTIN, *BRIDGES]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_config_survives_a_round_trip(method):
     """Through the plain values that a record keeps."""
     cls = load_method(method)
-    config = cls.Config.parse(CONFIGS.get(method, {}))
+    config = cls.Config.parse(sized(method))
     assert cls.Config.parse(resolved(config)) == config
 
 
@@ -158,10 +128,11 @@ def test_unknown_key_is_refused_with_the_known_ones(method):
         make(method, {"rnak": 4}, "suite.toml")
 
 
-@pytest.mark.parametrize("method", WRONG_TARGETS)
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.wrong])
 def test_wrong_target_is_refused(method):
-    with pytest.raises(BenchError, match=r"querry|names 7|biases"):
-        instance, config = make(method, WRONG_TARGETS[method])
+    (wrong,) = METHODS[method].wrong.values()
+    with pytest.raises(BenchError, match=str(wrong if isinstance(wrong, str) else wrong[0])):
+        instance, config = make(method, METHODS[method].wrong)
         instance.apply(tiny("bert"), config)
 
 
@@ -231,13 +202,13 @@ def test_merged_equals_unmerged_in_the_backbones_own_structure(trained, request)
     module = randomise(copy.deepcopy(trained.module))
     before = {key: value.clone() for key, value in module.state_dict().items()}
     merged = trained.method.merge(module)
-    assert (merged is not None) == (name in MERGES)
+    assert (merged is not None) == METHODS[name].merges
     if merged is None:
         return
     assert shape_of(merged) == shape_of(tiny(trained.family))
     torch.testing.assert_close(hidden(merged.eval()), hidden(module), atol=1e-5, rtol=1e-4)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
-    if name in UNMERGES:
+    if METHODS[name].unmerges:
         apart = trained.method.unmerge(merged, trained.method.delta(module))
         torch.testing.assert_close(hidden(apart.eval()), hidden(tiny(trained.family)), atol=1e-5, rtol=1e-4)
 

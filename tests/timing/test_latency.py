@@ -19,7 +19,8 @@ from bench.timing.inference import (
     switch_seconds,
 )
 from methods import BUILTIN
-from tests.factories.cost_steps import LAYERS, LENGTH, SIZES, WIDTH, training_step
+from tests.factories.cost_steps import LAYERS, LENGTH, WIDTH, training_step
+from tests.factories.methods import sized
 from tests.methods.families import tiny
 
 
@@ -141,7 +142,7 @@ def test_a_layer_of_bert_is_twelve_operations_ten_of_them_in_a_chain() -> None:
     ],
 )
 def test_what_a_method_adds_to_each_layer(name: str, operations: int, depth: int) -> None:
-    config = {} if name == "ia3" else SIZES[name]
+    config = sized(name)
     assert added(name, **config) == (LAYERS * operations, LAYERS * depth)
 
 
@@ -159,7 +160,7 @@ def test_the_rank_changes_the_flops_alone(rank: int) -> None:
 
 @pytest.mark.parametrize("name", ["lora", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "adalora", "vera", "ia3"])
 def test_merged_inference_is_the_base_s_in_operations_depth_and_flops(name: str) -> None:
-    _, ready = trained(name, **SIZES.get(name, {}))
+    _, ready = trained(name, **sized(name))
     assert count_inference(ready.merged, ROW) == bare()
     assert count_inference(ready.unmerged, ROW).operations > bare().operations
 
@@ -181,7 +182,7 @@ def test_a_ladder_lengthens_the_path_by_its_last_block_alone() -> None:
 
 @pytest.mark.parametrize("name", sorted(BUILTIN))
 def test_inference_without_data_is_counted_as_with(name: str) -> None:
-    _, ready = trained(name, **SIZES.get(name, {}))
+    _, ready = trained(name, **sized(name))
     real = count_inference(ready.unmerged, ROW)
     with without_data():
         fakeify(ready.unmerged)

@@ -26,7 +26,8 @@ from bench.timing.interleave import (
     timing,
 )
 from bench.training.loop import NonFiniteLoss
-from tests.factories.cost_steps import SIZES, training_step
+from tests.factories.cost_steps import training_step
+from tests.factories.methods import sized
 
 
 def constant(key: str, seconds: float, log: list[str]) -> Arm:
@@ -184,7 +185,7 @@ def test_the_methods_own_work_counts_as_optimizer_time(monkeypatch: pytest.Monke
 
 
 def test_a_method_that_deals_out_ranks_does_so_in_the_measured_step() -> None:
-    step = training_step("adalora", **SIZES["adalora"])
+    step = training_step("adalora", **sized("adalora"))
     StepClock(step, "cpu").run()
     values = torch.cat([p.flatten() for name, p in step.model.body.named_parameters() if ".L" in name])
     assert 0 < int(values.count_nonzero()) < len(values)
