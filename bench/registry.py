@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
-from bench.schema.labels import parse_spec as parse_spec
-from bench.schema.labels import spell as spell
+from bench.schema.forms import parse_spec as parse_spec
+from bench.schema.forms import spell as spell
 from methods import BRIDGES
 from methods import BUILTIN as BUILTIN
 

@@ -123,7 +123,7 @@ class _Server:
 
     def source(self, label: str) -> str:
         from bench.registry import load_method
-        from bench.schema.fingerprint import method_sources
+        from bench.schema.jobs import method_sources
 
         name = next(spec.name for spec in self._probe.methods if spec.label == label)
         return method_sources(load_method(name).__module__)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from bench.analysis import costs, curves, diagnostics, examples, export, ranking, recommend, records, scores, sweeps
+from bench.analysis import costs, curves, examples, export, ranking, recommend, records, scores, sweeps
 from bench.errors import BenchError, first_fault
 from bench.schema.claims import ClaimTable
 from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord, Shape
@@ -199,18 +199,18 @@ class Results:
 
     @cached_property
     def gradient_table(self) -> pd.DataFrame:
-        """As `bench.analysis.diagnostics.gradient_table` gives it."""
-        return diagnostics.gradient_table(self)
+        """As `bench.analysis.curves.gradient_table` gives it."""
+        return curves.gradient_table(self)
 
     @cached_property
     def start_table(self) -> pd.DataFrame:
-        """As `bench.analysis.diagnostics.start_table` gives it."""
-        return diagnostics.start_table(self)
+        """As `bench.analysis.curves.start_table` gives it."""
+        return curves.start_table(self)
 
     @cached_property
     def direction_table(self) -> pd.DataFrame:
-        """As `bench.analysis.diagnostics.direction_table` gives it."""
-        return diagnostics.direction_table(self)
+        """As `bench.analysis.curves.direction_table` gives it."""
+        return curves.direction_table(self)
 
     # Sweeps.
 

@@ -99,7 +99,7 @@ def _report(folder: Path, console: Any, as_json: bool, tuning: Path | None = Non
     from bench.analysis.tuning import change_in
     from bench.report import pages
     from bench.report.charts import catalogue as plots
-    from bench.verdicts.results import JudgedResults
+    from bench.verdicts.claims import JudgedResults
 
     done = JudgedResults(folder)
     change = change_in(tuning, done) if tuning is not None else None

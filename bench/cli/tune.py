@@ -88,7 +88,7 @@ def show_search(folder: Path, console: "Console", as_json: bool, suite_file: Pat
 
 def _write_tuned(made: "Search", found: "Sequence[Outcome]", suite_file: Path) -> tuple[Path, list[str]]:
     """The suite with the chosen rates, and the methods that keep theirs."""
-    from bench.plan.rewrite import as_spelled, write_tuned
+    from bench.plan.load import as_spelled, write_tuned
 
     tuned, in_file = made.folder / "tuned.toml", as_spelled(found, made.suite)
     changed = write_tuned(suite_file, in_file, made.table, tuned)

@@ -13,8 +13,18 @@ from bench.models import backbone
 from bench.models.head import check_positions
 from bench.plan.select import label
 from bench.schema.claims import timed_bounds
-from bench.schema.fingerprint import method_sources, sha256_of, source_hash
-from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Source, Sweep
+from bench.schema.jobs import (
+    BackboneSpec,
+    Cell,
+    MethodSpec,
+    Plan,
+    Probe,
+    Source,
+    Sweep,
+    method_sources,
+    sha256_of,
+    source_hash,
+)
 from bench.schema.record import SCHEMA, TaskUsed
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape

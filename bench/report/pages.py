@@ -19,7 +19,7 @@ from bench.report.sections import (
     sweeps,
     tuning,
 )
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults
 
 MARKDOWN, PAGE = "report.md", "report.html"
 LEAD = ("backward-depth", "score-memory")

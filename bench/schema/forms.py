@@ -1,6 +1,10 @@
-"""The choices that suites, records and the command line share, as types alone: importing them costs nothing."""
+"""What suites, records and the command line share: choices as types, and a method as people write it."""
 
-from typing import Literal
+import ast
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from bench.errors import BenchError
 
 Status = Literal["ok", "oom", "nan", "timeout", "crashed", "failed"]
 Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
@@ -10,3 +14,33 @@ Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", 
 Weights = Literal["native", "nf4"]
 """How frozen linear weights of the backbone's layers are stored: as computed with, or as 4-bit normal floats."""
 Device = Literal["cuda", "cpu"]
+
+
+def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:
+    """Split ``"lora(rank=8)"`` into ``("lora", {"rank": 8})``; the values are Python literals.
+
+    Raises:
+        BenchError: The text is not of the form ``name`` or ``name(key=value, ...)``.
+    """
+    name, bracket, rest = spec.strip().partition("(")
+    name = name.strip()
+    if not bracket:
+        return name, {}
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        if any(k.arg is None for k in call.keywords):
+            raise ValueError
+        if len({k.arg for k in call.keywords}) < len(call.keywords):
+            raise ValueError
+        return name, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        prefix = f"{where}: " if where else ""
+        raise BenchError(f"{prefix}cannot read method {spec!r}; write name or name(key=value, ...)") from error
+
+
+def spell(name: str, config: Mapping[str, Any]) -> str:
+    """Write a method and the values given to it the way that the command line reads them."""
+    inner = ", ".join(f"{key}={value!r}" for key, value in config.items())
+    return f"{name}({inner})" if inner else name

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import BenchError
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
-from bench.schema.forms import Device
-from bench.schema.labels import spell
+from bench.schema.forms import Device, spell
 from bench.schema.record import Tuning
 from bench.schema.shape import StepForm, StepShape
 

@@ -1,9 +1,13 @@
-"""Judges the claims of a suite by the records of a run: pass, fail, inconclusive or invalid; it measures nothing."""
+"""Decides each claim of a suite: pass, fail, inconclusive or invalid; a run as users load it, with these verdicts."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
+
+import pandas as pd
 
 from bench.analysis import scores
 from bench.analysis.results import Results
@@ -23,6 +27,7 @@ from bench.stats.intervals import (
     margin,
     mean_interval,
 )
+from bench.store.store import Run
 
 Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
 
@@ -291,3 +296,48 @@ def _prices(costs: dict[str, CostRecord], claim: ClaimTable, baseline: str) -> t
         ):
             prices.append((metric, found / below))
     return tuple(prices)
+
+
+COLUMNS = ["claim", "says", "metric", "versus", "kind", "verdict", "method", "value", "low", "high", "why"]
+
+
+class JudgedResults(Results):
+    """Results with their claims judged."""
+
+    @cached_property
+    def judgements(self) -> list[Judgement]:
+        """The suite's claims in its order, each with its verdict."""
+        return judge(self)
+
+    @cached_property
+    def claims(self) -> pd.DataFrame:
+        """One row per claim and method.
+
+        ``claim says metric versus kind verdict method value low high why``: ``verdict`` is the claim's, ``low`` and
+        ``high`` are the 95 % interval of ``value``, missing where it is counted and exact.
+        """
+        rows = [
+            (
+                judged.claim.name, judged.claim.says, judged.claim.metric, judged.claim.versus, judged.kind,
+                judged.verdict, outcome.method, outcome.value, *(outcome.interval or (None, None)), outcome.why,
+            )
+            for judged in self.judgements
+            for outcome in judged.outcomes
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def load_results(run: Run | Path | str) -> JudgedResults:
+    """Read a run folder into tables.
+
+    Args:
+        run: A run folder as string or path, or a run that was read already.
+
+    Returns:
+        ``costs`` (one row per method and shape), ``scores`` (per method and task) and ``claims`` (per claim and
+        method) as pandas tables, scores in points of 100, everything else in SI base units; and what they are made of.
+
+    Raises:
+        BenchError: It is no run folder, or a file in it is damaged.
+    """
+    return JudgedResults(run)

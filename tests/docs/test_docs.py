@@ -18,7 +18,7 @@ from bench.models import backbone
 from bench.plan.load import load_suite, suite_names
 from bench.report.sections import claims
 from bench.store.store import open_store, read_run
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults
 from tests.factories.command import bench
 from tests.store.test_store import SUITE, score
 from tools.answers.words import costs, published

@@ -10,7 +10,7 @@ from bench.report import pages
 from bench.report.document import Table, Text
 from bench.report.render import html, terminal
 from bench.report.render import markdown as as_markdown
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 

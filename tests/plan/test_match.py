@@ -18,9 +18,8 @@ from bench.errors import BenchError
 from bench.method import Method, MethodConfig
 from bench.models import backbone
 from bench.plan.budget import matched
-from bench.plan.load import parse_suite
+from bench.plan.load import as_spelled, parse_suite
 from bench.plan.planner import make_plan, plan_search
-from bench.plan.rewrite import as_spelled
 from bench.plan.select import Selection, select
 from bench.report.sections import overview as facts
 from bench.schema.resolved import match_lines

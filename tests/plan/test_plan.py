@@ -13,8 +13,7 @@ from bench.models.backbone import describe, files_sha256
 from bench.plan.load import load_suite, suite_names
 from bench.plan.planner import SOURCES, make_plan
 from bench.plan.select import Selection, select
-from bench.schema.fingerprint import method_sources
-from bench.schema.jobs import Cell, Probe, Sweep, cost_id
+from bench.schema.jobs import Cell, Probe, Sweep, cost_id, method_sources
 
 SMALL = Selection(methods=("full", "head"), seeds=(0,))
 

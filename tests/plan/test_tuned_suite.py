@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from bench import registry
 from bench.analysis.tuning import Outcome, Point, outcomes, read_search
-from bench.plan.load import load_suite, suite_names
-from bench.plan.rewrite import tuned, write_tuned
+from bench.plan.load import load_suite, suite_names, tuned, write_tuned
 from bench.schema.suite import RATES, TuningTable
 from tests.factories.trials import GRID, search
 

@@ -20,8 +20,7 @@ from bench.report.sections import caveats, claims
 from bench.schema.figures import TERMS
 from bench.schema.record import Tuning
 from bench.store.store import Run, read_run
-from bench.verdicts.claims import judge
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults, judge
 from tests.factories import reports
 from tests.factories.command import bench
 from tests.factories.records import LABELS, cost, failed, glue_small, score, suite

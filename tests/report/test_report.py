@@ -262,7 +262,7 @@ def test_readers_never_import_torch_and_load_matplotlib_only_to_draw(tmp_path):
         "import bench.stats.intervals, bench.analysis\n"
         "from bench.report.charts import catalogue as plots\n"
         "from bench.report import pages\n"
-        "from bench.verdicts.results import JudgedResults\n"
+        "from bench.verdicts.claims import JudgedResults\n"
         "assert 'matplotlib' not in sys.modules\n"
         "from rich.console import Console\n"
         "from tests.factories.records import glue_small\n"

@@ -13,8 +13,7 @@ from bench.report.sections import claims as told
 from bench.report.sections import overview as facts
 from bench.store.store import Run
 from bench.timing.probe import run_probe
-from bench.verdicts.claims import judge
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults, judge
 from tests.factories import reports
 from tests.factories.records import cost, glue_small, results, suite
 

@@ -15,8 +15,7 @@ from bench.report.sections import claims as told
 from bench.schema.claims import Bounds, ClaimTable
 from bench.schema.record import Control, Timing
 from bench.stats.intervals import block_bootstrap_ratio
-from bench.verdicts.claims import judge
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults, judge
 from tests.factories.records import cost, glue_small, score, suite
 
 LORA, LST = "lora(rank=8)", "lst(reduction=8)"

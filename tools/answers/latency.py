@@ -4,7 +4,7 @@ from bench.report import format as fmt
 from bench.report.sections.claims import tell
 from bench.schema.record import CostRecord, Inference, Latency, Timing
 from bench.store.store import Run
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults
 from tools.answers.words import PUBLISHED, Answer, Say, claims, costs, figure, lengths, published, span, table
 
 NAME = "why-latency"

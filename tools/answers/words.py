@@ -10,7 +10,7 @@ from bench.report import format as fmt
 from bench.report.sections import claims as told
 from bench.schema.record import CostRecord, Flops
 from bench.store.store import Run, read_run
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED, PICTURES = "../../results/published", "../images/answers"

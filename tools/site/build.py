@@ -21,7 +21,7 @@ from bench.report import pages
 from bench.report.charts import catalogue, sweeps
 from bench.report.render import html, markdown
 from bench.report.sections import claims, overview, tuning
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults
 from tools import ab_summary
 from tools.site import prose
 

@@ -16,8 +16,7 @@ from bench.report.sections import overview as facts
 from bench.report.sections import scores, sweeps
 from bench.report.sections.caveats import origin_line
 from bench.schema.figures import figure_of
-from bench.verdicts.claims import Judgement, Outcome
-from bench.verdicts.results import JudgedResults
+from bench.verdicts.claims import JudgedResults, Judgement, Outcome
 
 MOST = 3
 """Sentences of an answer."""
