@@ -7,8 +7,8 @@ to another that it imports; imports for type checkers alone are left out. A floo
 lower ones. Give two checkouts, such as a worktree of an older commit, to compare them.
 """
 
+import argparse
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -139,9 +139,13 @@ def measured(root: Path) -> House:
     )
 
 
-def main(checkouts: list[str]) -> None:
+def main() -> None:
     """Print a table with a column for each checkout."""
-    roots = [Path(name) for name in checkouts] or [Path.cwd()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkouts", nargs="*", type=Path, default=[Path.cwd()], help="folders that contain bench/")
+    roots = parser.parse_args().checkouts
+    if strange := [str(root) for root in roots if not (root / "bench").is_dir()]:
+        parser.error(f"{strange[0]}: contains no bench/; give a checkout of this project")
     houses = [measured(root) for root in roots]
     print("| |" + "|".join(f" {root.resolve().name} " for root in roots) + "|")
     print("|---|" + "---|" * len(roots))
@@ -150,4 +154,4 @@ def main(checkouts: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
