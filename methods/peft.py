@@ -1,6 +1,7 @@
 """Runs any configuration of the ``peft`` library under this harness."""
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,6 +29,8 @@ MENDED = (
 )
 """Beginnings of warnings on what peft mends itself (the form that fits a layer, BOFT without its compiled kernel), on
 norms, which are the layers that LN_TUNING is for, on merges, which are tried, and on what it asks of transformers."""
+CACHED = ("PREFIX_TUNING", "CARTRIDGE")
+"""Types whose prefix enters as ``past_key_values``."""
 REFUSALS = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 """What peft raises where a configuration does not fit a backbone."""
 
@@ -85,6 +88,7 @@ class Peft(Method):
 
     Config = PeftConfig
     identity_at_init = False  # the configuration decides: zeros in LoRA, a random prompt elsewhere
+    zero_gradient = (f"trainable_tokens_delta.{ADAPTER}",)  # of tokens that a batch does not hold
 
     def apply(self, backbone: nn.Module, config: PeftConfig) -> Bridged:
         """Let peft adapt ``backbone`` in place.
@@ -199,6 +203,11 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
     checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in backbone.modules())
     weightless = next(backbone.parameters()).is_meta
     notes: list[str] = []
+    if config.peft_type in CACHED and "past_key_values" not in inspect.signature(backbone.forward).parameters:
+        raise BenchError(
+            f"peft: {config.peft_type} hands its prefix over as a cache of keys and values, which this backbone does "
+            "not read: no layer would see it; prefix_tuning puts a prefix into the attention itself"
+        )
     if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
         torch.sparse.check_sparse_tensor_invariants.disable()  # the default, said aloud: torch warns of it unsaid
     try:
@@ -207,6 +216,9 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
             # in the backbone's type, as every method here: what trains in float32 is for the recipe to say
             model = library().get_peft_model(backbone, options, ADAPTER, autocast_adapter_dtype=False)
             peft_optimizer.freeze(model, config)
+            _freeze_unused(model)
+            if weightless:
+                _cast(model)
     except REFUSALS as error:
         raise BenchError(f"peft: {config.peft_type} does not fit this backbone: {first_line(error)}") from error
     except (NotImplementedError, RuntimeError) as error:
@@ -223,6 +235,41 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
     if checkpointed:
         backbone.disable_input_require_grads()  # type: ignore[operator]
     return Bridged(model, config, structure, tuple(notes))
+
+
+def _cast(model: nn.Module) -> None:
+    """Give adapters without values the type of the layer that they stand on, as peft gives those with values."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in (part for part in model.modules() if isinstance(part, BaseTunerLayer)):
+        dtype = getattr(getattr(layer.get_base_layer(), "weight", None), "dtype", None)
+        for name in (*layer.adapter_layer_names, *layer.other_param_names):
+            held = getattr(layer, name, None)
+            if dtype is not None and dtype.is_floating_point and isinstance(held, nn.ModuleDict | nn.ParameterDict):
+                held.to(dtype)
+
+
+def _freeze_unused(model: Any) -> None:
+    """Freeze what peft marks as trainable by mistake, and what no step of its type uses.
+
+    AdaLoRA's number of ranks starts to train where the cast to bfloat16 makes a new parameter of it. SHADOW's last
+    update of the shadow state, its pooler, and word embeddings of its own beside the backbone's feed nothing.
+    """
+    for ranks in (part.ranknum for part in model.modules() if hasattr(part, "ranknum")):
+        ranks.requires_grad_(False)
+    shadows = getattr(model.base_model, "shadow_backbone", None)
+    if shadows is None:
+        return
+    shadow = shadows[ADAPTER]
+    unused: list[Any] = [part for name, part in shadow.named_modules() if name.rpartition(".")[2] == "pooler"]
+    if model.base_model._shadow_share_embeddings[ADAPTER]:
+        with contextlib.suppress(
+            AttributeError, NotImplementedError
+        ):  # peft has taken them out of some families itself
+            unused.append(shadow.get_input_embeddings())
+    *_, last = (part for part in model.modules() if hasattr(part, "shadow_update_gate"))
+    for part in (*unused, last.shadow_update_transform, last.shadow_update_gate):
+        part.requires_grad_(False)
 
 
 @contextlib.contextmanager

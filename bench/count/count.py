@@ -229,7 +229,8 @@ def account(
         Counts; ``delta_bytes`` are those of the trainable parameters.
 
     Raises:
-        BenchError: A form is unknown, nothing trains, no scalar loss comes out, or an operation needs data.
+        BenchError: A form is unknown, nothing trains, no scalar loss comes out or does not reach all that trains, an
+            operation needs data, or the module does not run on the batch.
     """
     for what, name, known in (("optimizer", optimizer, get_args(Optimizer)), ("device", device, ("cpu", "cuda"))):
         if name not in known:
@@ -243,14 +244,17 @@ def account(
             with unset_fake_temporarily():  # other tensors in the module stay real: a fake copy of those cannot be made
                 own = copy.deepcopy(module, dict(fakes))
             return _counted(_Step(own, given, loss or _own_loss, optimizer), device)
-    except RuntimeError as error:
-        if not lacks_fake_form(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise BenchError(
-            f"account: an operation of the module cannot run without data ({reason}); give it a fake form with "
-            "torch.library.register_fake, or leave it out of the step"
-        ) from error
+    except BenchError as error:
+        said = str(error)
+        raise BenchError(said if said.startswith("account: ") else f"account: {said}") from error
+    except Exception as error:  # whatever the module, its loss or a library below them says
+        reason = (str(error).splitlines() or [""])[0]
+        if lacks_fake_form(error):
+            raise BenchError(
+                f"account: an operation of the module cannot run without data ({reason}); give it a fake form with "
+                "torch.library.register_fake, or leave it out of the step"
+            ) from error
+        raise BenchError(f"account: the step does not run on this batch ({type(error).__name__}: {reason})") from error
 
 
 def _counted(step: "_Step", device: str) -> Counts:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -32,8 +33,18 @@ def without_data(device: str = "cpu") -> Iterator[FakeTensorMode]:
     forms = _cuda_forms() if device == "cuda" else contextlib.nullcontext()
     # transformers asks whether a mask masks anything, unless it sees fake tensors; then it always builds the mask.
     seen = unittest.mock.patch.object(masking_utils, "is_tracing", lambda tensor=None: False)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, _Answers(mode), seen, forms:
+    with _unlogged(), FakeTensorMode(allow_non_fake_inputs=True) as mode, _Answers(mode), seen, forms:
         yield mode
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep torch from printing the traceback of an operation that fails: it is raised as well."""
+    before, fake_tensor.log.disabled = fake_tensor.log.disabled, True
+    try:
+        yield
+    finally:
+        fake_tensor.log.disabled = before
 
 
 @contextlib.contextmanager
@@ -112,6 +123,9 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             normed, *statistics = func(*args, **(kwargs or {}))
             # the kernel keeps them in the type of the weight, its fake form in that of the input
             return (normed, *(s.to(args[2].dtype) for s in statistics))
+        if func is torch.ops.aten._grouped_mm.default and args[0].dtype in _GROUPED:
+            options = dict(zip(("offs", "bias", "out_dtype"), args[2:], strict=False)) | (kwargs or {})
+            return _grouped(args[0], args[1], options.get("offs"), options.get("out_dtype") or args[0].dtype)
         if func is torch.ops.aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
@@ -122,6 +136,32 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with unset_fake_temporarily():
             real = [torch.zeros(a.shape, dtype=a.dtype) if isinstance(a, Tensor) else a for a in args]
             return int(func(*real)[-1].numel())
+
+
+_GROUPED = (torch.float32, torch.bfloat16, torch.float16)
+"""Types that the kernels of a grouped product take."""
+
+
+def _spelt(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _grouped(first: Tensor, second: Tensor, offsets: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What a product of grouped matrices gives, such as the experts of a mixture; its fake form takes bfloat16 alone.
+
+    Rows are padded to 16 bytes, as the kernels of CPU and CUDA do, which ask the same of what they read.
+    """
+    if first.shape[-1] != second.shape[-2] or first.dtype != second.dtype:
+        raise RuntimeError(f"grouped_mm: {_spelt(first)} and {_spelt(second)} do not fit")
+    if any(stride * t.element_size() % 16 for t in (first, second) for stride in t.stride()[-2:] if stride != 1):
+        raise RuntimeError(f"grouped_mm: strides of {_spelt(first)} and {_spelt(second)} are no multiple of 16 bytes")
+    groups = [] if offsets is None else [offsets.shape[0]]
+    rows, columns = first.shape[-2], second.shape[-1]
+    ragged = first.ndim != second.ndim  # one side lists the groups, the other holds them one after the other
+    shape = [rows, columns] if ragged else [*(groups or first.shape[:1]), rows, columns]
+    unit = 16 // dtype.itemsize
+    padded = -(-columns // unit) * unit
+    return torch.empty_strided(shape, [padded, 1] if ragged else [rows * padded, padded, 1], dtype=dtype)
 
 
 _FLOAT32_ON_CUDA = {functional.layer_norm, functional.softmax}

@@ -14,6 +14,7 @@ from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.fake import asked_device
 from bench.count.operations import CriticalPath, Product, factors, product, tensors
 from bench.schema.record import Flops, Owners, PathCounts, SavedTensor
+from bench.training.loop import Reached
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,9 @@ def count_step(
         origin: The backbone as it was before the method was applied.
         forward: Runs the model and returns the scalar loss.
         backward: Runs backward of that loss.
+
+    Raises:
+        BenchError: The loss does not reach a trainable parameter: what was counted is no step of the method.
     """
     places = Places(origin, model.body, model.head)  # type: ignore[arg-type]
     counter = _Counter(places)
@@ -70,6 +74,7 @@ def count_step(
         counter.backward = True
         with counter, CriticalPath() as path:
             backward(loss)
+    Reached(model).see().check()
     listed = sorted((tensor for _, tensor in kept.values()), key=lambda tensor: -tensor.bytes)
     by_owner: dict[Owner, int] = collections.defaultdict(int)
     for tensor in listed:

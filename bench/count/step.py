@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, generator
 from bench.schema.shape import Setting
-from bench.training.loop import check_groups, head_groups, to_autocast
+from bench.training.loop import Reached, check_groups, head_groups, to_autocast
 
 MIDDLE = (1, 2)
 """Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""
@@ -130,3 +130,26 @@ def randomise(body: nn.Module, *, scale: float = 0.01, seed: int = 0) -> None:
             if parameter.requires_grad:
                 noise = torch.empty(parameter.shape).normal_(0.0, scale, generator=stream)
                 parameter.add_(noise.to(parameter))
+
+
+def prove(step: TrainingStep, batch: Batch) -> None:
+    """Train once on ``batch``, its last row half padded, and hold the gradients against what is set to train.
+
+    The step is of no further use: its delta is moved off zero, so that a start at zero hides nothing.
+
+    Raises:
+        BenchError: It cannot take a padded row, or a parameter that is set to train does not.
+    """
+    mask = batch["attention_mask"].clone()
+    mask[-1, (mask.shape[1] + 1) // 2 :] = 0
+    step.zero()
+    randomise(step.model.body)
+    step.batch = batch | {"attention_mask": mask}
+    try:
+        step.backward(step.forward())
+    except (BenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a third party's code says of a mask that it does not know
+        reason = (str(error).splitlines() or [""])[0]
+        raise BenchError(f"it cannot train on a row with padding ({type(error).__name__}: {reason})") from error
+    Reached(step.model, step.method.zero_gradient).see_values().check_values()

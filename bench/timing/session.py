@@ -15,6 +15,7 @@ from bench.count.count import Counts, count, summary
 from bench.count.ledger import count_step
 from bench.count.memory import measure_step, nbytes
 from bench.count.outcome import Findings
+from bench.count.step import prove
 from bench.errors import BenchError
 from bench.models.head import TaskModel
 from bench.schema.figures import BASE
@@ -55,6 +56,8 @@ class Key(NamedTuple):
 
 
 BARE = Key("")
+PROVEN = 8
+"""Tokens of the longest row that a method has to train on before it is timed."""
 
 
 @dataclasses.dataclass
@@ -226,6 +229,11 @@ def count_training(models: Models, spec: MethodSpec, found: Findings) -> None:
     if counts is None:
         ledger = count_step(step.model, step.origin, step.forward, step.backward)
     held, peak, source = measure_step(step)
+    try:
+        prove(step, models.batch(2, min(models.probe.length, PROVEN)))
+    except BenchError:
+        found.figures.clear()  # they would be those of something else
+        raise
     found.held_bytes = held.weights + held.optimizer_state
     delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
     if counts is None:

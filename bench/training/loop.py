@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -107,6 +107,78 @@ def check_groups(groups: list[dict[str, Any]], module: nn.Module) -> None:
         raise RuntimeError("param_groups of the method do not hold exactly the trainable parameters, each once")
 
 
+PROOF = 10
+"""Training steps within which the loss has to reach every trainable parameter: layer drop may leave one out of some."""
+
+
+class Reached:
+    """Proves, by the gradients of one or more backward passes, that the loss reaches every trainable parameter.
+
+    One that gets no gradient at all is outside of the graph: it never trains. One whose gradient is zero is in the
+    graph: the factors that a method starts at zero give the others none until the first step.
+
+    Args:
+        module: What trains, with or without its head.
+        zero: Name endings of parameters whose gradient is zero by theory (``Method.zero_gradient``).
+    """
+
+    def __init__(self, module: nn.Module, zero: Sequence[str] = ()) -> None:
+        self._unreached = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        found = [(name.removeprefix("body."), p) for name, p in self._unreached.items() if not name.startswith("head.")]
+        self.total = len(self._unreached)
+        self._still = {name: p for name, p in found if not name.endswith(tuple(zero) or "\0")}
+
+    def see(self) -> "Reached":
+        """Look at the gradients that a backward pass has just left."""
+        self._unreached = {name: p for name, p in self._unreached.items() if p.grad is None and not _taken(p)}
+        return self
+
+    def see_values(self) -> "Reached":
+        """Also look at their values; one parameter that moves ends the search."""
+        if any(_moves(p) for p in self._still.values()):
+            self._still = {}
+        return self.see()
+
+    def check(self) -> None:
+        """End where a trainable parameter has got no gradient.
+
+        Raises:
+            BenchError: It names the first of them.
+        """
+        if self._unreached:
+            first = next(iter(self._unreached)).removeprefix("body.")
+            more = f" (and {len(self._unreached) - 1} more of {self.total})" if len(self._unreached) > 1 else ""
+            raise BenchError(
+                f"parameter {first!r}{more} is set to train but gets no gradient: it never enters the loss on this "
+                "backbone, so that a cost or score of it would be that of something else"
+            )
+
+    def check_values(self) -> None:
+        """End also where every gradient of the method has been zero.
+
+        Raises:
+            BenchError: It names the first parameter.
+        """
+        self.check()
+        if self._still:
+            raise BenchError(
+                f"the gradient of {next(iter(self._still))!r} and of every other parameter of the method is zero: "
+                "nothing of it would train"
+            )
+
+
+def _taken(parameter: Tensor) -> bool:
+    """Whether the method takes the gradient away as soon as it is there, as updates fused into backward do."""
+    return bool(getattr(parameter, "_post_accumulate_grad_hooks", None))
+
+
+def _moves(parameter: Tensor) -> bool:
+    gradient = parameter.grad
+    if gradient is None:
+        return _taken(parameter)
+    return bool((gradient.coalesce().values() if gradient.is_sparse else gradient).any())
+
+
 def linear_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up, then linear decay to zero at the last step."""
     rising = max(1, math.ceil(recipe.warmup * recipe.steps))
@@ -155,6 +227,7 @@ def train(
 
     Raises:
         NonFiniteLoss: The loss is NaN or infinite.
+        BenchError: The loss never reaches a trainable parameter.
     """
     groups = [*method.param_groups(body, recipe.learning_rate), *head_groups(model.head, recipe.head_learning_rate)]
     check_groups(groups, model)
@@ -163,8 +236,12 @@ def train(
     trained = [p for group in groups for p in group["params"]]
     model.train()
     losses: list[float] = []
+    reached = Reached(model, method.zero_gradient)
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
         loss = _backward(model, method, body, batch, recipe)
+        reached.see_values()
+        if step == min(PROOF, recipe.steps):
+            reached.check()
         on_gradient(step)
         if recipe.gradient_clip:
             nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
@@ -178,6 +255,7 @@ def train(
         on_step(step, losses[-1])
     if len(losses) < recipe.steps:
         raise RuntimeError(f"the data gave {len(losses)} batches, the recipe asks for {recipe.steps} steps")
+    reached.check_values()
     return losses
 
 

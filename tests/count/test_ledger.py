@@ -242,7 +242,7 @@ def test_backward_of_an_lstm_costs_twice_its_forward() -> None:
             self.lstm = nn.LSTM(WIDTH, 8, num_layers=2, bidirectional=True, batch_first=True)
 
     body = Encoder()
-    model = TaskModel(body, make_head(body.backbone, 2, dropout=0.0))
+    model = TaskModel(body, make_head(body.backbone, 2, dropout=0.0).requires_grad_(False))
     origin = Origin(body.backbone)
     flops = count_step(model, origin, lambda: body.lstm(body.prompt)[0].sum()).flops
     weights = 2 * 4 * 8 * (WIDTH + 8) + 2 * 4 * 8 * (16 + 8)  # two directions; the second layer reads both
