@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import socket
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -40,3 +41,21 @@ def svg_alone():
 
     with published.svg_alone():
         yield
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whatever asks the network fails the test; nothing that catches errors, and no thread of its own, can hide it."""
+    questions = []
+
+    def asked(*arguments, **named):
+        questions.append(arguments)
+        pytest.fail("the network was asked")
+
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", asked)
+    monkeypatch.setattr(socket.socket, "connect", asked)
+    yield
+    assert questions == []

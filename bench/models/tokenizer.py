@@ -4,6 +4,8 @@ import re
 import zlib
 from typing import Any, Protocol
 
+from bench.errors import BenchError
+
 
 class Tokenizer(Protocol):
     """What the harness asks of a tokenizer; every transformers tokenizer fits."""
@@ -46,12 +48,19 @@ def load_tokenizer(folder: str | None, vocabulary: int) -> Tokenizer:
     Args:
         folder: Where the backbone's files lie, None for random weights.
         vocabulary: Size of the backbone's vocabulary.
+
+    Raises:
+        BenchError: Its files cannot be read, or ask for code of their own.
     """
     if folder is None:
         return HashingTokenizer(vocabulary)
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # each kind of tokenizer fails on odd files in its own way
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise BenchError(f"{folder}: its tokenizer cannot be loaded ({reason}); fetch its files again") from error
     if tokenizer.pad_token is None:  # causal families have none; the mask hides whatever stands there
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

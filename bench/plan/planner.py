@@ -291,7 +291,8 @@ def _resolved(
 ) -> dict[str, Any]:
     """The resolved suite as plain TOML values: lists of labels, where the data came from, what was measured."""
     tables = {label(table): table for table in suite.method}
-    described = backbone.describe(spec).model_dump(mode="json", exclude_none=True)
+    own = {"unused_tensors", "configuration"}  # of its files, which its hashes stand for
+    described = backbone.describe(spec).model_dump(mode="json", exclude_none=True, exclude=own)
     resolved: dict[str, Any] = {
         "name": suite.name, "question": suite.question, "baseline": suite.baseline, "backbone": described,
         "methods": [method.label for method in methods], "tasks": list(suite.tasks), "seeds": list(suite.seeds),

@@ -32,6 +32,11 @@ class Backbone(_Frozen):
     """Random weights are honest for cost and carry no conclusion about scores."""
     notes: tuple[str, ...] = ()
     """What a reader must know, such as data that the backbone was trained on."""
+    unused_tensors: dict[str, int] = {}
+    """Tensors of the weights file that the bare backbone has no place for, such as those of a head, counted by their
+    first names, as ``cls.predictions``; empty in records from before they were counted."""
+    configuration: dict[str, Any] = {}
+    """Fields of the ``config.json`` that decided the backbone; empty for a named shape and in records from before."""
 
 
 class MethodUsed(_Frozen):

@@ -1,30 +1,14 @@
 """GLUE from the hub: what is cached, whether the hub answers, and loading."""
 
-import http.client
 import os
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.models.backbone import hub_reason, limit_silence
+from bench.models.hub import hub_reason, limit_silence, silent, status_of
 from bench.tasks.folder import parse_label
 from bench.tasks.glue import HUB_ID, HUB_REVISION, TaskSpec
 from bench.tasks.rows import Rows
-
-PROBE_SECONDS = 3.0
-"""Longest wait for the hub's answer; ``datasets`` itself retries for about 20 s."""
-
-OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-"""Environment variables that forbid asking the hub."""
-
-
-def offline() -> str | None:
-    """Name of the environment variable that forbids asking the hub, or None."""
-    set_to = ((name, os.environ.get(name, "").strip().upper()) for name in OFFLINE_VARIABLES)
-    return next((name for name, value in set_to if value in {"1", "ON", "YES", "TRUE"}), None)
 
 
 def cache_folder(spec: TaskSpec) -> Path:
@@ -45,26 +29,11 @@ def cached(specs: Sequence[TaskSpec]) -> bool:
 
 
 def refusal() -> str | None:
-    """Why the hub gives nothing, or None where it shows the pinned revision within ``PROBE_SECONDS``."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    url = f"{endpoint}/api/datasets/{HUB_ID}/revision/{HUB_REVISION}"
-    heard = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as response:
-                heard.append(response.status)
-        except urllib.error.HTTPError as error:
-            heard.append(error.code)
-        except (OSError, ValueError, http.client.HTTPException):  # unreachable, no address, no HTTP: no answer
-            return
-
-    asking = threading.Thread(target=ask, daemon=True)  # a resolver may hang longer than any socket timeout
-    asking.start()
-    asking.join(PROBE_SECONDS)
-    if not heard:
+    """Why the hub gives nothing, or None where it shows the pinned revision in time."""
+    status = status_of(f"datasets/{HUB_ID}/revision/{HUB_REVISION}")
+    if status is None:
         return "hub not reached"
-    return None if heard[0] == 200 else f"the hub answered {heard[0]} at revision {HUB_REVISION[:7]}"
+    return None if status == 200 else f"the hub answered {status} at revision {HUB_REVISION[:7]}"
 
 
 def read_hub(spec: TaskSpec) -> tuple[Rows, Rows]:
@@ -91,6 +60,8 @@ def _prepare(spec: TaskSpec) -> None:
     """Let ``datasets`` download task ``spec`` and write its cache."""
     import datasets
 
+    if silent(f"datasets/{HUB_ID}/revision/{HUB_REVISION}"):
+        raise BenchError(f"{HUB_ID}: {spec.name} is not cached (hub not reached); use --data DIR or --data synthetic")
     limit_silence()
     try:
         datasets.load_dataset(HUB_ID, spec.name, revision=HUB_REVISION)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
+from bench.models.hub import offline
 from bench.schema.jobs import Cell, Source
 from bench.tasks import folder, hub, synthetic
 from bench.tasks.glue import HUB_ID, TaskSpec, task
@@ -31,7 +32,7 @@ def resolve_source(data: str, tasks: Sequence[str]) -> Source:
         return _folder(data, names)
     if hub.cached(specs):
         return Source("hub", None, f"GLUE ({', '.join(names)}) from {HUB_ID}, cached")
-    variable = hub.offline()
+    variable = offline()
     why = hub.refusal() if variable is None else f"hub not asked: {variable} is set"
     if why is None:
         return Source("hub", None, f"GLUE ({', '.join(names)}) from {HUB_ID}")

@@ -82,12 +82,12 @@ def _fail(what):
     import time
 
     import bench.cli.app
-    import bench.models.backbone
+    import bench.models.hub
     from bench.__main__ import main
 
     wait = time.sleep
     time.sleep = lambda seconds: wait(min(seconds, 0.01))  # the pauses between the library's tries
-    bench.models.backbone.SILENCE_SECONDS = 0.3
+    bench.models.hub.SILENCE_SECONDS = bench.models.hub.PROBE_SECONDS = 0.3
 
     def asked():
         from bench.models.backbone import resolve

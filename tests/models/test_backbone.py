@@ -1,9 +1,7 @@
 """Backbones are found by name, checked by hash, and loaded bare and frozen."""
 
 import json
-import socket
 
-import huggingface_hub
 import pytest
 
 from bench.errors import BenchError
@@ -56,19 +54,6 @@ def test_unknown_shape_and_unreachable_weights_are_named():
         backbone.resolve("nobody/nothing", "pretrained")
     with pytest.raises(BenchError, match="is a shape without weights"):
         backbone.resolve("bert-base", "pretrained")
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    """Whatever asks the network fails the test; nothing that catches an ``Exception`` can hide it."""
-
-    def asked(*arguments, **named):
-        pytest.fail("the network was asked")
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
-    monkeypatch.setattr(socket, "getaddrinfo", asked)
-    monkeypatch.setattr(socket.socket, "connect", asked)
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,8 @@ WEIGHT_FAULTS = {
     "unknown": (ROBERTA, "/api/models", "404", "Client error '404 Not Found'"),
     "cut short": (ROBERTA, "GET .*safetensors", "truncated", "RemoteProtocolError: peer closed connection"),
     "silent file": (ROBERTA, "GET .*safetensors", "hang", "ReadTimeout: timed out"),
-    "silent listing": (ROBERTA, "/api/models", "hang", "ReadTimeout: timed out"),
+    "silent listing": (ROBERTA, "/api/models/.*/tree", "hang", "ReadTimeout: timed out"),
+    "silent hub": (ROBERTA, "/api/models", "hang", "(hub not reached)"),
 }
 
 

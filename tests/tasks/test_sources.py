@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
+from bench.models.hub import OFFLINE_VARIABLES
 from bench.schema.jobs import Source
 from bench.tasks import hub
 from bench.tasks.folder import read_folder
@@ -61,7 +62,7 @@ def tsv(spec, rows: Rows, ending: str = "\n") -> str:
 def no_hub(monkeypatch, tmp_path):
     """An empty cache and a hub that does not answer."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    for name in hub.OFFLINE_VARIABLES:
+    for name in OFFLINE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(hub, "refusal", lambda: "hub not reached")
 
@@ -80,7 +81,7 @@ def test_auto_takes_the_hub_that_answers(no_hub, monkeypatch):
     assert resolve_source("auto", ["qnli"]).kind == "hub"
 
 
-@pytest.mark.parametrize("variable", hub.OFFLINE_VARIABLES)
+@pytest.mark.parametrize("variable", OFFLINE_VARIABLES)
 def test_auto_never_asks_the_hub_when_told_to_be_offline(no_hub, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
     monkeypatch.setattr(hub, "refusal", lambda: pytest.fail("asked the hub"))
@@ -111,7 +112,7 @@ def test_a_silent_hub_costs_at_most_the_probe(monkeypatch):
 
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, never answers
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
+        monkeypatch.setattr("bench.models.hub.PROBE_SECONDS", 0.2)
         started = time.monotonic()
         assert hub.refusal() == "hub not reached"
         assert time.monotonic() - started < 10  # 0.2 s where nothing else runs; datasets asks for 20

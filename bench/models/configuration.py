@@ -1,0 +1,243 @@
+"""Reads a backbone's configuration: every field that decides a step is set here, kept and recorded, or refused."""
+
+import functools
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.errors import BenchError
+
+SET: dict[str, Any] = {
+    "use_cache": False, "return_dict": True, "output_hidden_states": False, "output_attentions": False,
+    "gradient_checkpointing": False, "chunk_size_feed_forward": 0, "layerdrop": 0.0,
+}  # fmt: skip
+"""Fields that decide how a step computes, with the value that every step has here, whatever a file says."""
+CHOSEN = ("dtype", "torch_dtype", "attn_implementation", "_attn_implementation", "experts_implementation",
+          "_experts_implementation", "transformers_weights", "fusion_config", "distributed_config", "kernel_config",
+          "deterministic_flash_attn")  # fmt: skip
+"""Fields that choose types, kernels and files: the shape of a step says them, or the hash of the weights does."""
+UNREAD = (
+    *("architectures", "auto_map", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash"),
+    *("model_type", "task_specific_params", "tokenizer_class", "finetuning_task", "prefix", "torchscript"),
+    *("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "is_encoder_decoder"),
+    *("num_labels", "id2label", "label2id", "problem_type", "classifier_dropout", "classifier_pooling"),
+    *("classifier_bias", "classifier_activation", "decoder_bias", "sparse_prediction", "sparse_pred_ignore_index"),
+    *("seq_classif_dropout", "qa_dropout", "summary_type", "summary_use_proj", "summary_activation"),
+    *("summary_proj_to_labels", "summary_first_dropout", "summary_last_dropout", "pretraining_tp"),
+    *("num_decoder_layers", "scale_decoder_outputs", "pad_token", "model_max_length", "unpadded_vocab_size"),
+)
+"""Fields that nothing in a bare backbone reads: heads, generation, where a file came from."""
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "is_decoder": ((None, False), "makes a decoder of the family, with other attention than the harness counts on"),
+    "add_cross_attention": ((None, False), "adds attention to a second model, which is not there"),
+    "is_causal": ((None,), "changes which tokens attend to which; each family is measured with its own attention"),
+    "pruned_heads": ((None, {}, []), "names heads to take out, which transformers no longer does"),
+    "position_embedding_type": ((None, "absolute"), "names positions that transformers no longer has"),
+    "per_layer_config": ((None, {}, []), "gives layers shapes of their own, and the harness counts on equal ones"),
+    "tie_last_hidden_states": ((None,), "changes which states a backbone returns"),
+}
+"""Fields that would change what is measured, with the values that ask for nothing and the reason."""
+KEPT = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("intermediate_size", "hidden_act", "hidden_activation", "activation_function", "activation", "embedding_size"),
+    *("max_position_embeddings", "type_vocab_size", "pad_token_id", "initializer_range", "initializer_cutoff_factor"),
+    *(
+        "init_std",
+        "initializer_factor",
+        "layer_norm_eps",
+        "layer_norm_epsilon",
+        "rms_norm_eps",
+        "norm_eps",
+        "norm_bias",
+    ),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "dropout_rate"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout", "tie_word_embeddings"),
+    *("n_layers", "n_heads", "dim", "hidden_dim", "sinusoidal_pos_embds", "n_positions", "n_embd", "n_layer", "n_head"),
+    *("n_inner", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"),
+    *("ffn_dim", "do_layer_norm_before", "_remove_final_layer_norm", "word_embed_proj_dim", "enable_bias"),
+    *("layer_norm_elementwise_affine", "attention_bias", "mlp_bias", "rope_parameters", "layer_types"),
+    *("local_attention", "sliding_window", "use_sliding_window", "max_window_layers"),
+    *("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets"),
+    *("relative_attention_max_distance", "feed_forward_proj"),
+)
+"""Fields that are the backbone's own: sizes, activations, dropouts, starts. They come from the file."""
+DERIVED = ("is_gated_act", "dense_act_fn")
+"""Fields that transformers makes of ``feed_forward_proj``, whatever a file says beside it."""
+QUANTISED = ("quantization_config", "compression_config")
+"""Fields that say how a file stores its weights: noted for a shape, refused with the weights."""
+_OF_OLD = ("rope_theta", "rope_scaling", "partial_rotary_factor", "global_rope_theta", "local_rope_theta",
+           "global_attn_every_n_layers", "tie_word_embeddings")  # fmt: skip
+"""Fields that transformers turns into others of its own where a family does not list them."""
+
+
+class Read(NamedTuple):
+    """A configuration as the harness takes it."""
+
+    model_type: str
+    values: dict[str, Any]
+    """Fields that come from the file."""
+    quantised: str
+    """How the weights are stored, as the file says it; empty: as they are computed with."""
+    remote: bool
+    """Whether the file asks for code of its own."""
+    notes: tuple[str, ...]
+    """What is done otherwise than the file says, for the record."""
+
+
+def read(given: Mapping[str, Any], where: str) -> Read:
+    """Part the fields of a configuration by who decides them.
+
+    Args:
+        given: Fields by name, as a ``config.json`` holds them.
+        where: The file, for error messages.
+
+    Raises:
+        BenchError: It has no family that transformers knows, or a field would change what is measured.
+    """
+    family, remote = given.get("model_type"), bool(given.get("auto_map"))
+    _check_family(family, remote, where)
+    for field, (allowed, reason) in REFUSED.items():
+        if field in given and given[field] not in allowed:
+            raise BenchError(f"{where}: {field} = {json.dumps(given[field])} {reason}; remove the field")
+    quantised = next((_stored(given[field], f"{where}: {field}") for field in QUANTISED if given.get(field)), "")
+    ours = {*SET, *CHOSEN, *UNREAD, *DERIVED, *REFUSED, *QUANTISED, *_generation()}.difference(KEPT)
+    values = {field: value for field, value in given.items() if field not in ours}
+    notes = []
+    if quantised:
+        notes.append(
+            f"quantization_config ({quantised}) is not applied: weights have the type of the shape; "
+            "predict counts 4-bit ones with --weights nf4"
+        )
+    if given.get("layerdrop"):
+        notes.append(f"layerdrop = {given['layerdrop']} is set to 0: every layer takes part in every step")
+    if remote:
+        notes.append("code of its own (auto_map) is not run: the family's own class of transformers stands in")
+    return Read(str(family), values, quantised, remote, tuple(notes))
+
+
+def _check_family(family: Any, remote: bool, where: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
+        reason = "it has no model_type" if family is None else f"transformers {_version()} does not know {family!r}"
+        code = ", and code of its own (auto_map) is never run" if remote else ""
+        raise BenchError(f"{where}: not a readable config.json with a model_type ({reason}{code})")
+
+
+def _stored(values: Any, where: str) -> str:
+    """How weights are stored quantised, in words: ``bitsandbytes, 4 bits``."""
+    if not isinstance(values, dict):
+        raise BenchError(f"{where} holds no table of fields; remove it")
+    bits = [f"{values['bits']} bits"] if values.get("bits") else []
+    bits += [f"{count} bits" for count in (4, 8) if values.get(f"load_in_{count}bit")]
+    return ", ".join([str(values.get("quant_method", "a method that is not named")), *bits])
+
+
+@functools.cache
+def _generation() -> frozenset[str]:
+    """Fields of generation, which configurations of old hold as well."""
+    from transformers import GenerationConfig as untyped
+
+    made: Any = untyped
+    return frozenset(vars(made()))
+
+
+def _version() -> str:
+    return importlib.metadata.version("transformers")
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """Fields of a ``config.json``.
+
+    Raises:
+        BenchError: It cannot be read, is no table of fields, or holds one twice.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no table of fields")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise BenchError(f"{path}: not a readable config.json with a model_type ({reason})") from error
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"the key {twice[0]!r} is listed twice")
+    return dict(pairs)
+
+
+def build(found: Read, where: str) -> tuple[Any, tuple[str, ...]]:
+    """The transformers configuration of what was read, and the names of fields that its family does not have.
+
+    Raises:
+        BenchError: A value does not fit, or one field is given under two names.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.for_model(found.model_type, **found.values)
+    except Exception as error:  # strict configurations have error types of their own for a value that does not fit
+        reason = " ".join(str(error).split())
+        raise BenchError(f"{where}: not a readable config.json with a model_type ({reason})") from error
+    for alias, field in config.attribute_map.items():
+        if {alias, field} <= found.values.keys() and found.values[alias] != found.values[field]:
+            raise BenchError(f"{where}: {alias} and {field} are one field with two values; keep one of them")
+    for field, value in SET.items():
+        if hasattr(config, field):
+            setattr(config, field, value)
+    known = {*type(config).__dataclass_fields__, *config.attribute_map, *_OF_OLD}
+    return config, tuple(sorted(name for name in found.values if name in vars(config) and name not in known))
+
+
+_IN_PROPORTION = (
+    *("num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim"),
+    *("embedding_size", "word_embed_proj_dim"),
+)
+"""What grows with the width, as the families spell it: heads (each keeps its size), FFN, embeddings."""
+_DERIVED = ("layer_types", "num_decoder_layers")
+"""What transformers derives again from the depth."""
+
+
+def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any:
+    """A configuration like ``config`` with another depth or width.
+
+    Args:
+        config: A transformers configuration; untouched.
+        name: Of the backbone, for error messages.
+        layers: Number of layers; as it is where None.
+        width: Hidden size; number of heads, FFN width and embedding width change in proportion. As it is where None.
+
+    Raises:
+        BenchError: A number of heads or a width would not be whole.
+    """
+    if layers is None and width is None:
+        return config
+    values = config.to_dict()
+    spelled = config.attribute_map
+
+    def key(field: str) -> str:
+        return str(spelled.get(field, field))
+
+    if layers is not None:
+        values[key("num_hidden_layers")] = layers
+        values = {field: value for field, value in values.items() if field not in _DERIVED}
+    if width is not None:
+        hidden: int = config.hidden_size
+        present = {key(field): getattr(config, field, None) for field in _IN_PROPORTION}
+        scaled: dict[str, int] = {field: value for field, value in present.items() if isinstance(value, int)}
+        step = math.lcm(*(hidden // math.gcd(hidden, value) for value in scaled.values()))
+        if width % step:
+            raise BenchError(
+                f"width {width} cannot be divided among the heads of {name!r} ({hidden} wide, "
+                f"{config.num_attention_heads} heads); give multiples of {step}"
+            )
+        values |= {field: value * width // hidden for field, value in scaled.items()}
+        values[key("hidden_size")] = width
+    return type(config)(**values)
