@@ -104,9 +104,13 @@ def _environments(ours: Sequence[Record], theirs: Sequence[Record]) -> Iterator[
 
 
 def _backbones(ours: Sequence[Record], theirs: Sequence[Record]) -> Iterator[Difference]:
+    said = {"notes", "unused_tensors"}  # of its files, which the hash tells apart
+    if not all(record.backbone.configuration for record in (*ours, *theirs) if record.backbone):
+        said.add("configuration")  # records from before lack it
+
     def values(records: Sequence[Record]) -> dict[str, str]:
-        distinct = dict.fromkeys(record.backbone for record in records if record.backbone)
-        return _values(backbone.model_dump(exclude={"notes"}) for backbone in distinct)
+        found = (record.backbone.model_dump(exclude=said) for record in records if record.backbone)
+        return _values({json.dumps(one, sort_keys=True): one for one in found}.values())
 
     for key, mine, yours in _unequal(values(ours), values(theirs)):
         yield Difference("backbone", EVERY, key, mine, yours)
