@@ -1,14 +1,26 @@
 """Picks the records that readers compare: the newest of each cell, of each method in a probe, of each swept value."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
-from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord
+from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord, Stored
 
 if TYPE_CHECKING:
     from bench.analysis.results import Results
+Kept = TypeVar("Kept", bound=Stored)
+Place = TypeVar("Place", bound=Hashable)
+
+
+def newest(records: Iterable[Kept], place: Callable[[Kept], Place]) -> dict[Place, Kept]:
+    """The newest record of each place, in the order in which places come first."""
+    held: dict[Place, Kept] = {}
+    for record in records:
+        at = place(record)
+        if at not in held or record.ended >= held[at].ended:
+            held[at] = record
+    return held
 
 
 def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
@@ -17,19 +29,17 @@ def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
     Returns:
         The records in their order, and how many older ones were left out.
     """
-    newest: dict[tuple[object, ...], Record] = {}
-    total = 0
-    for record in records:
-        total += 1
-        if isinstance(record, ScoreRecord):
-            place: tuple[object, ...] = (record.method.label, record.task_name, record.seed)
-        elif isinstance(record, CostRecord):
-            place = (record.method.label, record.shape)
-        else:
-            place = (record.method.label, record.sweep, record.value, "point")
-        if place not in newest or record.ended >= newest[place].ended:
-            newest[place] = record
-    return list(newest.values()), total - len(newest)
+    every = list(records)
+    held = list(newest(every, _place).values())
+    return held, len(every) - len(held)
+
+
+def _place(record: Record) -> Hashable:
+    if isinstance(record, ScoreRecord):
+        return record.method.label, record.task_name, record.seed
+    if isinstance(record, CostRecord):
+        return record.method.label, record.shape
+    return record.method.label, record.sweep, record.value, "point"
 
 
 def in_order(labels: Iterable[str], order: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.analysis.records import in_order, latest
+from bench.analysis.records import in_order, latest, newest
 from bench.analysis.scores import check_one_content
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord, Stored, TrialRecord
@@ -143,20 +143,16 @@ def expected_maximum(scores: Sequence[float]) -> tuple[float, ...]:
 
 def outcomes(search: Search) -> list[Outcome]:
     """The search of each method on each task, in the order of the suite; the newest record of each trial counts."""
-    newest: dict[tuple[object, ...], TrialRecord] = {}
-    for record in search.records:
-        place = (record.task_name, record.method.label, *(record.recipe[rate] for rate in RATES), record.seed)
-        if place not in newest or record.ended >= newest[place].ended:
-            newest[place] = record
+    held = newest(search.records, lambda r: (r.task_name, r.method.label, *(r.recipe[rate] for rate in RATES), r.seed))
     asked, table = search.suite, search.table
-    return [_outcome(label, task, table, newest) for task in asked.tasks for label in asked.methods]
+    return [_outcome(label, task, table, held) for task in asked.tasks for label in asked.methods]
 
 
-def _outcome(label: str, task: str, table: TuningTable, newest: dict[tuple[object, ...], TrialRecord]) -> Outcome:
+def _outcome(label: str, task: str, table: TuningTable, trials: Mapping[tuple[Hashable, ...], TrialRecord]) -> Outcome:
     points, failed, missing, steps = [], 0, 0, 0
     worst = LOWEST[task_spec(task).main_metric]
     for rates in table.grid:
-        found = [newest.get((task, label, *rates, seed)) for seed in table.seeds]
+        found = [trials.get((task, label, *rates, seed)) for seed in table.seeds]
         held = [record for record in found if record is not None]
         scores = list(_scores(held, worst))
         missing += len(found) - len(held)
@@ -265,15 +261,11 @@ def from_trials(trials: Iterable[TrialRecord], default: Rates) -> dict[str, dict
     Of trials of the same cell the newest counts. One that diverged counts as its metric's worst value, as in the search
     itself; rates at which a seed failed in another way are no choice.
     """
-    newest: dict[tuple[str, str, Rates, int], TrialRecord] = {}
-    for trial in trials:
-        place = (trial.method.label, trial.task_name, _rates_of(trial.recipe), trial.seed)
-        if place not in newest or trial.ended >= newest[place].ended:
-            newest[place] = trial
-    check_one_content([trial for trial in newest.values() if trial.status == "ok"])
-    failed = {place[:3] for place, trial in newest.items() if trial.status not in ("ok", "nan")}
+    held = newest(trials, lambda trial: (trial.method.label, trial.task_name, _rates_of(trial.recipe), trial.seed))
+    check_one_content([trial for trial in held.values() if trial.status == "ok"])
+    failed = {place[:3] for place, trial in held.items() if trial.status not in ("ok", "nan")}
     grid: dict[tuple[str, str], dict[Rates, Points]] = defaultdict(lambda: defaultdict(dict))
-    for (label, task, rates, seed), trial in newest.items():
+    for (label, task, rates, seed), trial in held.items():
         found = grid[label, task]  # also where all of it failed
         if (label, task, rates) not in failed:
             found[rates][seed] = 100 * LOWEST[task_spec(task).main_metric] if trial.score is None else 100 * trial.score

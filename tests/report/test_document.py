@@ -42,15 +42,36 @@ def texts(block):
         case Answers():
             yield from (text for row in block.rows for text in (row.says, row.tag))
         case Verdicts():
-            yield from (text for row in block.rows for text in (row.says, row.figures, row.reach, row.metric))
+            for row in block.rows:
+                yield from (row.says, row.figures, row.reach, row.metric, *row.methods)
+                yield from (note.partition(" ")[2] for note in row.notes)  # a page begins it with a capital
         case Choices():
             yield from (text for row in block.rows for text in (row.need, row.pick, row.says, row.rule))
         case Caveats():
             yield from (text for row in block.rows for text in (row.kind, row.says, row.remedy))
         case Glossary():
             yield from (text for row in block.rows for text in (row.name, row.unit, row.says))
+        case Figure():
+            yield from (block.alt, *block.tags)
         case Source():
             yield block.name
+
+
+def said_on_a_screen(block):
+    """What a screen says in a line; cells of tables stand apart."""
+    match block:
+        case Table():
+            yield from block.notes
+        case Text():
+            yield from block.lines
+        case Facts():
+            yield from (fact.says for fact in block.rows)
+        case Verdicts():
+            yield from (row.line for row in block.rows)
+
+
+def numbers(text):
+    return set(re.findall(r"(?<![\w.])\d[\d,]*\.?\d*(?:e-?\d+)?", text))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -63,7 +84,8 @@ def test_page_markdown_and_terminal_of_every_published_run_show_the_same_figures
     assert not [said for said in every if said not in shown]
     assert not [said for said in every if escaped(said) not in text]
     screen = " ".join(reports.on_screen(document, width=400).split())
-    tables = [block for section in document.sections for block in section.screen if isinstance(block, Table)]
+    on_screen = [block for section in document.sections for block in section.screen]
+    tables = [block for block in on_screen if isinstance(block, Table)]
     cells = {
         " ".join(row[at].screen.split())
         for table in tables for row in table.rows
@@ -71,6 +93,12 @@ def test_page_markdown_and_terminal_of_every_published_run_show_the_same_figures
     }  # fmt: skip
     cells |= {row[0].text.partition("(")[0] for table in tables for row in table.rows}  # the rest of it goes on below
     assert tables and not [cell for cell in cells if cell not in screen]
+    lines = [
+        plain(said) for section in document.sections for block in section.screen for said in said_on_a_screen(block)
+    ]
+    assert not [line for line in lines if line not in screen]
+    known = numbers(" ".join((document.header, *every)))
+    assert not [line for line in lines if numbers(line) - known]
 
 
 @pytest.mark.parametrize(("name", "scored"), [("glue-small", {"scored · SYNTHETIC data"}), ("cost-minilm", set())])
