@@ -122,8 +122,8 @@ class Compared:
 
     method: str
     phases: tuple[Comparison, ...] = ()
-    failed: Literal["", "base", "head"] = ""
-    """The version that could not be measured."""
+    failed: Literal["", "base", "head", "absent"] = ""
+    """The version that could not be measured; ``absent``: one has no such method, so there is nothing to compare."""
     note: str = ""
     """Why, or what a reader must know of the times."""
 
@@ -195,22 +195,42 @@ def compare(
 
     Yields:
         One result a method; all are judged together, so nothing comes before the last is measured.
+
+    Raises:
+        BenchError: One of ``labels`` is no method of one of the versions.
     """
     with ExitStack() as stack:
         arms = {}
         for key, tree in zip(ARMS, (base, head, head, base), strict=True):
             arms[key] = Arm(context, tree.name, tree.path, probe, probe.threads or 1)
             stack.callback(arms[key].close)
-        chosen = list(labels) if labels is not None else _differing(arms, probe)
+        asked = [spec.label for spec in probe.methods] if labels is None else list(labels)
+        absent = {label: note for label in asked if (note := _absent(arms, label))}
+        if labels is not None and absent:
+            label, note = next(iter(absent.items()))
+            raise BenchError(f"--methods: {label}: {note}; name methods that both versions have")
+        present = [label for label in asked if label not in absent]
+        chosen = present if labels is not None else _differing(arms, present)
         found = []
         for number, label in enumerate(chosen, start=1):
             say(f"{label}: method {number} of {len(chosen)}")
             found.append(_measure(arms, label, probe, seconds / len(chosen)))
-    yield from judged(found, margin)
+    yield from judged(
+        [*found, *(Compared(label, failed="absent", note=note) for label, note in absent.items())], margin
+    )
 
 
-def _differing(arms: Mapping[str, Arm], probe: Probe) -> list[str]:
-    """Methods whose source is not the same in both versions, or that one of them does not have."""
+def _absent(arms: Mapping[str, Arm], label: str) -> str:
+    """Which version has no such method, in words; empty where both have it."""
+    try:
+        lacking = [arms[key].name for key in ("base", "head") if not arms[key].told("has", label)]
+    except BenchError:  # a version that cannot be imported at all: measured, and so reported as its failure
+        return ""
+    return f"{' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no such method" if lacking else ""
+
+
+def _differing(arms: Mapping[str, Arm], labels: Sequence[str]) -> list[str]:
+    """Methods whose source is not the same in both versions."""
 
     def source(arm: Arm, label: str) -> str:
         try:
@@ -218,7 +238,7 @@ def _differing(arms: Mapping[str, Arm], probe: Probe) -> list[str]:
         except BenchError as error:
             return str(error)  # measured, and so reported as the version's failure
 
-    return [m.label for m in probe.methods if source(arms["base"], m.label) != source(arms["head"], m.label)]
+    return [label for label in labels if source(arms["base"], label) != source(arms["head"], label)]
 
 
 def _measure(arms: Mapping[str, Arm], label: str, probe: Probe, seconds: float) -> Compared:
@@ -345,4 +365,4 @@ def verdict(found: Sequence[Compared]) -> Literal["slower", "not slower", "incon
     verdicts = {phase.verdict for compared in found for phase in compared.phases}
     if "slower" in verdicts or any(compared.failed == "head" for compared in found):
         return "slower"
-    return "inconclusive" if "inconclusive" in verdicts or any(c.failed for c in found) else "not slower"
+    return "inconclusive" if "inconclusive" in verdicts or any(c.failed == "base" for c in found) else "not slower"

@@ -121,12 +121,19 @@ class _Server:
         self._clock: Any = None
         self._quiet = ExitStack()
 
+    def has(self, label: str) -> bool:
+        from bench.registry import method_names
+
+        return self._name(label) in method_names()
+
+    def _name(self, label: str) -> str:
+        return next(spec.name for spec in self._probe.methods if spec.label == label)
+
     def source(self, label: str) -> str:
         from bench.registry import load_method
         from bench.schema.jobs import method_sources
 
-        name = next(spec.name for spec in self._probe.methods if spec.label == label)
-        return method_sources(load_method(name).__module__)
+        return method_sources(load_method(self._name(label)).__module__)
 
     def build(self, label: str) -> tuple[str, float, int]:
         from bench.timing.interleave import quiet

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -129,11 +130,18 @@ def test_a_method_that_breaks_in_the_head_is_a_regression(there):
     assert "has no attribute 'bass'" in lora.note
 
 
-def test_a_method_that_the_base_does_not_have_is_not_compared(there):
-    (ia3,) = found(there, "older", "plain")
-    assert (ia3.method, ia3.failed, verdict([ia3])) == ("ia3", "base", "inconclusive")
-    assert "unknown method 'ia3'" in ia3.note
-    assert answers([ia3], 0.02)[0].startswith("inconclusive at 2 %: ia3")
+@pytest.mark.parametrize(("base", "head"), [("older", "plain"), ("plain", "older")])
+def test_a_method_of_one_version_alone_is_not_compared_and_decides_nothing(there, base, head):
+    (ia3,) = found(there, base, head)
+    assert (ia3.method, ia3.failed, verdict([ia3])) == ("ia3", "absent", "not slower")
+    assert re.fullmatch(r"older \(\w{7}\) has no such method", ia3.note)
+    assert answers([ia3], 0.02) == ["nothing to compare: no method that both versions have differs in source"]
+    assert answers([ia3, Compared("lora", (phase(0.0),))], 0.02)[0].startswith("inconclusive at 2 %: lora")
+
+
+def test_a_method_that_is_asked_for_must_be_in_both_versions(there):
+    with pytest.raises(BenchError, match=r"--methods: ia3: older \(\w{7}\) has no such method; name methods that both"):
+        found(there, "plain", "older", "lora", "ia3")
 
 
 def test_a_head_that_computes_something_else_is_said(there):

@@ -279,9 +279,12 @@ def answers(experiment: "Sequence[ab.Compared]", margin: float) -> list[str]:
         return lines
     bound = f"{100 * margin:g} %"
     if _verdict(experiment) == "not slower":
-        return [f"not slower: no phase of {fmt.plural(len(experiment), 'method')} by more than {bound}"]
+        compared = [one for one in experiment if not one.failed]
+        if not compared:
+            return ["nothing to compare: no method that both versions have differs in source"]
+        return [f"not slower: no phase of {fmt.plural(len(compared), 'method')} by more than {bound}"]
     unknown = [f"{fmt.plain(p.method)}, {p.phase}" for p in phases if p.verdict == "inconclusive"]
-    unknown += [fmt.plain(compared.method) for compared in experiment if compared.failed]
+    unknown += [fmt.plain(compared.method) for compared in experiment if compared.failed == "base"]
     return [f"inconclusive at {bound}: {'; '.join(unknown)}; measure longer with --seconds, or on a quieter machine"]
 
 
