@@ -3,16 +3,18 @@
 python -m tools.method_pages docs/methods
 """
 
+import argparse
 import ast
 import dataclasses
+import functools
 import inspect
 import re
-import sys
 from pathlib import Path
 
 from bench.analysis.results import Results
+from bench.errors import BenchError
 from bench.method import Method, MethodConfig
-from bench.registry import load_method
+from bench.registry import load_method, merges
 from bench.report import format as fmt
 from bench.schema.record import CostRecord, Shape
 from methods import BUILTIN
@@ -40,7 +42,11 @@ class Described:
 
 
 def described(cls: type[Method]) -> Described:
-    """Split the docstring of ``cls``; a label that is missing is a KeyError where the page asks for it."""
+    """Split the docstring of ``cls``.
+
+    Raises:
+        BenchError: A label is missing.
+    """
     text = inspect.getdoc(cls) or ""
     parts = re.split(rf"\n\n|\n(?=(?:{'|'.join(SECTIONS)}): )", text.strip())
     joined = [" ".join(part.split()) for part in parts]
@@ -48,12 +54,21 @@ def described(cls: type[Method]) -> Described:
     labelled = {
         part.partition(": ")[0]: part.partition(": ")[2] for part in joined if part.partition(": ")[0] in labels
     }
+    if missing := [label for label in labels if label not in labelled]:
+        raise BenchError(
+            f"{cls.__module__}: the docstring of {cls.__name__} has no line '{missing[0]}: ...'; state "
+            f"{', '.join(labels)} as methods/lora.py does"
+        )
     notes = tuple(part for part in joined[1:] if part.partition(": ")[0] not in labels)
     return Described(joined[0], notes, labelled)
 
 
 def options(config: type) -> list[tuple[str, str, str, str]]:
-    """Name, type, default and docstring of each field of a configuration, those of its bases first."""
+    """Name, type, default and docstring of each field of a configuration, those of its bases first.
+
+    Raises:
+        BenchError: A field has no docstring.
+    """
     if config is MethodConfig:
         return []
     rows = [row for base in config.__bases__ for row in options(base)]
@@ -61,13 +76,18 @@ def options(config: type) -> list[tuple[str, str, str, str]]:
     body = next(node for node in tree.body if isinstance(node, ast.ClassDef)).body
     for field, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign):
-            assert isinstance(after, ast.Expr), f"{config.__name__}.{ast.unparse(field.target)} has no docstring"
+            if not isinstance(after, ast.Expr) or not isinstance(after.value, ast.Constant):
+                raise BenchError(
+                    f"{config.__module__}: {config.__name__}.{ast.unparse(field.target)} has no docstring; write below "
+                    "it what it sets"
+                )
             default = ast.unparse(field.value) if field.value else "required"
             meaning = inspect.cleandoc(str(ast.literal_eval(after.value)))
             rows.append((ast.unparse(field.target), ast.unparse(field.annotation), default, " ".join(meaning.split())))
     return rows
 
 
+@functools.cache
 def quoted() -> dict[str, dict[str, CostRecord]]:
     """Cost records by run and method name, of the first shape of each run."""
     found = {}
@@ -121,10 +141,12 @@ def cost(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
 
 
 def structure(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
-    """One sentence on what the probe found of merging."""
+    """One sentence on what the probe found of merging, or on how to find it."""
     records = [run[name] for run in runs.values() if name in run]
-    merged = {r.merged_equals_base.all if r.merged_equals_base else None for r in records}
-    (found,) = merged
+    if not records and merges(name):
+        return "Not yet in the published counts: `python -m bench run --suite smoke` checks it."
+    merged: set[bool | None] = {r.merged_equals_base.all if r.merged_equals_base else None for r in records}
+    (found,) = merged or {None}
     if found is None:
         return "There is nothing to compare: the method cannot be merged."
     same = "are those" if found else "are NOT those"
@@ -140,9 +162,7 @@ def page(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
         parts += [f"## {heading}", _sentence(text.labelled[label])]
         if label == "Merging":
             parts.append(structure(name, runs))
-    sources = ", ".join(f"[{run}](../../results/published/{run})" for run in runs if name in runs[run])
-    shape = next(iter(runs[RUNS[0]].values())).shape
-    parts += ["## Counted cost", cost(name, runs), f"Exact on any machine. {_form(shape)}; from {sources}."]
+    parts += ["## Counted cost", *_counted(name, runs)]
     rows = [[f"`{field}`", f"`{kind}`".replace("|", "\\|"), f"`{default}`", meaning]
             for field, kind, default, meaning in options(cls.Config)]  # fmt: skip
     head = ["option", "type", "default", "meaning"]
@@ -150,16 +170,31 @@ def page(name: str, runs: dict[str, dict[str, CostRecord]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _counted(name: str, runs: dict[str, dict[str, CostRecord]]) -> list[str]:
+    """The counted figures and where they come from, or how to count them."""
+    sources = ", ".join(f"[{run}](../../results/published/{run})" for run in runs if name in runs[run])
+    if not sources:
+        return [
+            "Not yet in the published counts. Exact on any machine:",
+            f"```\npython -m bench predict --backbone bert-base --method full,{name}\n```",
+        ]
+    shape = next(iter(runs[RUNS[0]].values())).shape
+    return [cost(name, runs), f"Exact on any machine. {_form(shape)}; from {sources}."]
+
+
 def index(runs: dict[str, dict[str, CostRecord]]) -> str:
     """The page that leads to the others."""
     rows = []
     for name in BUILTIN:
-        record = runs[RUNS[0]][name]
-        own, full = figures(record), figures(runs[RUNS[0]]["full"])
-        ratios = [fmt.ratio(own[row][0] / full[row][0], 3) for row in ("backward FLOPs", "peak memory of a step")]
-        merges = "yes" if record.merged_equals_base and record.merged_equals_base.all else "no"
         paper = described(load_method(name)).labelled["Paper"].rstrip(".")
-        rows.append([f"[{name}]({name}.md)", paper, own["trainable params (excl. head)"][1], *ratios, merges])
+        if (record := runs[RUNS[0]].get(name)) is None:
+            cells = ["not yet published", fmt.MISSING, fmt.MISSING, "yes" if merges(name) else "no"]
+        else:
+            own, full = figures(record), figures(runs[RUNS[0]]["full"])
+            ratios = [fmt.ratio(own[row][0] / full[row][0], 3) for row in ("backward FLOPs", "peak memory of a step")]
+            merged = record.merged_equals_base and record.merged_equals_base.all
+            cells = [own["trainable params (excl. head)"][1], *ratios, "yes" if merged else "no"]
+        rows.append([f"[{name}]({name}.md)", paper, *cells])
     head = ["method", "paper", "trainable params (excl. head)", "backward / full", "peak / full", "merges"]
     first = runs[RUNS[0]]["full"]
     assert first.backbone is not None
@@ -197,5 +232,16 @@ def write(folder: Path) -> None:
     (folder / "README.md").write_text(index(runs), encoding="utf-8")
 
 
+def main() -> None:
+    """Write the pages."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of the pages, made where it is missing")
+    given = parser.parse_args()
+    try:
+        write(given.folder)
+    except BenchError as error:
+        parser.exit(2, f"{error}\n")
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    main()
