@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.analysis.records import in_order
 from bench.errors import BenchError
 from bench.schema import figures
 from bench.schema.figures import BASE as BASE
@@ -132,8 +131,8 @@ def cost_table(results: "Results", shape: Shape | None = None) -> pd.DataFrame:
         rows[record.method.label] = {"status": record.status}
         if record.status == "ok":
             rows[record.method.label] |= _row(record, by_label.get(record.baseline))
-    labels = in_order(rows, results.labels)
-    table = pd.DataFrame([rows.get(label, {}) for label in labels], index=pd.Index(labels, name="method"))
+    index = pd.Index(results.labels, name="method")
+    table = pd.DataFrame([rows.get(label, {}) for label in results.labels], index=index)
     table = table.reindex(columns=_cost_columns(_batches(done)))
     kept = {"status", "peak_memory_source", "merged_is_base"}
     typed = table.astype({column: float if column not in kept else object for column in table.columns})
@@ -201,8 +200,7 @@ def latency_table(results: "Results") -> pd.DataFrame:
                 rows.append((record.method.label, mode, record.latency_length, size, timing.ratio_to_baseline,
                              *timing.ratio_interval, *noise))  # fmt: skip
     table = pd.DataFrame(rows, columns=list(LATENCY))
-    labels = in_order(table["method"], results.labels)
-    table["method"] = pd.Categorical(table["method"], labels)
+    table["method"] = pd.Categorical(table["method"], results.labels)
     return table.sort_values(["method", "mode", "length", "batch"], ignore_index=True).astype({"method": object})
 
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.analysis.records import in_order
 from bench.analysis.scores import check_one_content, doubts, training_doubts
 from bench.errors import BenchError
 from bench.schema.record import CountRecord, CurvePoint, ScoreRecord
@@ -158,9 +157,8 @@ def curve_table(results: "Results") -> pd.DataFrame:
         for point in record.curve:
             place = (record.method.label, record.task_name, point.step)
             found[place].append(_spent(record, point, work) | {"loss": point.loss, "score": 100 * point.score})
-    labels = in_order((label for label, _, _ in found), results.labels)
     rows = []
-    for place in sorted(found, key=lambda place: (labels.index(place[0]), place[1:])):
+    for place in sorted(found, key=lambda place: (results.labels.index(place[0]), place[1:])):
         seeds = found[place]
         mean, interval = mean_interval([seed["score"] for seed in seeds])
         means = [float(np.mean([seed[name] for seed in seeds])) for name in _MEANS]
@@ -213,9 +211,8 @@ def reached(results: "Results") -> Reached:
     cells = pd.DataFrame([_cell(r, targets.get(r.task_name, np.nan), work) for r in records], columns=list(_REACHED))
     peaks = results.method_cost("peak_step_bytes")
     rows: list[dict[str, Any]] = []
-    labels = in_order(cells["method"], results.labels)
     groups = {place: group for place, group in cells.groupby(["method", "task"], sort=False)}
-    for label, task in sorted(groups, key=lambda place: labels.index(place[0])):
+    for label, task in sorted(groups, key=lambda place: results.labels.index(place[0])):
         group = groups[label, task]
         mine = [r for r in records if (r.method.label, r.task_name) == (label, task)]
         row = {"method": label, "task": task, "target": group["target"].iloc[0], "seeds": len(group)}
@@ -278,7 +275,7 @@ def gradient_table(results: "Results") -> pd.DataFrame:
         for part, found in record.gradient_norms.items():
             for step, norm in enumerate(found, start=1):
                 norms[record.method.label, record.task_name, part, step].append(norm)
-    places = {label: at for at, label in enumerate(in_order((label for label, *_ in norms), results.labels))}
+    places = {label: at for at, label in enumerate(results.labels)}
     firsts = {place[:3]: at for at, place in reversed(list(enumerate(norms)))}
     rows = [
         (*place, len(seeds), float(np.mean(seeds)), min(seeds), max(seeds))
@@ -304,9 +301,8 @@ def start_table(results: "Results") -> pd.DataFrame:
     losses: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for record in done:
         losses[record.method.label, record.task_name][record.seed] = record.losses[0]
-    labels = in_order((label for label, _ in losses), results.labels)
     rows = []
-    for place in sorted(losses, key=lambda place: (labels.index(place[0]), place[1])):
+    for place in sorted(losses, key=lambda place: (results.labels.index(place[0]), place[1])):
         mine, theirs = losses[place], losses.get((results.baseline, place[1]), {})
         apart = [abs(mine[seed] - theirs[seed]) for seed in mine if seed in theirs]
         rows.append((*place, len(mine), float(np.mean(list(mine.values()))), max(apart, default=float("nan"))))
@@ -352,7 +348,7 @@ def direction_table(results: "Results") -> pd.DataFrame:
             })  # fmt: skip
     names = ["method", "task", "seed", "map", "leading", "outputs", "by_chance", *OF_RECORD, *OF_FILES]
     table = pd.DataFrame(rows, columns=names)
-    places = {label: at for at, label in enumerate(in_order(table["method"], results.labels))}
+    places = {label: at for at, label in enumerate(results.labels)}
     return table.sort_values("method", key=lambda labels: labels.map(places), kind="stable", ignore_index=True)
 
 

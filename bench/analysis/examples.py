@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.analysis.records import in_order
 from bench.analysis.scores import check_one_content, doubts, training_doubts
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord
@@ -211,7 +210,7 @@ def paired_rows(results: "Results") -> PairedRows:
         if all(label != baseline for label, _ in cells):
             left_out[task] = f"the predictions of {baseline} are not in the run folder"
             continue
-        rows += _task(task, metric, cells, baseline, in_order([label for label, _ in cells], results.labels))
+        rows += _task(task, metric, cells, baseline, results.labels)
     table = pd.DataFrame(rows, columns=list(PAIRED)).set_index(["method", "task"])
     tested = table["p"].notna()
     if tested.any():

@@ -9,7 +9,6 @@ import pandas as pd
 
 from bench.analysis.costs import peak_column
 from bench.analysis.examples import is_mean_of_rows, row_points
-from bench.analysis.records import in_order
 from bench.analysis.scores import Cells, cells, check_one_content, doubts
 from bench.schema.record import ScoreRecord
 from bench.stats.intervals import mean_interval
@@ -45,7 +44,7 @@ def method_cost(results: "Results", cost: str) -> "pd.Series[float]":
     if cost in ("trainable_method", "delta_bytes"):
         done = [r for r in reversed(results.score_records) if r.status == "ok"]
         counted = {r.method.label: found for r in done if (found := _of_cell(r, cost)) is not None}
-        value = value.reindex(in_order(counted, list(value.index))).fillna(pd.Series(counted, dtype=float))
+        value = value.fillna(pd.Series(counted, dtype=float))
     return value
 
 
@@ -78,11 +77,11 @@ def fronts(results: "Results", costs: Sequence[str]) -> Fronts:
     arrays = [
         _scores(scores, task, compared, seeds) if isinstance(found, str) else found for task, found in by_task.items()
     ]
-    labels = in_order(scores, results.labels)
+    labels = results.labels
     table = pd.DataFrame({"compared": [label in compared for label in labels]}, index=pd.Index(labels, name="method"))
     drawn = drawn_means(arrays, resamples=RESAMPLES) if compared else np.empty((0, 0))
     for cost in costs:
-        table[cost] = results.method_cost(cost).reindex(labels)
+        table[cost] = results.method_cost(cost)
         table[f"{cost}_front"] = _on_front(table[cost], compared, drawn)
     table["best"] = pd.Series(best_probability(drawn) if compared else [], index=compared, dtype=float)
     table = table.join(_ranks(scores, tasks, compared, seeds))

@@ -1,6 +1,6 @@
 """A run as readers see it: its newest records, and every table that is made of them, each made once."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -8,14 +8,45 @@ from typing import TypeVar
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from bench.analysis import costs, curves, examples, export, ranking, recommend, records, scores, sweeps
+from bench.analysis import costs, curves, examples, export, ranking, recommend, scores, sweeps
 from bench.errors import BenchError, first_fault
 from bench.schema.claims import ClaimTable
-from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord, Shape
+from bench.schema.record import CostRecord, CountRecord, Record, ScoreRecord, Shape, Stored
 from bench.schema.resolved import ResolvedSuite, ResolvedSweep
 from bench.store.store import Run, read_run
 
 Table = TypeVar("Table")
+Kept = TypeVar("Kept", bound=Stored)
+Place = TypeVar("Place", bound=Hashable)
+
+
+def newest(records: Iterable[Kept], place: Callable[[Kept], Place]) -> dict[Place, Kept]:
+    """The newest record of each place, in the order in which places come first."""
+    held: dict[Place, Kept] = {}
+    for record in records:
+        at = place(record)
+        if at not in held or record.ended >= held[at].ended:
+            held[at] = record
+    return held
+
+
+def latest(records: Iterable[Record]) -> tuple[list[Record], int]:
+    """Keep the newest record of each cell, of each method in a probe and at each value of a sweep.
+
+    Returns:
+        The records in their order, and how many older ones were left out.
+    """
+    every = list(records)
+    held = list(newest(every, _place).values())
+    return held, len(every) - len(held)
+
+
+def _place(record: Record) -> Hashable:
+    if isinstance(record, ScoreRecord):
+        return record.method.label, record.task_name, record.seed
+    if isinstance(record, CostRecord):
+        return record.method.label, record.shape
+    return record.method.label, record.sweep, record.value, "point"
 
 
 class Results:
@@ -68,7 +99,7 @@ class Results:
 
     @cached_property
     def _latest(self) -> tuple[list[Record], int]:
-        return records.latest(self.run.records)
+        return latest(self.run.records)
 
     @cached_property
     def cost_records(self) -> list[CostRecord]:
@@ -87,8 +118,16 @@ class Results:
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """As `bench.analysis.records.failures` gives it."""
-        return records.failures(self)
+        """Records that are not ok: ``kind status method task seed reason``; a sweep's ``task`` is its point."""
+        rows = []
+        for record in (record for record in self.records if record.status != "ok"):
+            place: tuple[str | None, int | None] = (None, None)
+            if isinstance(record, ScoreRecord):
+                place = (record.task_name, record.seed)
+            elif isinstance(record, CountRecord):
+                place = (f"{record.sweep} at {record.value}", None)
+            rows.append((record.kind, record.status, record.method.label, *place, record.reason))
+        return pd.DataFrame(rows, columns=["kind", "status", "method", "task", "seed", "reason"], dtype=object)
 
     # What was asked.
 

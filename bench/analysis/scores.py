@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.analysis.records import in_order
 from bench.errors import BenchError
 from bench.schema.record import Scored, ScoreRecord
 from bench.stats.intervals import Interval, mean_interval, paired_difference
@@ -117,9 +116,8 @@ def score_table(results: "Results", baseline: str | None = None, tasks: Sequence
     grouped: dict[str, list[ScoreRecord]] = defaultdict(list)
     for record in scores:
         grouped[record.method.label].append(record)
-    labels = in_order(grouped, results.labels)
-    rows = [_score_row(label, baseline, grouped, by_cell) for label in labels]
-    return pd.DataFrame(rows, index=pd.Index(labels, name="method"))
+    rows = [_score_row(label, baseline, grouped, by_cell) for label in results.labels]
+    return pd.DataFrame(rows, index=pd.Index(results.labels, name="method"))
 
 
 def _score_row(
@@ -164,8 +162,7 @@ def per_task(results: "Results") -> pd.DataFrame:
             grouped[record.method.label, record.task_name].append(record)
     by_seed = {key: {r.seed: 100 * (r.score or 0.0) for r in found} for key, found in grouped.items()}
     rows = []
-    labels = in_order([label for label, _ in grouped], results.labels)
-    for label, task in sorted(grouped, key=lambda key: labels.index(key[0])):
+    for label, task in sorted(grouped, key=lambda key: results.labels.index(key[0])):
         mine = by_seed[label, task]
         mean, interval = mean_interval(list(mine.values()))
         low, high = interval or (None, None)

@@ -7,12 +7,12 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bench.analysis.records import in_order, latest, newest
+from bench.analysis.results import Results, latest, newest
 from bench.analysis.scores import check_one_content
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord, Stored, TrialRecord
@@ -22,9 +22,6 @@ from bench.stats.intervals import Interval, rank_agreement
 from bench.stats.resampling import FEWEST_SEEDS, RESAMPLES, Floats, times_drawn
 from bench.store.store import read_records, read_suite
 from bench.tasks.glue import task as task_spec
-
-if TYPE_CHECKING:
-    from bench.analysis.results import Results
 
 LOWEST = {"accuracy": 0.0, "f1": 0.0, "matthews_correlation": -1.0, "pearson": -1.0, "spearman": -1.0}
 """The worst value of each metric: what a diverged trial counts as."""
@@ -224,7 +221,7 @@ def _rates_of(recipe: Mapping[str, Any]) -> Rates:
     return learning, head
 
 
-def change_in(folder: Path, results: "Results") -> RateChange:
+def change_in(folder: Path, results: Results) -> RateChange:
     """`rate_change` with the records of ``folder``.
 
     Raises:
@@ -235,7 +232,7 @@ def change_in(folder: Path, results: "Results") -> RateChange:
     return rate_change(results, records)
 
 
-def rate_change(results: "Results", other: Sequence[Stored]) -> RateChange:
+def rate_change(results: Results, other: Sequence[Stored]) -> RateChange:
     """Compare the rankings of a run's methods at default and at searched rates.
 
     Args:
@@ -324,7 +321,7 @@ def change(
     """
     tasks = tuple(dict.fromkeys(task for found in tried.values() for task in found))
     left_out = {label: why for label, found in tried.items() if (why := _lacking(found, tasks))}
-    labels = [label for label in in_order(tried, order) if label in tried and label not in left_out]
+    labels = [label for label in dict.fromkeys([*order, *tried]) if label in tried and label not in left_out]
     shared = [_seeds(tried[label][task]) for label in labels for task in tasks]
     seeds = tuple(sorted(set.intersection(*shared))) if shared else ()
     if len(labels) < 2 or not seeds:

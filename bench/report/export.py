@@ -14,7 +14,7 @@ import pandas as pd
 import typer
 
 from bench.analysis.costs import MODES, PHASES
-from bench.analysis.records import latest
+from bench.analysis.results import latest
 from bench.errors import BenchError, unwritable
 from bench.report import format as fmt
 from bench.report.render.markdown import table as markdown_table

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.analysis.records import latest
-from bench.analysis.results import Results
+from bench.analysis.results import Results, latest
 from bench.errors import BenchError
 from tests.factories.records import ENVIRONMENT, LABELS, cost, failed, glue_small, results, score
 
