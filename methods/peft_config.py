@@ -12,8 +12,10 @@ from typing import Any, Self
 
 from bench.errors import BenchError, unknown
 from bench.method import MethodConfig
-from methods import peft_optimizer
+from methods import peft_fields, peft_optimizer
 
+DIMENSIONS = ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules")
+"""Of the backbone that a saved prompt was trained on: peft takes those of the backbone here where they are left out."""
 OURS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "revision", "runtime_config", "task_type")
 """Fields of peft's configurations that say how peft is called, not what trains: the harness sets them."""
 
@@ -62,12 +64,13 @@ class PeftConfig(MethodConfig):
         found = {**_defaults(kind), **given, "peft_version": version()}
         try:
             peft_optimizer.check(peft_optimizer.FIELDS | found)
+            peft_fields.check(kind, found, _defaults(kind), _configs()[kind])
         except ValueError as error:
             raise BenchError(f"{at}{error}") from error
         try:
             parsed = _class(kind)(**json.loads(json.dumps(found)))
             to_library(parsed)
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
+        except (TypeError, ValueError, AttributeError, KeyError, AssertionError, ImportError) as error:
             raise BenchError(f"{at}peft refuses this {kind} configuration: {first_line(error)}") from error
         return parsed  # type: ignore[no-any-return]
 
@@ -104,8 +107,10 @@ def to_library(config: PeftConfig, *, deployed: bool = False) -> Any:
     in until the first step.
     """
     values = {f.name: copy.deepcopy(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    for key in ("peft_type", "peft_version", *peft_optimizer.FIELDS):
+    for key in ("peft_type", "peft_version", *peft_optimizer.FIELDS, *DIMENSIONS):
         values.pop(key, None)
+    if config.peft_type == "ADALORA":
+        values["rank_pattern"] = None  # an earlier training's
     if fills_total(config):
         values["total_step"] = shortest(config)
     cls = _configs()[config.peft_type]

@@ -83,10 +83,9 @@ def freeze(model: nn.Module, config: Any) -> None:
         return
     found = [PAIR.search(name) for name, _ in model.named_parameters() if "lora" in name]
     ordered = "".join(match[1] if match else "?" for match in found)
-    if ordered != "AB" * (len(ordered) // 2) or not config.lora_alpha:
+    if ordered != "AB" * (len(ordered) // 2):
         raise ValueError(
-            "optimizer_type = 'lora-fa' takes pairs of A and B alone: no use_dora, lora_bias or embeddings, and a "
-            "lora_alpha above 0"
+            "optimizer_type = 'lora-fa' takes pairs of A and B alone: no use_dora, lora_bias or embeddings"
         )
     _lora_fa(model, config, lr=0.0, weight_decay=0.0)  # peft freezes them where it makes the optimizer
 

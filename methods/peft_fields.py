@@ -1,0 +1,217 @@
+"""Which fields of peft's configurations act, and under which choice of others; all else is refused before it runs."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+Values = Mapping[str, Any]
+
+
+class Needs(NamedTuple):
+    """A field acts where ``holds`` does."""
+
+    words: str
+    """End of the sentence ``... does nothing``."""
+    holds: Callable[[Values], bool] = lambda values: False
+
+
+def _goes_with(field: str, *choices: Any) -> Needs:
+    wanted = " or ".join(map(repr, choices)) if choices else "that is set"
+    return Needs(
+        f"without {field} = {wanted}" if choices else f"without {field}",
+        lambda values: values.get(field) in choices if choices else bool(values.get(field)),
+    )
+
+
+def _never(words: str) -> Needs:
+    return Needs(words)
+
+
+_TEXT = _goes_with("prompt_tuning_init", "TEXT")
+_ASA = _goes_with("use_asa")
+_LSTM = _goes_with("encoder_reparameterization_type", "LSTM")
+_CAYLEY = _goes_with("use_cayley_neumann")
+_OF_LORA = "in AdaLoRA, which has a start, a scale and ranks of its own"
+_CONVOLUTIONS = _never("here: it is for convolutions, and linear maps are what is adapted")
+_VALUES_FIRST = "here: it reads data before the first step, which this bridge does not do"
+
+NEEDS: Mapping[str, Mapping[str, Needs]] = {
+    "": {
+        "layers_pattern": Needs("without layers_to_transform", lambda values: _given(values, "layers_to_transform")),
+        "tokenizer_kwargs": _TEXT,
+        "prompt_tuning_init_text": _TEXT,
+        "use_effective_conv2d": _CONVOLUTIONS,
+        "megatron_config": _never("here: it is for layers of Megatron, which no backbone has"),
+        "megatron_core": _never("here: it names a package for layers of Megatron, which no backbone has"),
+        "ensure_weight_tying": _never("here: the bare backbone has no output layer that shares its embedding"),
+        "eva_config": _never(_VALUES_FIRST),
+        "corda_config": _never(_VALUES_FIRST),
+        "lora_ga_config": _never(_VALUES_FIRST),
+        "use_qalora": _never("here: it is for weights that GPTQ packed, and these are whole"),
+        "qalora_group_size": _never("here: it is for weights that GPTQ packed, and these are whole"),
+        "arrow_config": _never("here: it routes between adapters that were trained before, and there is one"),
+        "alora_invocation_tokens": _never("here: peft looks for these tokens in a language model's own call alone"),
+    },
+    "LORA": {"loftq_config": _goes_with("init_lora_weights", "loftq")},
+    "ADALORA": {
+        "r": _never("in AdaLoRA; give init_r and target_r"),
+        **{name: _never(_OF_LORA) for name in (
+            "use_rslora", "init_lora_weights", "alpha_pattern", "loftq_config", "velora_config", "monteclora_config",
+            "lora_bias", "use_bdlora", "kasa_config", "use_dora",
+        )},
+    },
+    "ADAMSS": {
+        **{name: _ASA for name in (
+            "asa_target_subspaces", "init_warmup", "final_warmup", "mask_interval", "asa_importance_beta",
+            "asa_uncertainty_beta", "asa_schedule_exponent",
+        )},
+        "svd_threshold": _goes_with("use_dynamic_rank"),
+    },
+    "CPT": {
+        "num_virtual_tokens": Needs(
+            "beside cpt_token_ids, whose number decides",
+            lambda values: values["num_virtual_tokens"] == len(values["cpt_token_ids"] or ()),
+        ),
+    },
+    "DEFT": {"init_scale": _goes_with("init_weights", False)},
+    "HIRA": {"rank_pattern": _never("in this peft, which reads it and builds every layer with r; give r")},
+    "LOKR": {"rank_dropout_scale": _goes_with("rank_dropout")},
+    "MISS": {"mini_r": _goes_with("init_weights", "mini")},
+    "MULTITASK_PROMPT_TUNING": {
+        name: _goes_with("prompt_tuning_init", "AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "ONLY_SOURCE_SHARED")
+        for name in ("prompt_tuning_init_state_dict_path", "prompt_tuning_init_task")
+    },
+    "OFT": {
+        "eps": _goes_with("coft"), "num_cayley_neumann_terms": _CAYLEY,
+        "module_dropout": _never("in this peft, whose layers make it and never call it"),
+    },
+    "OSF": {"target_svd_config": _never("in this peft, which makes its own; give rank_pattern")},
+    "P_TUNING": {"encoder_num_layers": _LSTM, "encoder_dropout": _LSTM},
+    "PSOFT": {
+        "psoft_svd_lowrank_niter": _goes_with("psoft_svd", "lowrank"),
+        "random_seed": _goes_with("psoft_svd", "lowrank"),
+        "num_cayley_neumann_terms": _CAYLEY, "cayley_neumann_eps": _CAYLEY,
+    },
+    "SUPERTUNING": {"lora_alpha": _goes_with("r"), "lora_dropout": _goes_with("r")},
+    "TINYLORA": {"init_v_bound": _goes_with("init_weights", "uniform")},
+}  # fmt: skip
+"""peft_type (empty: every type) -> field -> what it needs to act. A field that has not its default and does not act is
+refused."""
+
+_REPLACED = "the backbone's own stands in, and the record says so"
+_OF_A_PROMPT = {
+    "token_dim": _REPLACED, "num_layers": _REPLACED, "num_attention_heads": _REPLACED,
+    "num_transformer_submodules": _REPLACED,
+}  # fmt: skip
+_LEFT_OUT = "its loss needs a head of peft's own; the record says that it is left out"
+HARMLESS: Mapping[str, Mapping[str, str]] = {
+    "": {
+        "fan_in_fan_out": "peft sets it to the form of the layer's weight, whatever is asked",
+        "tokenizer_name_or_path": "where a TEXT start finds its words; a saved file of any start holds it",
+        **_OF_A_PROMPT,
+    },
+    "ADALORA": {"rank_pattern": "what an earlier training left; the record says that ranks are dealt out anew"},
+    "CPT": {"opt_weighted_loss_type": _LEFT_OUT, "opt_loss_decay_factor": _LEFT_OUT},
+    "FROD": {
+        "progressbar": "a bar on the screen while the weights are decomposed",
+        "runtime_offload_base_weight": "where weights lie between two uses, not what is computed",
+    },
+    "PREFIX_TUNING": {"encoder_hidden_size": "without prefix_projection it has no encoder; the record says so"},
+    "SHADOW": {"auxiliary_loss_weight": _LEFT_OUT},
+    "WAVEFT": {"proportional_parameters": "shares out by the size of layers; those of one size get the same"},
+}
+"""peft_type (empty: every type) -> fields that may have any value and do nothing, each with the reason."""
+
+SCALES = (
+    "lora_alpha", "alpha", "randlora_alpha", "psoft_alpha", "shadow_alpha", "scaling", "num_virtual_tokens", "r",
+    "n_frequency", "adapter_len", "init_r",
+)  # fmt: skip
+"""Fields that leave nothing to train where they are zero."""
+FROM_DATA = ("eva", "corda", "lora_ga")
+"""Values of init_lora_weights that start from a pass over data."""
+
+
+def check(kind: str, values: Values, defaults: Values, configuration: type) -> None:
+    """Raise ``ValueError`` where a value is of the wrong kind or leaves nothing to train, or a field does nothing.
+
+    Args:
+        kind: The ``peft_type``.
+        values: Every field.
+        defaults: Those of peft.
+        configuration: peft's dataclass, whose hints say what a field takes.
+    """
+    hints = {field.name: field.type for field in dataclasses.fields(configuration)}
+    changed = {name: value for name, value in values.items() if name in defaults and value != defaults[name]}
+    for name, value in changed.items():
+        _check_kind(name, value, defaults[name], hints.get(name))
+    for name, value in values.items():
+        _check_size(kind, name, value, defaults.get(name))
+    if (start := values.get("init_lora_weights")) in FROM_DATA and kind == "LORA":
+        raise ValueError(
+            f"init_lora_weights = {start!r} starts from a pass over data, which this bridge does not make; take True, "
+            "'orthogonal', 'olora' or 'pissa'"
+        )
+    if start == "loftq" and not {"loftq_bits", "loftq_iter"} <= (values["loftq_config"] or {}).keys():
+        raise ValueError(
+            "init_lora_weights = 'loftq' needs loftq_config = {'loftq_bits': 4, 'loftq_iter': 1}, both keys"
+        )
+    if kind == "ADALORA":
+        _check_schedule(values)
+    for name, value in changed.items():
+        needs = NEEDS.get(kind, {}).get(name) or NEEDS[""].get(name)
+        if needs and not needs.holds(values):
+            raise ValueError(f"{name} = {value!r} does nothing {needs.words}; leave it out")
+
+
+def _given(values: Values, name: str) -> bool:
+    return values.get(name) not in (None, [], "")
+
+
+def _check_kind(name: str, value: Any, default: Any, hint: Any) -> None:
+    words = str(hint)
+    if value is None and not re.search(r"None|Optional", words):
+        raise ValueError(f"{name} = None; leave it out, which gives {default!r}")
+    choices = [choice for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)]
+    alone = get_origin(hint) is Literal or all(get_origin(p) is Literal or p is type(None) for p in get_args(hint))
+    if choices and alone and value is not None and value not in choices:
+        raise ValueError(f"{name} = {value!r}; it takes {' or '.join(map(repr, choices))}")
+    if name == "bias" and value not in ("none", "all") and not str(value).endswith("_only"):
+        raise ValueError(f"bias = {value!r}; it takes 'none', 'all' or the one of the type, such as 'lora_only'")
+    simple = {int: int, float: (int, float), bool: bool, str: str}
+    kinds = {"int": int, "float": float, "bool": bool, "str": str}
+    wanted = hint if hint in simple else kinds.get(words)
+    if wanted and value is not None and (
+        not isinstance(value, simple[wanted]) or (isinstance(value, bool) and wanted is not bool)  # type: ignore[arg-type]
+    ):  # fmt: skip
+        raise ValueError(f"{name} = {value!r}; it takes {_SPELLED[wanted]}")
+
+
+_SPELLED = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+def _check_size(kind: str, name: str, value: Any, default: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and name in SCALES and value == 0 and default != 0:
+        raise ValueError(f"{name} = 0 leaves nothing that trains; give a number above 0")
+    if name == "alpha_pattern" and isinstance(value, dict):
+        for key, alpha in value.items():
+            if alpha == 0:
+                raise ValueError(f"alpha_pattern: {key!r} = 0 leaves nothing that trains there; exclude the module")
+    if number and name.endswith("dropout") and not 0 <= value < 1:
+        raise ValueError(f"{name} = {value}; it takes a share of at least 0 and below 1")
+
+
+def _check_schedule(values: Values) -> None:
+    if values["target_r"] > values["init_r"]:
+        raise ValueError(
+            f"target_r = {values['target_r']} is above init_r = {values['init_r']}: AdaLoRA starts with init_r ranks a "
+            "layer and takes away; lower target_r or raise init_r"
+        )
+    bounds = {"target_r": 1, "tinit": 0, "tfinal": 0, "deltaT": 1}
+    for name, least in bounds.items():
+        if values[name] < least:
+            raise ValueError(f"{name} = {values[name]}; it takes at least {least}")
+    for name in ("beta1", "beta2"):
+        if not 0 < values[name] < 1:
+            raise ValueError(f"{name} = {values[name]}; it takes a share between 0 and 1")

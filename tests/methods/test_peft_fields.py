@@ -1,0 +1,180 @@
+"""Every field of peft's configurations acts, is refused with a sentence, or is named as harmless with the reason."""
+
+import functools
+
+import pytest
+import torch
+
+from bench.errors import BenchError
+from bench.registry import make
+from methods import peft_fields
+from methods.peft_config import _configs, _defaults
+from tests.methods.adapted import loss, randomise, states
+from tests.methods.families import tiny
+from tests.methods.peft_types import suited
+
+KINDS = ("LORA", "ADALORA", "IA3", "OFT", "PROMPT_TUNING", "PREFIX_TUNING")
+OTHER = {
+    "alpha_pattern": {"query": 3}, "alora_invocation_tokens": [5, 6], "arrow_config": {}, "beta1": 0.01, "beta2": 0.01,
+    "bias": "all", "corda_config": {}, "deltaT": 3, "encoder_hidden_size": 16, "eps": 1e-2, "eva_config": {},
+    "exclude_modules": ["layer.0.attention.self.query"], "feedforward_modules": ["value"], "init_ia3_weights": False,
+    "init_lora_weights": "gaussian", "init_weights": {"OFT": False, "PREFIX_TUNING": "zero"}, "kasa_config": {},
+    "layer_replication": [[0, 2], [0, 1]], "layers_pattern": "layer", "layers_to_transform": [0],
+    "loftq_config": {"loftq_bits": 4}, "lora_ga_config": {}, "loraplus_lr_ratio": 4, "megatron_config": {"x": 1},
+    "megatron_core": "x", "modules_to_save": ["LayerNorm"], "monteclora_config": {}, "oft_block_size": 8,
+    "optimizer_type": "lora-fa", "prompt_tuning_init": "SAMPLE_VOCAB", "prompt_tuning_init_text": "so",
+    "r": {"LORA": 2, "ADALORA": 2, "OFT": 2}, "rank_pattern": {"query": 3}, "riemannian_reg": 0.1,
+    "target_modules": ["key"], "target_parameters": ["output.dense.weight"], "target_r": 1, "tokenizer_kwargs": {},
+    "tokenizer_name_or_path": "x", "total_step": 50, "trainable_token_indices": [5, 6], "use_bdlora": {},
+    "velora_config": {}, "tinit": 1, "tfinal": 1,
+}  # fmt: skip
+"""A value other than peft's default, where adding to a number or turning a switch gives none."""
+FIELDS = [(kind, name) for kind in KINDS for name in _defaults(kind)]
+
+
+def other(kind: str, name: str, value: object) -> object:
+    """A value of field ``name`` other than ``value``."""
+    if name in OTHER:
+        chosen = OTHER[name]
+        return chosen[kind] if isinstance(chosen, dict) and kind in chosen else chosen
+    if isinstance(value, bool):
+        return not value
+    assert isinstance(value, int | float) or value is None, f"say another value of {name}"
+    return 0.25 if value == 0.0 and isinstance(value, float) else (value or 0) + 2
+
+
+def built(values: dict[str, object]):
+    """The method, its configuration and the module on a tiny BERT, with one seed."""
+    method, config = make("peft", values)
+    torch.manual_seed(1)
+    return method, config, method.apply(tiny("bert"), config)
+
+
+def of_build(module) -> list[object]:
+    """Names, sizes, values and roles of all tensors."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return [(name, t.shape, t.requires_grad, t.detach().double().sum().item()) for name, t in tensors]
+
+
+def of_steps(method, module) -> list[object]:
+    """Output, losses and delta over two steps away from the start."""
+    randomise(module, 0.3)
+    seen = [states(module.eval())]
+    groups = method.param_groups(module, 0.1)
+    optimizer = method.optimizer(module, groups, 0.0) or torch.optim.SGD(groups)
+    for step in (1, 2, 3):
+        torch.manual_seed(5)
+        plain, extra = loss(module.train()), method.regularizer(module)
+        seen.append(plain if extra is None else plain + extra)
+        seen[-1].backward()
+        optimizer.step()
+        method.after_step(module, step, 4)
+        optimizer.zero_grad()
+    if allocator := getattr(module.peft.base_model, "rankallocator", None):  # AdaLoRA's running means decide its masks
+        seen += [*allocator.exp_avg_ipt.values(), *allocator.exp_avg_unc.values()]
+    sums = [tensor.double().sum().item() for tensor in (*seen, *method.delta(module).values())]
+    return [*sums, *method.delta(module)]
+
+
+@functools.cache
+def usual(kind: str):
+    """What comes of the suited configuration."""
+    method, _, module = built(suited(kind, "bert"))
+    return of_build(module), of_steps(method, module)
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda value: value)
+def test_a_changed_field_changes_something_is_refused_or_is_named_as_harmless(kind, name):
+    base = suited(kind, "bert")
+    values = base | {name: other(kind, name, base.get(name, _defaults(kind)[name]))}
+    assert values != base
+    try:
+        method, _, module = built(values)
+    except BenchError as refusal:
+        assert name in str(refusal) or kind in str(refusal)
+        assert "\n" not in str(refusal)
+        return
+    whole, steps = usual(kind)
+    acts = of_build(module) != whole or of_steps(method, module) != steps
+    harmless = peft_fields.HARMLESS.get(kind, {}) | peft_fields.HARMLESS[""]
+    assert acts != (name in harmless), "harmless fields do nothing, and no others do"
+
+
+def test_what_is_harmless_or_needs_another_field_is_a_field_of_this_peft():
+    """So that neither list outlives what it is about."""
+    for table in (peft_fields.NEEDS, peft_fields.HARMLESS):
+        assert {name for kind in _configs() for name in _defaults(kind)} >= table[""].keys()
+        for kind in table.keys() - {""}:
+            assert _defaults(kind).keys() >= table[kind].keys(), kind
+
+
+REFUSED = {
+    "of another's data": ({"init_lora_weights": "eva"}, "'eva' starts from a pass over data"),
+    "corda": ({"init_lora_weights": "corda"}, "'corda' starts from a pass over data"),
+    "lora-ga": ({"init_lora_weights": "lora_ga"}, "'lora_ga' starts from a pass over data"),
+    "for packed weights": ({"use_qalora": True, "qalora_group_size": 8}, "use_qalora = True does nothing here"),
+    "scaled to nothing": ({"lora_alpha": 0}, "lora_alpha = 0 leaves nothing that trains"),
+    "in one place": ({"alpha_pattern": {"query": 0}}, "alpha_pattern: 'query' = 0 leaves nothing that trains there"),
+    "all dropped": ({"lora_dropout": 1.0}, r"lora_dropout = 1.0; it takes a share of at least 0 and below 1"),
+    "of Megatron": ({"megatron_config": {"a": 1}}, "megatron_config .* is for layers of Megatron"),
+    "no bias": ({"bias": None}, "bias = None; leave it out, which gives 'none'"),
+    "a bias of another spelling": ({"bias": "lora-only"}, "bias = 'lora-only'; it takes 'none', 'all' or"),
+    "no rank": ({"r": None}, "r = None; leave it out, which gives 8"),
+    "a word for a number": ({"r": "8"}, "r = '8'; it takes a whole number"),
+    "a number for a switch": ({"use_dora": 1}, "use_dora = 1; it takes true or false"),
+    "half a start": (
+        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "needs loftq_config = .* both keys",
+    ),
+    "a dropout that is not called": ({"peft_type": "OFT", "module_dropout": 0.1}, "module_dropout = 0.1 does nothing"),
+    "a start that is not set": ({"loftq_config": {"loftq_bits": 4}}, "loftq_config .* without init_lora_weights"),
+    "a list of layers alone": ({"layers_pattern": "layer"}, "layers_pattern = 'layer' does nothing without layers_to"),
+    "tied to nothing": ({"ensure_weight_tying": True}, "ensure_weight_tying = True does nothing here"),
+    "ranks above the first": ({"peft_type": "ADALORA", "init_r": 4, "target_r": 8}, "target_r = 8 is above init_r = 4"),
+    "a period of no steps": ({"peft_type": "ADALORA", "target_r": 4, "deltaT": 0}, "deltaT = 0; it takes at least 1"),
+    "a mean beyond one": ({"peft_type": "ADALORA", "target_r": 4, "beta1": 1.5}, "beta1 = 1.5; it takes a share"),
+    "a rank that is not used": ({"peft_type": "ADALORA", "r": 4}, "r = 4 does nothing in AdaLoRA; give init_r"),
+    "a start of LoRA's": ({"peft_type": "ADALORA", "init_lora_weights": "pissa"}, "does nothing in AdaLoRA"),
+    "an unused bound": ({"peft_type": "OFT", "eps": 1e-3}, "eps = 0.001 does nothing without coft"),
+    "words without a start": (
+        {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3, "prompt_tuning_init_text": "so"},
+        "prompt_tuning_init_text = 'so' does nothing without prompt_tuning_init = 'TEXT'",
+    ),
+    "layers of an encoder that has two": (
+        {"peft_type": "P_TUNING", "num_virtual_tokens": 3, "encoder_num_layers": 3}, "encoder_num_layers = 3 does noth",
+    ),
+    "no positions": ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 0}, "num_virtual_tokens = 0 leaves nothing"),
+    "a pattern that is not read": ({"peft_type": "HIRA", "rank_pattern": {"query": 3}}, "rank_pattern .* does nothing"),
+    "of subspaces that stay": ({"peft_type": "ADAMSS", "init_warmup": 3}, "init_warmup = 3 does nothing witho"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_nothing_or_makes_no_sense_is_refused_before_anything_is_built(case):
+    values, words = REFUSED[case]
+    with pytest.raises(BenchError, match=words) as refusal:
+        make("peft", {"peft_type": "LORA", **values})
+    assert "\n" not in str(refusal.value)
+
+
+ACTS = {
+    "OFT": [({"coft": True}, {"eps": 1e-2}), ({}, {"num_cayley_neumann_terms": 3})],
+    "P_TUNING": [({"encoder_reparameterization_type": "LSTM"}, {"encoder_num_layers": 1})],
+    "PREFIX_TUNING": [({"prefix_projection": True}, {"encoder_hidden_size": 8})],
+    "LOKR": [({"rank_dropout": 0.5}, {"rank_dropout_scale": True})],
+    "SUPERTUNING": [({"r": 2}, {"lora_alpha": 9.0}), ({"r": 2}, {"lora_dropout": 0.5})],
+    "TINYLORA": [({"init_weights": "uniform"}, {"init_v_bound": 0.5})],
+    "MISS": [({"init_weights": "mini", "mini_r": 8}, {"mini_r": 16})],
+    "DEFT": [({"init_weights": False}, {"init_scale": 0.5})],
+}
+"""peft_type -> pairs of the choice that a field needs and the field, which is then taken and acts."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice", "field"), [(kind, *pair) for kind, pairs in ACTS.items() for pair in pairs], ids=str
+)
+def test_a_field_acts_beside_what_it_needs(kind, choice, field):
+    found = []
+    for more in ({}, field):
+        method, _, module = built(suited(kind, "bert") | choice | more)
+        found.append((of_build(module), of_steps(method, module)))
+    assert found[0] != found[1]
