@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from bench.errors import BenchError
 from bench.method import Method, clone, copy_delta
 from methods import peft_optimizer
 from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
+from methods.peft_names import Fitted
+from methods.peft_notes import base_states, folded, moved, said_of
 
 ADAPTER = "default"
 """peft's name of the one adapter."""
@@ -31,8 +34,12 @@ MENDED = (
 norms, which are the layers that LN_TUNING is for, on merges, which are tried, and on what it asks of transformers."""
 CACHED = ("PREFIX_TUNING", "CARTRIDGE")
 """Types whose prefix enters as ``past_key_values``."""
-REFUSALS = (ValueError, TypeError, KeyError, AttributeError, IndexError)
+REFUSALS = (
+    ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, ArithmeticError, ImportError,
+)  # fmt: skip
 """What peft raises where a configuration does not fit a backbone."""
+VALUES = re.compile(r"meta\b|\bMeta\b|fake|aten::|no data|data-dependent|data dependent")
+"""What torch says where a tensor without data is asked for a value."""
 
 
 class Bridged(nn.Module):
@@ -149,7 +156,7 @@ class Peft(Method):
         return {name.partition(".lora_E.")[0]: int(value.count_nonzero()) for name, value in held if ".lora_E." in name}
 
     def notes(self, module: Bridged) -> tuple[str, ...]:
-        """What peft warned of while it built ``module``."""
+        """What of the configuration has no place here, what peft warned of, and what was measured of ``module``."""
         return module.notes
 
     def merge(self, module: Bridged) -> nn.Module | None:
@@ -161,7 +168,10 @@ class Peft(Method):
             merged: nn.Module = tuner.merge_and_unload(progressbar=False)
         except (NotImplementedError, *REFUSALS):
             return None
-        return merged if _structure(merged) == module.structure else None
+        if _structure(merged) != module.structure:
+            return None
+        module.notes += tuple(note for note in folded(module, merged) if note not in module.notes)
+        return merged
 
     def delta(self, module: Bridged) -> dict[str, Tensor]:
         """What peft would save, by the names that the tensors have in ``module``; a prompt without its encoder.
@@ -208,33 +218,41 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
             f"peft: {config.peft_type} hands its prefix over as a cache of keys and values, which this backbone does "
             "not read: no layer would see it; prefix_tuning puts a prefix into the attention itself"
         )
+    start = None if deployed else base_states(backbone)
     if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
         torch.sparse.check_sparse_tensor_invariants.disable()  # the default, said aloud: torch warns of it unsaid
     try:
         with torch.device("meta") if weightless else contextlib.nullcontext(), _heard(notes):
             options = to_library(config, deployed=deployed)
+            fitted = Fitted(options, backbone)
             # in the backbone's type, as every method here: what trains in float32 is for the recipe to say
             model = library().get_peft_model(backbone, options, ADAPTER, autocast_adapter_dtype=False)
             peft_optimizer.freeze(model, config)
             _freeze_unused(model)
             if weightless:
                 _cast(model)
-    except REFUSALS as error:
-        raise BenchError(f"peft: {config.peft_type} does not fit this backbone: {first_line(error)}") from error
-    except (NotImplementedError, RuntimeError) as error:
-        if not weightless and isinstance(error, NotImplementedError):
-            raise BenchError(f"peft: {config.peft_type} does not fit this backbone: {first_line(error)}") from error
-        if not weightless:
-            raise
-        raise NotImplementedError(
-            f"peft {config.peft_type} starts from the values of the weights, which a backbone without them lacks "
-            f"({first_line(error)})"
-        ) from error
+    except (NotImplementedError, RuntimeError, *REFUSALS) as error:
+        raise _refusal(error, config.peft_type, weightless) from error
     if not deployed and not any(p.requires_grad for p in model.parameters()):
         raise BenchError(f"peft: {config.peft_type} finds nothing to train here; name other target_modules")
     if checkpointed:
         backbone.disable_input_require_grads()  # type: ignore[operator]
-    return Bridged(model, config, structure, tuple(notes))
+    fitted.check(*(getattr(model.base_model, f"targeted_{kind}_names", ()) for kind in ("module", "parameter")))
+    module = Bridged(model, config, structure, (*notes, *fitted.notes, *said_of(model, config)))
+    if start is not None and not module.prompted:
+        module.notes += moved(module, start)
+    return module
+
+
+def _refusal(error: Exception, kind: str, weightless: bool) -> Exception:
+    """What stands in place of peft's ``error`` while it builds."""
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return error
+    if weightless and VALUES.search(str(error)):
+        return NotImplementedError(
+            f"peft {kind} starts from the values of the weights, which a backbone without them lacks"
+        )
+    return BenchError(f"peft: {kind} does not fit this backbone: {first_line(error)}")
 
 
 def _cast(model: nn.Module) -> None:

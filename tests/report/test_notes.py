@@ -8,7 +8,7 @@ from bench.method import Method
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
-from bench.report.sections import prediction
+from bench.report.sections.sweeps import prediction
 from bench.schema.record import Prediction
 from bench.schema.shape import Setting
 from bench.store.store import Run
@@ -106,7 +106,7 @@ def test_a_note_stands_once_below_the_tables(noted, kinds, tmp_path):
 def test_a_prediction_says_whose_note_it_is_where_not_all_have_it(noted):
     both = noted[1]["prediction"]
     for rows, said in ((both, f"noted: {SAID}"), (both[1:], f" {SAID}")):
-        text = " ".join(on_screen(prediction.document(rows)).split())
+        text = " ".join(on_screen(prediction(rows)).split())
         assert text.count(SAID) == 1 and said in text and "the peak leaves out" in text
 
 

@@ -1,0 +1,118 @@
+"""What must be known of an adapter of peft's beside its figures: found on the built module, or measured on it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from methods.peft_config import DIMENSIONS
+
+TOKENS = 8
+"""Of the one row that two forms of a module are compared on."""
+COUNTS_FROM_THE_LEFT = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT")
+"""Types that put their positions before the tokens' embeddings."""
+
+
+def said_of(model: Any, config: Any) -> Iterator[str]:
+    """What of ``config`` did something else than it says, or nothing, in peft's ``model``."""
+    (used,) = model.peft_config.values()
+    yield from _replaced(used, config)
+    if getattr(used, "bias", "none") != "none" and not _trains_biases(model):
+        yield f"bias = {used.bias!r} trains nothing more: no layer that it is about has a bias"
+    if config.peft_type == "ADALORA" and config.rank_pattern:
+        yield "rank_pattern, which an earlier training left, is not used: ranks are dealt out anew"
+    if config.peft_type == "SHADOW" and config.auxiliary_loss_weight:
+        yield "SHADOW's auxiliary loss is left out: it needs a head of peft's own"
+    if config.peft_type == "CPT" and config.opt_weighted_loss_type != "none":
+        yield f"opt_weighted_loss_type = {config.opt_weighted_loss_type!r} is left out: it needs a head of peft's own"
+    if config.peft_type in COUNTS_FROM_THE_LEFT:
+        yield "peft leaves position_ids out beside a prompt: a row padded on the left differs from the same row alone"
+    yield from _of_windows(model, used)
+    yield from _beyond_linear(model, used)
+
+
+def _replaced(used: Any, config: Any) -> Iterator[str]:
+    """Dimensions of another backbone in the configuration of a prompt."""
+    asked = {name: getattr(config, name, None) for name in DIMENSIONS}
+    changed = [name for name, value in asked.items() if value is not None and value != getattr(used, name)]
+    if changed:
+        theirs = ", ".join(f"{name} = {asked[name]}" for name in changed)
+        ours = ", ".join(str(getattr(used, name)) for name in changed)
+        yield (
+            f"{theirs} are another backbone's; {ours} of this one stand in"
+            if len(changed) > 1
+            else (f"{theirs} is another backbone's; {ours} of this one stands in")
+        )
+    if config.peft_type == "PREFIX_TUNING" and config.encoder_hidden_size and not config.prefix_projection:
+        yield f"encoder_hidden_size = {config.encoder_hidden_size} does nothing without prefix_projection"
+
+
+def _trains_biases(model: Any) -> bool:
+    return any(name.endswith("bias") and p.requires_grad for name, p in model.named_parameters())
+
+
+def _of_windows(model: Any, used: Any) -> Iterator[str]:
+    """A prefix lies in the cache, which keeps a window in some layers."""
+    window = getattr(model.config, "sliding_window", None)
+    layers = getattr(model.config, "layer_types", None) or ()
+    length = getattr(used, "num_virtual_tokens", None) or 0
+    if used.peft_type in ("PREFIX_TUNING", "CARTRIDGE") and window and "sliding_attention" in layers:
+        yield (
+            f"in layers with a sliding window of {window} tokens peft's prefix lies in the window: at most "
+            f"{window - 1} of its {length} positions are kept, fewer as a row goes on"
+        )
+
+
+def _beyond_linear(model: Any, used: Any) -> Iterator[str]:
+    """Parameters of other modules than linear maps that were taken without being named."""
+    named = getattr(model.base_model, "targeted_parameter_names", ())
+    if not named:
+        return
+    ranks: dict[str, set[int]] = {}
+    for name, part in model.named_modules():
+        if type(part).__name__ == "ParamWrapper":
+            held = name.rpartition(".layers.")[2].partition(".")[2].replace(".base_layer", "")
+            ranks.setdefault(f"{held}.{part.parameter_name}", set()).update(part.r.values())
+    held = ", ".join(f"{name} (rank {'/'.join(map(str, sorted(r)))})" for name, r in sorted(ranks.items()))
+    yield f"parameters that are no linear layer are adapted as well: {held}"
+
+
+def base_states(module: nn.Module) -> Tensor | None:
+    """Last hidden state ``[1, T, d]`` of a fixed row, in eval mode; None on tensors without data."""
+    weight = next(module.parameters())
+    if weight.is_meta or isinstance(weight, FakeTensor):
+        return None
+    vocabulary: int = module.config.vocab_size  # type: ignore[union-attr, assignment]
+    row = torch.arange(TOKENS, device=weight.device)[None] % vocabulary
+    modes = {part: part.training for part in module.modules()}
+    try:
+        with torch.no_grad():
+            states: Tensor = module.eval()(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state
+    finally:
+        for part, training in modes.items():
+            part.training = training
+    return states
+
+
+def moved(module: nn.Module, start: Tensor) -> tuple[str, ...]:
+    """A note where ``module`` does not start as the backbone whose hidden states were ``start``."""
+    found = base_states(module)
+    if found is None or (error := difference(found, start)) is None:
+        return ()
+    return (f"the start is not the base model: hidden states differ by {error:.2g} of their largest",)
+
+
+def folded(module: nn.Module, merged: nn.Module) -> tuple[str, ...]:
+    """A note where ``merged`` does not compute what ``module`` computes."""
+    before, after = base_states(module), base_states(merged)
+    if before is None or after is None or (error := difference(after, before)) is None:
+        return ()
+    return (f"merging by peft is not exact: hidden states differ by {error:.2g} of their largest",)
+
+
+def difference(one: Tensor, other: Tensor) -> float | None:
+    """Largest difference as a share of the largest value of ``other``; None where rounding of its type explains it."""
+    apart = float((one.float() - other.float()).abs().max() / other.float().abs().max())
+    return None if apart <= torch.finfo(other.dtype).eps ** 0.5 else apart

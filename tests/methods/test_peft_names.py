@@ -1,0 +1,155 @@
+"""Names in a configuration of peft's: each matches something on the bare backbone, or is refused, or is noted."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from bench.errors import BenchError
+from bench.registry import make
+from tests.methods.adapted import adapt, states, trained
+from tests.methods.families import tiny
+
+LORA = {"peft_type": "LORA", "r": 4}
+DEAD = {
+    "a target beside a live one": ("bert", {"target_modules": ["query", "valu"]}, "'valu' is not .* mean 'value'"),
+    "every target": ("bert", {"target_modules": ["nowhere"]}, "'nowhere' is not found in the base model"),
+    "an expression": ("bert", {"target_modules": "que"}, "'que' is not found in the base model; it has"),
+    "no expression": ("bert", {"target_modules": "(query"}, "is no regular expression"),
+    "nothing but the head": ("llama", {"target_modules": ["lm_head"]}, "holds nothing of the backbone, lm_head alone"),
+    "a rank": ("bert", {"rank_pattern": {"^valu": 2}}, "rank_pattern: '^valu' is not found"),
+    "a rank of what is not adapted": ("bert", {"rank_pattern": {"key": 2}}, "rank_pattern: 'key' is adapted nowhere"),
+    "a rank behind another": ("bert", {"rank_pattern": {"query": 2, ".*0.*query": 3}}, "query' is adapted nowhere"),
+    "an alpha": ("bert", {"alpha_pattern": {"quer": 2}}, "alpha_pattern: 'quer' is not found"),
+    "an exclusion": ("bert", {"exclude_modules": ["layer.7"]}, "exclude_modules: 'layer.7' is not found"),
+    "an exclusion of what is not adapted": ("bert", {"exclude_modules": ["key"]}, "'key' takes nothing away"),
+    "a target that is excluded": ("bert", {"exclude_modules": ["value"]}, "'value' is adapted nowhere"),
+    "a layer": ("bert", {"layers_to_transform": [0, 2]}, "layers_to_transform names 2, where no layer is adapted"),
+    "a layer from behind": ("bert", {"layers_to_transform": [-1]}, "not found in the base model|names -1"),
+    "no layer": ("bert", {"layers_to_transform": []}, "layers_to_transform is empty"),
+    "a list of layers": (
+        "bert", {"layers_to_transform": [0], "layers_pattern": ["layer", "block"]}, "'block' is not found",
+    ),
+    "a saved module": ("bert", {"modules_to_save": ["poooler"]}, "modules_to_save: 'poooler' is not found"),
+    "a parameter": ("bert", {"target_parameters": ["dense.weigh"]}, "'dense.weigh' is not found"),
+    "a token": ("bert", {"trainable_token_indices": [96]}, "names token 96; the vocabulary has 96"),
+    "an embedding": ("bert", {"trainable_token_indices": {"wte": [1]}}, "trainable_token_indices: 'wte' is not found"),
+    "a token twice": ("bert", {"trainable_token_indices": [5, 5]}, "names a token twice"),
+    "a part of IA3": (
+        "bert", {"peft_type": "IA3", "feedforward_modules": ["dens"]}, "subset|'dens' is not found",
+    ),
+    "a block size": ("bert", {"peft_type": "C3A", "block_size": 8, "block_size_pattern": {"keyy": 4}}, "'keyy' is not"),
+    "a frequency": (
+        "bert", {"peft_type": "FOURIERFT", "n_frequency": 9, "n_frequency_pattern": {"key": 4}}, "'key' is adapted",
+    ),
+    "a token of its own type": (
+        "bert", {"peft_type": "TRAINABLE_TOKENS", "token_indices": [99], "target_modules": ["word_embeddings"]}, "99",
+    ),
+    "a whole name of many": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["model.norm"]}, "as well"),
+    "a layer of a decoder": ("llama", {"target_modules": ["q_proj"], "layers_to_transform": 5}, "not found|names 5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DEAD)
+def test_a_name_that_matches_nothing_is_refused(case):
+    family, values, words = DEAD[case]
+    base = LORA if "peft_type" not in values else {}
+    with pytest.raises(BenchError, match=words.replace("^", r"\^")) as refusal:
+        adapt("peft", family, **{"target_modules": ["query", "value"], **base, **values})
+    assert "\n" not in str(refusal.value)
+
+
+NAMED = {
+    "whole names": ("llama", ["model.layers.0.self_attn.q_proj", "layers.1.self_attn.v_proj"], {}, 256 + 192),
+    "names of peft's own wrapper": ("llama", ["base_model.model.model.layers.0.self_attn.q_proj"], {}, 256),
+    "a whole expression": ("llama", r"model\.layers\.\d\.self_attn\.(q|v)_proj", {}, 2 * (256 + 192)),
+    "of BERT under its head": ("bert", ["bert.encoder.layer.1.attention.self.query"], {}, 256),
+    "of GPT-2 under its head": ("gpt2", ["transformer.h.1.attn.c_attn"], {}, 512),
+    "a rank by a whole name": (
+        "llama", ["q_proj"], {"rank_pattern": {"model.layers.1.self_attn.q_proj": 8}}, 256 + 512,
+    ),
+    "a rank by a whole expression": ("llama", ["q_proj"], {"rank_pattern": {r"^model\.layers\.\d.*q_proj": 8}}, 1024),
+    "an exclusion by a whole name": (
+        "llama", ["q_proj"], {"exclude_modules": ["model.layers.0.self_attn.q_proj"]}, 256,
+    ),
+    "an exclusion by a whole expression": ("llama", ["q_proj"], {"exclude_modules": r"model\.layers\.1\..*"}, 256),
+    "a saved module by a whole name": (
+        "llama", ["q_proj"], {"modules_to_save": ["model.layers.1.input_layernorm"]}, 512 + 32,
+    ),
+    "tokens by a whole name": ("llama", ["q_proj"], {"trainable_token_indices": {"model.embed_tokens": [7]}}, 512 + 32),
+}  # fmt: skip
+"""Family, targets, other fields and how many parameters train."""
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_names_of_a_whole_model_are_understood_and_said(case):
+    family, targets, more, count = NAMED[case]
+    method, module = adapt("peft", family, **LORA, target_modules=targets, **more)
+    assert sum(p.numel() for p in trained(module).values()) == count
+    (note,) = method.notes(module)
+    assert note.startswith("names of the whole model are read without their beginning")
+
+
+HEADS = {
+    "a target": {"target_modules": ["q_proj", "lm_head"]},
+    "a whole target": {"target_modules": ["q_proj", "base_model.model.lm_head"]},
+    "a saved module": {"target_modules": ["q_proj"], "modules_to_save": ["score"]},
+    "two saved modules": {"target_modules": ["q_proj"], "modules_to_save": ["classifier", "score"]},
+    "an exclusion": {"target_modules": "all-linear", "exclude_modules": ["lm_head"]},
+    "a rank": {"target_modules": ["q_proj"], "rank_pattern": {"lm_head": 2}},
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_a_head_that_the_backbone_lacks_is_left_out_and_said(case):
+    values = HEADS[case]
+    method, module = adapt("peft", "llama", **LORA, **values)
+    plain = {
+        "target_modules": [n for n in values["target_modules"] if "head" not in n]
+        if "target" in case
+        else values["target_modules"]
+    }
+    _, without = adapt("peft", "llama", **LORA, **plain)
+    assert [(n, p.shape) for n, p in trained(module).items()] == [(n, p.shape) for n, p in trained(without).items()]
+    (note,) = method.notes(module)
+    assert "which the bare backbone lacks and which is left out" in note
+
+
+@pytest.mark.parametrize(
+    ("family", "target"), [("llama", "q_proj"), ("gpt2", "c_attn"), ("bert", "query"), ("t5", "q")]
+)
+def test_layers_are_found_on_a_backbone_that_begins_with_them(family, target):
+    _, module = adapt("peft", family, **LORA, target_modules=[target], layers_to_transform=[1])
+    layers = {re.search(r"\.(?:layers|h|layer|block)\.(\d)\.", name)[1] for name in trained(module)}
+    assert layers == {"1"}
+
+
+def test_what_was_left_out_loads_again():
+    method, module = adapt("peft", "llama", **LORA, **HEADS["a target"])
+    method_again, config = make("peft", LORA | HEADS["a target"])
+    again = method_again.load_delta(tiny("llama"), config, method.delta(module))
+    assert torch.equal(states(again.eval()), states(module.eval()))
+
+
+ELSEWHERE = {"num_layers": 24, "num_attention_heads": 32, "token_dim": 2048, "num_transformer_submodules": 2}
+PROMPTS = {
+    "PREFIX_TUNING": {"encoder_hidden_size": 2048, "prefix_projection": False},
+    "PROMPT_TUNING": {},
+    "MULTITASK_PROMPT_TUNING": {},
+    "P_TUNING": {"encoder_hidden_size": 8},
+    "CARTRIDGE": {},
+}
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_a_saved_prompt_takes_the_dimensions_of_the_backbone_here_and_says_so(kind, family, tmp_path):
+    saved = {"peft_type": kind, "num_virtual_tokens": 5, "task_type": "SEQ_2_SEQ_LM", **PROMPTS[kind]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(saved | ELSEWHERE))
+    method, module = adapt("peft", family, adapter_config=str(tmp_path))
+    own = {key: saved[key] for key in ("peft_type", "num_virtual_tokens", *PROMPTS[kind])}
+    _, plain = adapt("peft", family, **own)
+    assert [(n, p.shape) for n, p in trained(module).items()] == [(n, p.shape) for n, p in trained(plain).items()]
+    assert states(module).shape == (3, 13, 32)
+    assert "token_dim = 2048, num_layers = 24" in next(note for note in method.notes(module) if "another" in note)
