@@ -146,8 +146,14 @@ def summary(
         bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
         predicted_peak_memory_bytes=peak,
         largest_saved=ledger.saved[:LARGEST],
-        notes=tuple(notes),
+        notes=(*notes, *_left_out(ledger)),
     )
+
+
+def _left_out(ledger: Ledger) -> list[str]:
+    """What the FLOPs of a step leave out, as a sentence."""
+    names = ", ".join(ledger.uncounted)
+    return [f"FLOPs leave out {names}: there is no formula for them here (METHODOLOGY.md, FLOPs)"] if names else []
 
 
 def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Callable[[], TrainingStep]:

@@ -107,6 +107,8 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Optimizers that read their step number get 1: no shape depends on it.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, mode: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._mode = mode

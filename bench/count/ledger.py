@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.fake import asked_device
-from bench.count.operations import CriticalPath, Product, factors, product, tensors
+from bench.count.operations import CriticalPath, Product, factors, product, tensors, uncounted
 from bench.schema.record import Flops, Owners, PathCounts, SavedTensor
 from bench.training.loop import Reached
 
@@ -39,6 +39,8 @@ class Ledger(StepFigures):
     """The same bytes by the module whose forward kept them first."""
     saved: tuple[SavedTensor, ...]
     """All of these tensors, the largest first."""
+    uncounted: tuple[str, ...]
+    """Operations of the step that may hold products and have no formula: the FLOPs leave them out."""
 
 
 def count_step(
@@ -85,6 +87,7 @@ def count_step(
         saved_activations=sum(by_owner.values()),
         saved_by_owner=dict(by_owner),
         saved=tuple(listed),
+        uncounted=tuple(sorted(counter.uncounted)),
     )
 
 
@@ -136,9 +139,12 @@ _COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.cat.default}
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up products by phase, kind and place."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, places: Places) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.backward = False
+        self.uncounted: set[str] = set()
         self._places = places
         self._nodes: dict[int, _Node] = {}
         self._next = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
@@ -157,6 +163,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._places.follow_copy(list(tensors(args)), out)
         found = product(func, args, kwargs, out)
         if found is None:
+            found = None if forward else _outer(func, out)
+        if found is None:
+            if (name := uncounted(func)) is not None:
+                self.uncounted.add(name)
             return out
         operands = list(tensors((args, kwargs)))
         parameter = self._places.parameter(operands)
@@ -224,6 +234,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
 
+def _outer(func: Any, out: Any) -> Product | None:
+    """The weight gradient of a matrix times a vector, which torch writes as an elementwise product."""
+    if func is not torch.ops.aten.mul.Tensor or out.ndim != 2:
+        return None
+    node = torch._C._current_autograd_node()
+    times_vector = node is not None and node.name() in ("MvBackward0", "AddmvBackward0")
+    return Product(2 * out.numel(), "weight") if times_vector else None
+
+
 def _kind(found: Product, node: _Node, operands: list[Tensor], reads_parameter: bool) -> str:
     """Kind of one backward product: by the factor of the forward product that it does not read."""
     if found.kind == "attention" and not node.learned and not reads_parameter:
@@ -241,6 +260,8 @@ def _kind(found: Product, node: _Node, operands: list[Tensor], reads_parameter: 
 
 class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every dispatched operation and adds up its FLOPs."""
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -38,6 +38,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Scratch space inside a kernel is invisible. Peaks equal those of torch's CPU allocator; sums of allocations do not.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, rounding: int = ROUNDING) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.current = 0
