@@ -71,7 +71,7 @@ def _method(results: Results, label: str, cost: "pd.Series", score: "pd.Series")
         cost[name] if not fmt.missing(cost[name]) else float(score[name])
         for name in ("trainable_method", "delta_bytes")
     )
-    timed = not results.cost_table()[["step_ratio", "unmerged_batch_1_ratio", "peak_step_bytes"]].isna().all(axis=None)
+    timed = not results.cost_table()[["step_ratio", "unmerged_batch_1_ratio"]].isna().all(axis=None)
     measured, baseline = number(cost["peak_step_bytes"]), label == results.baseline
     is_base = {True: "=", False: "differs"}.get(cost["merged_is_base"], fmt.MISSING)
     failed = int(score["failed"]) + (cost["status"] not in ("ok", None) and not fmt.missing(cost["status"]))
