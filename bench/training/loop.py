@@ -42,7 +42,7 @@ class Recipe:
     gradient_accumulation: int = 1
     """Parts that the rows of a step are computed in, one after the other: less memory, the same gradient."""
     dtype: Literal["float32", "bfloat16_autocast"] = "float32"
-    """See ``bench.schema.record.Dtype``."""
+    """See ``bench.schema.forms.Dtype``."""
 
 
 def make_optimizer(

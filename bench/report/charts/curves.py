@@ -212,7 +212,7 @@ class Spent(NamedTuple):
     """What scores stand against."""
 
     column: str
-    """Of `bench.analysis.curve_table`."""
+    """Of `bench.analysis.curves.curve_table`."""
     title: str
     axis: str
     note: str

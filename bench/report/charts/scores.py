@@ -43,7 +43,7 @@ class Cost(NamedTuple):
     """What scores are held against."""
 
     column: str
-    """Of `bench.analysis.cost_table`."""
+    """Of `bench.analysis.costs.cost_table`."""
     name: str
     axis: str
     """What stands below the axis, its unit with it."""

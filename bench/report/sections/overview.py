@@ -272,7 +272,7 @@ def peak_name(source: str | None) -> str:
 
 
 def memory_name(costs: "pd.DataFrame") -> str:
-    """What the peaks of a table of `bench.analysis.cost_table` are, where no step ran the predicted ones."""
+    """What the peaks of a table of `bench.analysis.costs.cost_table` are, where no step ran the predicted ones."""
     sources = [source for source in costs["peak_memory_source"] if isinstance(source, str)]
     predicted = not sources and costs["predicted_step_bytes"].notna().any()
     return "predicted peak memory" if predicted else peak_name(next(iter(sources), None))
