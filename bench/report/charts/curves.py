@@ -8,28 +8,8 @@ import pandas as pd
 
 from bench.analysis.curves import NEAR
 from bench.report import format as fmt
-from bench.report.charts.canvas import (
-    ACROSS,
-    BYTES,
-    FAINT,
-    INK,
-    MANY,
-    QUIET_INK,
-    WIDTH,
-    Floats,
-    Layout,
-    Words,
-    depth,
-    key,
-    key_rows,
-    line,
-    line_handle,
-    mark,
-    new_figure,
-    room_for,
-    rows,
-    scaled,
-)
+from bench.report.charts import canvas
+from bench.report.charts.canvas import ACROSS, BYTES, FAINT, INK, MANY, QUIET_INK, WIDTH, Floats, Layout, Words
 from bench.report.charts.labels import name_ends
 from bench.report.charts.scores import BEST
 from bench.report.charts.sheet import Sheet, groups
@@ -69,18 +49,18 @@ def _panels(sheet: Sheet, words: Words, shown: list[str], tasks: Sequence[str]) 
     if len(shown) > MANY:
         return _facets(sheet, words, groups(style, shown, FACET), tasks)
     if len(tasks) <= NAMED:
-        room = max(room_for(style, shown) - 0.1, 1.0)
+        room = max(canvas.room_for(style, shown) - 0.1, 1.0)
         layout = Layout(
             max(3.2, 0.2 * len(shown)), left=0.6, right=room, widths=(1.0,) * len(tasks), above=0.3, gap=room + 0.4
         )
     else:
         texts = [style[label].text for label in shown]
         layout = Layout(
-            2.0, left=0.6, widths=(1.0,) * ACROSS, panels=len(tasks), above=0.3, gap=0.45, keys=key_rows(texts)
+            2.0, left=0.6, widths=(1.0,) * ACROSS, panels=len(tasks), above=0.3, gap=0.45, keys=canvas.key_rows(texts)
         )
-    figure, drawn = new_figure(words, layout)
+    figure, drawn = canvas.new_figure(words, layout)
     if layout.keys:
-        key(figure, [line_handle(style[label]) for label in shown], layout)
+        canvas.key(figure, [canvas.line_handle(style[label]) for label in shown], layout)
     for axes, task in zip(drawn, tasks, strict=True):
         axes.set_title(fmt.plain(task), color=INK)
     named = not layout.keys
@@ -93,13 +73,13 @@ def _facets(
     """Rows of panels: one group of methods each, a panel a task; two groups side by side where there is one task."""
     style = sheet.looks
     alone = len(tasks) == 1
-    room = max(room_for(style, members) for _, members in parts) + (-0.1 if alone else 0.1)
+    room = max(canvas.room_for(style, members) for _, members in parts) + (-0.1 if alone else 0.1)
     per_part = -(-len(tasks) // ACROSS) * ACROSS if len(tasks) > ACROSS else len(tasks)
     across, gap = (2, room + 0.45) if alone else (min(ACROSS, len(tasks)), 0.45)
     height = max(1.5, 0.18 * max(len(members) for _, members in parts))
     layout = Layout(height, left=0.6, right=room, widths=(1.0,) * across, panels=per_part * len(parts), above=0.3,
                     gap=gap)  # fmt: skip
-    figure, drawn = new_figure(words, layout)
+    figure, drawn = canvas.new_figure(words, layout)
     found = []
     for at, (title, members) in enumerate(parts):
         mine = drawn[at * per_part : (at + 1) * per_part]
@@ -112,7 +92,7 @@ def _facets(
             continue
         last = mine[min(across, len(tasks)) - 1]
         last.legend(
-            handles=[line_handle(style[label]) for label in members], loc="upper left", borderaxespad=0,
+            handles=[canvas.line_handle(style[label]) for label in members], loc="upper left", borderaxespad=0,
             bbox_to_anchor=(1 + 0.1 / (WIDTH * last.get_position().width), 1.04), labelspacing=0.35, handlelength=1.8,
         )  # fmt: skip
     return figure, found
@@ -154,7 +134,7 @@ def training_loss(sheet: Sheet) -> "Figure | None":
         _behind(axes, [curve for label, curve in curves.items() if label not in members])
         for label in (label for label in members if label in curves):
             steps, values = curves[label]
-            look = line(sheet.looks[label], 6) | {"markevery": [len(steps) - 1], "clip_on": False}
+            look = canvas.line(sheet.looks[label], 6) | {"markevery": [len(steps) - 1], "clip_on": False}
             axes.plot(steps, values, **look)
         axes.set_xlim(1, max(map(len, losses[task].values())))
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
@@ -252,7 +232,7 @@ def score_on_the_way(sheet: Sheet, name: str) -> "Figure | None":
     if not tasks:
         return None
     shown = [label for label in sheet.labels if label in set(table["method"])]
-    size, unit = scaled(table[spent.column].to_numpy(dtype=float), spent.units)
+    size, unit = canvas.scaled(table[spent.column].to_numpy(dtype=float), spent.units)
     words = sheet.words(spent.title, _spent_caption(sheet, spent, table), *spent.badges, shape="")
     figure, panels = _panels(sheet, words, shown, tasks)
     table = table.assign(x=table[spent.column] / size)
@@ -285,7 +265,7 @@ def _readings(axes: "Axes", sheet: Sheet, part: pd.DataFrame, members: list[str]
     others = [(read["x"].to_numpy(), read["score"].to_numpy()) for k, read in curves.items() if k not in members]
     _behind(axes, others)
     for label in (label for label in members if label in curves):
-        read, look = curves[label], line(sheet.looks[label], 4.5)
+        read, look = curves[label], canvas.line(sheet.looks[label], 4.5)
         axes.plot(read["x"], read["score"], **look)
         axes.fill_between(read["x"], read["low"], read["high"], color=look["color"], alpha=0.06, linewidth=0, zorder=1)
     low, high = part["score"].min(), part["score"].max()
@@ -315,16 +295,16 @@ def cost_to_reach(sheet: Sheet) -> "Figure | None":
     names = [label for label in sheet.labels if label in table.index.get_level_values("method")]
     shown = [column for column in _COLUMNS if table[column].notna().any()]
     layout = Layout(
-        depth(sheet.looks, names), room_for(sheet.looks, names), right=0.45, widths=(1.0,) * len(shown),
+        canvas.depth(sheet.looks, names), canvas.room_for(sheet.looks, names), right=0.45, widths=(1.0,) * len(shown),
         panels=len(shown) * len(tasks), above=0.3, gap=0.3,
     )  # fmt: skip
     words = sheet.words(reach_title(sheet.results), _reach_caption(sheet), "scored", "timed", shape="")
-    figure, panels = new_figure(words, layout)
+    figure, panels = canvas.new_figure(words, layout)
     for deep, task in enumerate(tasks):
         medians = table.xs(task, level="task")
         row = panels[deep * len(shown) : (deep + 1) * len(shown)]
         for axes, column in zip(row, shown, strict=True):
-            y = rows(axes, sheet.looks, names, named=axes is row[0])
+            y = canvas.rows(axes, sheet.looks, names, named=axes is row[0])
             at = dict(zip(names, y, strict=True))
             _reach(axes, sheet, column, cells[cells["task"] == task], medians, at)
         row[0].set_title(fmt.plain(task), color=INK, loc="left")
@@ -353,14 +333,14 @@ def _reach(
     axes: "Axes", sheet: Sheet, column: str, cells: pd.DataFrame, medians: pd.DataFrame, y: dict[str, float]
 ) -> None:
     known = [*medians[column].dropna(), *(cells[column].dropna() if column in cells else ())]
-    size, unit = scaled(known, _UNITS[column])
+    size, unit = canvas.scaled(known, _UNITS[column])
     for label, height in y.items():
         look = sheet.looks[label]
         if column in cells:
             seeds = cells.loc[cells["method"] == label, column].dropna() / size
             axes.plot(seeds, [height] * len(seeds), "o", color=look.colour, alpha=0.45, markersize=3, zorder=3)
         if label in medians.index and not np.isnan(medians.loc[label, column]):
-            mark(axes, medians.loc[label, column] / size, height, look, 7)
+            canvas.mark(axes, medians.loc[label, column] / size, height, look, 7)
     axes.set_xlim(0, max(known) / size * 1.08 if known else 1)
     letter = f"{unit}FLOP" if column == "flops" else unit
     axes.set_xlabel(_COLUMNS[column] + (f" ({letter})" if letter else ""))

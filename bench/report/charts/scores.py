@@ -7,25 +7,8 @@ import numpy as np
 import pandas as pd
 
 from bench.report import format as fmt
-from bench.report.charts.canvas import (
-    ACROSS,
-    FAINT,
-    INK,
-    MEANING,
-    QUIET_INK,
-    Floats,
-    Layout,
-    depth,
-    interval,
-    key,
-    key_rows,
-    line,
-    line_handle,
-    mark,
-    new_figure,
-    room_for,
-    rows,
-)
+from bench.report.charts import canvas
+from bench.report.charts.canvas import ACROSS, FAINT, INK, MEANING, QUIET_INK, Floats, Layout
 from bench.report.charts.labels import boxes, place
 from bench.report.charts.sheet import Sheet
 from bench.report.sections import overview as facts
@@ -94,7 +77,7 @@ def score_against(sheet: Sheet, name: str) -> "Figure | None":
     table = table.loc[[label for label in sheet.labels if label in table.index]]
     shape = "" if cost.log else None  # what is trained and stored does not depend on it
     words = sheet.words(f"Score against {cost.name}", _caption(sheet, cost), *cost.badges, shape=shape)
-    figure, (axes,) = new_figure(words, Layout(4.6, left=0.62))
+    figure, (axes,) = canvas.new_figure(words, Layout(4.6, left=0.62))
     x = table["cost"].to_numpy()
     if cost.log:
         x, zero = _log_with_zero(axes, x, cost.letter)
@@ -136,7 +119,7 @@ def _points(axes: "Axes", sheet: Sheet, table: pd.DataFrame, x: Floats) -> None:
         if not np.isnan(row.low):
             bars.append(((at, row.low), (at, row.high)))
             axes.vlines(at, row.low, row.high, color=look.colour, alpha=0.45, linewidth=1.2, zorder=2)
-        mark(axes, at, row.mean, look, 7.5, ring=True, clip_on=False)
+        canvas.mark(axes, at, row.mean, look, 7.5, ring=True, clip_on=False)
     axes.margins(y=0.08)
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, min(top, BEST))
@@ -194,18 +177,18 @@ def score_task(sheet: Sheet) -> "Figure | None":
     )
     across = min(ACROSS, len(tasks))
     layout = Layout(
-        depth(sheet.looks, names), room_for(sheet.looks, names), widths=(1.0,) * across, panels=len(tasks), above=0.3,
-        gap=0.3,
+        canvas.depth(sheet.looks, names), canvas.room_for(sheet.looks, names), widths=(1.0,) * across,
+        panels=len(tasks), above=0.3, gap=0.3,
     )  # fmt: skip
-    figure, panels = new_figure(sheet.words("Score per task", caption, "scored"), layout)
+    figure, panels = canvas.new_figure(sheet.words("Score per task", caption, "scored"), layout)
     for at, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        y = rows(axes, sheet.looks, names, named=at % across == 0)
+        y = canvas.rows(axes, sheet.looks, names, named=at % across == 0)
         part = table.xs(task, level="task")
         for height, name in zip(y, names, strict=True):
             if name in part.index:
                 row, look = part.loc[name], sheet.looks[name]
-                interval(axes, height, row["low"], row["high"], look)
-                mark(axes, row["mean"], height, look, clip_on=False)
+                canvas.interval(axes, height, row["low"], row["high"], look)
+                canvas.mark(axes, row["mean"], height, look, clip_on=False)
         if sheet.baseline in part.index:
             axes.axvline(part.loc[sheet.baseline, "mean"], color=FAINT, linewidth=0.8, zorder=1)
         axes.axvline(part["floor"].max(), color=FAINT, linewidth=1, linestyle="--", zorder=1)
@@ -235,10 +218,10 @@ def gradient_norms(sheet: Sheet) -> "Figure | None":
     panels = [(task, part) for task in tasks for part in table.loc[table["task"] == task, "part"].unique()]
     shown = [label for label in sheet.labels if label in set(table["method"])]
     across = min(ACROSS, len(panels))
-    keys = key_rows([sheet.looks[label].text for label in shown])
+    keys = canvas.key_rows([sheet.looks[label].text for label in shown])
     layout = Layout(2.7, left=0.82, widths=(1.0,) * across, panels=len(panels), above=0.3, gap=0.62, keys=keys)
     words = sheet.words("Gradients of the first steps", _norms_caption(table), "scored", shape="")
-    figure, drawn = new_figure(words, layout)
+    figure, drawn = canvas.new_figure(words, layout)
     scale = _Scale(table["mean"].to_numpy(dtype=float))
     for axes, (task, part) in zip(drawn, panels, strict=True):
         own = table[(table["task"] == task) & (table["part"] == part)]
@@ -249,7 +232,7 @@ def gradient_norms(sheet: Sheet) -> "Figure | None":
         axes.set_xlabel("optimizer step")
     for axes in drawn[::across]:
         axes.set_ylabel("gradient norm (log scale)")
-    key(figure, [line_handle(sheet.looks[label]) for label in shown], layout)
+    canvas.key(figure, [canvas.line_handle(sheet.looks[label]) for label in shown], layout)
     return figure
 
 
@@ -269,7 +252,7 @@ def _norms(axes: "Axes", sheet: Sheet, table: pd.DataFrame, scale: "_Scale") -> 
     last = int(table["step"].max())
     for label in [label for label in sheet.labels if label in set(table["method"])]:
         mine = table[table["method"] == label]
-        look = line(sheet.looks[label], 4) | {"markevery": max(1, last // MARKS), "clip_on": False}
+        look = canvas.line(sheet.looks[label], 4) | {"markevery": max(1, last // MARKS), "clip_on": False}
         axes.plot(mine["step"], scale.place(mine["mean"].to_numpy(dtype=float)), **look)
     axes.set_xlim(1, max(last, 2))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -340,19 +323,22 @@ def directions(sheet: Sheet) -> "Figure | None":
     titles = {column: title for column, title in titles.items() if table[column].notna().any()}
     labels = [label for label in sheet.labels if label in set(table["method"])]
     layout = Layout(
-        depth(sheet.looks, labels), left=room_for(sheet.looks, labels), widths=(1.0,) * len(titles), above=0.32
+        canvas.depth(sheet.looks, labels),
+        left=canvas.room_for(sheet.looks, labels),
+        widths=(1.0,) * len(titles),
+        above=0.32,
     )
     words = sheet.words("Directions of what training added to a weight", _directions_caption(table), "scored", shape="")
-    figure, panels = new_figure(words, layout)
+    figure, panels = canvas.new_figure(words, layout)
     for axes, (column, title) in zip(panels, titles.items(), strict=True):
-        heights = rows(axes, sheet.looks, labels, named=axes is panels[0])
+        heights = canvas.rows(axes, sheet.looks, labels, named=axes is panels[0])
         for y, label in zip(heights, labels, strict=True):
             values = table.loc[table["method"] == label, column].dropna()
             if values.empty:
                 continue
             look = sheet.looks[label]
             axes.plot(values, np.full(len(values), y), "o", color=look.colour, markersize=3, alpha=0.25)
-            mark(axes, float(values.mean()), y, look)
+            canvas.mark(axes, float(values.mean()), y, look)
         axes.axvline(float(table["by_chance"].mean()), color=FAINT, linestyle="--", linewidth=1)
         axes.set_xlim(-0.04, 1.04)
         axes.set_title(title, fontsize=8.5, color=INK)

@@ -7,26 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from bench.report import format as fmt
-from bench.report.charts.canvas import (
-    BYTES,
-    FAINT,
-    GRID,
-    INK,
-    QUIET_INK,
-    WIDTH,
-    Floats,
-    Layout,
-    Words,
-    cells,
-    depth,
-    key,
-    new_figure,
-    room_for,
-    rows,
-    scaled,
-    stack,
-    text_width,
-)
+from bench.report.charts import canvas
+from bench.report.charts.canvas import BYTES, FAINT, GRID, INK, QUIET_INK, WIDTH, Floats, Layout, Words
 from bench.report.charts.sheet import Looks, Sheet
 from bench.schema.record import Flops, Owners
 
@@ -107,12 +89,12 @@ def backward_by_depth(flops: Mapping[str, Flops], baseline: str, words: Words, s
         return None
     words = Words(words.title, _depth_caption(fmt.plain(baseline), split), words.subtitle, words.badges)
     names, depths = list(flops), list(whole)
-    left, right, gap = room_for(style, names), 0.5, 0.14
+    left, right, gap = canvas.room_for(style, names), 0.5, 0.14
     widths = (WIDTH - left - right - 2 * gap - BESIDE - BAR, BESIDE, BAR)
-    layout = Layout(depth(style, names), left, right, widths, gap=gap, above=0.3, below=0.55)
-    figure, (axes, totals, bar) = new_figure(words, layout)
-    y = rows(axes, style, names)
-    rows(totals, style, names, named=False)
+    layout = Layout(canvas.depth(style, names), left, right, widths, gap=gap, above=0.3, below=0.55)
+    figure, (axes, totals, bar) = canvas.new_figure(words, layout)
+    y = canvas.rows(axes, style, names)
+    canvas.rows(totals, style, names, named=False)
     beside = _of_whole(flops, baseline)
     most = max(1.0, float(np.nanmax(ratio)), float(beside.max()))
     top = min(DARKEST, most)
@@ -172,7 +154,9 @@ def _paint(axes: "Axes", y: Floats, ratio: Floats, top: float, numbered: bool) -
     from matplotlib.colors import ListedColormap
 
     shades = matplotlib.colormaps["Blues"](np.linspace(0.1, 0.95, 256))
-    image = cells(axes, y, ratio, ListedColormap(shades).with_extremes(under="white", bad=UNDEFINED), (1e-9, top))
+    image = canvas.cells(
+        axes, y, ratio, ListedColormap(shades).with_extremes(under="white", bad=UNDEFINED), (1e-9, top)
+    )
     for i, j in np.argwhere(ratio > 0) if numbered else ():
         value = float(ratio[i, j])
         text = fmt.ratio(value, 2 if value < 100 else 0)
@@ -187,7 +171,7 @@ def _name_depths(axes: "Axes", depths: list[str]) -> None:
     shown = [at for at in range(len(depths)) if number.get(at, 0) % every == 0]
     if every > 1 and len(depths) - 2 in number:  # no room for the number beside the word at the end
         shown = [at for at in shown if at != len(depths) - 2]
-    spelled = text_width("embeddings", 8) < WIDTH * axes.get_position().width / len(depths)
+    spelled = canvas.text_width("embeddings", 8) < WIDTH * axes.get_position().width / len(depths)
     axes.set_xticks(shown, [_spelled(depths[at], spelled) for at in shown])
     axes.set_xlabel("depth: input on the left, task head on the right" + ("" if spelled else " (layers by number)"))
 
@@ -220,9 +204,9 @@ def anatomy(flops: Mapping[str, Flops], baseline: str, words: Words, style: Look
         return None
     names, whole = list(flops), flops[baseline].backward
     drawn = [kind for kind in KINDS if any(getattr(counted, kind.field) for counted in flops.values())]
-    layout = Layout(depth(style, names), room_for(style, names), 0.2, above=0.42, keys=1)
-    figure, (axes,) = new_figure(words, layout)
-    y = rows(axes, style, names)
+    layout = Layout(canvas.depth(style, names), canvas.room_for(style, names), 0.2, above=0.42, keys=1)
+    figure, (axes,) = canvas.new_figure(words, layout)
+    y = canvas.rows(axes, style, names)
     longest = max(counted.backward for counted in flops.values()) / whole
     axes.set_xlim(0, 1.17 * longest)
     ends = np.zeros(len(names))
@@ -238,7 +222,7 @@ def anatomy(flops: Mapping[str, Flops], baseline: str, words: Words, style: Look
     handles = [Patch(facecolor=kind.colour, label=kind.name) for kind in drawn]
     if any(counted.method.backward for counted in flops.values()):
         handles.append(Patch(facecolor="#bbbbbb", edgecolor="white", hatch=HATCH, label="in the method's own modules"))
-    key(figure, handles, layout)
+    canvas.key(figure, handles, layout)
     return figure
 
 
@@ -261,7 +245,7 @@ def _say_whole(axes: "Axes", end: float, y: float, counted: Flops, whole: int) -
     text = f"{fmt.ratio(counted.backward / whole)} x"
     axes.annotate(text, (end, y), (5, 0), fontsize=9, color=INK, **over)
     if not counted.backbone.backward:
-        beside = 5 + 72 * text_width(text) + 6
+        beside = 5 + 72 * canvas.text_width(text) + 6
         axes.annotate("none of it in the backbone", (end, y), (beside, 0), fontsize=8, style="italic",
                       color=QUIET_INK, **over)  # fmt: skip
 
@@ -274,7 +258,7 @@ def _spent(counted: Flops, kind: Kind, own: bool) -> int:
 def _part(axes: "Axes", y: Floats, left: Floats, width: Floats, kind: Kind, own: bool) -> Floats:
     some = width > 0
     if some.any():
-        stack(axes, y[some], left[some], width[some], kind.colour, **({"hatch": HATCH} if own else {}))
+        canvas.stack(axes, y[some], left[some], width[some], kind.colour, **({"hatch": HATCH} if own else {}))
     if not own:
         top = axes.get_xlim()[1]
         for at, start, share in zip(y[some], left[some], width[some], strict=True):
@@ -287,7 +271,7 @@ def _part(axes: "Axes", y: Floats, left: Floats, width: Floats, kind: Kind, own:
 def _scales(axes: "Axes", whole: int, name: str, longest: float, guide: float) -> None:
     """Below FLOPs, above shares of the baseline; none where the guide stands."""
     most = longest * whole
-    size, unit = scaled([most], ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
+    size, unit = canvas.scaled([most], ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")))
     ticks = np.arange(0, 1.17 * most / size, _round_step(most / size, 0.1))
     axes.set_xticks(ticks * size / whole, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(f"backward FLOPs of one training step ({unit}FLOP)")
@@ -363,18 +347,18 @@ def memory_breakdown(held: Sequence[Mapping[str, Any]], words: Words, style: Loo
     peaks = np.array([float(of["step"]) if of else np.nan for of in peak])
     source = next((row["peak_memory_source"] for row in held if row.get("peak_memory_bytes")), None)
     longest = float(np.nanmax([*sums, *peaks]))
-    size, unit = scaled([longest], BYTES[:3])
+    size, unit = canvas.scaled([longest], BYTES[:3])
     limit = held[0].get("device_memory_bytes")
     beyond = limit is not None and limit > 3 * longest
     words = Words(words.title, _memory_caption(source, limit if beyond else None), words.subtitle, words.badges)
-    layout = Layout(depth(style, names), room_for(style, names), 0.2, keys=1)
-    figure, (axes,) = new_figure(words, layout)
-    y = rows(axes, style, names)
+    layout = Layout(canvas.depth(style, names), canvas.room_for(style, names), 0.2, keys=1)
+    figure, (axes,) = canvas.new_figure(words, layout)
+    y = canvas.rows(axes, style, names)
     left = np.zeros(len(names))
     for part, (label, colour) in PARTS.items():
-        left = stack(axes, y, left, parts[part] / size, colour, label=label)
+        left = canvas.stack(axes, y, left, parts[part] / size, colour, label=label)
     rest = np.nan_to_num(peaks - sums).clip(min=0) / size
-    stack(axes, y, left, rest, "white", edgecolor="#b5b5b5", hatch="////", label=REST)
+    canvas.stack(axes, y, left, rest, "white", edgecolor="#b5b5b5", hatch="////", label=REST)
     axes.plot(peaks / size, y, "|", color="#000000", markersize=14, markeredgewidth=1.8, label=PEAKS[source], zorder=4)
     for at, end, peak in zip(y, np.fmax(sums, peaks) / size, peaks, strict=True):
         axes.text(end + 0.012 * longest / size, at, fmt.size(peak), va="center", fontsize=8.5, color=INK, zorder=4,
@@ -387,7 +371,7 @@ def memory_breakdown(held: Sequence[Mapping[str, Any]], words: Words, style: Loo
     axes.set_xlabel(f"memory of one training step ({unit})")
     marks, _ = axes.get_legend_handles_labels()
     order = [*(label for label, _ in PARTS.values()), REST]
-    key(
+    canvas.key(
         figure,
         sorted(marks, key=lambda mark: order.index(mark.get_label()) if mark.get_label() in order else 99),
         layout,

@@ -11,26 +11,8 @@ from bench.analysis.costs import peak_column
 from bench.analysis.sweeps import Crossover, Series, guests, series
 from bench.analysis.tuning import Outcome, Search
 from bench.report import format as fmt
-from bench.report.charts.canvas import (
-    ACROSS,
-    FAINT,
-    INK,
-    MEANING,
-    QUIET_INK,
-    SMALL,
-    Layout,
-    Words,
-    key,
-    key_rows,
-    line,
-    line_handle,
-    mark,
-    new_figure,
-    room_for,
-    save,
-    styled,
-    text_width,
-)
+from bench.report.charts import canvas
+from bench.report.charts.canvas import ACROSS, FAINT, INK, MEANING, QUIET_INK, SMALL, Layout, Words
 from bench.report.charts.labels import apart
 from bench.report.charts.sheet import Sheet, looks
 from bench.report.sections import tuning
@@ -64,9 +46,11 @@ def peak_growth(sheet: Sheet) -> "Figure | None":
     across = min(ACROSS, len(curves))
     layout = Layout(
         1.75, left=0.68, widths=(1.0,) * across, panels=len(curves), above=0.42, gap=0.5, below=0.5,
-        keys=key_rows([sheet.looks[label].text for label in shown]),
+        keys=canvas.key_rows([sheet.looks[label].text for label in shown]),
     )  # fmt: skip
-    figure, panels = new_figure(sheet.words("Growth: peak memory as one quantity grows", GROWTH, "counted"), layout)
+    figure, panels = canvas.new_figure(
+        sheet.words("Growth: peak memory as one quantity grows", GROWTH, "counted"), layout
+    )
     for axes, (name, peaks) in zip(panels, curves.items(), strict=True):
         _growth(sheet, axes, swept[name], name, peaks)
         for guest in (guest for guest, host in hosts.items() if host == name):
@@ -76,7 +60,7 @@ def peak_growth(sheet: Sheet) -> "Figure | None":
                 _rings(axes, crossover)
     for axes in panels[::across]:
         axes.set_ylabel("peak memory (MB)")
-    key(figure, [line_handle(sheet.looks[label]) for label in shown], layout)
+    canvas.key(figure, [canvas.line_handle(sheet.looks[label]) for label in shown], layout)
     return figure
 
 
@@ -86,7 +70,7 @@ def _peaks(sheet: Sheet, name: str) -> pd.DataFrame:
 
 def _growth(sheet: Sheet, axes: "Axes", asked: ResolvedSweep, name: str, peaks: pd.DataFrame) -> None:
     for label, row in peaks.iterrows():
-        axes.plot(row.index, row, **line(sheet.looks[str(label)], 4))
+        axes.plot(row.index, row, **canvas.line(sheet.looks[str(label)], 4))
     axes.set_xscale("log")
     axes.set_yscale("log")
     _ticks(axes, [int(value) for value in peaks.columns])
@@ -151,19 +135,19 @@ def against_size(sheet: Sheet) -> "Figure | None":
     drawn = [sheet.looks[next(iter(one.labels.values()))] for one in shown]
     texts = [_spelled(one) for one in shown]
     layout = Layout(1.7, left=0.7, widths=(1.0,) * BESIDE, panels=len(panels), above=0.3, gap=0.7, below=0.5,
-                    keys=key_rows(texts))  # fmt: skip
+                    keys=canvas.key_rows(texts))  # fmt: skip
     caption = f"Dashed: {sheet.name}. {MEANING} over seeds or blocks. The horizontal axis is logarithmic."
     words = sheet.words(f"Score and cost against {field.replace('_', ' ')}", caption, *badges)
-    figure, axes = new_figure(words, layout)
+    figure, axes = canvas.new_figure(words, layout)
     values = sorted({value for one in shown for value in one.labels})
     for at, (title, panel) in zip(axes, panels.items(), strict=True):
         for one, look in zip(shown, drawn, strict=True):
             row = panel.reindex(list(one.labels.values()))
-            at.plot(list(one.labels), row["value"], **line(look, 4.5))
+            at.plot(list(one.labels), row["value"], **canvas.line(look, 4.5))
             if row["low"].notna().any():
                 at.vlines(list(one.labels), row["low"], row["high"], color=look.colour, linewidth=0.9, alpha=0.7)
         _dress(at, title, field, panel, sheet.baseline, values)
-    key(figure, [line_handle(look, text) for look, text in zip(drawn, texts, strict=True)], layout)
+    canvas.key(figure, [canvas.line_handle(look, text) for look, text in zip(drawn, texts, strict=True)], layout)
     return figure
 
 
@@ -214,16 +198,18 @@ def rank_slope(sheet: Sheet) -> "Figure | None":
     if change is None:
         return None
     ranked, names = change.table, list(change.table.index)
-    side = room_for(sheet.looks, names) + text_width("100.0", 8) + 0.1
+    side = canvas.room_for(sheet.looks, names) + canvas.text_width("100.0", 8) + 0.1
     words = sheet.words(tuning.RANKING, " ".join(tuning.sentences(change)), "scored", shape="")
-    figure, (axes,) = new_figure(words, Layout(PLACE * (len(names) + 1), left=side, right=side, above=0.3, below=0.1))
+    figure, (axes,) = canvas.new_figure(
+        words, Layout(PLACE * (len(names) + 1), left=side, right=side, above=0.3, below=0.1)
+    )
     ends = {column: _ranking(axes, sheet, ranked, column, x) for x, column in enumerate(("default", "tuned"))}
     for label in names:
         look = sheet.looks[label]
         heights = [at[label] for at in ends.values()]
-        axes.plot([0, 1], heights, **line(look, 0) | {"marker": ""})
+        axes.plot([0, 1], heights, **canvas.line(look, 0) | {"marker": ""})
         for x, height in enumerate(heights):
-            mark(axes, x, height, look, 6.5, clip_on=False)
+            canvas.mark(axes, x, height, look, 6.5, clip_on=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) + 0.5, 0.5)
     default = "" if change.default is None else f" ({tuning.pair(change.default)})"
@@ -254,8 +240,8 @@ def draw_search(search: Search, outcomes: Sequence[Outcome]) -> list[Path]:
     Raises:
         BenchError: The folder cannot be written.
     """
-    with styled():
-        return save(_expected_maximum(search, outcomes), search.folder / "plots", EXPECTED_MAXIMUM)
+    with canvas.styled():
+        return canvas.save(_expected_maximum(search, outcomes), search.folder / "plots", EXPECTED_MAXIMUM)
 
 
 def _expected_maximum(search: Search, outcomes: Sequence[Outcome]) -> "Figure | None":
@@ -270,19 +256,19 @@ def _expected_maximum(search: Search, outcomes: Sequence[Outcome]) -> "Figure | 
     across = min(ACROSS, len(tasks))
     layout = Layout(
         3.0 if across == 1 else 2.2, left=0.7, widths=(1.0,) * across, panels=len(tasks), above=0.3, gap=0.5,
-        keys=key_rows([style[label].text for label in shown]),
+        keys=canvas.key_rows([style[label].text for label in shown]),
     )  # fmt: skip
-    figure, panels = new_figure(_search_words(search), layout)
+    figure, panels = canvas.new_figure(_search_words(search), layout)
     for axes, task in zip(panels, tasks, strict=True):
         for outcome in (outcome for outcome in drawn if outcome.task == task):
             curve = [100 * score for score in outcome.curve]
-            axes.plot(range(1, len(curve) + 1), curve, **line(style[outcome.method], 4.5))
+            axes.plot(range(1, len(curve) + 1), curve, **canvas.line(style[outcome.method], 4.5))
         axes.set_title(fmt.plain(task), color=INK)
         axes.set_xlabel("trials")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels[::across]:
         axes.set_ylabel("best score to expect (points)")
-    key(figure, [line_handle(style[label]) for label in shown], layout)
+    canvas.key(figure, [canvas.line_handle(style[label]) for label in shown], layout)
     return figure
 
 

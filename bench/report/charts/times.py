@@ -7,24 +7,8 @@ import pandas as pd
 
 from bench.analysis.costs import MODES, QUIET, measured_batches
 from bench.report import format as fmt
-from bench.report.charts.canvas import (
-    ACROSS,
-    FAINT,
-    INK,
-    MEANING,
-    QUIET_INK,
-    SMALL,
-    Layout,
-    cells,
-    depth,
-    interval,
-    key,
-    mark,
-    new_figure,
-    room_for,
-    rows,
-    stack,
-)
+from bench.report.charts import canvas
+from bench.report.charts.canvas import ACROSS, FAINT, INK, MEANING, QUIET_INK, SMALL, Layout
 from bench.report.charts.sheet import Look, Sheet
 
 if TYPE_CHECKING:
@@ -61,13 +45,17 @@ def step_time(sheet: Sheet) -> "Figure | None":
     )
     extra = [CONTROL] if any(phase in sheet.controls.index for phase in PHASES) else []
     layout = Layout(
-        depth(style, names, len(extra)), room_for(style, names, extra), widths=(2.4, 1, 1, 1), above=0.3, keys=1
+        canvas.depth(style, names, len(extra)),
+        canvas.room_for(style, names, extra),
+        widths=(2.4, 1, 1, 1),
+        above=0.3,
+        keys=1,
     )
     words = sheet.words("Where the time of one training step goes", caption, "timed")
-    figure, (bars, *panels) = new_figure(words, layout)
+    figure, (bars, *panels) = canvas.new_figure(words, layout)
     _stacked(bars, sheet, costs, extra)
     for axes, phase in zip(panels, PHASES, strict=True):
-        y = rows(axes, style, names, extra, named=False)
+        y = canvas.rows(axes, style, names, extra, named=False)
         _band(axes)
         for at, (name, row) in zip(y, costs.iterrows(), strict=False):
             _point(axes, at, row, phase, style[str(name)])
@@ -76,7 +64,7 @@ def step_time(sheet: Sheet) -> "Figure | None":
         axes.set_xlabel("ratio")
         top = axes.get_xlim()[1]
         axes.set_xlim(-0.06 * top, 1.03 * top)
-    key(figure, [Patch(facecolor=colour, label=phase) for phase, colour in PHASES.items()], layout)
+    canvas.key(figure, [Patch(facecolor=colour, label=phase) for phase, colour in PHASES.items()], layout)
     return figure
 
 
@@ -84,10 +72,10 @@ def _stacked(axes: "Axes", sheet: Sheet, costs: pd.DataFrame, extra: list[str]) 
     from matplotlib.ticker import MaxNLocator
 
     names = list(costs.index)
-    y = rows(axes, sheet.looks, names, extra)[: len(names)]
+    y = canvas.rows(axes, sheet.looks, names, extra)[: len(names)]
     left = np.zeros(len(names))
     for phase, colour in PHASES.items():
-        left = stack(axes, y, left, 1e3 * costs[f"{phase}_seconds"].fillna(0).to_numpy(), colour)
+        left = canvas.stack(axes, y, left, 1e3 * costs[f"{phase}_seconds"].fillna(0).to_numpy(), colour)
     for at, end in zip(y, left, strict=True):
         axes.text(end, at, f" {fmt.seconds(end / 1e3)}", va="center", fontsize=8, color=INK)
     axes.set_xlim(0, left.max() * 1.24)
@@ -112,17 +100,17 @@ def latency(sheet: Sheet) -> "Figure | None":
     )
     across = min(ACROSS, len(batches))
     layout = Layout(
-        depth(style, names, 1, 0.36), room_for(style, names, [CONTROL]), widths=(1.0,) * across, panels=len(batches),
-        above=0.3, keys=1,
+        canvas.depth(style, names, 1, 0.36), canvas.room_for(style, names, [CONTROL]), widths=(1.0,) * across,
+        panels=len(batches), above=0.3, keys=1,
     )  # fmt: skip
     words = sheet.words(
         "Latency against the base model, unmerged and merged", caption, "timed", shape=_inference_shape(sheet)
     )
-    figure, panels = new_figure(words, layout)
+    figure, panels = canvas.new_figure(words, layout)
     same = _as_base(costs)
     for at, (axes, batch) in enumerate(zip(panels, batches, strict=True)):
         _latency_panel(axes, sheet, costs, batch, same, named=at % across == 0)
-    key(figure, _latency_key(), layout)
+    canvas.key(figure, _latency_key(), layout)
     return figure
 
 
@@ -137,7 +125,7 @@ def _inference_shape(sheet: Sheet, length: bool = True) -> str:
 
 
 def _latency_panel(axes: "Axes", sheet: Sheet, costs: pd.DataFrame, batch: str, same: set[str], *, named: bool) -> None:
-    y = rows(axes, sheet.looks, list(costs.index), [CONTROL], named=named)
+    y = canvas.rows(axes, sheet.looks, list(costs.index), [CONTROL], named=named)
     _band(axes)
     timed = costs.drop(index=list(same))
     for at, (name, row) in zip(y, costs.iterrows(), strict=False):
@@ -196,8 +184,8 @@ def _point(axes: "Axes", y: float, row: "pd.Series[Any]", name: str, look: Look,
     value, low, high = row[f"{name}_ratio"], row[f"{name}_low"], row[f"{name}_high"]
     if np.isnan(value):
         return
-    interval(axes, y, low, high, look)
-    mark(axes, value, y, look, 5 if hollow else 5.5, hollow=hollow)
+    canvas.interval(axes, y, low, high, look)
+    canvas.mark(axes, value, y, look, 5 if hollow else 5.5, hollow=hollow)
 
 
 def _control(axes: "Axes", controls: pd.DataFrame, keys: list[str], y: float) -> None:
@@ -224,12 +212,12 @@ def latency_map(sheet: Sheet) -> "Figure | None":
         "Last row: the A/A control, the base against itself, by the end of its interval that lies further from 1; "
         f"where that is far, small differences mean nothing. Darkest from {DARKEST:g} on."
     )
-    layout = Layout(depth(sheet.looks, names, 1), room_for(sheet.looks, names, [CONTROL]), widths=(1.0, 1.0), above=0.3,
-                    below=0.68, gap=0.15)  # fmt: skip
+    layout = Layout(canvas.depth(sheet.looks, names, 1), canvas.room_for(sheet.looks, names, [CONTROL]),
+                    widths=(1.0, 1.0), above=0.3, below=0.68, gap=0.15)  # fmt: skip
     words = sheet.words("Latency at every length and batch", caption, "timed", shape=_inference_shape(sheet, False))
-    figure, panels = new_figure(words, layout)
+    figure, panels = canvas.new_figure(words, layout)
     for axes, mode in zip(panels, MODES, strict=True):
-        y = rows(axes, sheet.looks, names, [CONTROL], named=axes is panels[0])
+        y = canvas.rows(axes, sheet.looks, names, [CONTROL], named=axes is panels[0])
         _map_cells(axes, sheet, timed[timed["mode"] == mode], names, at, y)
         _map_control(axes, timed, at)
         _map_columns(axes, at)
@@ -256,7 +244,7 @@ def _map_cells(axes: "Axes", sheet: Sheet, timed: pd.DataFrame, names: list[str]
             ratio[i, j] = np.nan if plain else row["ratio"]
             axes.text(j, y[i], fmt.ratio(row["ratio"]), color="#757575" if plain else INK, **ink)
     shades = matplotlib.colormaps["Oranges"](np.linspace(0.0, 0.7, 256))
-    cells(axes, y, ratio, ListedColormap(shades).with_extremes(under="white", bad="white"), (1.0, DARKEST))
+    canvas.cells(axes, y, ratio, ListedColormap(shades).with_extremes(under="white", bad="white"), (1.0, DARKEST))
 
 
 def _map_control(axes: "Axes", timed: pd.DataFrame, at: list[tuple[int, int]]) -> None:
@@ -293,24 +281,29 @@ def inference(sheet: Sheet) -> "Figure | None":
         "critical path is the longest chain of operations that each need the one before. n = 1, no interval."
     )
     layout = Layout(
-        depth(style, names), room_for(style, names), right=0.3, widths=(1.0,) * len(COUNTED), above=0.3, keys=1
+        canvas.depth(style, names),
+        canvas.room_for(style, names),
+        right=0.3,
+        widths=(1.0,) * len(COUNTED),
+        above=0.3,
+        keys=1,
     )
     shape = f"1 row of {sheet.inference_length} tokens" if sheet.inference_length else None
     words = sheet.words("What one inference takes, unmerged and merged", caption, "counted", shape=shape)
-    figure, panels = new_figure(words, layout)
+    figure, panels = canvas.new_figure(words, layout)
     for axes, (name, title) in zip(panels, COUNTED.items(), strict=True):
-        y = rows(axes, style, names, named=axes is panels[0])
+        y = canvas.rows(axes, style, names, named=axes is panels[0])
         axes.axvline(1, color=FAINT, linewidth=0.8, zorder=1)
         ratios = costs[[f"inference_{mode}_{name}" for mode in MODES]].to_numpy() / base[name]
         for height, label, pair in zip(y, names, ratios, strict=True):
             for (mode, side), ratio in zip(SIDES.items(), pair, strict=True):
                 if not np.isnan(ratio):
                     both = 0.9 * side if not np.isnan(pair).any() else 0.0
-                    mark(axes, ratio, height + both, style[label], 5, hollow=mode == "merged")
+                    canvas.mark(axes, ratio, height + both, style[label], 5, hollow=mode == "merged")
         _say_ratios(axes, y, ratios)
         axes.set_title(title)
         axes.set_xlabel("ratio to the base")
-    key(figure, _inference_key(), layout)
+    canvas.key(figure, _inference_key(), layout)
     return figure
 
 
