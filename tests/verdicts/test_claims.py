@@ -112,8 +112,8 @@ def test_without_a_control_a_time_decides_nothing(run):
 
 
 def line(run, **values):
-    ((verdict, text),) = told.lines(JudgedResults(replace(run, suite=run.suite.changed(claims=[claim(**values)]))))
-    return verdict, text
+    (found,) = told.tell(JudgedResults(replace(run, suite=run.suite.changed(claims=[claim(**values)]))))
+    return found.verdict, found.row.line
 
 
 def test_the_line_of_a_verdict_says_what_the_control_did_to_it(tmp_path):
@@ -278,9 +278,8 @@ def test_a_claim_about_some_tasks_is_judged_by_those_alone(tmp_path):
     asked = {"metric": "score", "versus": "full", "difference": {"min": -2.0}}
     assert "did not learn" in judged(run, **asked).outcomes[0].why
     assert judged(run, tasks=["sst2"], **asked).verdict == "pass"
-    assert told.lines(JudgedResults(replace(run, suite=run.suite.changed(claims=[claim(tasks="sst2", **asked)]))))[0][
-        1
-    ].endswith("(6 seeds of sst2)")
+    (found,) = told.tell(JudgedResults(replace(run, suite=run.suite.changed(claims=[claim(tasks="sst2", **asked)]))))
+    assert found.row.line.endswith("(6 seeds of sst2)")
     elsewhere = replace(run, suite=run.suite.changed(tasks=["cola"], claims=[claim(tasks=["sst2"], **asked)]))
     assert judge(Results(elsewhere)) == []
 

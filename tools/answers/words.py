@@ -120,7 +120,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) ->
 
 def claims(say: Say, run: Run) -> str:
     """Every claim of the run with its verdict, as its report has them."""
-    rows = [(verdict, fmt.markdown(line)) for verdict, line in told.lines(JudgedResults(run))]
+    rows = [(claim.verdict, fmt.markdown(claim.row.line)) for claim in told.tell(JudgedResults(run))]
     return table([say("verdict", "结论"), say("claim (as in the report)", "论断（原文见报告）")], rows, 2)
 
 

@@ -101,29 +101,21 @@ def tell(results: JudgedResults) -> list[Told]:
     return [_told(judgement, results) for judgement in results.judgements]
 
 
-def lines(results: JudgedResults) -> list[tuple[str, str]]:
-    """Verdict and text of every claim that this run can decide, in the suite's order."""
-    return [(told.verdict, told.row.line) for told in tell(results)]
-
-
 def _told(judgement: Judgement, results: JudgedResults) -> Told:
     why = _why(judgement)
-    held = "; ".join(dict.fromkeys(filter(None, map(_widened, judgement.outcomes))))
+    held = dict.fromkeys(outcome.widened for outcome in judgement.outcomes if outcome.widened)
+    widened = "; ".join(f"still holds after widening the interval {by}" for by in held)
     return Told(
         verdict=judgement.verdict, kind=judgement.kind, says=fmt.plain(judgement.claim.says.rstrip(".")),
         figures=_figures(judgement), reach=_reach(judgement, results),
         paid=", ".join(f"{_short(name)} {ratio:.2f} x" for name, ratio in judgement.prices),
-        why=why, widened="" if why else held, metric=judgement.claim.metric, methods=judgement.claim.method,
+        why=why, widened="" if why else widened, metric=judgement.claim.metric, methods=judgement.claim.method,
     )  # fmt: skip
 
 
 def _short(metric: str) -> str:
     batch = re.fullmatch(r"latency_seconds\.unmerged\.batch_(\d+)", metric)
     return f"latency at batch {batch[1]}" if batch else SHORT.get(metric, metric)
-
-
-def _widened(outcome: Outcome) -> str:
-    return f"still holds after widening the interval {outcome.widened}" if outcome.widened else ""
 
 
 def _figures(judgement: Judgement) -> str:
@@ -320,34 +312,33 @@ FEWEST = ("delta_bytes", "trainable_parameters")
 
 def recommendations(results: Results) -> Section | None:
     """One recommendation a need; None for a run without a figure."""
-    rows = tuple(_recommendation(results, found) for found in results.recommendations if found.least is not None)
+    rows = tuple(_recommendation(results, found, found.least) for found in results.recommendations if found.least)
     return Section("recommendations", "Recommendations", (Choices(rows),)) if rows else None
 
 
-def _recommendation(results: Results, found: Recommendation) -> doc.Choice:
-    picked = {*(found.least.methods if found.least else ()), *(found.as_good.methods if found.as_good else ())}
-    says = [*_about_least(found), *_about_score(found)]
+def _recommendation(results: Results, found: Recommendation, least: Choice) -> doc.Choice:
+    picked = {*least.methods, *(found.as_good.methods if found.as_good else ())}
+    says = [*_about_least(found, least), *_about_score(found)]
     if found.not_measured:
         says.append(f"not known of {_some(map(fmt.plain, found.not_measured))}")
     says += [f"not decided: {doubt}" for doubt in found.doubts]
-    pick = _chosen(found, found.least) if found.least else ""
-    return doc.Choice(found.need, pick, fmt.plain("; ".join(says)), _rule(results, found), tuple(sorted(picked)))
+    rule, labels = _rule(results, found), tuple(sorted(picked))
+    return doc.Choice(found.need, _chosen(found, least), fmt.plain("; ".join(says)), rule, labels)
 
 
 def _chosen(found: Recommendation, choice: Choice) -> str:
     """``head, 125 MB``."""
     names = _some(map(fmt.plain, choice.methods))
-    if found.need == "best score" and choice is found.as_good:
-        return names
-    return f"{names}, {_chosen_value(found, choice)}"
+    alone = found.need == "best score" and choice is found.as_good
+    return names if alone else f"{names}, {_with_next(found, choice)[0]}"
 
 
-def _chosen_value(found: Recommendation, choice: Choice) -> str:
-    if found.unit == "B":
-        after = choice.runner_up
-        alike = after is not None and fmt.size(after[1]) == fmt.size(choice.value)
-        return fmt.apart(choice.value, after[1], "B")[0] if after and alike else fmt.size(choice.value)
-    return _shown(found, choice.value, choice)
+def _with_next(found: Recommendation, choice: Choice) -> tuple[str, str]:
+    """The figure of a choice and that of the next method; sizes with as many digits as tell them apart."""
+    after = choice.runner_up[1] if choice.runner_up else choice.value
+    texts = _shown(found, choice.value, choice), _shown(found, after)
+    alike = found.unit == "B" and choice.runner_up is not None and texts[0] == texts[1]
+    return fmt.apart(choice.value, after, "B") if alike else texts
 
 
 def _shown(found: Recommendation, value: float, choice: Choice | None = None) -> str:
@@ -361,30 +352,21 @@ def _shown(found: Recommendation, value: float, choice: Choice | None = None) ->
     return f"{fmt.ratio_interval(value, low, high, 2)} x" if value != 1 or low is not None else "exactly 1 x"
 
 
-def _about_least(found: Recommendation) -> list[str]:
-    choice = found.least
-    if choice is None:
-        return ["no record holds the figure"]
-    says = []
-    if len(choice.methods) > 1:
-        says.append(f"a tie of {len(choice.methods)}")
-    if choice.not_distinguished:
-        says.append(f"{len(choice.not_distinguished)} not significantly different")
-    elif choice.runner_up is not None:
-        label, value = choice.runner_up
-        alike = found.unit == "B" and fmt.size(value) == fmt.size(choice.value)
-        shown = fmt.apart(choice.value, value, "B")[1] if alike else _shown(found, value)
-        says.append(f"next {fmt.plain(label)}, {shown}")
+def _about_least(found: Recommendation, least: Choice) -> list[str]:
+    says = [f"a tie of {len(least.methods)}"] if len(least.methods) > 1 else []
+    if least.not_distinguished:
+        says.append(f"{len(least.not_distinguished)} not significantly different")
+    elif least.runner_up is not None:
+        says.append(f"next {fmt.plain(least.runner_up[0])}, {_with_next(found, least)[1]}")
     return says
 
 
 def _about_score(found: Recommendation) -> list[str]:
     """The choice among those that score as well as the best, or why scores took no part."""
     score = found.score
-    if score.no_verdict and found.need == "best score":
-        return [f"not decided: {', '.join(facts.needed(score.no_verdict))}"]
     if score.no_verdict:
-        return [f"scores took no part: {', '.join(facts.needed(score.no_verdict))}"]
+        what = "not decided" if found.need == "best score" else "scores took no part"
+        return [f"{what}: {', '.join(facts.needed(score.no_verdict))}"]
     if found.as_good is None:
         return [f"no figure of a method that {_as_good(score)}"]
     says = [f"of those that {_as_good(score)}: {_chosen(found, found.as_good)}"]

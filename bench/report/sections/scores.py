@@ -396,19 +396,13 @@ def shared(results: Results) -> str:
     ]
     whose = f"{fmt.plain(results.baseline)}'s update and with the weight"
     chance = fmt.ratio(angles["by_chance"].mean(), 2)
-    return (
-        f"Share of an update's leading directions in common with {whose}: {', '.join(told)}; by chance {chance}."
-        if told
-        else ""
-    )
+    said = f"Share of an update's leading directions in common with {whose}: {', '.join(told)}; by chance {chance}."
+    return said if told else ""
 
 
 def _angles(row: "pd.Series[float]") -> list[str]:
-    def number(column: str, form: str) -> str:
-        return fmt.MISSING if pd.isna(row[column]) else form.format(row[column])
-
-    return [
-        number("relative_norm", "{:.3f}"), number("stable_rank", "{:.1f}"), number("leading_share", "{:.1%}"),
-        number("with_weight", "{:.3f}"), number("angle_to_weight", "{:.0f}°"),
-        number("with_baseline", "{:.3f}"), number("angle_to_baseline", "{:.0f}°"), number("with_seed", "{:.3f}"),
-    ]  # fmt: skip
+    forms = {
+        "relative_norm": "{:.3f}", "stable_rank": "{:.1f}", "leading_share": "{:.1%}", "with_weight": "{:.3f}",
+        "angle_to_weight": "{:.0f}°", "with_baseline": "{:.3f}", "angle_to_baseline": "{:.0f}°", "with_seed": "{:.3f}",
+    }  # fmt: skip
+    return [fmt.MISSING if pd.isna(row[name]) else form.format(row[name]) for name, form in forms.items()]
