@@ -52,7 +52,7 @@ def test_a_method_without_published_counts_has_a_page_and_a_row_that_say_so(monk
     (command,) = re.findall(r"^python -m bench (.*)$", text, flags=re.MULTILINE)
     assert shlex.split(command) == ["predict", "--backbone", "bert-base", "--method", "full,newer"]
     assert any(row.startswith("| [newer](newer.md) |") and row.endswith("| yes |") for row in rows.splitlines())
-    assert [row for row in rows.splitlines() if "[newer]" not in row] == rows_of_published(rows)
+    assert not any("[newer]" in row for row in rows_of_published(rows))
 
 
 class Bare(Method):
@@ -92,7 +92,7 @@ def test_a_paper_is_found_by_venue_doi_or_address_too(text):
 def test_every_method_states_paper_parameters_backward_merging_and_use(name):
     text = method_pages.described(load_method(name))
     assert list(text.labelled) == ["Paper", "Trains", "Backward", "Merging", "Use"]
-    assert all(len(part) >= len("as LoRA.") and part.endswith(".") for part in text.labelled.values())
+    assert [label for label, part in text.labelled.items() if not re.fullmatch(r".*\w.*\.", part)] == []
     assert re.search(SOURCE, text.labelled["Paper"]), "say where: arXiv:, doi:, an address, or venue and year"
 
 
