@@ -15,7 +15,7 @@ from bench.method import Method, clone, copy_delta
 from methods import peft_optimizer
 from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
 from methods.peft_names import Fitted
-from methods.peft_notes import base_states, folded, moved, said_of
+from methods.peft_notes import base_states, folded, moved, said_of, without_values
 
 ADAPTER = "default"
 """peft's name of the one adapter."""
@@ -29,15 +29,22 @@ MENDED = (
     "Unsupported layer type '<class",
     "Setting boft_n_butterfly_factor to 1",
     "Detected that the base layer has no bias term",
+    "The following rank_pattern keys did not match",
+    "The following alpha_pattern keys did not match",
 )
 """Beginnings of warnings on what peft mends itself (the form that fits a layer, BOFT without its compiled kernel), on
-norms, which are the layers that LN_TUNING is for, on merges, which are tried, and on what it asks of transformers."""
+norms, which are the layers that LN_TUNING is for, on merges, which are tried, on what it asks of transformers, and on
+patterns, which are checked here: peft also says it of those that it made for fused experts, where they act."""
 CACHED = ("PREFIX_TUNING", "CARTRIDGE")
 """Types whose prefix enters as ``past_key_values``."""
 REFUSALS = (
     ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, ArithmeticError, ImportError,
 )  # fmt: skip
 """What peft raises where a configuration does not fit a backbone."""
+READS = ("CPT", "POLY", "WAVEFT")
+"""Types that branch on values, or make sizes of them, in every forward."""
+SHAPES = re.compile(r"shapes? cannot be multiplied|must match|size mismatch|a and b must have same reduction dim")
+"""What torch says where layers that were built for another form of weight meet a tensor."""
 VALUES = re.compile(r"meta\b|\bMeta\b|fake|aten::|no data|data-dependent|data dependent")
 """What torch says where a tensor without data is asked for a value."""
 
@@ -56,6 +63,8 @@ class Bridged(nn.Module):
         self.numbers_tasks = any(hasattr(config, field) for field in ("n_tasks", "num_tasks"))
         if self.prompted and self.numbers_tasks:
             model.prompt_encoder[ADAPTER].register_forward_pre_hook(_first_task)
+        for layer in (part for part in model.modules() if hasattr(part, "vblora_logits_A")):
+            layer.register_forward_pre_hook(_unread)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Map tokens ``[B, T]`` to an output whose ``last_hidden_state`` is ``[B, T, d]``."""
@@ -63,13 +72,28 @@ class Bridged(nn.Module):
             kwargs.pop("token_type_ids", None)  # peft has no place for them beside a prompt
         if self.numbers_tasks:
             kwargs["task_ids"] = input_ids.new_zeros(len(input_ids))
-        output = self.peft(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        try:
+            output = self.peft(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            kind = self.options.peft_type
+            if kind in READS and without_values(self):
+                raise NotImplementedError(
+                    f"peft {kind} reads values in every forward, which tensors without data lack"
+                ) from error
+            if SHAPES.search(str(error)):
+                raise BenchError(f"peft: {kind} does not fit this backbone: {first_line(error)}") from error
+            raise
         length = input_ids.shape[1]
         if output.last_hidden_state.shape[1] > length:
             output.last_hidden_state = output.last_hidden_state[:, -length:]
             if layers := output.get("hidden_states"):
                 output.hidden_states = tuple(states[:, -length:] for states in layers)
         return output
+
+
+def _unread(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    """VB-LoRA looks for infinite logits where it trains, and on tensors without data the answer is always yes."""
+    layer.training = layer.training and not without_values(layer)  # its dropout is a module with a mode of its own
 
 
 def _first_task(encoder: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -164,13 +188,15 @@ class Peft(Method):
         tuner = clone(module).peft.base_model
         if not hasattr(type(tuner), "merge_and_unload"):
             return None
+        notes: list[str] = []
         try:
-            merged: nn.Module = tuner.merge_and_unload(progressbar=False)
+            with _heard(notes):
+                merged: nn.Module = tuner.merge_and_unload(progressbar=False)
         except (NotImplementedError, *REFUSALS):
             return None
         if _structure(merged) != module.structure:
             return None
-        module.notes += tuple(note for note in folded(module, merged) if note not in module.notes)
+        module.notes = tuple(dict.fromkeys((*module.notes, *notes, *folded(module, merged))))
         return merged
 
     def delta(self, module: Bridged) -> dict[str, Tensor]:
@@ -205,7 +231,8 @@ class Peft(Method):
 
     def reserved_positions(self, config: PeftConfig) -> int:
         """Positions that a prompt or prefix takes from the tokens."""
-        return int(getattr(to_library(config), "num_virtual_tokens", None) or 0)
+        with _heard([]):
+            return int(getattr(to_library(config), "num_virtual_tokens", None) or 0)
 
 
 def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -> Bridged:

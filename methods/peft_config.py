@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import types
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -69,7 +70,9 @@ class PeftConfig(MethodConfig):
             raise BenchError(f"{at}{error}") from error
         try:
             parsed = _class(kind)(**json.loads(json.dumps(found)))
-            to_library(parsed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is built says it again, for the record
+                to_library(parsed)
         except (TypeError, ValueError, AttributeError, KeyError, AssertionError, ImportError) as error:
             raise BenchError(f"{at}peft refuses this {kind} configuration: {first_line(error)}") from error
         return parsed  # type: ignore[no-any-return]

@@ -58,7 +58,8 @@ def _of_windows(model: Any, used: Any) -> Iterator[str]:
     window = getattr(model.config, "sliding_window", None)
     layers = getattr(model.config, "layer_types", None) or ()
     length = getattr(used, "num_virtual_tokens", None) or 0
-    if used.peft_type in ("PREFIX_TUNING", "CARTRIDGE") and window and "sliding_attention" in layers:
+    slides = "sliding_attention" in layers or not layers  # a family without kinds of layers slides in all
+    if used.peft_type in ("PREFIX_TUNING", "CARTRIDGE") and window and slides:
         yield (
             f"in layers with a sliding window of {window} tokens peft's prefix lies in the window: at most "
             f"{window - 1} of its {length} positions are kept, fewer as a row goes on"
@@ -79,11 +80,17 @@ def _beyond_linear(model: Any, used: Any) -> Iterator[str]:
     yield f"parameters that are no linear layer are adapted as well: {held}"
 
 
+def without_values(module: nn.Module) -> bool:
+    """Whether its tensors have no data."""
+    weight = next(module.parameters())
+    return weight.is_meta or isinstance(weight, FakeTensor)
+
+
 def base_states(module: nn.Module) -> Tensor | None:
     """Last hidden state ``[1, T, d]`` of a fixed row, in eval mode; None on tensors without data."""
-    weight = next(module.parameters())
-    if weight.is_meta or isinstance(weight, FakeTensor):
+    if without_values(module):
         return None
+    weight = next(module.parameters())
     vocabulary: int = module.config.vocab_size  # type: ignore[union-attr, assignment]
     row = torch.arange(TOKENS, device=weight.device)[None] % vocabulary
     modes = {part: part.training for part in module.modules()}

@@ -207,6 +207,7 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
     return {
         "trainable_parameters": Trainable(method=trained, head=sum(p.numel() for p in head.parameters())),
         "delta_bytes": sum(t.numel() * t.element_size() for t in stored.values()),
+        "notes": tuple(method.notes(module)),
     }
 
 

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from bench.errors import BenchError
 
@@ -17,7 +17,7 @@ Device = Literal["cuda", "cpu"]
 
 
 def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:
-    """Split ``"lora(rank=8)"`` into ``("lora", {"rank": 8})``; the values are Python literals.
+    """Split ``"lora(rank=8)"`` into ``("lora", {"rank": 8})``; the values are Python literals, or TOML's and JSON's.
 
     Raises:
         BenchError: The text is not of the form ``name`` or ``name(key=value, ...)``.
@@ -34,10 +34,19 @@ def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:
             raise ValueError
         if len({k.arg for k in call.keywords}) < len(call.keywords):
             raise ValueError
-        return name, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return name, {str(k.arg): ast.literal_eval(_Plain().visit(k.value)) for k in call.keywords}
     except (SyntaxError, ValueError) as error:
         prefix = f"{where}: " if where else ""
         raise BenchError(f"{prefix}cannot read method {spec!r}; write name or name(key=value, ...)") from error
+
+
+class _Plain(ast.NodeTransformer):
+    """Reads ``true``, ``false`` and ``null``, as suites and JSON files spell them."""
+
+    VALUES: ClassVar[dict[str, bool | None]] = {"true": True, "false": False, "null": None}
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(self.VALUES[node.id]) if node.id in self.VALUES else node
 
 
 def spell(name: str, config: Mapping[str, Any]) -> str:
