@@ -2,13 +2,16 @@
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench import registry
 from bench.count.count import Counts, count, summary
 from bench.count.ledger import Ledger, count_step
 from bench.count.memory import measure_step, nbytes
 from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
+from bench.method import Method
 from bench.models import backbone
 from bench.models.head import make_head
 from bench.schema.jobs import BackboneSpec
@@ -76,3 +79,21 @@ def fake_counts(shape: BackboneSpec, name: str, setting: Setting, **config: obje
 @functools.cache
 def _fake_counts(shape: BackboneSpec, name: str, setting: Setting, config: tuple[tuple[str, object], ...]) -> Counts:
     return count(shape, *registry.make(name, dict(config)), setting)
+
+
+def counted_once(counted: Callable[..., Any]) -> Callable[..., Any]:
+    """``count`` or one of its parts, which counts one built-in method on one setting once, whoever asks.
+
+    For tests of what is made of counts; a test's own method, which may change between two calls, is counted anew.
+    """
+    held: dict[tuple[object, ...], Any] = {}
+
+    def known(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Any:
+        if not type(method).__module__.startswith("methods."):
+            return counted(spec, method, config, setting)
+        key = (spec, type(method), repr(config), repr(setting))
+        if key not in held:
+            held[key] = counted(spec, method, config, setting)
+        return held[key]
+
+    return known

@@ -7,14 +7,17 @@ from bench.plan.duration import Machine, estimate
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
+from tests.factories.cost_steps import counted_once
 
 METHODS = ("full", "head", "lora(rank=8)")
+LEDGER_OF = counted_once(duration.ledger_of)
 
 
 @pytest.fixture(autouse=True)
 def known_machine(monkeypatch):
     """A machine of known speed on which a count takes no time."""
     monkeypatch.setattr(duration, "machine", lambda device, threads, dtype: Machine(flops=1e8, operations=1e9))
+    monkeypatch.setattr(duration, "ledger_of", LEDGER_OF)
 
 
 def planned(selection=None, **recipe):

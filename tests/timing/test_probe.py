@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from bench import registry
+from bench.count.count import count
 from bench.method import Method, MethodConfig
 from bench.schema.claims import Bounds, TimedBound
 from bench.schema.jobs import BackboneSpec, MethodSpec, Probe
@@ -16,6 +18,7 @@ from bench.schema.record import CostRecord
 from bench.timing import session
 from bench.timing.interleave import Pace
 from bench.timing.probe import failures, run_probe
+from tests.factories.cost_steps import counted_once
 
 TIMES = ("forward_seconds", "backward_seconds", "optimizer_seconds", "step_seconds")
 
@@ -29,6 +32,14 @@ def probe(*methods: str, **changes: Any) -> Probe:
         "head_learning_rate": 1e-3, "outputs": 2, "timeout_seconds": 60.0,
     }  # fmt: skip
     return Probe(**(values | changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_counts() -> Iterator[None]:
+    """What probes of this file have in common is counted by the first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "count", counted_once(session.count))
+        yield
 
 
 class Broken(Method):
@@ -223,17 +234,17 @@ def test_a_probe_that_rebuilds_builds_anew_for_every_block(broken: type[Broken])
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(broken, "apply", apply)
-            asked = probe("full", "broken", "head", latency_batches=(1, 32), blocks=3, rounds=2, rebuild=rebuild)
-            full, ours, head = run_probe(asked)
-        assert (full.status, head.status) == ("ok", "ok")
-        assert not any("varies" in line for line in full.warnings + head.warnings)
-        assert [len(block) for block in head.step_seconds.samples] == [2, 2, 2]
-        assert [len(block) for block in head.latency_seconds.unmerged.batch_1.samples] == [8, 8, 8]
+            asked = probe("head", "broken", baseline="head", latency_batches=(1, 32), rounds=2, rebuild=rebuild)
+            head, ours = run_probe(asked)
+        assert head.status == "ok"
+        assert not any("varies" in line for line in head.warnings)
+        assert [len(block) for block in head.step_seconds.samples] == [2, 2]
+        assert [len(block) for block in head.latency_seconds.unmerged.batch_1.samples] == [8, 8]
         return ours
 
     counted, once = 2, 2  # on fake tensors and on a real step; timed and deployed once each
     assert record(counted + once + 1, rebuild=False).status == "ok"
-    timed, deployed = 3, 1 + 2 + 2  # a build for the counts of inference, two renewals at each batch
+    timed, deployed = 2, 1 + 1 + 1  # a build for the counts of inference, a renewal at each batch
     assert record(counted + timed + deployed + 1, rebuild=True).status == "ok"
     for last in (counted + 2, counted + timed + 2, counted + timed + deployed):  # a step, at batch 1, at batch 32
         assert record(last, rebuild=True).status == "oom"
@@ -285,7 +296,8 @@ def test_a_dead_process_leaves_a_record_for_each_method() -> None:
     assert {(record.status, record.reason) for record in dead} == {("crashed", "killed by SIGKILL")}
 
 
-def test_two_probes_count_the_same() -> None:
+def test_two_probes_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "count", count)
     first, second = (list(run_probe(probe("full", "lora", latency_batches=()))) for _ in range(2))
     for ours, theirs in zip(first, second, strict=True):
         assert (ours.flops, ours.bytes, ours.peak_memory_bytes) == (
