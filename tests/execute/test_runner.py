@@ -1,5 +1,6 @@
 """Faults become records, the run goes on, and whatever dies, the same command ends every cell exactly once."""
 
+import importlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib.machinery import ModuleSpec
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -19,7 +21,7 @@ from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.report.charts import catalogue as plots
 from bench.store.store import open_store, read_records, read_run
-from tests.factories.command import Started, bench, workers
+from tests.factories.command import Started, bench, forked, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
@@ -194,6 +196,30 @@ def test_costs_that_were_measured_before_a_method_kills_its_process_are_kept(tmp
     assert found == {"full": "ok", "faulty/killed": "crashed", "head": "crashed"}
 
 
+class Empty:
+    """Finds an empty module for each library of data and prints the name of what is asked for."""
+
+    def find_spec(self, name, path, target=None):
+        if name not in ("datasets", "evaluate"):
+            return None
+        sys.stdout.write(f"{name}\n")
+        return ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        """As any module."""
+
+    def exec_module(self, module):
+        """With nothing inside."""
+
+
+def preload():
+    """What the fork server imports for its workers, with empty libraries of data."""
+    for name in ("bench.execute.warm", "datasets", "evaluate"):
+        sys.modules.pop(name, None)
+    sys.meta_path.insert(0, Empty())
+    importlib.import_module("bench.execute.warm")
+
+
 @pytest.mark.parametrize(("name", "cells"), [("cost-bert-base", False), ("smoke", True)])
 def test_data_libraries_are_warmed_for_a_suite_with_cells_alone(monkeypatch, name, cells):
     loaded = []
@@ -203,6 +229,4 @@ def test_data_libraries_are_warmed_for_a_suite_with_cells_alone(monkeypatch, nam
     monkeypatch.setenv("BENCH_WARM_CELLS", "")
     warm_up(load_suite(name))
     assert loaded == ["bench.execute.warm"]
-    program = "import sys; import bench.execute.warm; print('datasets' in sys.modules, 'evaluate' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
-    assert shown.stdout.split() == [str(cells)] * 2, shown.stderr
+    assert forked(preload).split() == ["datasets", "evaluate"] * cells
