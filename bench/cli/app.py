@@ -1,5 +1,6 @@
 """The commands; each imports what it needs when it is called."""
 
+import gc
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -102,6 +103,7 @@ def _report(folder: Path, console: Any, as_json: bool, tuning: Path | None = Non
     from bench.verdicts.claims import JudgedResults
 
     done = JudgedResults(folder)
+    gc.freeze()  # records stay until the end: the collector would go through ten thousand of them for nothing
     change = change_in(tuning, done) if tuning is not None else None
     drawn = plots.draw(done.run, change)
     report = pages.document(done, drawn, change)
