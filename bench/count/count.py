@@ -22,7 +22,7 @@ from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
 from bench.errors import BenchError, unknown
 from bench.method import Method
 from bench.models import backbone
-from bench.models.head import make_head, trainable
+from bench.models.head import make_head, trainable, trained_dtypes
 from bench.schema.forms import Optimizer
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
@@ -77,6 +77,7 @@ class Counts(StepFigures):
     bytes: Bytes
     predicted_peak_memory_bytes: PeakMemory
     largest_saved: tuple[SavedTensor, ...]
+    trained_dtypes: dict[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
 
     @property
@@ -146,8 +147,17 @@ def summary(
         bytes=held.model_copy(update={"saved_activations": ledger.saved_activations}),
         predicted_peak_memory_bytes=peak,
         largest_saved=ledger.saved[:LARGEST],
-        notes=(*notes, *_left_out(ledger)),
+        trained_dtypes=trained_dtypes(model),
+        notes=(*notes, *_left_out(ledger), *_mixed(trained_dtypes(model.body))),
     )
+
+
+def _mixed(dtypes: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """That a method trains in more than one type, as a sentence."""
+    parts = [
+        f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)} in {dtype}" for dtype, names in dtypes.items()
+    ]
+    return [f"trains in several types: {'; '.join(parts)}"] if len(parts) > 1 else []
 
 
 def _left_out(ledger: Ledger) -> list[str]:
@@ -167,7 +177,7 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
     origin, model = adapt(bare, method, config, make_head(bare, setting.outputs), setting)
 
     def build() -> TrainingStep:
-        origin.replaced(fakeify(model))
+        origin.replaced(fakeify(model, setting.device))
         groups = optimizer_groups(model, method)
         eight_bit = setting.optimizer == "adamw_8bit"  # its library has no fake kernels
         make = EightBitState if eight_bit else functools.partial(make_optimizer, form=setting.optimizer)

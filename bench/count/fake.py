@@ -59,10 +59,11 @@ def _cuda_forms() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(enabled)
 
 
-def fakeify(module: nn.Module) -> dict[Tensor, Tensor]:
+def fakeify(module: nn.Module, device: str = "cpu") -> dict[Tensor, Tensor]:
     """Replace every parameter and buffer of ``module`` by a fake one of the same shape and type, ties kept.
 
-    Call it inside ``without_data``.
+    Call it inside ``without_data``. Tensors that a module holds as plain attributes stay behind where it moves to
+    CUDA, and are copied in each step; on the CPU they are where the step is.
 
     Returns:
         Old tensor -> new tensor.
@@ -74,7 +75,18 @@ def fakeify(module: nn.Module) -> dict[Tensor, Tensor]:
             if tensor not in fakes:
                 fakes[tensor] = fake_like(tensor)
             setattr(part, name, fakes[tensor])
+        for holder in _plain(part) if device == "cpu" else ():
+            holder |= {key: fake_like(value) for key, value in holder.items() if _left_behind(value)}
     return fakes
+
+
+def _plain(part: nn.Module) -> list[dict[Any, Any]]:
+    """Where a module holds attributes that are no parameters, buffers or modules."""
+    return [vars(part), *(value for name, value in vars(part).items() if type(value) is dict and name[0] != "_")]
+
+
+def _left_behind(value: Any) -> bool:
+    return type(value) is Tensor and value.is_meta
 
 
 def fake_like(tensor: Tensor) -> Tensor:

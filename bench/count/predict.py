@@ -198,7 +198,7 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
     """Figures that need no step: parameters and stored bytes."""
     import torch
 
-    from bench.models.head import trainable
+    from bench.models.head import TaskModel, trainable, trained_dtypes
 
     module, head = _built(spec, method, config, setting)
     with torch.device("meta"):
@@ -206,6 +206,7 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
         stored = method.delta(method.finalize(module))
     return {
         "trainable_parameters": Trainable(method=trained, head=sum(p.numel() for p in head.parameters())),
+        "trained_dtypes": trained_dtypes(TaskModel(module, head)),
         "delta_bytes": sum(t.numel() * t.element_size() for t in stored.values()),
         "notes": tuple(method.notes(module)),
     }

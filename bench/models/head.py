@@ -122,6 +122,16 @@ def trainable(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
+def trained_dtypes(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Names of what trains in ``module``, a task model or an adapted backbone, by type, each layer's alike once."""
+    found: dict[str, dict[str, None]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            parts = ("*" if part.isdigit() else part for part in name.removeprefix("body.").split("."))
+            found.setdefault(str(parameter.dtype).removeprefix("torch."), {})[".".join(parts)] = None
+    return {dtype: tuple(names) if len(found) > 1 else ("*",) for dtype, names in sorted(found.items())}
+
+
 def check_positions(
     bare: nn.Module, length: int, reserved: int = 0, *, option: str = "max_length", at: str = ""
 ) -> int:

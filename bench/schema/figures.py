@@ -255,6 +255,7 @@ NOT_FIGURES: Mapping[str, str] = {
     "started": "when", "ended": "when", "environment": "where it was taken", "backbone": "what was adapted",
     "method": "what was measured", "baseline": "what ratios refer to", "shape": "what it was taken on",
     "latency_length": "what it was taken on", "peak_memory_source": "how peak_memory_bytes was taken",
+    "trained_dtypes": "what was trained, by type",
     "largest_saved": "the largest parts of bytes.saved_activations, by name", "sweep": "what was swept",
     "vary": "what was swept", "value": "what was swept", "task": "what was scored", "task_name": "what was scored",
     "recipe": "how it was trained", "seed": "how it was trained", "tuning": "how it was trained",

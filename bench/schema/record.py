@@ -399,6 +399,9 @@ class Scored(_Common):
     """Every metric of the task by name."""
     trainable_parameters: Trainable | None = None
     """Counted before training."""
+    trained_dtypes: dict[str, tuple[str, ...]] = {}
+    """Names of the trained tensors, head included, by the type that they train in; ``*`` stands for a layer's number,
+    and alone for all."""
     delta_bytes: int | None = None
     """Bytes stored per task: the delta without the head."""
     losses: tuple[float, ...] = ()
@@ -452,6 +455,9 @@ class CostRecord(_Common):
     """Label of the method that ratios refer to."""
     trainable_parameters: Trainable | None = None
     """Counted, exact."""
+    trained_dtypes: dict[str, tuple[str, ...]] = {}
+    """Names of the trained tensors, head included, by the type that they train in; ``*`` stands for a layer's number,
+    and alone for all."""
     delta_bytes: int | None = None
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
@@ -509,6 +515,9 @@ class CountRecord(_Common):
     """What it was counted on."""
     trainable_parameters: Trainable | None = None
     """Counted, exact."""
+    trained_dtypes: dict[str, tuple[str, ...]] = {}
+    """Names of the trained tensors, head included, by the type that they train in; ``*`` stands for a layer's number,
+    and alone for all."""
     delta_bytes: int | None = None
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
@@ -534,6 +543,9 @@ class Prediction(_Frozen):
     """What the figures leave out or take from a formula, and what must be known of the method, as in its records."""
     trainable_parameters: Trainable | None = None
     """Counted, exact."""
+    trained_dtypes: dict[str, tuple[str, ...]] | None = None
+    """Names of the trained tensors, head included, by the type that they train in; ``*`` stands for a layer's number,
+    and alone for all."""
     delta_bytes: int | None = None
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None

@@ -85,7 +85,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
-    from bench.models.head import check_positions, trainable
+    from bench.models.head import check_positions, trainable, trained_dtypes
     from bench.models.tokenizer import load_tokenizer
     from bench.tasks.metrics import compute
     from bench.tasks.sources import rows_of
@@ -117,6 +117,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
 
     selection = reading(encoded(data.selection)) if data.selection else None
     losses, way, norms = _fit(cell, model, method, rows, reading(test), selection, progress)
+    dtypes = trained_dtypes(model)
     model.body = method.finalize(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
@@ -132,7 +133,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
-        "notes": notes, "ranks": dict(method.ranks(model.body)), "directions": added.figures,
+        "trained_dtypes": dtypes, "notes": notes, "ranks": dict(method.ranks(model.body)), "directions": added.figures,
         "directions_sha256": directions_sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip
 
