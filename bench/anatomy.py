@@ -196,6 +196,16 @@ _FAMILIES: dict[str, _Family] = {
 }
 
 
+def check_family(model_type: str) -> None:
+    """Raise where no family has this name of transformers.
+
+    Raises:
+        BenchError: It names the families that there are.
+    """
+    if model_type not in _FAMILIES:
+        raise unknown("backbone family", model_type, _FAMILIES)
+
+
 def anatomy(backbone: nn.Module) -> Anatomy:
     """Read the roles of ``backbone``, a bare transformers model.
 
@@ -203,8 +213,7 @@ def anatomy(backbone: nn.Module) -> Anatomy:
         BenchError: Its family is not one of the supported ones, or the variant deviates from its family's layout.
     """
     config: Any = backbone.config
-    if config.model_type not in _FAMILIES:
-        raise unknown("backbone family", config.model_type, _FAMILIES)
+    check_family(config.model_type)
     family = _FAMILIES[config.model_type]
     if config.model_type == "t5" and config.is_gated_act:
         family = _T5_GATED

@@ -252,7 +252,10 @@ def load(
     import torch
     from transformers import AutoModel, AutoModelForTextEncoding
 
+    from bench.anatomy import check_family
+
     config = configuration(spec)
+    check_family(config.model_type)  # transformers has advice of its own for one that cannot be used here at all
     auto: Any = AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
     extra: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
     extra |= {"attn_implementation": attention, "dtype": dtype or torch.float32}

@@ -1,10 +1,14 @@
 """The anatomy names existing modules of every family, and refuses what it does not know."""
 
+import json
+
 import pytest
 from torch import nn
 
 from bench.anatomy import anatomy
 from bench.errors import BenchError
+from bench.models.backbone import load
+from bench.schema.jobs import BackboneSpec
 from tests.methods.families import FAMILIES, tiny
 
 
@@ -43,3 +47,18 @@ def test_foreign_family_is_refused():
                                   num_attention_heads=2, intermediate_size=16)  # fmt: skip
     with pytest.raises(BenchError, match="unknown backbone family 'deberta-v2'"):
         anatomy(AutoModel.from_config(config))
+
+
+OTHERS = ("gemma2", "bloom", "mpt", "deberta", "deberta-v2", "mistral", "mixtral", "bart", "xlnet", "falcon", "phi")
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_family_that_is_not_supported_is_refused_for_that_reason(model_type, attention, tmp_path):
+    """Not by what transformers says of its attention, nor with advice to report it elsewhere."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(BenchError) as refusal:
+        load(BackboneSpec(name=str(path), weights="random"), device="meta", attention=attention)
+    assert str(refusal.value).startswith(f"unknown backbone family '{model_type}'; known: bert, distilbert, ")
+    assert "http" not in str(refusal.value)
