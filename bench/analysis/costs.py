@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BATCHES = ("batch_1", "batch_8", "batch_32")
 """Batch sizes of inference, as columns name them, that a table has columns for also where none was measured."""
+_STEP_TIMES = {f.name: f.path for f in figures.of_group("timed") if figures.BATCH not in f.path}
+"""Path of each time of a training step by the first part of its columns' names."""
 INFERENCE = tuple(Inference.model_fields)
 """What is counted of one inference."""
 
@@ -88,7 +90,7 @@ def _row(record: CostRecord, baseline: CostRecord | None) -> dict[str, Any]:
 
 def _timings(record: CostRecord) -> dict[str, Timing | None]:
     """The times of a cost table by the first part of their columns' names."""
-    timed: dict[str, Timing | None] = {phase: figures.read(record, f"{phase}_seconds") for phase in PHASES}
+    timed: dict[str, Timing | None] = {name: figures.read(record, path) for name, path in _STEP_TIMES.items()}
     for mode in MODES:
         latency = getattr(record.latency_seconds, mode, None)
         timed |= {f"{mode}_batch_{rows}": timing for rows, timing in (latency.by_batch if latency else {}).items()}
@@ -99,7 +101,7 @@ def _cost_columns(batches: Iterable[str]) -> list[str]:
     def of(group: figures.Group) -> list[str]:
         return [column for figure in figures.of_group(group) for column in figure.columns]
 
-    counted, timed = of("counted"), [*PHASES, *(f"{mode}_{batch}" for mode in MODES for batch in batches)]
+    counted, timed = of("counted"), [*_STEP_TIMES, *(f"{mode}_{batch}" for mode in MODES for batch in batches)]
     counted.insert(counted.index("flops_backward") + 1, "flops_backward_ratio")
     times = [f"{name}_{leaf}" for name in timed for leaf in figures.OF_A_TIME]
     beside = ["peak_memory_source", "latency_length"]

@@ -7,14 +7,17 @@ import pytest
 
 from bench.analysis.export import SHAPE
 from bench.analysis.results import Results
+from bench.report.sections import costs
 from bench.schema import figures
-from bench.schema.figures import FIGURES, NOT_FIGURES, RECORDS, TERMS
+from bench.schema.figures import ANY, FIGURES, NOT_FIGURES, RECORDS, TERMS
 from bench.schema.record import Shape
 from bench.store.store import Run
 from bench.verdicts.reference import figures_of
 from tests.factories.records import cost, results, suite
 
-METHODOLOGY = (Path(__file__).resolve().parents[2] / "METHODOLOGY.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT / "results" / "published"
+METHODOLOGY = (ROOT / "METHODOLOGY.md").read_text()
 LEAVES = list(dict.fromkeys(leaf for model in RECORDS for leaf in figures.leaves(model)))
 
 
@@ -56,14 +59,27 @@ def test_what_a_cost_table_shows_is_what_records_hold():
 
 def test_a_reference_holds_every_exact_figure_of_a_record_and_no_other(tmp_path):
     record = cost("lora(rank=8)")
-    (costs,) = figures_of(Results(Run.of(tmp_path, suite(), (record,)))).costs
-    held = costs.methods["lora(rank=8)"]
+    (exact,) = figures_of(Results(Run.of(tmp_path, suite(), (record,)))).costs
+    held = exact.methods["lora(rank=8)"]
     kinds = {figures.figure_of(name.removesuffix(".all")) for name in held if not name.startswith("merged_equals_base")}
     assert {figure.kind for figure in kinds} == {"counted"}
     for figure in FIGURES:
         value = figures.read(record, figure.path)
         if figure.kind == "counted" and isinstance(value, int) and figure.path != "merged_equals_base":
             assert held[figure.path] == value
+
+
+def test_a_report_has_a_column_for_every_figure_of_a_group():
+    """Those of the base model stand in a note below the table: they are the same for every method."""
+    tables = []
+    for name in ("cost-bert-base", "counts-bert-base", "why-latency"):
+        made = Results(PUBLISHED / name)
+        tables += [costs.methods(made), *(table for shape in made.shapes for table in costs.of_shape(made, shape))]
+    headings = [column.name.replace(" (counted)", "") for table in tables for column in table.columns]
+    labels = {f.label.replace(ANY, key) for f in FIGURES if f.group for key in f.keys or ("",)}
+    labels -= {f.label for f in FIGURES if f.path.startswith(f"inference.{figures.BASE}.")}
+    assert [label for label in labels if not any(heading.startswith(label) for heading in headings)] == []
+    assert {f.unit for f in FIGURES if f.group in ("counted", "memory", "inference")} <= costs.SHOWN_AS.keys()
 
 
 @pytest.mark.parametrize(

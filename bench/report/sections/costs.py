@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.analysis.costs import BASE, INFERENCE, MERGE_TYPES, MODES, PHASES, measured_batches
+from bench.analysis.costs import BASE, INFERENCE, MERGE_TYPES, MODES, measured_batches
 from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.document import Block, Cell, Column, Section, Table, Text
@@ -22,7 +22,7 @@ from bench.report.sections import (
 )
 from bench.report.sections import overview as facts
 from bench.report.sections.caveats import FLAG_MARKS, FLAG_MEANING
-from bench.schema.figures import of_group
+from bench.schema.figures import BATCH, of_group
 from bench.schema.record import Shape
 
 Rows = Sequence[tuple[str, "pd.Series"]]
@@ -210,7 +210,7 @@ def _once(rows: Rows, groups: Sequence[tuple[str, ...]]) -> Rows:
     return [(first.get(label, label), row) for label, row in rows if label not in others]
 
 
-SHOWN_AS: dict[str, Show] = {"parameters": fmt.exact, "B": fmt.size, "FLOPs": fmt.count}
+SHOWN_AS: dict[str, Show] = {"parameters": fmt.exact, "operations": fmt.exact, "B": fmt.size, "FLOPs": fmt.count}
 """How a counted figure is written, by its unit."""
 
 
@@ -236,12 +236,13 @@ def _of_columns(
 
 def _timed(rows: Rows, results: Results, shape: Shape) -> Table | None:
     baseline = fmt.plain(results.baseline)
-    head = ["method", *(name for phase in PHASES for name in (phase, f"{phase} / {baseline}, 95 %"))]
+    times = {f.name: f.label for f in of_group("timed") if BATCH not in f.path}
+    head = ["method", *(name for said in times.values() for name in (said, f"{said} / {baseline}, 95 %"))]
     body = []
     for label, row in rows:
         cells = [word(label)]
-        for phase in PHASES:
-            cells += [figure(fmt.seconds, row[f"{phase}_seconds"]), _own(row, phase, label == results.baseline)]
+        for name in times:
+            cells += [figure(fmt.seconds, row[f"{name}_seconds"]), _own(row, name, label == results.baseline)]
         cells += [figure(fmt.exact, row[f"step_{leaf}"]) for leaf in ("blocks", "samples")]
         body.append([*cells, figure(fmt.seconds, row["switch_seconds"])])
     caption = f"Timed: {facts.timed_on(results, shape)}"
@@ -253,14 +254,16 @@ def _inference(rows: Rows, length: int | None) -> Table | None:
     if not counted:
         return None
     base = {name: float(counted[0][f"inference_base_{name}"]) for name in INFERENCE}
-    names = {"operations": "operations", "depth": "critical path"}
-    head = ["method", *(f"{said}, {mode}" for said in names.values() for mode in MODES)]
+    shown = {f.name: f for f in of_group("inference")}
+    names = [name for name in INFERENCE if name != "flops"]  # these stand beside their ratio
+    head = ["method", *(shown[f"inference_{mode}_{name}"].label for name in names for mode in MODES)]
     head += [name for mode in MODES for name in (f"FLOPs, {mode}", f"{mode} / base")]
     body = []
     for label, row in rows:
         cells = [word(label)]
         for name in names:
-            cells += [figure(fmt.exact, row[f"inference_{mode}_{name}"]) for mode in MODES]
+            columns_of = [shown[f"inference_{mode}_{name}"] for mode in MODES]
+            cells += [figure(SHOWN_AS[f.unit], row[f.name]) for f in columns_of]
         if row["merged_is_base"] is True:
             cells[2] = Cell(f"{cells[2].text} =", cells[2].value)
         for mode in MODES:
