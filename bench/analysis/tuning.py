@@ -15,9 +15,10 @@ import pandas as pd
 from bench.analysis.results import Results, latest, newest
 from bench.analysis.scores import check_one_content
 from bench.errors import BenchError
+from bench.schema.ranges import RATES
 from bench.schema.record import ScoreRecord, Stored, TrialRecord
 from bench.schema.resolved import ResolvedSuite
-from bench.schema.suite import DEFAULTS, RATES, TuningTable
+from bench.schema.suite import DEFAULTS, TuningTable
 from bench.stats.intervals import Interval, rank_agreement
 from bench.stats.resampling import FEWEST_SEEDS, RESAMPLES, Floats, times_drawn
 from bench.store.store import read_records, read_suite

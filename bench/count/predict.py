@@ -139,6 +139,85 @@ def check_fit(plan: Plan) -> None:
             raise BenchError(f"method {used.label}: {error}") from error
 
 
+def check_memory(plan: Plan) -> None:
+    """Hold what ``plan`` will run against the memory of this machine, before anything is run.
+
+    A step is refused where the states of one layer alone exceed the memory. One that may exceed it by a generous
+    estimate is counted, for each built-in method of a timed probe; rows of a cell are padded to the longest of their
+    batch, which is not known yet, so that they are held against their shortest form.
+
+    Raises:
+        BenchError: A step does not fit; the sentence says how much it takes.
+    """
+    for probe in plan.probes:
+        if probe.timed and (limit := memory_of(probe.device)):
+            setting = Setting(**probe.step(), device=probe.device, outputs=probe.outputs)
+            _check_step(probe.backbone, probe.methods, setting, limit)
+    for cell in plan.cells:
+        recipe, limit = cell.recipe, memory_of(cell.device)
+        rows = min(recipe["batch_size"], cell.task.train_rows) // recipe.get("gradient_accumulation", 1)
+        if limit and (least := _states(cell.backbone, rows, SHORTEST)) > limit:
+            raise BenchError(
+                f"task {cell.task.name}: {_too_much(f'batch_size = {rows}', least, limit)}; lower batch_size or raise "
+                "gradient_accumulation"
+            )
+
+
+SHORTEST = 3
+"""Tokens of the shortest row that a tokenizer gives: a word between a start and an end."""
+GENEROUS = 64
+"""Values that a layer keeps for each of its states, at most, beside the attention weights."""
+
+
+@functools.cache
+def memory_of(device: str) -> int | None:
+    """Bytes of memory of this machine's ``device``; None where they cannot be known."""
+    if device == "cpu":
+        import psutil
+
+        return int(psutil.virtual_memory().total)
+    import torch
+
+    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _check_step(spec: BackboneSpec, methods: Sequence[MethodSpec], setting: Setting, limit: int) -> None:
+    where = f"a step of {setting.batch} x {setting.length} tokens"
+    if (least := _states(spec, setting.batch, setting.length)) > limit:
+        raise BenchError(f"{_too_much(where, least, limit)}; lower batch or length, or count it alone with --counts")
+    if _most(spec, setting) <= limit:
+        return
+    from bench.count.count import peak_of
+
+    for used in (one for one in methods if one.name in registry.BUILTIN):
+        try:
+            peak = peak_of(spec, *registry.make(used.name, used.config), setting).step
+        except Exception:  # what cannot be counted is for the run to say, as a record
+            continue
+        if peak > limit:
+            raise BenchError(
+                f"method {used.label}: {_too_much(where, peak, limit)}; lower batch or length, or count it alone with "
+                "--counts"
+            )
+
+
+def _states(spec: BackboneSpec, rows: int, length: int) -> int:
+    """Bytes of the states that one layer gives, in the narrowest type: no step takes less."""
+    return int(rows * length * backbone.configuration(spec).hidden_size * 2)
+
+
+def _most(spec: BackboneSpec, setting: Setting) -> int:
+    """Bytes that no step of a built-in method is near: four copies of every weight, and all that layers may keep."""
+    config = backbone.configuration(spec)
+    tokens, heads = setting.batch * setting.length, config.num_attention_heads
+    kept = tokens * (config.hidden_size * GENEROUS + heads * setting.length * 4) * config.num_hidden_layers
+    return int(4 * (4 * backbone.describe(spec).parameters + kept))
+
+
+def _too_much(what: str, needed: int, limit: int) -> str:
+    return f"{what} takes at least {needed / 1e9:,.1f} GB of memory, this machine has {limit / 1e9:,.1f} GB"
+
+
 def _counted(
     spec: BackboneSpec, method: Any, config: Any, setting: Setting, device_memory: int | None
 ) -> dict[str, Any]:

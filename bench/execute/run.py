@@ -56,11 +56,12 @@ def planned(
     """
     import torch
 
-    from bench.count.predict import check_fit
+    from bench.count.predict import check_fit, check_memory
     from bench.plan.planner import make_plan
 
     plan = (make or make_plan)(suite, f"suite {suite.name}", "cuda" if torch.cuda.is_available() else "cpu", say)
     check_fit(plan)
+    check_memory(plan)
     return plan
 
 

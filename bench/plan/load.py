@@ -14,10 +14,10 @@ from bench.models.backbone import PRETRAINED, SHAPES
 from bench.registry import BUILTIN, summaries
 from bench.schema.claims import Bounds, ClaimTable
 from bench.schema.forms import spell
+from bench.schema.ranges import RATES
 from bench.schema.record import Tuning
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.suite import (
-    RATES,
     BackboneTable,
     CostTable,
     CrossoverTable,

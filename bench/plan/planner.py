@@ -25,6 +25,7 @@ from bench.schema.jobs import (
     sha256_of,
     source_hash,
 )
+from bench.schema.ranges import check_recipe
 from bench.schema.record import SCHEMA, TaskUsed
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
@@ -283,7 +284,12 @@ def _recipe(suite: Suite, method: MethodTable, task: str, train_rows: int) -> di
     values = _values(suite, task)
     if epochs := values.pop("epochs", None):
         values["steps"] = epochs * math.ceil(train_rows / values["batch_size"])
-    return dict(sorted((values | method.rates(task)).items()))
+    recipe = dict(sorted((values | method.rates(task)).items()))
+    try:
+        check_recipe(recipe)
+    except ValueError as error:  # epochs may come to more steps than a suite may name
+        raise BenchError(f"recipe of {task}: {error}; give fewer epochs") from error
+    return recipe
 
 
 def _resolved(

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench.schema import ranges
 from bench.schema.forms import Status, Weights
+from bench.schema.ranges import Amount, Angle, Count, Interval, Ratio, Score, Share
 from bench.schema.shape import Setting, StepShape
 
 SCHEMA = 1
@@ -26,13 +28,13 @@ class Backbone(_Frozen):
     """Hub revision, None for random weights."""
     sha256: str | None
     """Hash of the weight file, None for random weights."""
-    parameters: int
+    parameters: Count
     """Number of parameters of the bare backbone (no pooler)."""
     weights: Literal["pretrained", "random"]
     """Random weights are honest for cost and carry no conclusion about scores."""
     notes: tuple[str, ...] = ()
     """What a reader must know, such as data that the backbone was trained on."""
-    unused_tensors: dict[str, int] = {}
+    unused_tensors: dict[str, Count] = {}
     """Tensors of the weights file that the bare backbone has no place for, such as those of a head, counted by their
     first names, as ``cls.predictions``; empty in records from before they were counted."""
     configuration: dict[str, Any] = {}
@@ -63,21 +65,21 @@ class TaskUsed(_Frozen):
 
     name: str
     """Name of the task."""
-    version: int
+    version: Count
     """Raised when the task's definition changes: records of different versions are not compared."""
     source: Literal["hub", "folder", "synthetic"]
     """Where the rows come from."""
     content_sha256: str
     """Hash of the rows used, train and test."""
-    train_rows: int
+    train_rows: Count
     """Training rows used."""
-    test_rows: int
+    test_rows: Count
     """Test rows used."""
-    overlap: int
+    overlap: Count
     """Test texts that occur verbatim among the training texts."""
-    overlap_ngrams: int | None = None
+    overlap_ngrams: Count | None = None
     """Test rows that share a run of 8 words, lower case, with a training text; None in records from before."""
-    floor: float
+    floor: Score
     """Score of a bag-of-words classifier trained on the same rows (main metric)."""
     notes: tuple[str, ...] = ()
     """Such as ``near pretraining objective``."""
@@ -90,32 +92,32 @@ class CurvePoint(_Frozen):
     three sums give the FLOPs so far from a count at three lengths.
     """
 
-    step: int
+    step: Count
     """Optimizer steps so far."""
-    seconds: float
+    seconds: Amount
     """Training seconds so far, evaluations left out."""
-    score: float
+    score: Score
     """Main metric on the test split; nothing is chosen by it."""
     loss: float
     """Mean training loss since the last point."""
-    rows: int
+    rows: Count
     """Sum of B over all batches so far."""
-    tokens: int
+    tokens: Count
     """Sum of B * T."""
-    token_squares: int
+    token_squares: Count
     """Sum of B * T * T."""
 
 
 class Tuning(_Frozen):
     """The search that gave a method its learning rates; every method of a fair table was given the same."""
 
-    trials: int
+    trials: Count
     """Combinations of rates that were tried."""
-    seeds: int
+    seeds: Count
     """Seeds of each."""
-    steps: int
+    steps: Count
     """Optimizer steps of each."""
-    selection_rows: int
+    selection_rows: Count
     """Rows, cut from train, that chose."""
     task: str | None = None
     """The one task that was searched, whose rates hold for all; None: every task had a search of its own."""
@@ -124,26 +126,26 @@ class Tuning(_Frozen):
 class Trainable(_Frozen):
     """Trainable parameters, counted apart."""
 
-    method: int
+    method: Count
     """Parameters below the head that require a gradient, each once."""
-    head: int
+    head: Count
     """Parameters of the task head."""
 
 
 class Owners(_Frozen):
     """FLOPs of one part of the model; the four backward parts sum to ``backward``."""
 
-    forward: int = 0
+    forward: Count = 0
     """FLOPs of forward."""
-    backward: int = 0
+    backward: Count = 0
     """FLOPs of backward."""
-    backward_weight_gradient: int = 0
+    backward_weight_gradient: Count = 0
     """Products that give the gradient of a parameter, dW = G^T X."""
-    backward_input_gradient: int = 0
+    backward_input_gradient: Count = 0
     """Products that pass the gradient on to the input, dX = G W."""
-    backward_attention: int = 0
+    backward_attention: Count = 0
     """Products between two activations."""
-    backward_recompute: int = 0
+    backward_recompute: Count = 0
     """Forward work done again during backward; above 0 under gradient checkpointing only."""
 
 
@@ -161,17 +163,19 @@ class Flops(Owners):
     backbone_by_layer: dict[str, Owners] = {}
     """The backbone's share of it, ``embeddings`` to ``layer_L``; empty in records from before it was kept."""
 
+    _sums = model_validator(mode="after")(ranges.check_sums)
+
 
 class Bytes(_Frozen):
     """Bytes held during a training step."""
 
-    weights: int
+    weights: Count
     """Parameters and buffers, head included."""
-    gradients: int
+    gradients: Count
     """Gradients of all that trains."""
-    optimizer_state: int
+    optimizer_state: Count
     """What the optimizer keeps between steps."""
-    saved_activations: int
+    saved_activations: Count
     """Tensors that autograd keeps for backward, deduplicated by storage, parameters and buffers left out."""
 
 
@@ -182,50 +186,52 @@ class SavedTensor(_Frozen):
     """Dotted path of the module whose forward kept it first; empty for the model itself."""
     owner: Literal["backbone", "method", "head"]
     """Part of the model that the module belongs to."""
-    shape: tuple[int, ...]
+    shape: tuple[Count, ...]
     """Dimensions of the tensor."""
     dtype: str
     """Type of its elements."""
-    bytes: int
+    bytes: Count
     """Of its storage, which a view may show in part only."""
 
 
 class PeakMemory(_Frozen):
     """Peak bytes by phase of the second step (the first has no optimizer state yet)."""
 
-    forward: int
+    forward: Count
     """Peak bytes of forward."""
-    backward: int
+    backward: Count
     """Peak bytes of backward."""
-    optimizer: int
+    optimizer: Count
     """Peak bytes of the optimizer step."""
-    step: int
+    step: Count
     """Largest of the three."""
+
+    _largest = model_validator(mode="after")(ranges.check_phases)
 
 
 class Timing(_Frozen):
     """One timed quantity over interleaved blocks; readers recompute every statistic from ``samples``."""
 
-    median: float
+    median: Amount
     """Seconds."""
-    p95: float
+    p95: Amount
     """Seconds."""
-    samples: tuple[tuple[float, ...], ...]
+    samples: tuple[tuple[Amount, ...], ...]
     """Wall seconds, ``[block][i]``; sample i of block b was taken in the same round as the baseline's."""
-    cpu_median: float
+    cpu_median: Amount
     """Median process CPU seconds."""
-    ratio_to_baseline: float
+    ratio_to_baseline: Ratio
     """Exp of the median over blocks of the median paired log ratio to the baseline."""
-    ratio_interval: tuple[float, float]
+    ratio_interval: Interval
     """95 % interval of that ratio, from a bootstrap over blocks."""
 
 
 class Control(_Frozen):
     """The A/A control: the baseline measured twice in the same rounds; ratio 1 is expected."""
 
-    ratio: float
+    ratio: Ratio
     """Second against first, the same statistic as every ratio."""
-    interval: tuple[float, float]
+    interval: Interval
     """95 % interval of that ratio."""
 
 
@@ -292,16 +298,16 @@ class PathCounts(_Frozen):
     Views and other aliases, bare allocations and questions for a value are left out (``bench.count.operations``).
     """
 
-    operations: int
+    operations: Count
     """How many operations compute."""
-    depth: int
+    depth: Count
     """Length of the longest chain of operations that each need the one before: the critical path."""
 
 
 class Inference(PathCounts):
     """One inference of one row, the task head included."""
 
-    flops: int
+    flops: Count
     """FLOPs of the inference."""
 
 
@@ -321,7 +327,7 @@ class Shape(StepShape):
 
     device: str
     """``cpu`` or the name of the GPU."""
-    threads: int
+    threads: Count
     """Torch threads."""
     compiled: bool = False
     """Whether the timed model went through ``torch.compile``; counts are those of the eager form."""
@@ -330,7 +336,7 @@ class Shape(StepShape):
 
 
 class _Common(_Frozen):
-    schema_: int = Field(alias="schema", default=SCHEMA)
+    schema_: Count = Field(alias="schema", default=SCHEMA)
     """Version of the record format."""
     id: str
     """Cell or probe identity: sha256 over all that decides the result."""
@@ -364,19 +370,19 @@ class _Common(_Frozen):
 class Directions(_Frozen):
     """The update ``dW = W - W_0 [out, in]`` of one weight, and how its leading left singular vectors lie to W_0's."""
 
-    leading: int
+    leading: Count
     """How many directions are compared."""
-    outputs: int
+    outputs: Count
     """Dimensions that they lie in."""
-    relative_norm: float
+    relative_norm: Amount
     """Frobenius norm of dW / that of W_0."""
-    stable_rank: float
+    stable_rank: Amount
     """Squared Frobenius norm of dW / its squared largest singular value."""
-    leading_share: float
+    leading_share: Share
     """Of the squared Frobenius norm of dW, in its leading directions."""
-    with_weight: float
+    with_weight: Share
     """Overlap with as many leading directions of W_0, 0 to 1."""
-    angle_to_weight: float
+    angle_to_weight: Angle
     """Smallest principal angle to these, in degrees."""
 
 
@@ -391,9 +397,9 @@ class Scored(_Common):
     """Stands also where the data could not be read."""
     recipe: dict[str, Any]
     """Every recipe value, resolved for this method and task."""
-    seed: int
+    seed: Count
     """Decides head, delta, order of the data and dropout."""
-    score: float | None = None
+    score: Score | None = None
     """The task's main metric on the test split, of a trial on the rows cut from train."""
     metrics: dict[str, float] = {}
     """Every metric of the task by name."""
@@ -402,16 +408,16 @@ class Scored(_Common):
     trained_dtypes: dict[str, tuple[str, ...]] = {}
     """Names of the trained tensors, head included, by the type that they train in; ``*`` stands for a layer's number,
     and alone for all."""
-    delta_bytes: int | None = None
+    delta_bytes: Count | None = None
     """Bytes stored per task: the delta without the head."""
     losses: tuple[float, ...] = ()
     """Training loss of each step, taken before its update: the first is the loss at step 0."""
     curve: tuple[CurvePoint, ...] = ()
     """Scores on the way, where the recipe asks for ``curve_points``."""
-    gradient_norms: dict[str, tuple[float, ...]] = {}
+    gradient_norms: dict[str, tuple[Amount, ...]] = {}
     """By part of the delta, such as ``A`` and ``B``: L2 norm of its gradient, before clipping, at each of the first
     steps that the recipe's ``gradient_norms`` asks for; empty: it asks for none, or nothing but the head trains."""
-    ranks: dict[str, int] = {}
+    ranks: dict[str, Count] = {}
     """Rank of the update of each adapted map, where training chose it; empty where the configuration gave it."""
     directions: dict[str, Directions] = {}
     """By map, such as ``0.query`` of the first layer: the directions that training added to it, where the recipe asks
@@ -419,13 +425,13 @@ class Scored(_Common):
     directions_sha256: str | None = None
     """Hash of the cell's singular vectors in ``directions/<id>.safetensors``, or ``directions.safetensors`` once
     published."""
-    best_step: int | None = None
+    best_step: Count | None = None
     """Step whose state was scored, chosen on the selection rows; None: the last one, nothing was chosen."""
     tuning: Tuning | None = None
     """None: the rates were not searched for."""
-    train_seconds: float | None = None
+    train_seconds: Amount | None = None
     """Wall seconds of training, evaluations left out."""
-    prepare_seconds: float | None = None
+    prepare_seconds: Amount | None = None
     """Seconds of what the method does before its first step."""
     predictions_sha256: str | None = None
     """Hash of the cell's predictions in ``predictions/<id>.parquet``, or ``predictions.parquet`` once published."""
@@ -434,6 +440,9 @@ class Scored(_Common):
     def _scored(self) -> "Scored":
         if self.status == "ok" and self.score is None:
             raise ValueError("status is ok but there is no score")
+        ranges.check_metrics(self.metrics, self.score)
+        if self.status == "ok":
+            ranges.check_recipe(self.recipe)
         return self
 
 
@@ -444,7 +453,11 @@ class ScoreRecord(Scored):
     """Tells the kinds of record apart."""
 
 
-class CostRecord(_Common):
+class _Counted(_Common):
+    _possible = model_validator(mode="after")(ranges.check_peaks)
+
+
+class CostRecord(_Counted):
     """What one method costs on one probe's shape."""
 
     kind: Literal["cost"] = "cost"
@@ -458,7 +471,7 @@ class CostRecord(_Common):
     trained_dtypes: dict[str, tuple[str, ...]] = {}
     """Names of the trained tensors, head included, by the type that they train in; ``*`` stands for a layer's number,
     and alone for all."""
-    delta_bytes: int | None = None
+    delta_bytes: Count | None = None
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
     """Of one training step, counted, exact."""
@@ -486,21 +499,21 @@ class CostRecord(_Common):
     """Time of one inference."""
     aa_control: dict[str, Control] = {}
     """Keys ``forward backward optimizer step latency``, and ``latency_batch_1`` and so on for each batch that ran."""
-    latency_length: int | None = None
+    latency_length: Count | None = None
     """Tokens of each row of inference; None in records from before it stood here, and where no inference ran."""
     inference: Inferences | None = None
     """Counted on one row of ``latency_length`` tokens; None in records from before it was counted."""
     merged_equals_base: MergedEqualsBase | None = None
     """Whether the merged model is the backbone again; null where the method cannot be merged."""
-    merge_error: dict[str, float] | None = None
+    merge_error: dict[str, Amount] | None = None
     """Largest absolute difference of hidden states, merged against unmerged, by dtype."""
-    switch_seconds: float | None = None
+    switch_seconds: Amount | None = None
     """Median time to load another task's delta into the running model."""
     warnings: tuple[str, ...] = ()
     """Figures that could not be taken, each with its reason."""
 
 
-class CountRecord(_Common):
+class CountRecord(_Counted):
     """What one method costs at one value of a sweep: counted on fake tensors, never run."""
 
     kind: Literal["count"] = "count"
@@ -509,7 +522,7 @@ class CountRecord(_Common):
     """Name of the sweep within the suite."""
     vary: str
     """What is swept: ``length``, ``batch``, ``layers``, ``width`` or ``config.<field>``."""
-    value: int
+    value: Count
     """Of the swept quantity."""
     shape: Shape
     """What it was counted on."""
@@ -518,7 +531,7 @@ class CountRecord(_Common):
     trained_dtypes: dict[str, tuple[str, ...]] = {}
     """Names of the trained tensors, head included, by the type that they train in; ``*`` stands for a layer's number,
     and alone for all."""
-    delta_bytes: int | None = None
+    delta_bytes: Count | None = None
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
     """Without ``by_layer``: a sweep over depth would hold the same figures many times over."""
@@ -535,7 +548,7 @@ class Prediction(_Frozen):
     """As the command line spells it."""
     backbone: str
     """Named shape, hub id or path of a configuration."""
-    backbone_parameters: int
+    backbone_parameters: Count
     """Of the bare backbone."""
     shape: Setting
     """Of the training step."""
@@ -546,7 +559,7 @@ class Prediction(_Frozen):
     trained_dtypes: dict[str, tuple[str, ...]] | None = None
     """Names of the trained tensors, head included, by the type that they train in; ``*`` stands for a layer's number,
     and alone for all."""
-    delta_bytes: int | None = None
+    delta_bytes: Count | None = None
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
     """Of one training step; None where it was not counted."""
@@ -556,11 +569,11 @@ class Prediction(_Frozen):
     """Peaks of a training step."""
     largest_saved: tuple[SavedTensor, ...] | None = None
     """The largest ten of the saved activations."""
-    device_memory_bytes: int | None = None
+    device_memory_bytes: Count | None = None
     """Bytes that a step may take; None where nobody asked what fits."""
     fits: bool | None = None
     """Whether the peak is within ``device_memory_bytes``."""
-    largest_batch: int | None = None
+    largest_batch: Count | None = None
     """Most rows whose peak is within it; 0 where not even one row is."""
     refused: str | None = None
     """Why the backbone cannot carry the method."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.errors import BenchError
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
 from bench.schema.forms import Device, spell
+from bench.schema.ranges import MOST_RATE, MOST_STEPS, RATES
 from bench.schema.record import Tuning
 from bench.schema.shape import StepForm, StepShape
 
@@ -44,7 +45,7 @@ class SweepTable(StepForm):
     """Labels as the suite spells its methods; all of them where left out."""
     device: Device = "cpu"
     """Whose forms of each operation are counted; no such device is needed."""
-    timeout_seconds: float = Field(default=1800.0, gt=0)
+    timeout_seconds: float = Field(default=1800.0, gt=0, allow_inf_nan=False)
     """Counting this sweep may take this long."""
 
     @property
@@ -106,9 +107,7 @@ def check_sweeps(sweeps: tuple[SweepTable, ...], crossovers: tuple[CrossoverTabl
             )
 
 
-RATES = ("learning_rate", "head_learning_rate")
-"""What a search chooses."""
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=MOST_RATE, allow_inf_nan=False)]
 EXAMPLE = (
     "tuning = { learning_rates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], head_learning_rates = [1e-3, 1e-2], "
     "seeds = [100], selection_rows = 256 }"
@@ -129,7 +128,7 @@ class TuningTable(BaseModel):
     """Seeds of every trial; none of them scores in the suite."""
     selection_rows: int = Field(ge=1)
     """Rows cut from train by content hash: trials do not train on them and are scored on them."""
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Optimizer steps of every trial; those of the recipe where left out."""
     task: str | None = None
     """The one task that is searched, whose rates then hold for all; where left out each task has a search of its own.
@@ -238,7 +237,7 @@ class BackboneTable(_Table):
 class RecipeValues(_Table):
     """How cells train; each value may be overridden for one task."""
 
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Optimizer steps; exactly one of ``steps`` and ``epochs``."""
     epochs: int | None = Field(default=None, ge=1)
     """Passes over the training rows; exactly one of ``steps`` and ``epochs``."""
@@ -250,15 +249,15 @@ class RecipeValues(_Table):
     """Training rows drawn by content hash; all where left out."""
     test_rows: int | None = Field(default=None, ge=1)
     """Test rows drawn by content hash; all where left out."""
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: Rate | None = None
     """For methods that set none of their own."""
-    head_learning_rate: float | None = Field(default=None, gt=0)
+    head_learning_rate: Rate | None = None
     """Of the task head, for methods that set none of their own."""
     warmup: float | None = Field(default=None, ge=0, lt=1)
     """Share of steps with rising rate."""
-    weight_decay: float | None = Field(default=None, ge=0)
+    weight_decay: float | None = Field(default=None, ge=0, le=MOST_RATE, allow_inf_nan=False)
     """Of AdamW, applied to matrices alone."""
-    gradient_clip: float | None = Field(default=None, ge=0)
+    gradient_clip: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Largest global gradient norm; 0 switches it off."""
     pooling: Literal["mean", "cls", "last"] | None = None
     """What the head reads: the mean over tokens, the first or the last token."""
@@ -294,7 +293,7 @@ class RecipeTable(RecipeValues):
 
     task: dict[str, RecipeValues] = {}
     """Overrides, e.g. ``[recipe.task.cola]``."""
-    timeout_seconds: float = Field(default=3600.0, gt=0)
+    timeout_seconds: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """A cell that runs longer ends with status ``timeout``."""
 
     @model_validator(mode="after")
@@ -341,12 +340,12 @@ class MethodTable(_Table):
     """The search that gave these rates on the suite's tasks, as ``tune`` writes it; None: nobody searched for them."""
 
     @model_validator(mode="after")
-    def _positive_rates(self) -> "MethodTable":
-        for field in ("learning_rate", "head_learning_rate"):
+    def _possible_rates(self) -> "MethodTable":
+        for field in RATES:
             given = getattr(self, field)
             rates = given.values() if isinstance(given, dict) else (given,)
-            if any(rate is not None and not 0 < rate < float("inf") for rate in rates):
-                raise ValueError(f"{field} must be above 0")
+            if any(rate is not None and not 0 < rate <= MOST_RATE for rate in rates):
+                raise ValueError(f"{field} must be above 0, {MOST_RATE:g} at most")
         return self
 
     def rates(self, task: str) -> dict[str, float]:
@@ -375,7 +374,7 @@ class CostTable(StepShape):
     """Timing blocks; intervals resample blocks."""
     rounds: int = Field(default=1, ge=1)
     """Rounds per block; each round times every method once in random order."""
-    extra_seconds: float = Field(default=EXTRA_SECONDS, ge=0)
+    extra_seconds: float = Field(default=EXTRA_SECONDS, ge=0, allow_inf_nan=False)
     """Seconds that training steps, and latency at each batch, may take for blocks that an open claim asks for."""
     rebuild: bool = False
     """Build all modules anew for every block: where their tensors lie then widens intervals and moves no figure."""
@@ -387,7 +386,7 @@ class CostTable(StepShape):
     """Tokens per row of inference."""
     methods: tuple[str, ...] = ()
     """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
-    timeout_seconds: float = Field(default=7200.0, gt=0)
+    timeout_seconds: float = Field(default=7200.0, gt=0, allow_inf_nan=False)
     """Measuring this shape may take this long."""
 
     def batch_on(self, device: str) -> int:

@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from bench.analysis.results import Results
 from bench.errors import BenchError, first_fault, unwritable
 from bench.schema.figures import exact_fields
+from bench.schema.ranges import Amount, Count, Score, check_metrics
 from bench.schema.record import CostRecord, Record, ScoreRecord, Shape
 from bench.store.store import strict_json
 
 DECIDING = ("torch", "transformers")
 """Packages whose version, but for the last number, decides a count."""
 AGAIN = "write it again with: python -m bench reference"
-Exact = int | bool
+Exact = Count | bool
 
 
 class _Data(BaseModel):
@@ -31,7 +32,7 @@ class Costs(_Data):
     """Without threads: no count depends on them."""
     methods: dict[str, dict[str, Exact]]
     """Figures by dotted name, by label."""
-    merge_error: dict[str, float] = {}
+    merge_error: dict[str, Amount] = {}
     """Largest float32 difference of the merged module from the unmerged one, by label; equal but for rounding."""
 
 
@@ -40,8 +41,20 @@ class Scores(_Data):
 
     content_sha256: str
     """Of the rows: nothing is compared across different ones."""
-    methods: dict[str, dict[int, float]]
+    methods: dict[str, dict[Count, Score]]
     """Score by seed, by label."""
+    metrics: tuple[str, ...] = ()
+    """What the scores are among; each is within their ranges. Empty in references from before they were named."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Scores":
+        for label, found in self.methods.items():
+            for seed, score in found.items():
+                try:
+                    check_metrics(dict.fromkeys(self.metrics, 0.0), score)
+                except ValueError as error:
+                    raise ValueError(f"{label}, seed {seed}: {error}") from error
+        return self
 
 
 class Reference(_Data):
@@ -223,4 +236,5 @@ def _task_scores(records: list[ScoreRecord]) -> Scores:
     content = next((record.task.content_sha256 for record in records if record.task is not None), None)
     if content is None:
         raise BenchError(f"no score record of task {records[0].task_name!r} knows its rows; measure again with --fresh")
-    return Scores(content_sha256=content, methods=methods)
+    metrics = sorted({name for record in records for name in record.metrics})
+    return Scores(content_sha256=content, methods=methods, metrics=tuple(metrics))

@@ -203,7 +203,7 @@ def figures_of(lines):
 
 def counted(sweep, method, value, peak, *, vary="batch", flops=300, **changes):
     """A count record with this peak."""
-    owners = {"forward": flops // 3, "backward": flops - flops // 3}
+    owners = {"forward": flops // 3, "backward": flops - flops // 3, "backward_weight_gradient": flops - flops // 3}
     values = common(method, weights="random") | {
         "id": f"{sweep}-{method}-{value}", "kind": "count", "sweep": sweep, "vary": vary, "value": value,
         "shape": {"batch": value, "length": 8, "dtype": "float32", "device": "cpu", "attention": "sdpa",

@@ -133,14 +133,19 @@ def cost(label: str, *, seed: int = 0, noise: float = 0.002, shape: dict | None 
         "switch_seconds": 0.0021,
     }  # fmt: skip
     others = {figure.path for figure in FIGURES if figure.group == "counted" and "." not in figure.path}
-    return CostRecord.model_validate(dict.fromkeys(others, 1) | values | changes)
+    values = dict.fromkeys(others, 1) | values | changes
+    peaks = [values.get(name) for name in ("peak_memory_bytes", "predicted_peak_memory_bytes")]
+    if values["bytes"] is not None:  # a test's invented peak holds the weights too
+        least = min(dict(peak)["step"] for peak in [*peaks, {"step": 90_261_504}] if peak is not None)
+        values["bytes"] = dict(values["bytes"]) | {"weights": min(dict(values["bytes"])["weights"], least)}
+    return CostRecord.model_validate(values)
 
 
 def score(label: str, task: str, seed: int, *, source: str = "synthetic", content: str = "", **changes) -> ScoreRecord:
     """The score of one cell."""
     below = LABELS.get(label, LABELS["lora(rank=8)"])[4]
     rng = np.random.default_rng([seed, *label.encode(), *task.encode()])
-    top = {"sst2": 82.0, "mrpc": 78.0}.get(task, 70.0) + 0.8 * seed
+    top = {"sst2": 82.0, "mrpc": 78.0}.get(task, 70.0) + 0.8 * (seed % 10)
     trained = LABELS.get(label, LABELS["lora(rank=8)"])[0]
     values = common(label) | {
         "id": f"score-{label}-{task}-{seed}",
@@ -151,7 +156,7 @@ def score(label: str, task: str, seed: int, *, source: str = "synthetic", conten
         "recipe": {"steps": 60, "batch_size": 16, "learning_rate": 0.001},
         "seed": seed,
         "score": float((top + below + rng.normal(0, 0.5)) / 100),
-        "metrics": {"accuracy": float((top + below) / 100)},
+        "metrics": {"accuracy" if (changes.get("score") or 0) >= 0 else "pearson": float((top + below) / 100)},
         "trainable_parameters": {"method": trained, "head": 770},
         "delta_bytes": 4 * trained,
         "losses": [0.7, 0.5],
@@ -175,7 +180,7 @@ def curve(*scores: float, steps: int = 60, seconds: float = 6.0, batch: int = 16
 def count(label: str, batch: int, length: int, value: int, *, vary: str = "length", **changes) -> CountRecord:
     """What a training step of ``batch x length`` takes: ``value`` FLOPs, a third of them forward."""
     forward = value // 3
-    whole = {"forward": forward, "backward": value - forward}
+    whole = {"forward": forward, "backward": value - forward, "backward_weight_gradient": value - forward}
     shape = {"batch": batch, "length": length, "dtype": "float32", "device": "cpu", "attention": "sdpa",
              "optimizer": "adamw_fused", "dropout": 0.0, "threads": 2}  # fmt: skip
     values = common(label) | {

@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 
 import bench
+from bench.count.predict import check_memory
 from bench.errors import BenchError
 from bench.models.backbone import describe, files_sha256
 from bench.plan.load import load_suite, suite_names
@@ -162,3 +163,88 @@ def test_a_cost_shape_may_fix_its_threads():
     assert made.probes[0].threads == 1
     assert made.suite.plain()["cost"][0]["threads"] == 1
     assert plan().probes[0].threads is None
+
+
+# memory
+
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Let this machine have so many bytes."""
+
+    def have(size):
+        monkeypatch.setattr("bench.count.predict.memory_of", lambda device: size)
+
+    return have
+
+
+def resized(batch=32, length=32, methods=("full", "head"), **changes):
+    """The plan of ``smoke`` with another batch and length of its costs, or other values of its recipe."""
+    made = plan(Selection(methods=methods, seeds=(0,)), **changes)
+    probes = tuple(probe.model_copy(update={"batch": batch, "length": length}) for probe in made.probes)
+    return made.model_copy(update={"probes": probes, "cells": made.cells if changes else ()})
+
+
+TOO_MUCH = [
+    (10**8, 128, 64 * GB, r"a step of 100000000 x 128 tokens takes at least 1,638.4 GB of memory, this machine has 64"),
+    (32, 10**9, 64 * GB, r"a step of 32 x 1000000000 tokens takes at least 4,096.0 GB"),
+    (10**12, 1, 64 * GB, r"a step of 1000000000000 x 1 tokens takes at least"),
+    (2**62, 2**62, 64 * GB, r"takes at least"),
+    (1, 1, 127, r"a step of 1 x 1 tokens takes at least 0.0 GB"),
+    (4096, 64, GB, r"method full: a step of 4096 x 64 tokens takes at least"),
+    (64, 64, GB // 500, r"method full: a step of 64 x 64 tokens takes at least"),
+]
+
+
+@pytest.mark.parametrize(("batch", "length", "size", "sentence"), TOO_MUCH)
+def test_a_batch_that_does_not_fit_this_machine_is_refused_before_anything_runs(memory, batch, length, size, sentence):
+    memory(size)
+    with pytest.raises(BenchError, match=sentence + r".*; lower batch or length, or count it alone with --counts$"):
+        check_memory(resized(batch, length))
+
+
+def test_what_fits_what_is_counted_and_what_cannot_be_known_pass(memory):
+    memory(64 * GB)
+    check_memory(resized())
+    memory(None)
+    check_memory(resized(10**12))
+    memory(GB)
+    made = resized(10**12)
+    check_memory(made.model_copy(update={"probes": tuple(p.model_copy(update={"timed": False}) for p in made.probes)}))
+
+
+def test_a_step_that_may_not_fit_is_counted_and_passes_where_it_does(memory):
+    from bench.count.count import peak_of
+    from bench.registry import make
+    from bench.schema.shape import Setting
+
+    made = resized(64, 64, methods=("full",))
+    probe = made.probes[0]
+    peak = peak_of(probe.backbone, *make("full", {}), Setting(**probe.step(), device="cpu", outputs=2)).step
+    memory(peak)
+    check_memory(made)
+    memory(peak - 1)
+    with pytest.raises(BenchError, match="method full"):
+        check_memory(made)
+
+
+@pytest.mark.parametrize(("size", "fits"), [(64 * GB, True), (16 * 3 * 64 * 2, True), (16 * 3 * 64 * 2 - 1, False)])
+def test_rows_of_a_cell_are_held_against_their_shortest_form(memory, size, fits):
+    made = resized(batch_size=16).model_copy(update={"probes": ()})
+    memory(size)
+    if fits:
+        check_memory(made)
+    else:
+        with pytest.raises(
+            BenchError, match=r"task sst2: batch_size = 16 takes at least .*; lower batch_size or raise"
+        ):
+            check_memory(made)
+
+
+def test_epochs_that_come_to_more_steps_than_a_suite_may_name_are_refused():
+    with pytest.raises(
+        BenchError, match=r"recipe of sst2: steps = \d+: must be whole, from 1 to .*; give fewer epochs"
+    ):
+        plan(steps=None, epochs=10**10)

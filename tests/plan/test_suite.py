@@ -140,3 +140,39 @@ def test_whatever_a_file_holds_the_answer_is_a_suite_or_a_sentence(values):
         parse_suite(values, "mine.toml")
     except BenchError as error:
         assert str(error).startswith("mine.toml: ")
+
+
+RATES = ["inf", "-inf", "nan", "0.0", "-1e-3", "1e11", "1001.0"]
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("steps = 2", "steps = 2\nlearning_rate = {}", r"recipe.learning_rate"),
+        ("steps = 2", "steps = 2\nhead_learning_rate = {}", r"recipe.head_learning_rate"),
+        ("steps = 2", "steps = 2\n[recipe.task.sst2]\nlearning_rate = {}", r"recipe.task.sst2.learning_rate"),
+        ('name = "full"', 'name = "full"\nlearning_rate = {}', r"method.0.: learning_rate must be above 0, 1"),
+        ('name = "full"', 'name = "full"\nlearning_rate = {{ default = {} }}', r"method.0.: learning_rate must be "),
+    ],
+)  # fmt: skip
+def test_a_learning_rate_that_nothing_learns_at_is_refused(tmp_path, old, new, place, rate):
+    with pytest.raises(BenchError, match=rf"mine.toml: {place}"):
+        load_suite(written(tmp_path, MINIMAL.replace(old, new.format(rate))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("steps = 2", "steps = 100_000_000_000", "recipe.steps: .*less than or equal to 10000000"),
+        ("steps = 2", "steps = 2\nweight_decay = inf", "recipe.weight_decay"),
+        ("steps = 2", "steps = 2\ngradient_clip = nan", "recipe.gradient_clip"),
+        ("steps = 2", "steps = 2\ntimeout_seconds = inf", "recipe.timeout_seconds"),
+        ("steps = 2", "steps = 2\n[[cost]]\nbatch = 2\nlength = 8\nextra_seconds = inf", ".*extra_seconds"),
+        ("steps = 2", "steps = 2\n[[cost]]\nbatch = 2\nlength = 8\ndropout = nan", ".*dropout"),
+        ("steps = 2", "steps = 2\nwarmup = nan", "recipe.warmup"),
+    ],
+)
+def test_a_number_without_bound_is_refused(tmp_path, old, new, place):
+    with pytest.raises(BenchError, match=rf"mine.toml: {place}"):
+        load_suite(written(tmp_path, MINIMAL.replace(old, new)))

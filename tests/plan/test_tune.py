@@ -12,8 +12,9 @@ from bench.errors import BenchError
 from bench.plan.load import load_suite, parse_suite
 from bench.plan.planner import make_plan, plan_search
 from bench.plan.select import Selection, select
+from bench.schema.ranges import RATES
 from bench.schema.record import ScoreRecord, TrialRecord
-from bench.schema.suite import EXAMPLE, RATES
+from bench.schema.suite import EXAMPLE
 from bench.store.store import read_records
 from bench.tasks import synthetic
 from bench.training.cell import run_cell

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from bench import registry
 from bench.analysis.tuning import Outcome, Point, outcomes, read_search
 from bench.plan.load import load_suite, suite_names, tuned, write_tuned
-from bench.schema.suite import RATES, TuningTable
+from bench.schema.ranges import RATES
+from bench.schema.suite import TuningTable
 from tests.factories.trials import GRID, search
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,153 @@
+"""A figure that cannot be is refused where it stands, in a record and in a reference; what can be is read."""
+
+import copy
+import json
+
+import pytest
+
+from bench.analysis.results import Results
+from bench.errors import BenchError
+from bench.schema.ranges import METRICS
+from bench.store.store import read_records
+from bench.tasks.metrics import METRICS as KNOWN
+from bench.verdicts.reference import read_reference, reference_of, write_reference
+from tests.factories.records import cost, count, curve, glue_small, score
+
+
+def plain(record):
+    return json.loads(record.model_dump_json(by_alias=True))
+
+
+@pytest.fixture(scope="module")
+def records():
+    """One record of each kind, as a run writes them."""
+    made = {"score": score("full", "sst2", 0, curve=curve(50.0, 60.0)), "cost": cost("full"),
+            "count": count("full", 2, 8, 300)}  # fmt: skip
+    return {kind: plain(record) for kind, record in made.items()}
+
+
+def put(values, path, value):
+    *way, last = path.split(".")
+    for part in way:
+        values = values[int(part) if isinstance(values, list) else part]
+    values[int(last) if isinstance(values, list) else last] = value
+
+
+IMPOSSIBLE = [
+    ("score", "score", 40.55),
+    ("score", "score", -0.2),
+    ("score", "metrics.accuracy", 81.5),
+    ("score", "metrics.accuracy", -0.1),
+    ("score", "metrics", {"f1": 1.5}),
+    ("score", "metrics", {"matthews_correlation": -1.2}),
+    ("score", "metrics", {"pearson": 1.01}),
+    ("score", "metrics", {"spearman": 88.0}),
+    ("score", "task.floor", 58.0),
+    ("score", "curve.0.score", 50.0),
+    ("score", "curve.1.seconds", -1.0),
+    ("score", "train_seconds", -0.5),
+    ("score", "prepare_seconds", -1),
+    ("score", "seed", -1),
+    ("score", "task.train_rows", -2),
+    ("score", "recipe.learning_rate", 0),
+    ("score", "recipe.learning_rate", -1e-3),
+    ("score", "recipe.learning_rate", 1e11),
+    ("score", "recipe.learning_rate", "fast"),
+    ("score", "recipe.steps", 10**11),
+    ("score", "recipe.steps", 0),
+    ("cost", "flops.forward", -1),
+    ("cost", "flops.backward", 5),
+    ("cost", "flops.by_layer.layer_1.backward", -3),
+    ("cost", "trainable_parameters.method", -1),
+    ("cost", "delta_bytes", -4),
+    ("cost", "bytes.saved_activations", -1),
+    ("cost", "peak_memory_bytes.step", 1),
+    ("cost", "peak_memory_bytes", {"forward": 9, "backward": 9, "optimizer": 9, "step": 9}),
+    ("cost", "predicted_peak_memory_bytes", {"forward": 1, "backward": 5, "optimizer": 1, "step": 5}),
+    ("cost", "step_seconds.median", -0.1),
+    ("cost", "step_seconds.samples.0.0", -0.1),
+    ("cost", "step_seconds.ratio_to_baseline", 0.0),
+    ("cost", "step_seconds.ratio_interval", [1.2, 0.9]),
+    ("cost", "aa_control.step.interval", [1.1, 1.0]),
+    ("cost", "aa_control.step.interval", [-0.1, 1.0]),
+    ("cost", "merge_error.float32", -1e-8),
+    ("cost", "switch_seconds", -1),
+    ("cost", "inference.base.depth", -1),
+    ("cost", "shape.batch", 0),
+    ("count", "flops.backward", 1),
+    ("count", "delta_bytes", -1),
+    ("count", "value", -8),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "value"), IMPOSSIBLE)
+def test_an_impossible_figure_of_a_record_is_refused_with_its_line(records, tmp_path, kind, path, value):
+    sound, broken = records[kind], copy.deepcopy(records[kind])
+    put(broken, path, value)
+    file = tmp_path / "records.jsonl"
+    file.write_text(json.dumps(sound) + "\n")
+    assert len(read_records(file)) == 1
+    file.write_text(json.dumps(broken) + "\n")
+    with pytest.raises(BenchError, match=r"records\.jsonl:1: ") as raised:
+        read_records(file)
+    assert "\n" not in str(raised.value)
+
+
+POSSIBLE = [
+    ("score", "metrics", {"matthews_correlation": -0.02, "accuracy": 0.69}),
+    ("score", "metrics", {"accuracy": 1.0 + 1e-12}),
+    ("score", "metrics", {"a_metric_of_another": 40.0}),
+    ("score", "recipe.learning_rate", 1e3),
+    ("score", "curve.0.seconds", 0.0),
+    ("cost", "step_seconds.ratio_interval", [1.0, 1.0]),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "value"), POSSIBLE)
+def test_what_can_be_is_read(records, tmp_path, kind, path, value):
+    values = copy.deepcopy(records[kind])
+    put(values, path, value)
+    (tmp_path / "records.jsonl").write_text(json.dumps(values) + "\n")
+    assert len(read_records(tmp_path / "records.jsonl")) == 1
+
+
+def test_every_metric_has_its_range():
+    assert METRICS.keys() == set(KNOWN)
+
+
+REFERENCE = [
+    ("scores.sst2.methods.full.0", 40.55, "less than or equal to 1"),
+    ("scores.sst2.methods.full.0", -0.3, "full, seed 0: score = -0.3 is below 0, the least of accuracy"),
+    ("scores.sst2.methods.full.0", -1.5, "greater than or equal to -1"),
+    ("scores.sst2.methods.full.-1", 0.5, "greater than or equal to 0"),
+    ("costs.0.methods.full.delta_bytes", -1, "greater than or equal to 0"),
+    ("costs.0.methods.full.delta_bytes", 1.5, "valid integer"),
+    ("costs.0.merge_error.full", -1e-8, "greater than or equal to 0"),
+]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "reference.json"
+    made = glue_small(path.parent, labels=["full", "lora(rank=8)"], seeds=(0, 1))
+    write_reference(reference_of(Results(made)), path)
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("path", "value", "sentence"), REFERENCE)
+def test_an_impossible_figure_of_a_reference_is_refused(reference, tmp_path, path, value, sentence):
+    values = copy.deepcopy(reference)
+    put(values, path, value)
+    (tmp_path / "reference.json").write_text(json.dumps(values))
+    with pytest.raises(BenchError, match=sentence):
+        read_reference(tmp_path / "reference.json")
+
+
+def test_a_reference_from_before_its_metrics_were_named_is_read(reference, tmp_path):
+    for task in reference["scores"].values():
+        assert task["metrics"] == ["accuracy"]
+    values = copy.deepcopy(reference)
+    for task in values["scores"].values():
+        del task["metrics"]
+    (tmp_path / "reference.json").write_text(json.dumps(values))
+    assert read_reference(tmp_path / "reference.json") is not None
