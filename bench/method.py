@@ -117,6 +117,10 @@ class Method(abc.ABC):
     def prepare(self, module: nn.Module, loss: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> None:  # noqa: B027
         """Start from data, before training; ``loss(batch)`` is the scalar task loss of ``module`` with its head."""
 
+    def zero_gradients(self, module: nn.Module) -> Sequence[str]:
+        """Name endings of parameters of the freshly adapted ``module`` that never move: ``zero_gradient``, or more."""
+        return self.zero_gradient
+
     def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
         """Optimizer groups over the trainable parameters of ``module``; vectors and norms take no weight decay."""
         trained = [p for p in module.parameters() if p.requires_grad]

@@ -110,6 +110,15 @@ class LoRA(LowRankMethod):
             start(layer, config.init)
         return backbone
 
+    def zero_gradients(self, module: nn.Module) -> Sequence[str]:
+        """All of them where both matrices start at zero: a start that is there to show that it never trains."""
+        held = [p for _, layer in low_rank(module) for p in (*layer.A.values(), *layer.B.values())]
+        return (
+            ()
+            if any(p.any() for p in held)
+            else tuple({name for name, p in module.named_parameters() if p.requires_grad})
+        )
+
     def sizes(self, backbone: nn.Module, config: LoRAInitConfig) -> Sequence[int]:
         """Every rank; even ones alone for the orthogonal start."""
         step = 2 if config.init == "orthogonal" else 1

@@ -152,4 +152,4 @@ def prove(step: TrainingStep, batch: Batch) -> None:
     except Exception as error:  # whatever a third party's code says of a mask that it does not know
         reason = (str(error).splitlines() or [""])[0]
         raise BenchError(f"it cannot train on a row with padding ({type(error).__name__}: {reason})") from error
-    Reached(step.model, step.method.zero_gradient).see_values().check_values()
+    Reached(step.model, step.method.zero_gradients(step.model.body)).see_values().check_values()

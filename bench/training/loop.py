@@ -119,7 +119,7 @@ class Reached:
 
     Args:
         module: What trains, with or without its head.
-        zero: Name endings of parameters whose gradient is zero by theory (``Method.zero_gradient``).
+        zero: Name endings of parameters whose gradient is zero by theory (``Method.zero_gradients``).
     """
 
     def __init__(self, module: nn.Module, zero: Sequence[str] = ()) -> None:
@@ -236,7 +236,7 @@ def train(
     trained = [p for group in groups for p in group["params"]]
     model.train()
     losses: list[float] = []
-    reached = Reached(model, method.zero_gradient)
+    reached = Reached(model, method.zero_gradients(body))
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
         loss = _backward(model, method, body, batch, recipe)
         reached.see_values()

@@ -184,7 +184,13 @@ class BringsAHead(HeadOnly):
     def apply(self, backbone, config):
         adapted = super().apply(backbone, config)
         adapted.classifier = nn.Linear(anatomy(backbone).hidden, 2, device=next(backbone.parameters()).device)
+        adapted.register_forward_hook(classified)
         return adapted
+
+
+def classified(adapted, args, output):
+    logits = adapted.classifier(output.last_hidden_state)
+    output.last_hidden_state = output.last_hidden_state + logits.mean(-1, keepdim=True)
 
 
 class TrainsNorms(BitFit):
