@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.method import Method, clone, copy_delta
-from methods import peft_optimizer
+from methods import peft_optimizer, peft_text
 from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
 from methods.peft_names import Fitted
 from methods.peft_notes import base_states, folded, moved, said_of, without_values
@@ -251,6 +251,7 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
     try:
         with torch.device("meta") if weightless else contextlib.nullcontext(), _heard(notes):
             options = to_library(config, deployed=deployed)
+            peft_text.settle(options, backbone)
             fitted = Fitted(options, backbone)
             # in the backbone's type, as every method here: what trains in float32 is for the recipe to say
             model = library().get_peft_model(backbone, options, ADAPTER, autocast_adapter_dtype=False)

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from bench.errors import BenchError, unknown
 from bench.method import MethodConfig
-from methods import peft_fields, peft_optimizer
+from methods import peft_fields, peft_optimizer, peft_text
 
 DIMENSIONS = ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules")
 """Of the backbone that a saved prompt was trained on: peft takes those of the backbone here where they are left out."""
@@ -65,6 +65,7 @@ class PeftConfig(MethodConfig):
         found = {**_defaults(kind), **given, "peft_version": version()}
         try:
             peft_optimizer.check(peft_optimizer.FIELDS | found)
+            peft_text.check(found)
             peft_fields.check(kind, found, _defaults(kind), _configs()[kind])
         except ValueError as error:
             raise BenchError(f"{at}{error}") from error
@@ -180,12 +181,19 @@ def _empty(value: Any) -> bool:
 
 def _table(file: Path, at: str) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(f"{at}adapter_config: {file} is no readable JSON file ({error})") from error
     if not isinstance(found, dict):
         raise BenchError(f"{at}adapter_config: {file} holds no table of fields; give a file that peft saved")
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"the key {twice[0]!r} is listed twice")
+    return dict(pairs)
 
 
 def _check_keys(given: Mapping[str, Any], where: str) -> None:
