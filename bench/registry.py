@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import BenchError, unknown
 from bench.schema.forms import parse_spec as parse_spec
 from bench.schema.forms import spell as spell
-from methods import BRIDGES
+from methods import BRIDGES as BRIDGES
 from methods import BUILTIN as BUILTIN
 
 if TYPE_CHECKING:

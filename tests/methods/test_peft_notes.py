@@ -6,8 +6,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from bench.count.predict import predictions
+from bench.count.predict import check_fit, predictions
 from bench.errors import BenchError
+from bench.plan.load import load_suite
+from bench.plan.planner import make_plan
+from bench.plan.select import Selection, select
 from bench.schema.forms import parse_spec
 from bench.schema.shape import Setting
 from methods.peft_notes import base_states, difference, folded
@@ -175,3 +178,15 @@ def test_a_prediction_says_where_an_adapter_needs_values(kind, words, tmp_path):
 )
 def test_a_method_may_be_written_with_the_words_of_toml_and_json(text, value):
     assert parse_spec(f"peft(use_dora={text})") == ("peft", {"use_dora": value})
+
+
+def planned(**values):
+    inner = ", ".join(f"{key}={value!r}" for key, value in values.items())
+    chosen = select(load_suite("smoke"), Selection(methods=("full", f"peft({inner})"), seeds=(0,)))
+    return make_plan(chosen, "smoke", "cpu")
+
+
+def test_a_plan_refuses_what_matches_nothing_and_takes_what_starts_from_values():
+    with pytest.raises(BenchError, match=r"method peft\(.*'valu' is not found in the base model"):
+        check_fit(planned(peft_type="LORA", target_modules=["query", "valu"]))
+    check_fit(planned(peft_type="BOFT", target_modules=["query"]))

@@ -2,12 +2,14 @@
 
 import pytest
 
+from bench.analysis.results import Results
 from bench.count.predict import predictions
 from bench.count.sweep import run_sweep
 from bench.method import Method
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
+from bench.report.sections.overview import method_notes
 from bench.report.sections.sweeps import prediction
 from bench.schema.record import Prediction
 from bench.schema.shape import Setting
@@ -115,3 +117,14 @@ def test_a_record_from_before_there_were_notes_has_none(noted):
     before = record.model_dump(mode="json", by_alias=True)
     del before["notes"]
     assert type(record).model_validate(before).notes == ()
+
+
+def test_a_measured_share_that_moves_with_the_seed_stands_once_at_its_largest(noted, tmp_path):
+    plan, records = noted
+    (one,) = (record for record in records["cost"] if record.notes)
+    moved = [
+        one.model_copy(update={"id": f"{one.id}{number}", "notes": (f"off by {share} of 8",)})
+        for number, share in enumerate(("0.012", "2.5e-05", "0.3"))
+    ]
+    texts = method_notes(Results(Run.of(tmp_path, plan.suite.plain(), [*records["score"], *moved])))
+    assert [text for text in texts if "off by" in text] == ["noted: off by 0.3 of 8"]

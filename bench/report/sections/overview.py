@@ -13,6 +13,9 @@ from bench.schema.resolved import ResolvedCost, ResolvedData
 from bench.schema.shape import Setting
 from bench.stats.intervals import QUIET
 
+SHARE = re.compile(r"\b\d+\.\d+(?:e[+-]?\d+)?\b|\b\d+e[+-]?\d+\b")
+"""A measured share in a sentence."""
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -219,11 +222,18 @@ def chosen_ranks(results: Results) -> list[str]:
 
 
 def method_notes(results: Results) -> list[str]:
-    """What must be known of the methods as they ran, each sentence once, with those that it is about."""
-    held: dict[str, dict[str, None]] = {}
+    """What must be known of the methods as they ran, each sentence once, with those that it is about.
+
+    Of sentences of a method that differ in a measured share alone, which seeds and types move, the largest stands.
+    """
+    largest: dict[tuple[str, str], str] = {}
     for record in results.records:
         for note in record.notes:
-            held.setdefault(note, {})[record.method.label] = None
+            alike = record.method.label, SHARE.sub("#", note)
+            largest[alike] = max(largest.get(alike, note), note, key=lambda one: [*map(float, SHARE.findall(one))])
+    held: dict[str, dict[str, None]] = {}
+    for (label, _), note in largest.items():
+        held.setdefault(note, {})[label] = None
     return [f"{', '.join(map(fmt.plain, labels))}: {fmt.plain(note)}" for note, labels in held.items()]
 
 
