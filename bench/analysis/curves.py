@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.analysis.scores import check_one_content, doubts, training_doubts
+from bench.analysis.scores import check_one_setting, doubts, training_doubts
 from bench.errors import BenchError
 from bench.schema.record import CountRecord, CurvePoint, ScoreRecord
 from bench.stats.intervals import mean_interval
@@ -168,7 +168,7 @@ def curve_table(results: "Results") -> pd.DataFrame:
 
 def _with_curve(results: "Results") -> list[ScoreRecord]:
     found = [record for record in results.score_records if record.status == "ok" and record.curve]
-    check_one_content(found)
+    check_one_setting(found)
     return found
 
 
@@ -270,7 +270,7 @@ def gradient_table(results: "Results") -> pd.DataFrame:
     """
     norms: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
     done = [record for record in results.score_records if record.status == "ok" and record.gradient_norms]
-    check_one_content(done)
+    check_one_setting(done)
     for record in done:
         for part, found in record.gradient_norms.items():
             for step, norm in enumerate(found, start=1):
@@ -297,7 +297,7 @@ def start_table(results: "Results") -> pd.DataFrame:
         BenchError: The same task was read from different rows.
     """
     done = [record for record in results.score_records if record.status == "ok" and record.losses]
-    check_one_content(done)
+    check_one_setting(done)
     losses: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for record in done:
         losses[record.method.label, record.task_name][record.seed] = record.losses[0]
@@ -330,7 +330,7 @@ def direction_table(results: "Results") -> pd.DataFrame:
         BenchError: The same task was read from different rows, or a file of vectors is damaged.
     """
     done = [r for r in results.score_records if r.status == "ok" and r.directions]
-    check_one_content(done)
+    check_one_setting(done)
     vectors = {(r.method.label, r.task_name, r.seed): read_directions(results.folder, r) or {} for r in done}
     rows = []
     for record in done:

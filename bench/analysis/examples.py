@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.analysis.scores import check_one_content, doubts, training_doubts
+from bench.analysis.scores import check_one_setting, doubts, training_doubts
 from bench.errors import BenchError
 from bench.schema.record import ScoreRecord
 from bench.stats.intervals import holm, mcnemar_p, twice_the_median
@@ -195,7 +195,7 @@ def paired_rows(results: "Results") -> PairedRows:
     """
     baseline = results.baseline
     records = [record for record in results.score_records if record.status == "ok" and record.score is not None]
-    check_one_content(records)
+    check_one_setting(records)
     by_task: dict[str, list[ScoreRecord]] = defaultdict(list)
     for record in records:
         by_task[record.task_name].append(record)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.analysis.costs import peak_column
 from bench.analysis.examples import is_mean_of_rows, row_points
-from bench.analysis.scores import Cells, cells, check_one_content, doubts
+from bench.analysis.scores import Cells, cells, check_one_setting, doubts
 from bench.schema.record import ScoreRecord
 from bench.stats.intervals import mean_interval
 from bench.stats.resampling import FEWEST_SEEDS, RESAMPLES, Floats, best_probability, drawn_means, front_probability
@@ -68,7 +68,7 @@ def fronts(results: "Results", costs: Sequence[str]) -> Fronts:
         BenchError: Scores or costs cannot stand in one table, or a predictions file is damaged.
     """
     records = [record for record in results.score_records if record.status == "ok" and record.score is not None]
-    check_one_content(records)
+    check_one_setting(records)
     scores = cells(records)
     tasks = tuple(dict.fromkeys(record.task_name for record in records))
     compared, seeds = _common(scores, tasks)

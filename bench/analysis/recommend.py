@@ -135,7 +135,7 @@ def as_good(results: "Results") -> AsGood:
     """
     points, claim, tasks = margin(results)
     done = [r for r in results.score_records if r.status == "ok" and r.score is not None and r.task_name in tasks]
-    scores.check_one_content(done)
+    scores.check_one_setting(done)
     by_cell = scores.cells(done)
     asked = {cell for found in by_cell.values() for cell in found}
     means = {label: sum(found.values()) / len(found) for label, found in by_cell.items() if len(found) == len(asked)}

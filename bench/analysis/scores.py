@@ -23,10 +23,17 @@ Cells = Mapping[str, Mapping[tuple[str, int], float]]
 """Points of 100 by method label and (task, seed)."""
 
 
-def check_one_content(records: Sequence[Scored]) -> None:
-    """Refuse to compare scores that were taken on different rows of the same task."""
+def check_one_setting(records: Sequence[Scored]) -> None:
+    """Refuse to pool scores of different rows of a task, or of cells that ran on different numbers of threads."""
     seen: dict[str, Scored] = {}
     for record in records:
+        ours, theirs = (one.environment.get("threads") for one in (records[0], record))
+        if None not in (ours, theirs) and ours != theirs:
+            raise BenchError(
+                f"scores of different numbers of torch threads cannot be pooled: {ours} for "
+                f"{records[0].method.label!r} but {theirs} for {record.method.label!r}; run both with the same "
+                "recipe.threads into a new folder (--out) or again (--fresh)"
+            )
         first = seen.setdefault(record.task_name, record)
         if record.task is None or first.task is None or record.task.content_sha256 == first.task.content_sha256:
             continue
@@ -111,7 +118,7 @@ def score_table(results: "Results", baseline: str | None = None, tasks: Sequence
     """
     baseline = results.baseline if baseline is None else baseline
     scores = [record for record in results.score_records if not tasks or record.task_name in tasks]
-    check_one_content([record for record in scores if record.status == "ok"])
+    check_one_setting([record for record in scores if record.status == "ok"])
     by_cell = cells(scores)
     grouped: dict[str, list[ScoreRecord]] = defaultdict(list)
     for record in scores:

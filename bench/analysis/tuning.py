@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.results import Results, latest, newest
-from bench.analysis.scores import check_one_content
+from bench.analysis.scores import check_one_setting
 from bench.errors import BenchError
 from bench.schema.ranges import RATES
 from bench.schema.record import ScoreRecord, Stored, TrialRecord
@@ -260,7 +260,7 @@ def from_trials(trials: Iterable[TrialRecord], default: Rates) -> dict[str, dict
     itself; rates at which a seed failed in another way are no choice.
     """
     held = newest(trials, lambda trial: (trial.method.label, trial.task_name, _rates_of(trial.recipe), trial.seed))
-    check_one_content([trial for trial in held.values() if trial.status == "ok"])
+    check_one_setting([trial for trial in held.values() if trial.status == "ok"])
     failed = {place[:3] for place, trial in held.items() if trial.status not in ("ok", "nan")}
     grid: dict[tuple[str, str], dict[Rates, Points]] = defaultdict(lambda: defaultdict(dict))
     for (label, task, rates, seed), trial in held.items():
@@ -287,7 +287,7 @@ def from_scores(default: Iterable[ScoreRecord], tuned: Iterable[ScoreRecord]) ->
         [r for r in side if r.status == "ok" and r.score is not None and (r.tuning is not None) == searched]
         for side, searched in ((default, False), (tuned, True))
     ]
-    check_one_content([record for side in sides for record in side])
+    check_one_setting([record for side in sides for record in side])
     points: list[dict[tuple[str, str], Points]] = [defaultdict(dict), defaultdict(dict)]
     rates: dict[tuple[str, str], Rates] = {}
     for found, side in zip(points, sides, strict=True):

@@ -29,7 +29,8 @@ def tune(
     methods: MethodsOption = None,
     tasks: TasksOption = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of parallel workers (default: one per core).")
+        int | None,
+        typer.Option(min=1, help="Number of parallel workers; it changes no figure (default: what the cores carry)."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

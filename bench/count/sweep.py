@@ -43,7 +43,7 @@ def run_sweep(sweep: Sweep, progress: Callable[[str], None] = lambda line: None)
 def failures(sweep: Sweep, status: str, reason: str, started: str) -> list[CountRecord]:
     """Records of a sweep whose process died or hung: every point, all with the same status and reason."""
     found = Findings(status=status, reason=reason)  # type: ignore[arg-type]
-    around = environment()
+    around = environment(threads=1)
     return [_record(sweep, spec, value, found, started, around) for value in sweep.values for spec in sweep.methods]
 
 

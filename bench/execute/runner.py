@@ -19,7 +19,7 @@ from bench.plan.select import family
 from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id
 from bench.schema.record import Stored
 from bench.schema.suite import Suite
-from bench.store.environment import cores, now
+from bench.store.environment import at_once, cores, now
 from bench.store.sidecars import Sidecars
 from bench.store.store import Store
 from bench.timing.probe import failures as cost_failures
@@ -75,23 +75,20 @@ def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
     return context
 
 
-def run_jobs(
-    context: ForkServerContext, jobs: Sequence[Job], *, workers: int, threads: int
-) -> Iterator[Progress | Result]:
+def run_jobs(context: ForkServerContext, jobs: Sequence[Job], *, workers: int) -> Iterator[Progress | Result]:
     """Run ``jobs``, at most ``workers`` at once, and yield what happens as it happens.
 
     Args:
         context: From ``warm_context``.
         jobs: Cells, probes or sweeps, started in this order.
-        workers: Processes at once.
-        threads: Torch threads of each process.
+        workers: Processes at once; they change how long all takes, and no figure.
     """
     waiting = list(reversed(jobs))
     running: list[_Worker] = []
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_start(context, waiting.pop(), threads))
+                running.append(_start(context, waiting.pop()))
             handles = [handle for worker in running for handle in (worker.messages, worker.process.sentinel)]
             wait(handles, timeout=max(0.0, min(worker.deadline for worker in running) - time.monotonic()))
             for worker in list(running):
@@ -105,11 +102,18 @@ def run_jobs(
             worker.process.join()
 
 
-def _start(context: ForkServerContext, job: Job, threads: int) -> _Worker:
+def _threads(job: Job) -> int:
+    """Torch threads of the job's process."""
+    if isinstance(job, Cell):
+        return job.threads
+    return 1 if isinstance(job, Sweep) else job.threads or cores()
+
+
+def _start(context: ForkServerContext, job: Job) -> _Worker:
     messages, theirs = context.Pipe(duplex=False)
     their_lifeline, lifeline = context.Pipe(duplex=False)
     kind = next(kind for kind, cls in _KINDS.items() if isinstance(job, cls))
-    process = context.Process(target=_work, args=(kind, job.model_dump_json(), threads, theirs, their_lifeline))
+    process = context.Process(target=_work, args=(kind, job.model_dump_json(), _threads(job), theirs, their_lifeline))
     process.start()
     theirs.close()
     their_lifeline.close()
@@ -244,17 +248,15 @@ def execute(
         context: From ``warm_up``.
         todo: From ``remaining``.
         store: The open store of the run folder.
-        workers: Cells or sweeps at once, one per core where None; the cores are divided among cells.
+        workers: Cells or sweeps at once; as many as have a core for each of their threads where None.
     """
     if todo.sweeps:  # counted, not timed: they may share the machine
-        side_by_side = min(workers or cores(), len(todo.sweeps))
-        yield from _stored(run_jobs(context, todo.sweeps, workers=side_by_side, threads=1), store)
+        yield from _stored(run_jobs(context, todo.sweeps, workers=workers or at_once(len(todo.sweeps))), store)
     for probe in todo.probes:  # one at a time: nothing runs beside a probe
-        yield from _stored(run_jobs(context, [probe], workers=1, threads=probe.threads or cores()), store)
+        yield from _stored(run_jobs(context, [probe], workers=1), store)
     if todo.cells:
-        workers = workers or min(cores(), len(todo.cells))
-        threads = max(1, cores() // workers)
-        yield from _stored(run_jobs(context, todo.cells, workers=workers, threads=threads), store)
+        side_by_side = workers or at_once(len(todo.cells), todo.cells[0].threads)
+        yield from _stored(run_jobs(context, todo.cells, workers=side_by_side), store)
 
 
 def _stored(events: Iterator[Progress | Result], store: Store) -> Iterator[Progress | Result]:

@@ -14,7 +14,7 @@ from bench.count.count import ledger_of
 from bench.models.tokenizer import HashingTokenizer
 from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Sweep
 from bench.schema.shape import Setting
-from bench.store.environment import cores
+from bench.store.environment import at_once, cores
 from bench.tasks.sources import rows_of
 
 CALIBRATION_SECONDS = 0.5
@@ -86,11 +86,11 @@ def estimate(plan: Plan, workers: int | None = None, progress: Callable[[str], o
 
     Args:
         plan: What would be run.
-        workers: Cells or sweeps side by side; one for each core where None.
+        workers: Cells or sweeps side by side; as many as have a core for each of their threads where None.
         progress: Called with short lines such as ``counting lora, 3 of 13``.
     """
     steps = _counted(plan, progress)
-    side = min(workers or cores(), max(1, len(plan.cells)))
+    side = min(workers or at_once(len(plan.cells), plan.cells[0].threads), len(plan.cells)) if plan.cells else 1
     seconds = {probe.id: _of_probe(probe, steps) for probe in plan.probes}
     by_rows = {(cell.task.content_sha256, cell.recipe["max_length"]): cell for cell in plan.cells}
     tokens = {key: _length(cell) for key, cell in by_rows.items()}
@@ -98,7 +98,7 @@ def estimate(plan: Plan, workers: int | None = None, progress: Callable[[str], o
         seconds[cell.id] = _of_cell(cell, steps, tokens[cell.task.content_sha256, cell.recipe["max_length"]], side)
     for sweep in plan.sweeps:
         seconds[sweep.id] = _of_sweep(sweep, steps)
-    among = min(workers or cores(), max(1, len(plan.sweeps)))
+    among = min(workers or at_once(len(plan.sweeps)), max(1, len(plan.sweeps)))
     return Estimate(
         seconds, side,
         sweeps=_side_by_side((seconds[sweep.id] for sweep in plan.sweeps), among),
@@ -182,7 +182,7 @@ def _count(spec: BackboneSpec, used: MethodSpec, setting: Setting) -> _Step | No
     )  # fmt: skip
 
 
-def _seconds(step: _Step, tokens: float, here: Machine, *, backward: bool = True, cores_shared: int = 1) -> float:
+def _seconds(step: _Step, tokens: float, here: Machine, *, backward: bool = True, cores_shared: float = 1.0) -> float:
     flops = step.forward + (step.backward if backward else 0)
     operations = step.operations if backward else step.operations / 3
     return flops * tokens / step.tokens * cores_shared / (SHARE * here.flops) + operations / here.operations
@@ -213,8 +213,8 @@ def _of_cell(cell: Cell, steps: dict[tuple[BackboneSpec, str], _Step], length: f
     step = steps.get((cell.backbone, cell.method.label))
     if step is None:
         return START_SECONDS
-    here, recipe = machine(cell.device, cores(), torch.float32), cell.recipe
-    shared = workers if cell.device != "cuda" else 1
+    here, recipe = machine(cell.device, cell.threads, torch.float32), cell.recipe
+    shared = max(1.0, workers * cell.threads / cores()) if cell.device != "cuda" else 1.0
     one = _seconds(step, recipe["batch_size"] * length, here, cores_shared=shared)
     row = _seconds(step, length, here, backward=False, cores_shared=shared)
     readings: int = cell.task.test_rows * (1 + recipe.get("curve_points", 0))

@@ -241,7 +241,7 @@ def _cells(
                 draft = Cell(
                     id="", suite=suite.name, backbone=spec, method=method, source=source, task=used,
                     recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
-                    tuning=tables[method.label].tuning, trial=trials,
+                    threads=suite.recipe.threads, tuning=tables[method.label].tuning, trial=trials,
                 )  # fmt: skip
                 yield draft.model_copy(update={"id": identity(draft)})
 

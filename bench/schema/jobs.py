@@ -147,6 +147,8 @@ class Cell(_Job):
     seed: int
     device: str
     """``cpu`` or ``cuda``."""
+    threads: int
+    """Torch threads; never those that a worker happens to have."""
     tuning: Tuning | None = None
     """The search that gave the rates; None: they were not searched for."""
     trial: bool = False

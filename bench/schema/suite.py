@@ -293,6 +293,8 @@ class RecipeTable(RecipeValues):
 
     task: dict[str, RecipeValues] = {}
     """Overrides, e.g. ``[recipe.task.cola]``."""
+    threads: int = Field(default=1, ge=1)
+    """Torch threads of every cell, part of its identity: sums in another order end in other last bits."""
     timeout_seconds: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """A cell that runs longer ends with status ``timeout``."""
 

@@ -59,6 +59,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def at_once(jobs: int, threads: int = 1) -> int:
+    """Processes of ``threads`` threads, one for each of ``jobs`` at most, that the cores carry side by side."""
+    return max(1, min(cores() // threads, jobs))
+
+
 def checkout() -> tuple[str | None, bool]:
     """Commit of the checkout that this code runs from, and whether a tracked file differs from it.
 
@@ -89,15 +94,17 @@ def hardware() -> dict[str, Any]:
     return {"cpu": _cpu_model(), "cores": cores(), "memory_bytes": psutil.virtual_memory().total, "gpus": gpus}
 
 
-def environment() -> dict[str, Any]:
+def environment(threads: int | None = None) -> dict[str, Any]:
     """Everything that a record keeps about where it was made.
+
+    ``threads`` are torch's as the job was given them; those of this process where None.
 
     ``fingerprint`` hashes versions, hardware and threads: figures of different fingerprints are never pooled. The
     commit stands beside it and is no part of it.
     """
     import torch
 
-    compared = {"versions": versions(), "hardware": hardware(), "threads": torch.get_num_threads()}
+    compared = {"versions": versions(), "hardware": hardware(), "threads": threads or torch.get_num_threads()}
     commit, modified = checkout()
     fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
     return {

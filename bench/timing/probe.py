@@ -8,7 +8,7 @@ from bench.count.outcome import Findings
 from bench.models import backbone
 from bench.schema.jobs import MethodSpec, Probe, cost_id
 from bench.schema.record import CostRecord, Shape
-from bench.store.environment import environment, now
+from bench.store.environment import cores, environment, now
 
 
 def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None) -> Iterator[CostRecord]:
@@ -43,7 +43,7 @@ def run_probe(probe: Probe, progress: Callable[[str], None] = lambda line: None)
 
 def failures(probe: Probe, status: str, reason: str, started: str) -> list[CostRecord]:
     """Records of a probe whose process died or hung: all methods, all with the same status and reason."""
-    common = _common(probe, started, environment())
+    common = _common(probe, started, environment(probe.threads or cores()))
     found = Findings(status=status, reason=reason)  # type: ignore[arg-type]
     return [_record(probe, spec, found, common) for spec in probe.methods]
 

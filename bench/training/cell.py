@@ -36,11 +36,19 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Traine
     Returns:
         The record, and what the cell leaves beside it where it came to its end; a trial keeps nothing.
     """
+    import torch
+
     from bench.training.loop import NonFiniteLoss
 
-    started = now()
+    started, before = now(), torch.get_num_threads()
+    torch.set_num_threads(cell.threads)
     try:
         figures, sidecars = _measure(cell, progress)
+        if torch.get_num_threads() != cell.threads:
+            raise BenchError(
+                f"the method set torch's threads to {torch.get_num_threads()} where the plan has {cell.threads}: it "
+                "trained under other conditions than the others; leave torch.set_num_threads out of it"
+            )
     except NonFiniteLoss as error:
         return failure(cell, "nan", str(error), started), None
     except BenchError as error:
@@ -49,6 +57,8 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Traine
         status = "oom" if _out_of_memory(error) else "failed"
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return failure(cell, status, reason, started, traceback.format_exc()), None
+    finally:
+        torch.set_num_threads(before)
     identity = _identity(cell)
     identity["flags"] += figures.pop("flags")
     scored = _kind(cell)(status="ok", ended=now(), started=started, **identity, **figures)
@@ -73,7 +83,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
     return {
         "id": cell.id, "suite": cell.suite, "backbone": backbone.describe(cell.backbone),
         "method": registry.method_used(cell.method.label, cell.method.name, cell.method.config),
-        "environment": environment(), "task": cell.task, "task_name": cell.task.name, "recipe": cell.recipe,
+        "environment": environment(cell.threads), "task": cell.task, "task_name": cell.task.name, "recipe": cell.recipe,
         "seed": cell.seed, "flags": flags, "tuning": cell.tuning,
     }  # fmt: skip
 

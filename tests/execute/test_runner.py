@@ -113,7 +113,7 @@ def test_what_runs_longer_than_its_time_is_ended_and_the_others_go_on(tmp_path, 
         cell.model_copy(update={"timeout_seconds": 1.0}) if cell.method.label == "faulty/hangs" else cell
         for cell in cells
     ]
-    events = run_jobs(workers(), timed, workers=2, threads=1)
+    events = run_jobs(workers(), timed, workers=2)
     records = {event.job.method.label: event.record for event in events if isinstance(event, Result)}
     assert {label: record.status for label, record in records.items()} == {
         "full": "ok", "faulty/hangs": "timeout", "head": "ok",

@@ -90,7 +90,7 @@ def warm():
     """A fork server that has started one cell already."""
     plan = make_plan(select(load_suite("smoke"), Selection(methods=("full",), seeds=(0, 1, 2, 3))), "smoke", "cpu")
     context = warm_context(configuration(plan.cells[0].backbone).model_type)
-    list(run_jobs(context, plan.cells[:1], workers=1, threads=1))
+    list(run_jobs(context, plan.cells[:1], workers=1))
     return context, plan.cells[1:]
 
 
@@ -100,7 +100,7 @@ def test_the_first_step_comes_within_a_second_of_a_warm_start(benchmark, warm):
 
     def first_step():
         start = time.perf_counter()
-        events = run_jobs(context, cells[:1], workers=1, threads=1)
+        events = run_jobs(context, cells[:1], workers=1)
         assert isinstance(next(events), Progress)
         waits.append(time.perf_counter() - start)
         events.close()
