@@ -121,9 +121,13 @@ def resolved(config: "MethodConfig") -> dict[str, Any]:
 
 
 def method_used(label: str, name: str, config: dict[str, Any]) -> "MethodUsed":
-    """What a record keeps of a method."""
+    """What a record keeps of a method; a third party's code is not imported for it."""
     from bench.schema.record import MethodUsed
 
-    cls = load_method(name)
-    values = {"label": label, "name": name, "config": config, "class": f"{cls.__module__}:{cls.__qualname__}"}
+    plugin = _plugins().get(name) if "/" in name else None
+    place = BUILTIN.get(name) or BRIDGES.get(name) or (plugin.value if plugin else "")
+    if not place:
+        cls = load_method(name)
+        place = f"{cls.__module__}:{cls.__qualname__}"
+    values = {"label": label, "name": name, "config": config, "class": place}
     return MethodUsed.model_validate(values | provenance(name))

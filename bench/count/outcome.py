@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterable
 from typing import Any
 
+from bench.count.isolation import Lost
 from bench.errors import BenchError
 from bench.schema.forms import Status
 
@@ -19,6 +20,8 @@ class Findings:
     status: Status = "ok"
     reason: str | None = None
     traceback: str | None = None
+    disturbs: tuple[str, ...] = ()
+    """What the method changed for the whole process and left changed, each in a few words."""
     held_bytes: int = 0
     """Weights and optimizer state: what the method holds between two steps."""
 
@@ -31,15 +34,19 @@ class Findings:
         """Nothing has failed so far."""
         return self.status == "ok"
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Take down what ended this method's part of the probe; figures taken before stay."""
         self.status = _status(error)
         sentence = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         self.reason = (sentence.splitlines() or [type(error).__name__])[0]
         self.traceback = "".join(traceback.format_exception(error))
 
+    def lose(self, lost: Lost) -> None:
+        """Take down how the method's process ended; figures taken before stay."""
+        self.status, self.reason, self.traceback = lost.status, lost.reason, lost.trace
 
-def _status(error: Exception) -> Status:
+
+def _status(error: BaseException) -> Status:
     import torch
 
     from bench.training.loop import NonFiniteLoss

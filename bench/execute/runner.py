@@ -129,7 +129,8 @@ def _work(kind: str, spec: str, threads: int, messages: Connection, lifeline: Co
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-    torch.set_num_threads(threads)
+    if kind != "probe":  # one of those must make no team of threads before it forks
+        torch.set_num_threads(threads)
 
     def progress(line: str) -> None:
         messages.send(("progress", line, None))

@@ -3,6 +3,8 @@
 import gc
 import os
 
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to ask whether there is CUDA must not begin it: we fork
+
 import torch
 import transformers.models.auto.modeling_auto as auto
 from transformers import AutoConfig

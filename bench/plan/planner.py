@@ -56,7 +56,9 @@ SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
 
 def identity(job: Cell | Probe | Sweep) -> str:
     """Hash of all that decides the result: never paths, never git state, never time limits."""
-    decided = job.model_dump(mode="json", exclude={"id", "timeout_seconds", "backbone", "source"})
+    decided = job.model_dump(
+        mode="json", exclude={"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source"}
+    )
     key = {
         "schema": SCHEMA, "job": decided, "weights": [job.backbone.name, job.backbone.weights, job.backbone.sha256],
         "backbone_files": backbone.files_sha256(job.backbone),
@@ -132,7 +134,7 @@ def resolved_sweeps(suite: Suite, sweeps: tuple[Sweep, ...]) -> dict[str, Any]:
     """The sweeps as plain TOML values; nothing where there is none."""
     if not sweeps:
         return {}
-    left_out = {"id", "suite", "backbone", "methods", "timeout_seconds", "outputs"}
+    left_out = {"id", "suite", "backbone", "methods", "timeout_seconds", "method_timeout_seconds", "outputs"}
     resolved = [
         sweep.model_dump(mode="json", exclude=left_out, exclude_none=True)
         | {"backbone": sweep.backbone.name, "methods": [method.label for method in sweep.methods]}

@@ -161,7 +161,17 @@ class Cell(_Job):
         return f"{self.method.label} · {self.task.name} · seed {self.seed}{rates if self.trial else ''}"
 
 
-class Probe(_Job, StepShape):
+class _Counting(_Job):
+    method_timeout_seconds: float | None = None
+    """For each method; a quarter of ``timeout_seconds`` where None."""
+
+    @property
+    def seconds_of_a_method(self) -> float:
+        """What counting one method may take."""
+        return self.method_timeout_seconds or self.timeout_seconds / 4
+
+
+class Probe(_Counting, StepShape):
     """Measures the cost of all methods on one shape."""
 
     methods: tuple[MethodSpec, ...]
@@ -198,7 +208,7 @@ class Probe(_Job, StepShape):
         return self.rounds * (SMALL_BATCH_ROUNDS if batch == 1 else 1)
 
 
-class Sweep(_Job, StepForm):
+class Sweep(_Counting, StepForm):
     """Counts a training step of every method at every value of one quantity."""
 
     title: str

@@ -47,6 +47,8 @@ class SweepTable(StepForm):
     """Whose forms of each operation are counted; no such device is needed."""
     timeout_seconds: float = Field(default=1800.0, gt=0, allow_inf_nan=False)
     """Counting this sweep may take this long."""
+    method_timeout_seconds: float | None = Field(default=None, gt=0)
+    """Counting one method at one value may take this long; a quarter of ``timeout_seconds`` where left out."""
 
     @property
     def title(self) -> str:
@@ -390,6 +392,8 @@ class CostTable(StepShape):
     """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
     timeout_seconds: float = Field(default=7200.0, gt=0, allow_inf_nan=False)
     """Measuring this shape may take this long."""
+    method_timeout_seconds: float | None = Field(default=None, gt=0)
+    """Counting one method, or one timing block, may take this long; a quarter of ``timeout_seconds`` where left out."""
 
     def batch_on(self, device: str) -> int:
         """Rows on ``device``."""

@@ -1,4 +1,4 @@
-"""Takes all figures of one probe, stage by stage over all methods; a method that fails leaves the others alone."""
+"""Times all methods of one probe against each other, stage by stage; one that fails leaves the others alone."""
 
 import dataclasses
 import functools
@@ -10,19 +10,15 @@ from typing import Any, Literal, NamedTuple
 import psutil
 import torch
 
-from bench import registry
-from bench.count.count import Counts, count, summary
-from bench.count.ledger import count_step
-from bench.count.memory import measure_step, nbytes
+from bench.count.isolation import parts
 from bench.count.outcome import Findings
-from bench.count.step import prove
-from bench.errors import BenchError
 from bench.models.head import TaskModel
 from bench.schema.figures import BASE
-from bench.schema.jobs import MethodSpec, Probe
-from bench.schema.record import CostRecord, Inference, Inferences, Latencies, Latency
+from bench.schema.jobs import Probe
+from bench.schema.record import Latencies, Latency
 from bench.timing import inference as latency
 from bench.timing.clock import PHASES, Seen
+from bench.timing.counted import Bench, Moved, Unmoved
 from bench.timing.interleave import (
     Arm,
     Asked,
@@ -56,8 +52,10 @@ class Key(NamedTuple):
 
 
 BARE = Key("")
-PROVEN = 8
-"""Tokens of the longest row that a method has to train on before it is timed."""
+
+
+Sent = tuple[str, Findings] | tuple[None, str | Moved]
+"""What a timing fork sends: the findings of a label, or without one a line for people, or why no time of it stands."""
 
 
 @dataclasses.dataclass
@@ -80,11 +78,6 @@ class Session:
     def probe(self) -> Probe:
         """What is measured."""
         return self.models.probe
-
-    @functools.cached_property
-    def base_inference(self) -> Inference:
-        """Counts of the bare backbone under the head."""
-        return latency.count_inference(self.models.base(), self.models.batch(1, self.probe.latency_length))
 
     @contextmanager
     def answering_for(self, label: str) -> Iterator[Findings]:
@@ -143,46 +136,69 @@ class Session:
         return False
 
 
-def completed(probe: Probe, findings: dict[str, Findings], progress: Callable[[str], None]) -> Iterator[str]:
-    """Take all figures of ``probe``; yields each label as soon as none of its figures is to come.
-
-    Methods are timed against each other, so those of one group come together. What is counted alone comes method by
-    method, and a method that fails comes at once.
+def together(
+    bench: Bench, findings: dict[str, Findings], labels: Sequence[str], progress: Callable[[str], None]
+) -> Iterator[tuple[str, Findings]]:
+    """Time ``labels`` against each other in a fork of this process; yields the findings of each with its times.
 
     Args:
-        probe: What to measure.
-        findings: Of each method by its label, filled on the way.
+        bench: What counted them.
+        findings: With the counts of each; left as they are.
+        labels: Methods, the baseline among them.
         progress: Called with short lines.
+
+    Raises:
+        Lost: The fork ended, hung or raised what no method is to blame for.
+        Moved: A method changed what the others are measured with.
     """
-    session = Session(Models(probe), findings, progress)
-    if not probe.timed:
-        yield from _counted(session)
-        return
-    labels = list(_counted(session))
-    yielded = {label: None for label, found in findings.items() if not found.ok}
-    yield from list(yielded)
-    timed = _groups(session, labels, lambda found: found.held_bytes)
-    session.pace = Pace(sum(_work(session, group) for group in timed))
-    for number, group in enumerate(timed, start=1):
-        of = f" of group {number}/{len(timed)}" if len(timed) > 1 else ""
+    probe, own = bench.probe, {label: findings[label] for label in labels}
+
+    def work(send: Callable[[Sent], None]) -> None:
+        session = Session(bench.models, own, lambda line: send((None, line)))
+        baseline = next(spec for spec in probe.methods if spec.label == probe.baseline)
+        figures = findings[probe.baseline].figures
+        timed(session, Unmoved(bench.models, baseline, figures, bench.base), labels, send)
+
+    for label, value in parts(work, seconds=probe.seconds_of_a_method, threads=bench.threads):
+        if isinstance(value, Moved):
+            raise value
+        if isinstance(value, Findings):
+            assert label is not None
+            yield label, value
+        else:
+            progress(value)
+
+
+def timed(session: Session, unmoved: Unmoved, labels: Sequence[str], send: Callable[[Sent], None]) -> None:
+    """Time ``labels`` against each other, in groups that fit in memory together.
+
+    Sends the findings of each group once none of its figures is to come; the last thing sent is the reason where a
+    method has moved what the times of others are made of, and then no figure of its group stands.
+
+    Args:
+        session: With the counts of each method in its findings.
+        unmoved: What timing must leave as it was.
+        labels: Methods, the baseline among them.
+        send: Takes what is found.
+    """
+    in_groups = _groups(session, labels, lambda found: found.held_bytes)
+    session.pace = Pace(sum(_work(session, group) for group in in_groups))
+    yielded: set[str] = set()
+    for number, group in enumerate(in_groups, start=1):
+        of = f" of group {number}/{len(in_groups)}" if len(in_groups) > 1 else ""
         time_training(session, group, of)
         for some in _groups(session, group, lambda found: 2 * found.held_bytes):
             time_inference(session, some, of)
-        yield from (label for label in group if label not in yielded)
-        yielded |= dict.fromkeys(group)
-    yield from (label for label in labels if label not in yielded)
-
-
-def _counted(session: Session) -> Iterator[str]:
-    """Count method by method: its training step, and its inference where that is not to be timed as well."""
-    models, methods = session.models, session.probe.methods
-    for done, spec in enumerate(methods, start=1):
-        with session.answering_for(spec.label) as found:
-            count_training(models, spec, found)
-            if not session.probe.timed:
-                count_inference(session, models.deployed(spec.label), found)
-        session.progress(f"counted {done}/{len(methods)}")
-        yield spec.label
+        if (reason := unmoved.moved()) is not None:
+            send((None, Moved(reason)))
+            return
+        for label in group:
+            if label not in yielded:
+                send((label, session.findings[label]))
+        yielded |= {*group}
+    for label in labels:
+        if label not in yielded:
+            send((label, session.findings[label]))
 
 
 def _work(session: Session, labels: Sequence[str]) -> float:
@@ -218,64 +234,6 @@ def _groups(session: Session, labels: Sequence[str], size: Callable[[Findings], 
         return []
     largest = max(findings[label].figures["peak_memory_bytes"].step for label in alive)
     return groups(alive, baseline, int(0.6 * free_bytes(session.models.device)) - largest)
-
-
-def count_training(models: Models, spec: MethodSpec, found: Findings) -> None:
-    """Ledger of a training step on fake tensors, and where the probe is timed its memory on a real step."""
-    counts = _predicted(models, spec, found)
-    if counts is not None and not models.probe.timed:
-        return
-    step = models.step(spec.label, noise=False)
-    if counts is None:
-        ledger = count_step(step.model, step.origin, step.forward, step.backward)
-    held, peak, source = measure_step(step)
-    try:
-        prove(step, models.batch(2, min(models.probe.length, PROVEN)))
-    except BenchError:
-        found.figures.clear()  # they would be those of something else
-        raise
-    found.held_bytes = held.weights + held.optimizer_state
-    delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
-    if counts is None:
-        counts = summary(step.model, ledger, held, peak, delta, step.method.notes(step.model.body))
-        found.figures |= counts.figures(CostRecord) | {"predicted_peak_memory_bytes": None}
-    found.figures |= {
-        "delta_bytes": delta, "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
-        "peak_memory_bytes": peak, "peak_memory_source": source,
-    }  # fmt: skip
-
-
-def _predicted(models: Models, spec: MethodSpec, found: Findings) -> Counts | None:
-    """The ledger on fake tensors; None, with the reason among the warnings, where an operation has no fake form."""
-    method, config = registry.make(spec.name, spec.config, spec.label)
-    try:
-        counts = count(models.probe.backbone, method, config, models.setting)
-    except BenchError:
-        raise  # the family cannot carry the method: no real step can be built either
-    except Exception as error:  # whatever a third party's operation does without data
-        reason = (str(error).splitlines() or [""])[0]
-        found.warnings.append(
-            f"no predicted peak, counted on real tensors instead: the step does not run on fake ones "
-            f"({type(error).__name__}: {reason})"
-        )
-        return None
-    found.figures |= counts.figures(CostRecord)
-    return counts
-
-
-def count_inference(session: Session, deployed: latency.Deployed, found: Findings) -> None:
-    """Count one row's inference; compare the merged model with the bare backbone and with the unmerged model."""
-    models, length = session.models, session.probe.latency_length
-    batch = models.batch(1, length)
-    body, unmerged = deployed.unmerged.body, latency.count_inference(deployed.unmerged, batch)
-    merged = None if deployed.merged is None else latency.count_inference(deployed.merged, batch)
-    found.note(deployed.method.notes(body))  # what only weights with values can show
-    found.figures["latency_length"] = length
-    found.figures["inference"] = Inferences(base=session.base_inference, unmerged=unmerged, merged=merged)
-    if deployed.merged is not None:
-        compared = latency.compare_structure(deployed.merged.body, models.fresh().eval(), batch)
-        found.figures["merged_equals_base"] = compared
-        found.figures["merge_error"] = latency.merge_error(deployed.method, body, batch)
 
 
 def time_training(session: Session, labels: list[str], suffix: str) -> None:
@@ -315,12 +273,11 @@ def time_training(session: Session, labels: list[str], suffix: str) -> None:
 
 
 def time_inference(session: Session, labels: list[str], suffix: str) -> None:
-    """Count and time inference of ``labels`` at every batch, and time the switch of tasks."""
+    """Time inference of ``labels`` at every batch, and the switch of tasks."""
     builds, alive = Builds(labels, session.models.deployed), []
     for label in labels:
         with session.answering_for(label) as found:
             deployed = builds.get(label)
-            count_inference(session, deployed, found)
             seconds = latency.switch_seconds(deployed.method, deployed.unmerged.body, session.models.device)
             found.figures["switch_seconds"] = seconds
             if seconds is None:

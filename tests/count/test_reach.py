@@ -17,9 +17,9 @@ from bench.method import Method, MethodConfig
 from bench.models.head import TaskModel, make_head
 from bench.schema.jobs import BackboneSpec, MethodSpec, Probe
 from bench.schema.shape import Setting
+from bench.timing.counted import count_training
 from bench.timing.models import Models
 from bench.timing.probe import run_probe
-from bench.timing.session import count_training
 from bench.training.loop import PROOF, Recipe, train
 from tests.factories.cost_steps import tiny_shape
 from tests.methods.families import batch, tiny

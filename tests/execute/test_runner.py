@@ -188,12 +188,12 @@ def test_costs_that_were_measured_before_a_kill_are_kept_and_the_others_are_meas
     assert [(record.method.label, record.status) for record in records] == [(label, "ok") for label in labels]
 
 
-def test_costs_that_were_measured_before_a_method_kills_its_process_are_kept(tmp_path, faulty, undrawn):
+def test_a_method_that_kills_its_process_costs_no_other_its_record(tmp_path, faulty, undrawn):
     suite, run = tmp_path / "costs.toml", tmp_path / "run"
     suite.write_text(COSTS + "\n".join(f'[[method]]\nname = "{name}"' for name in ("full", "faulty/killed", "head")))
     bench(*asked(suite, run), code=1)
     found = {record.method.label: record.status for record in read_run(run).records}
-    assert found == {"full": "ok", "faulty/killed": "crashed", "head": "crashed"}
+    assert found == {"full": "ok", "faulty/killed": "crashed", "head": "ok"}
 
 
 class Empty:

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sys
 import time
+import warnings
 
 import torch
+from transformers.models.bert.modeling_bert import BertSelfOutput
 
 from bench.method import Method
 
@@ -66,3 +69,156 @@ class Slow(_Faulty):
     def apply(self, backbone, config):
         time.sleep(1.0)
         return GatedScale(backbone)
+
+
+LATE = 4
+"""Builds of a method in one process: its counts need three, and timing more where it builds anew for every block."""
+
+
+class _Sound(Method):
+    """Trains one scale; what it does to its process beside that is its fault."""
+
+    done = 0
+
+    def apply(self, backbone, config):
+        type(self).done += 1
+        self.harm()
+        if type(self).done == LATE:
+            self.late()
+        return GatedScale(backbone)
+
+    def harm(self):
+        pass
+
+    def late(self):
+        pass
+
+
+def _twice(owner, name):
+    """Let a function of ``owner`` do its work twice."""
+    own = getattr(owner, name)
+
+    def doubled(*args, **kwargs):
+        own(*args, **kwargs)
+        return own(*args, **kwargs)
+
+    setattr(owner, name, doubled)
+
+
+class PatchesLinear(_Sound):
+    def harm(self):
+        _twice(torch.nn.Linear, "forward")
+
+
+class PatchesDropout(_Sound):
+    def harm(self):
+        _twice(torch.nn.functional, "dropout")
+
+
+class PatchesTensors(_Sound):
+    def harm(self):
+        _twice(torch.Tensor, "mean")
+
+
+class PatchesTheOptimizer(_Sound):
+    def harm(self):
+        _twice(torch.optim.AdamW, "step")
+
+
+class DefaultType(_Sound):
+    def harm(self):
+        torch.set_default_dtype(torch.float64)
+
+
+class DefaultDevice(_Sound):
+    def harm(self):
+        torch.set_default_device("meta")
+
+
+class Threads(_Sound):
+    def harm(self):
+        torch.set_num_threads(3)
+
+
+class Deterministic(_Sound):
+    def harm(self):
+        torch.use_deterministic_algorithms(True)
+
+
+class NoGradients(_Sound):
+    def harm(self):
+        torch.set_grad_enabled(False)
+
+
+class Precision(_Sound):
+    def harm(self):
+        torch.set_float32_matmul_precision("medium")
+
+
+class HooksEverything(_Sound):
+    def harm(self):
+        torch.nn.modules.module.register_module_forward_hook(lambda module, given, out: out)
+
+
+class NoFusedAttention(_Sound):
+    def harm(self):
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+
+
+class WarningsAreErrors(_Sound):
+    def harm(self):
+        warnings.simplefilter("error")
+
+
+class Exits(_Sound):
+    def harm(self):
+        os._exit(0)
+
+
+class ExitsInThree(_Sound):
+    def harm(self):
+        os._exit(3)
+
+
+class Leaves(_Sound):
+    def harm(self):
+        sys.exit("nothing more to do")
+
+
+class Interrupts(_Sound):
+    def harm(self):
+        raise KeyboardInterrupt
+
+
+class Spins(_Sound):
+    def harm(self):
+        while True:
+            pass
+
+
+class LeavesAChild(_Sound):
+    def harm(self):
+        if not os.fork():
+            time.sleep(5)
+            os._exit(0)
+        os._exit(4)
+
+
+class ExitsLate(_Sound):
+    def late(self):
+        os._exit(5)
+
+
+class HangsLate(_Sound):
+    def late(self):
+        time.sleep(600)
+
+
+class PatchesLate(_Sound):
+    def late(self):
+        _twice(BertSelfOutput, "forward")
+
+
+class ThreadsLate(_Sound):
+    def late(self):
+        torch.set_num_threads(3)

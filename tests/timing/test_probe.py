@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from bench.method import Method, MethodConfig
 from bench.schema.claims import Bounds, TimedBound
 from bench.schema.jobs import BackboneSpec, MethodSpec, Probe
 from bench.schema.record import CostRecord
-from bench.timing import session
+from bench.timing import counted, session
+from bench.timing.counted import Bench
 from bench.timing.interleave import Pace
 from bench.timing.probe import failures, run_probe
 from tests.factories.cost_steps import counted_once
@@ -29,7 +31,7 @@ def probe(*methods: str, **changes: Any) -> Probe:
         "id": "probe", "suite": "test", "backbone": BackboneSpec(name="tiny", weights="random"), "methods": specs,
         "baseline": "full", "batch": 2, "length": 8, "dtype": "float32", "device": "cpu", "attention": "sdpa",
         "blocks": 2, "rounds": 1, "latency_batches": (1, 32), "latency_length": 8, "learning_rate": 1e-3,
-        "head_learning_rate": 1e-3, "outputs": 2, "timeout_seconds": 60.0,
+        "head_learning_rate": 1e-3, "outputs": 2, "timeout_seconds": 900.0,
     }  # fmt: skip
     return Probe(**(values | changes))
 
@@ -38,7 +40,7 @@ def probe(*methods: str, **changes: Any) -> Probe:
 def shared_counts() -> Iterator[None]:
     """What probes of this file have in common is counted by the first."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "count", counted_once(session.count))
+        patch.setattr(counted, "count", counted_once(counted.count))
         yield
 
 
@@ -235,18 +237,20 @@ def test_a_probe_that_rebuilds_builds_anew_for_every_block(broken: type[Broken])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(broken, "apply", apply)
             asked = probe("head", "broken", baseline="head", latency_batches=(1, 32), rounds=2, rebuild=rebuild)
-            head, ours = run_probe(asked)
+            found = {record.method.label: record for record in run_probe(asked)}
+        head, ours = found["head"], found["broken"]
         assert head.status == "ok"
         assert not any("varies" in line for line in head.warnings)
         assert [len(block) for block in head.step_seconds.samples] == [2, 2]
         assert [len(block) for block in head.latency_seconds.unmerged.batch_1.samples] == [8, 8]
         return ours
 
-    counted, once = 2, 2  # on fake tensors and on a real step; timed and deployed once each
-    assert record(counted + once + 1, rebuild=False).status == "ok"
-    timed, deployed = 2, 1 + 1 + 1  # a build for the counts of inference, a renewal at each batch
-    assert record(counted + timed + deployed + 1, rebuild=True).status == "ok"
-    for last in (counted + 2, counted + timed + 2, counted + timed + deployed):  # a step, at batch 1, at batch 32
+    counted = 3  # in a process of its own: on fake tensors, a real step, deployed; then timed and deployed once each
+    assert record(counted + 1, rebuild=False).status == "ok"
+    timed, deployed = 2, 1 + 1 + 1  # a build for the switch of tasks, a renewal at each batch
+    assert record(timed + deployed + 1, rebuild=True).status == "ok"
+    for last in (counted, timed + 2, timed + deployed):  # a count, at batch 1, at batch 32
+        assert record(last, rebuild=True).status == "oom"
         assert record(last, rebuild=True).status == "oom"
 
 
@@ -297,7 +301,7 @@ def test_a_dead_process_leaves_a_record_for_each_method() -> None:
 
 
 def test_two_probes_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "count", count)
+    monkeypatch.setattr(counted, "count", count)
     first, second = (list(run_probe(probe("full", "lora", latency_batches=()))) for _ in range(2))
     for ours, theirs in zip(first, second, strict=True):
         assert (ours.flops, ours.bytes, ours.peak_memory_bytes) == (
@@ -329,8 +333,8 @@ def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges()
 
 def test_what_is_counted_alone_comes_method_by_method(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[str] = []
-    count = session.count_training
-    monkeypatch.setattr(session, "count_training", lambda *args: (counted.append(args[1].label), count(*args)))
+    count = Bench.counted
+    monkeypatch.setattr(Bench, "counted", lambda self, spec: (counted.append(spec.label), count(self, spec))[1])
     records = run_probe(probe("full", "head", "lora", timed=False))
     for number, label in enumerate(("full", "head", "lora"), start=1):
         record = next(records)
@@ -339,20 +343,25 @@ def test_what_is_counted_alone_comes_method_by_method(monkeypatch: pytest.Monkey
         assert len(counted) == number
 
 
-def test_records_of_a_timed_group_come_before_the_next_group_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[list[str]] = []
+def test_records_of_a_timed_group_come_as_soon_as_it_is_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"  # the groups are timed in a process of their own
     timed = session.time_training
-    monkeypatch.setattr(session, "time_training", lambda *args: (begun.append(args[1]), timed(*args)))
+
+    def time_training(*args: Any) -> None:
+        with begun.open("a") as lines:
+            lines.write(f"{' '.join(args[1])}\n")
+        timed(*args)
+
+    monkeypatch.setattr(session, "time_training", time_training)
     monkeypatch.setattr(
         session, "groups", lambda sizes, baseline, room: [[baseline, m] for m in sizes if m != baseline]
     )
     records = run_probe(probe("full", "head", "lora", latency_batches=(1,)))
     first = [next(records), next(records)]
     assert [record.method.label for record in first] == ["full", "head"]
-    assert begun == [["full", "head"]]
     last = list(records)
     assert [record.method.label for record in last] == ["lora"]
-    assert begun == [["full", "head"], ["full", "lora"]]
+    assert begun.read_text().splitlines() == ["full head", "full lora"]
     for record in (*first, *last):
         assert record.step_seconds is not None
         assert record.latency_seconds is not None

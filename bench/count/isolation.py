@@ -1,0 +1,258 @@
+"""Runs a method's part in a fork of this process: whatever the method does to the process ends with it."""
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, Literal, TypeVar
+
+import psutil
+import torch
+from torch import nn
+
+from bench.errors import BenchError
+
+T = TypeVar("T")
+
+SECONDS = 600.0
+"""What a third party's method may take for one question while a suite is planned or figures are predicted."""
+
+
+class Lost(Exception):
+    """A fork that gave no answer: it ended by itself, was killed, ran too long, or raised what no `BenchError` is."""
+
+    def __init__(self, status: Literal["crashed", "timeout", "failed"], reason: str, trace: str | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.trace = trace
+        """Python's traceback of the fork, where it raised."""
+
+
+def apart(work: Callable[[], T], *, seconds: float | None = None, threads: int = 1) -> T:
+    """What ``work`` returns in a fork of this process. As `parts`, for a single answer."""
+
+    def answer(send: Callable[[T], None]) -> None:
+        send(work())
+
+    return next(iter(list(parts(answer, seconds=seconds, threads=threads))))
+
+
+def guarded(name: str, work: Callable[[], T], seconds: float = SECONDS) -> T:
+    """What ``work`` says of method ``name``: found here for one that this project has, in a fork for a third party's.
+
+    Raises:
+        BenchError: As ``work`` raised it, or the method ended its process.
+    """
+    if "/" not in name:
+        return work()
+    try:
+        return apart(work, seconds=seconds)
+    except Lost as lost:
+        raise BenchError(f"method {name!r}: {lost.reason}") from lost
+
+
+def parts(
+    work: Callable[[Callable[[T], None]], None], *, seconds: float | None = None, threads: int = 1
+) -> Iterator[T]:
+    """What ``work`` sends from a fork of this process, as it comes; all of it is plain data that can be pickled.
+
+    A process in which CUDA runs cannot be forked: ``work`` then runs here, as `forkable` says.
+
+    Args:
+        work: Gets what sends an answer. SIGINT is ignored in its process, which ends where this one ends.
+        seconds: It may take for each of its answers; no limit where None.
+        threads: Torch threads of the fork; see `usable_threads`.
+
+    Raises:
+        BenchError: As ``work`` raised it.
+        Lost: The fork ended without an answer, or ``work`` raised something else.
+    """
+    if not forkable():
+        sent: list[T] = []
+        work(sent.append)
+        yield from sent
+        return
+    threads = usable_threads(threads)
+    answers, theirs = Pipe(duplex=False)
+    alive, lifeline = Pipe(duplex=False)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()  # what waits in a buffer would be written by both
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's on threads: `usable_threads` looks after torch's
+        child = _Fork(os.fork())
+    if not child.pid:
+        lifeline.close()
+        answers.close()
+        _answer(work, theirs, alive, threads)
+    theirs.close()
+    alive.close()
+    try:
+        yield from _heard(child, answers, seconds)
+    finally:
+        child.end()
+        answers.close()
+        lifeline.close()
+
+
+def forkable() -> bool:
+    """Whether this process can be forked: CUDA cannot be used in a fork of a process that has used it."""
+    return hasattr(os, "fork") and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+
+
+def usable_threads(wanted: int) -> int:
+    """Torch threads that a fork of this process can have: ``wanted``, or 1 where this process has threads of a library.
+
+    OpenMP waits in a fork for ever for a team of threads that its parent had made.
+    """
+    return wanted if psutil.Process().num_threads() <= threading.active_count() else 1
+
+
+def _answer(work: Callable[[Callable[[Any], None]], None], theirs: Connection, alive: Connection, threads: int) -> None:
+    """In the fork: send what comes of ``work`` and end."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
+        torch.set_num_threads(threads)
+        try:
+            work(lambda value: theirs.send_bytes(pickle.dumps(("part", value))))
+            said: tuple[str, Any] = ("end", None)
+        except BenchError as error:
+            said = ("refused", str(error))
+        except BaseException as error:  # SystemExit too: what a method does to its process is a result
+            reason = (f"{type(error).__name__}: {error}".splitlines() or [type(error).__name__])[0]
+            said = ("raised", (reason.rstrip(": "), "".join(traceback.format_exception(error))))
+        theirs.send_bytes(pickle.dumps(said))
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(0)
+
+
+def _end_with_parent(alive: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        alive.recv_bytes()
+    os._exit(1)
+
+
+class _Fork:
+    """A child of this process; once it was waited for, its number may be another's."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._status: int | None = None
+
+    def ended(self, *, wait: bool = False) -> str | None:
+        """How it ended; None while it runs."""
+        if self._status is None:
+            found, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+            if not found:
+                return None
+            self._status = os.waitstatus_to_exitcode(status)
+        code = self._status
+        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"its process ended without an answer ({cause})"
+
+    def end(self) -> None:
+        """Kill it where it still runs."""
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.ended(wait=True)
+
+
+def _heard(child: _Fork, answers: Connection, seconds: float | None) -> Iterator[Any]:
+    deadline = _deadline(seconds)
+    while True:
+        ended = None
+        while not answers.poll(min(0.2, max(0.0, deadline - time.monotonic()))):
+            if ended is not None:
+                raise Lost("crashed", ended)
+            ended = child.ended()  # then what it sent last is read before it is given up
+            if time.monotonic() > deadline:
+                raise Lost("timeout", f"ran longer than {seconds:g} s")
+        try:
+            kind, value = pickle.loads(answers.recv_bytes())
+        except (EOFError, OSError):
+            raise Lost("crashed", ended or child.ended(wait=True) or "") from None
+        if kind == "end":
+            return
+        if kind == "refused":
+            raise BenchError(value)
+        if kind == "raised":
+            raise Lost("failed", *value)
+        yield value
+        deadline = _deadline(seconds)
+
+
+def _deadline(seconds: float | None) -> float:
+    return float("inf") if seconds is None else time.monotonic() + seconds
+
+
+class ProcessState:
+    """What methods share in one process, as it was when this was made: settings, and the functions of torch."""
+
+    def __init__(self) -> None:
+        self._settings = _settings()
+        self._functions = _functions()
+
+    def changes(self) -> list[str]:
+        """What is otherwise now, each in a few words such as ``torch's default type float32 -> float64``."""
+        now, functions = _settings(), _functions()
+        found = [f"{name} {old} -> {now[name]}" for name, old in self._settings.items() if now[name] != old]
+        # torch.compile wraps the functions of optimizers, to leave them as they are
+        own = {name: getattr(value, "_torchdynamo_orig_callable", value) for name, value in functions.items()}
+        replaced = [name for name, old in self._functions.items() if own.get(name) is not old]
+        # one that a class inherited until now; a module gains names whenever a part of it is imported
+        added = [name for name in own.keys() - self._functions.keys() if name.rpartition(".")[0] not in _MODULES]
+        return found + [f"{name} replaced" for name in (*replaced, *sorted(added))]
+
+
+def _settings() -> dict[str, Any]:
+    hooks = {name: table for name, table in vars(nn.modules.module).items() if name.startswith("_global_")}
+    return {
+        "torch's default type": str(torch.get_default_dtype()).removeprefix("torch."),
+        "torch's default device": str(torch.get_default_device()),
+        "torch's threads": torch.get_num_threads(),
+        "gradients enabled": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "autocast on the CPU": torch.is_autocast_enabled("cpu"),
+        "autocast on CUDA": torch.is_autocast_enabled("cuda"),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "anomaly detection": torch.is_anomaly_enabled(),
+        "precision of float32 products": torch.get_float32_matmul_precision(),
+        "oneDNN": torch._C._get_mkldnn_enabled(),
+        "cuDNN": (torch._C._get_cudnn_enabled(), torch._C._get_cudnn_benchmark(), torch._C._get_cudnn_deterministic()),
+        "fused attention": tuple(
+            getattr(torch._C, f"_get_{kind}_sdp_enabled")() for kind in ("flash", "mem_efficient", "math")
+        ),
+        "modes of torch": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
+        "hooks on every module": {name: len(table) for name, table in hooks.items() if isinstance(table, dict)},
+    }  # fmt: skip
+
+
+_MODULES = {
+    module.__name__: module for module in (torch, nn.functional, nn.init, torch.autograd, torch.nn.attention)
+}  # fmt: skip
+
+
+def _functions() -> dict[str, Any]:
+    """What runs under each public name of torch: its functions, those of tensors, modules and optimizers."""
+    places: dict[str, Any] = _MODULES | {"torch.Tensor": torch.Tensor, "torch.nn.Parameter": nn.Parameter}
+    for group in (nn, torch.optim):
+        places |= {f"{group.__name__}.{name}": kind for name, kind in vars(group).items() if isinstance(kind, type)}
+    wanted = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+    return {
+        f"{place}.{name}": value for place, held in places.items() for name, value in vars(held).items()
+        if isinstance(value, wanted)
+    }  # fmt: skip

@@ -1,0 +1,189 @@
+"""Counts each method of a probe in a process of its own: what one does to its process moves no other's figures."""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+import torch
+
+from bench import registry
+from bench.count.count import Counts, count, summary
+from bench.count.isolation import Lost, ProcessState, apart
+from bench.count.ledger import StepFigures, count_step
+from bench.count.memory import measure_step, nbytes
+from bench.count.outcome import Findings
+from bench.count.step import prove
+from bench.errors import BenchError
+from bench.schema.jobs import MethodSpec, Probe
+from bench.schema.record import CostRecord, Inference, Inferences
+from bench.timing import inference as latency
+from bench.timing.models import Models
+
+PROVEN = 8
+"""Tokens of the longest row that a method has to train on before it is timed."""
+
+
+def base_inference(models: Models) -> Inference:
+    """Counts of the bare backbone under the head."""
+    return latency.count_inference(models.base(), models.batch(1, models.probe.latency_length))
+
+
+class Moved(Exception):
+    """Why no time of a process stands: what a method did to what all of them share."""
+
+
+class Bench:
+    """What one probe measures with: models to build from, and a fork for each method that is counted.
+
+    Args:
+        probe: What is measured.
+        threads: Torch threads of the forks.
+    """
+
+    def __init__(self, probe: Probe, threads: int) -> None:
+        self.probe, self.threads = probe, threads
+        self.models = Models(probe)
+        self.base = apart(functools.partial(base_inference, self.models), threads=threads)
+        """Counts of the bare backbone."""
+        self._known = self._first()
+
+    def _first(self) -> dict[str, Counts]:
+        """The first method on fake tensors, counted here where it is built in: forks share what torch keeps of that.
+
+        Not where torch has CUDA: backward would begin threads of the device, without which no fork can run its own.
+        """
+        first = self.probe.methods[0]
+        if "/" in first.name or len(self.probe.methods) < 3 or torch.version.cuda or torch.version.hip:
+            return {}
+        with contextlib.suppress(BenchError):  # its fork says so in its record
+            if (counts := predicted(self.models, first, Findings())) is not None:
+                return {first.label: counts}
+        return {}
+
+    def counted(self, spec: MethodSpec) -> Findings:
+        """All that is counted of one method, in a fork of this process; where the fork is lost, how it ended."""
+        work = functools.partial(_counted, self.models, spec, self.base, self._known.get(spec.label))
+        try:
+            return apart(work, seconds=self.probe.seconds_of_a_method, threads=self.threads)
+        except Lost as lost:
+            found = Findings()
+            found.lose(lost)
+            return found
+
+
+def _counted(models: Models, spec: MethodSpec, base: Inference, known: Counts | None) -> Findings:
+    found, state = Findings(), ProcessState()
+    try:
+        count_training(models, spec, found, known)
+        count_inference(models, models.deployed(spec.label), found, base)
+    except BaseException as error:  # the outermost frame of a method's process, SystemExit too: a failure is a result
+        found.fail(error)
+    if changes := state.changes():
+        found.disturbs = tuple(changes)
+        found.note(
+            [f"it changes what all methods of a process share ({', '.join(changes)}); counted in one of its own"]
+        )
+    return found
+
+
+def count_training(models: Models, spec: MethodSpec, found: Findings, known: Counts | None = None) -> None:
+    """Ledger of a training step on fake tensors, and where the probe is timed its memory on a real step."""
+    counts = known or predicted(models, spec, found)
+    if counts is not None:
+        found.figures |= counts.figures(CostRecord)
+    if counts is not None and not models.probe.timed:
+        return
+    step = models.step(spec.label, noise=False)
+    if counts is None:
+        ledger = count_step(step.model, step.origin, step.forward, step.backward)
+    held, peak, source = measure_step(step)
+    try:
+        prove(step, models.batch(2, min(models.probe.length, PROVEN)))
+    except BenchError:
+        found.figures.clear()  # they would be those of something else
+        raise
+    found.held_bytes = held.weights + held.optimizer_state
+    delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
+    if counts is None:
+        counts = summary(step.model, ledger, held, peak, delta, step.method.notes(step.model.body))
+        found.figures |= counts.figures(CostRecord) | {"predicted_peak_memory_bytes": None}
+    found.figures |= {
+        "delta_bytes": delta, "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
+        "peak_memory_bytes": peak, "peak_memory_source": source,
+    }  # fmt: skip
+
+
+def predicted(models: Models, spec: MethodSpec, found: Findings) -> Counts | None:
+    """The ledger on fake tensors; None, with the reason among the warnings, where an operation has no fake form."""
+    method, config = registry.make(spec.name, spec.config, spec.label)
+    try:
+        return count(models.probe.backbone, method, config, models.setting)
+    except BenchError:
+        raise  # the family cannot carry the method: no real step can be built either
+    except Exception as error:  # whatever a third party's operation does without data
+        reason = (str(error).splitlines() or [""])[0]
+        found.warnings.append(
+            f"no predicted peak, counted on real tensors instead: the step does not run on fake ones "
+            f"({type(error).__name__}: {reason})"
+        )
+        return None
+
+
+def count_inference(models: Models, deployed: latency.Deployed, found: Findings, base: Inference) -> None:
+    """Count one row's inference; compare the merged model with the bare backbone and with the unmerged model."""
+    length = models.probe.latency_length
+    batch = models.batch(1, length)
+    body, unmerged = deployed.unmerged.body, latency.count_inference(deployed.unmerged, batch)
+    merged = None if deployed.merged is None else latency.count_inference(deployed.merged, batch)
+    found.note(deployed.method.notes(body))  # what only weights with values can show
+    found.figures["latency_length"] = length
+    found.figures["inference"] = Inferences(base=base, unmerged=unmerged, merged=merged)
+    if deployed.merged is not None:
+        compared = latency.compare_structure(deployed.merged.body, models.fresh().eval(), batch)
+        found.figures["merged_equals_base"] = compared
+        found.figures["merge_error"] = latency.merge_error(deployed.method, body, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unmoved:
+    """What timing must leave as it was: the state of its process, and the counts of baseline and bare backbone."""
+
+    models: Models
+    baseline: MethodSpec
+    figures: dict[str, Any]
+    """Counts of the baseline, taken in a process of its own."""
+    base: Inference
+    """Counts of the bare backbone, taken likewise."""
+    state: ProcessState = dataclasses.field(default_factory=ProcessState)
+
+    def moved(self) -> str | None:
+        """What is otherwise now, as the reason why no time of this process stands; None where nothing is."""
+        if changes := self.state.changes():
+            return f"a method changes what all methods share ({', '.join(changes)})"
+        now = self._counts()
+        for name in [field.name for field in dataclasses.fields(StepFigures)]:
+            if now[name] != self.figures[name]:
+                return (
+                    f"a method changes what the baseline computes ({_difference(name, self.figures[name], now[name])})"
+                )
+        inference = base_inference(self.models)
+        if inference != self.base:
+            return f"a method changes what the backbone computes ({_difference('inference', self.base, inference)})"
+        return None
+
+    def _counts(self) -> dict[str, Any]:
+        counts = predicted(self.models, self.baseline, Findings())
+        if counts is not None:
+            return vars(counts)
+        step = self.models.step(self.baseline.label, noise=False)
+        return vars(count_step(step.model, step.origin, step.forward, step.backward))
+
+
+def _difference(name: str, before: Any, after: Any) -> str:
+    """The first number that differs, such as ``flops.forward 39 -> 52``."""
+    ours, theirs = before.model_dump(), after.model_dump()
+    field = next(field for field in ours if ours[field] != theirs[field])
+    values = (ours[field], theirs[field])
+    plain = all(isinstance(value, int | float) for value in values)
+    return f"{name}.{field} {values[0]:,} -> {values[1]:,}" if plain else f"{name}.{field}"
