@@ -259,6 +259,7 @@ NOT_FIGURES: Mapping[str, str] = {
     "largest_saved": "the largest parts of bytes.saved_activations, by name", "sweep": "what was swept",
     "vary": "what was swept", "value": "what was swept", "task": "what was scored", "task_name": "what was scored",
     "recipe": "how it was trained", "seed": "how it was trained", "tuning": "how it was trained",
+    "label_scale": "how it was trained",
     "predictions_sha256": "file beside the record", "directions_sha256": "file beside the record",
 }  # fmt: skip
 """Other fields of a record, with what they hold; a figure may lie within."""

@@ -386,6 +386,23 @@ class Directions(_Frozen):
     """Smallest principal angle to these, in degrees."""
 
 
+class LabelScale(_Frozen):
+    """The unit in which a regression is trained: labels less ``mean``, over ``deviation``."""
+
+    mean: float
+    """Of the labels of the training rows, in their own unit."""
+    deviation: float = Field(gt=0)
+    """Standard deviation of the same labels (population)."""
+
+    def of(self, label: float) -> float:
+        """``label`` as it is trained on."""
+        return (label - self.mean) / self.deviation
+
+    def back(self, prediction: float) -> float:
+        """A model's ``prediction`` in the unit of the labels."""
+        return prediction * self.deviation + self.mean
+
+
 class Scored(_Common):
     """What training once (backbone, task, method, recipe, seed) came to."""
 
@@ -412,6 +429,9 @@ class Scored(_Common):
     """Bytes stored per task: the delta without the head."""
     losses: tuple[float, ...] = ()
     """Training loss of each step, taken before its update: the first is the loss at step 0."""
+    label_scale: LabelScale | None = None
+    """Of a regression: what its labels were standardised by in training, so that ``losses`` are shares of their
+    variance; predictions and metrics have the unit of the labels. None for classes, and in records from before."""
     curve: tuple[CurvePoint, ...] = ()
     """Scores on the way, where the recipe asks for ``curve_points``."""
     gradient_norms: dict[str, tuple[Amount, ...]] = {}

@@ -100,7 +100,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.tasks.metrics import compute
     from bench.tasks.sources import rows_of
     from bench.training.diagnostics import Found, directions, weights
-    from bench.training.evaluate import Encoded, constant_score, evaluate, flags
+    from bench.training.evaluate import Encoded, constant_score, evaluate, flags, label_scale
 
     recipe = cell.recipe
     data = rows_of(cell)
@@ -108,9 +108,10 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed)
     start = weights(bare) if recipe.get("directions") else {}
     length = check_positions(bare, recipe["max_length"], method.reserved_positions(config))
+    scale = label_scale(data.train) if data.spec.regression else None
     encoded = functools.partial(
         Encoded, tokenizer=load_tokenizer(cell.backbone.folder, bare.config.vocab_size), max_length=length,
-        regression=data.spec.regression, device=cell.device,
+        scale=scale, device=cell.device,
     )  # fmt: skip
     rows, test = encoded(data.train), encoded(data.test)
     model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
@@ -139,6 +140,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     )  # fmt: skip
     return {
         "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
+        "label_scale": scale,
         "delta_bytes": sum(t.numel() * t.element_size() for t in method.delta(model.body).values()),
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bench.errors import BenchError
 from bench.models.head import TaskModel, generator
 from bench.models.tokenizer import Tokenizer
+from bench.schema.record import LabelScale
 from bench.tasks.glue import TaskSpec
 from bench.tasks.metrics import compute
 from bench.tasks.rows import Rows
@@ -20,6 +22,23 @@ POOL = 8
 """Batches in a pool that is sorted by length; see ``Encoded.shuffled``."""
 
 
+def label_scale(rows: Rows) -> LabelScale:
+    """Mean and deviation of the labels of ``rows``, which a regression is trained in.
+
+    A head starts at about zero and moves by about its rate a step: raw scores around 3 leave it to spend a short
+    training on their mean, whatever the method is.
+
+    Raises:
+        BenchError: All labels are the same.
+    """
+    mean, deviation = statistics.fmean(rows.labels), statistics.pstdev(rows.labels)
+    if not deviation:
+        raise BenchError(
+            f"all {len(rows)} training rows have the score {mean:g}; a regression needs two values at least"
+        )
+    return LabelScale(mean=mean, deviation=deviation)
+
+
 class Encoded:
     """Tokenised rows, padded a batch at a time.
 
@@ -27,15 +46,21 @@ class Encoded:
         rows: Texts and labels.
         tokenizer: The backbone's own.
         max_length: Tokens per row at most.
-        regression: Whether labels are floating point.
+        scale: What batches give the labels of a regression in; None for classes.
         device: Where batches go.
     """
 
-    def __init__(self, rows: Rows, tokenizer: Tokenizer, max_length: int, *, regression: bool, device: str) -> None:
+    def __init__(
+        self, rows: Rows, tokenizer: Tokenizer, max_length: int, *, scale: LabelScale | None, device: str
+    ) -> None:
         columns = [list(column) for column in zip(*rows.texts, strict=True)]
         self._inputs = dict(tokenizer(*columns, truncation=True, max_length=max_length))
         self._padding = {"input_ids": tokenizer.pad_token_id}
-        self._labels = torch.tensor(rows.labels, dtype=torch.float32 if regression else torch.long)
+        self.labels = rows.labels
+        """As the task has them."""
+        trained = rows.labels if scale is None else [scale.of(label) for label in rows.labels]
+        self._labels = torch.tensor(trained, dtype=torch.long if scale is None else torch.float32)
+        self.scale = scale
         self._device = device
 
     def __len__(self) -> int:
@@ -89,8 +114,8 @@ def evaluate(
         dtype: As the recipe has it.
 
     Returns:
-        Columns of the predictions sidecar: ``row``, ``label``, ``prediction`` and, for classes, ``probability`` of
-        the predicted class.
+        Columns of the predictions sidecar: ``row``, ``label``, ``prediction`` in the unit of the labels and, for
+        classes, ``probability`` of the predicted class.
 
     Raises:
         NonFiniteLoss: A prediction is NaN or infinite: the last step went astray, after its loss was taken.
@@ -106,14 +131,14 @@ def evaluate(
             logits = logits.float().cpu()
             if not torch.isfinite(logits).all():
                 raise NonFiniteLoss("the trained model predicts NaN or infinity; a lower learning rate may help")
-            labels = batch["labels"].cpu()
-            if spec.regression:
-                values = zip(logits.squeeze(-1).tolist(), [math.nan] * len(indices), strict=True)
+            if rows.scale is not None:
+                back = [rows.scale.back(value) for value in logits.squeeze(-1).tolist()]
+                values = zip(back, [math.nan] * len(indices), strict=True)
             else:
                 probability, predicted = torch.softmax(logits, dim=-1).max(dim=-1)
                 values = zip(predicted.tolist(), probability.tolist(), strict=True)
-            for index, label, (prediction, certainty) in zip(indices, labels.tolist(), values, strict=True):
-                columns[index] = (label, prediction, certainty)
+            for index, (prediction, certainty) in zip(indices, values, strict=True):
+                columns[index] = (rows.labels[index], prediction, certainty)
     ordered = [columns[i] for i in range(len(rows))]
     table: dict[str, list[Any]] = {
         "row": list(range(len(rows))),
