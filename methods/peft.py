@@ -26,7 +26,7 @@ MENDED = (
     "Note that `r` is not used in AdaLora",
     "`is_gradient_checkpointing` is deprecated",
     "Failed to load the CUDA extension",
-    "Unsupported layer type '<class",
+    r"Unsupported layer type '<class '[^']*Norm'",
     "Setting boft_n_butterfly_factor to 1",
     "Detected that the base layer has no bias term",
     "The following rank_pattern keys did not match",

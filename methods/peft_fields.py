@@ -1,9 +1,16 @@
 """Which fields of peft's configurations act, and under which choice of others; all else is refused before it runs."""
 
-import dataclasses
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+import enum
+import functools
+import json
+import math
+import operator
+import types
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 Values = Mapping[str, Any]
 
@@ -125,9 +132,18 @@ HARMLESS: Mapping[str, Mapping[str, str]] = {
 
 SCALES = (
     "lora_alpha", "alpha", "randlora_alpha", "psoft_alpha", "shadow_alpha", "scaling", "num_virtual_tokens", "r",
-    "n_frequency", "adapter_len", "init_r",
+    "n_frequency", "adapter_len", "init_r", "d_initial",
 )  # fmt: skip
 """Fields that leave nothing to train where they are zero."""
+SIZES = ("num_virtual_tokens", "adapter_len", "adapter_layers")
+"""Fields without a default of use: numbers of positions and layers."""
+LISTS = ("trainable_token_indices", "token_indices")
+"""Fields that name nothing to train where they are empty."""
+PATTERNS = {
+    "rank_pattern": int, "n_frequency_pattern": int, "block_size_pattern": int, "alpha_pattern": float,
+    "lambda_pattern": float,
+}  # fmt: skip
+"""Fields that hold a number for names of modules, with its kind."""
 FROM_DATA = ("eva", "corda", "lora_ga")
 """Values of init_lora_weights that start from a pass over data."""
 
@@ -141,12 +157,11 @@ def check(kind: str, values: Values, defaults: Values, configuration: type) -> N
         defaults: Those of peft.
         configuration: peft's dataclass, whose hints say what a field takes.
     """
-    hints = {field.name: field.type for field in dataclasses.fields(configuration)}
-    changed = {name: value for name, value in values.items() if name in defaults and value != defaults[name]}
-    for name, value in changed.items():
-        _check_kind(name, value, defaults[name], hints.get(name))
     for name, value in values.items():
+        if name in defaults and not (value is None and defaults[name] is None):
+            _check_kind(name, value, defaults[name], configuration)
         _check_size(kind, name, value, defaults.get(name))
+    changed = {name: value for name, value in values.items() if name in defaults and value != defaults[name]}
     if (start := values.get("init_lora_weights")) in FROM_DATA and kind == "LORA":
         raise ValueError(
             f"init_lora_weights = {start!r} starts from a pass over data, which this bridge does not make; take True, "
@@ -158,6 +173,9 @@ def check(kind: str, values: Values, defaults: Values, configuration: type) -> N
         )
     if kind == "ADALORA":
         _check_schedule(values)
+    file = values.get("prompt_tuning_init_state_dict_path")
+    if file and not Path(str(file)).is_file():
+        raise ValueError(f"prompt_tuning_init_state_dict_path = {file!r} is no file; give the prompt that was saved")
     for name, value in changed.items():
         needs = NEEDS.get(kind, {}).get(name) or NEEDS[""].get(name)
         if needs and not needs.holds(values):
@@ -168,30 +186,81 @@ def _given(values: Values, name: str) -> bool:
     return values.get(name) not in (None, [], "")
 
 
-def _check_kind(name: str, value: Any, default: Any, hint: Any) -> None:
-    words = str(hint)
-    if value is None and not re.search(r"None|Optional", words):
+def _check_kind(name: str, value: Any, default: Any, configuration: type) -> None:
+    hint = _hints(configuration).get(name, Any)
+    if value is None and type(None) not in get_args(hint) and hint is not Any:
         raise ValueError(f"{name} = None; leave it out, which gives {default!r}")
-    choices = [choice for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)]
-    alone = get_origin(hint) is Literal or all(get_origin(p) is Literal or p is type(None) for p in get_args(hint))
-    if choices and alone and value is not None and value not in choices:
-        raise ValueError(f"{name} = {value!r}; it takes {' or '.join(map(repr, choices))}")
+    if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
+        raise ValueError(f"{name} = {value!r}; it takes no number that is infinite or none")
     if name == "bias" and value not in ("none", "all") and not str(value).endswith("_only"):
         raise ValueError(f"bias = {value!r}; it takes 'none', 'all' or the one of the type, such as 'lora_only'")
-    simple = {int: int, float: (int, float), bool: bool, str: str}
-    kinds = {"int": int, "float": float, "bool": bool, "str": str}
-    wanted = hint if hint in simple else kinds.get(words)
-    if wanted and value is not None and (
-        not isinstance(value, simple[wanted]) or (isinstance(value, bool) and wanted is not bool)  # type: ignore[arg-type]
-    ):  # fmt: skip
-        raise ValueError(f"{name} = {value!r}; it takes {_SPELLED[wanted]}")
+    hint = _closed(hint)
+    takes = _taken(hint)
+    if takes is not None and (value != default or type(value) is not type(default)):  # True equals 1
+        try:
+            _adapter(hint).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            raise ValueError(f"{name} = {value!r}; it takes {takes}") from error
 
 
-_SPELLED = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+def _closed(hint: Any) -> Any:
+    """The hint without the plain word that peft puts beside its lists of choices."""
+    parts = [part for part in get_args(hint) if part is not str]
+    if get_origin(hint) in (Union, types.UnionType):
+        if chosen := [part for part in parts if isinstance(part, type) and issubclass(part, enum.Enum)]:
+            return functools.reduce(operator.or_, parts, chosen[0])
+    return hint
+
+
+_hints = functools.cache(get_type_hints)
+
+
+@functools.cache
+def _adapter(hint: Any) -> "TypeAdapter[Any]":
+    return TypeAdapter(hint)
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """Every value in lists and tables of any depth."""
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
+    else:
+        yield value
+
+
+_SPELLED = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a word", list: "a list", tuple: "a list",
+    set: "a list", dict: "a table",
+}  # fmt: skip
+
+
+def _taken(hint: Any) -> str | None:
+    """What a type hint of peft's says in words; None where it says nothing that can be checked."""
+    kind = get_origin(hint)
+    if kind in (Union, types.UnionType):
+        within = [part for part in get_args(hint) if part is not type(None)]
+        if len(within) > 1 and any(get_origin(part) is Literal for part in within):
+            return None  # peft takes more there than it lists
+        parts = [_taken(part) for part in within]
+        return None if None in parts else " or ".join(dict.fromkeys(part for part in parts if part))
+    if kind is Literal:
+        return " or ".join(repr(choice) for choice in get_args(hint))
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return " or ".join(repr(choice.value) for choice in hint)
+    if kind in (list, set, tuple) and (inside := {_taken(part) for part in get_args(hint) if part is not ...}):
+        return f"a list, each of {' or '.join(sorted(map(str, inside)))}"
+    return _SPELLED.get(kind or hint)
 
 
 def _check_size(kind: str, name: str, value: Any, default: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in SIZES and not (number and value > 0) and (name, kind) != ("num_virtual_tokens", "CPT") and value != 0:
+        raise ValueError(f"{name} = {value!r}; it takes a whole number of at least 1, and has no default")
+    if name in LISTS and value in ([], {}):
+        raise ValueError(f"{name} is empty and trains nothing; leave it out or name tokens")
+    if name in PATTERNS and kind != "ADALORA":
+        _check_pattern(name, value or {})
     if number and name in SCALES and value == 0 and default != 0:
         raise ValueError(f"{name} = 0 leaves nothing that trains; give a number above 0")
     if name == "alpha_pattern" and isinstance(value, dict):
@@ -200,6 +269,17 @@ def _check_size(kind: str, name: str, value: Any, default: Any) -> None:
                 raise ValueError(f"alpha_pattern: {key!r} = 0 leaves nothing that trains there; exclude the module")
     if number and name.endswith("dropout") and not 0 <= value < 1:
         raise ValueError(f"{name} = {value}; it takes a share of at least 0 and below 1")
+
+
+def _check_pattern(name: str, pattern: Any) -> None:
+    whole = PATTERNS[name] is int
+    takes = "a whole number of at least 1" if whole else "a number"
+    if not isinstance(pattern, dict):
+        raise ValueError(f"{name} = {pattern!r}; it takes a table of numbers by names of modules")
+    for key, value in pattern.items():
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not number or (whole and value < 1):
+            raise ValueError(f"{name}: {key!r} = {value!r}; it takes {takes}")
 
 
 def _check_schedule(values: Values) -> None:
