@@ -52,6 +52,8 @@ MOST_RATE = 1e3
 """The largest learning rate; a mistyped exponent lies beyond it, and no optimizer here learns at it."""
 MOST_STEPS = 10**7
 """Optimizer steps of a cell: each leaves a loss in its record."""
+MOST_THREADS = 1024
+"""Torch threads of a process, beyond those of any machine; torch ends without a word where the system gives none."""
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.errors import BenchError
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
 from bench.schema.forms import Device, spell
-from bench.schema.ranges import MOST_RATE, MOST_STEPS, RATES
+from bench.schema.ranges import MOST_RATE, MOST_STEPS, MOST_THREADS, RATES
 from bench.schema.record import Tuning
 from bench.schema.shape import StepForm, StepShape
 
@@ -295,7 +295,7 @@ class RecipeTable(RecipeValues):
 
     task: dict[str, RecipeValues] = {}
     """Overrides, e.g. ``[recipe.task.cola]``."""
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     """Torch threads of every cell, part of its identity: sums in another order end in other last bits."""
     timeout_seconds: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     """A cell that runs longer ends with status ``timeout``."""
@@ -382,7 +382,7 @@ class CostTable(StepShape):
     """Seconds that training steps, and latency at each batch, may take for blocks that an open claim asks for."""
     rebuild: bool = False
     """Build all modules anew for every block: where their tensors lie then widens intervals and moves no figure."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
     """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
     latency_batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 32)
     """Rows of inference, each measured by itself; none where empty."""

@@ -4,10 +4,12 @@ import copy
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from bench.analysis.results import Results
 from bench.errors import BenchError
 from bench.schema.ranges import METRICS
+from bench.schema.suite import CostTable, RecipeTable
 from bench.store.store import read_records
 from bench.tasks.metrics import METRICS as KNOWN
 from bench.verdicts.reference import read_reference, reference_of, write_reference
@@ -151,3 +153,11 @@ def test_a_reference_from_before_its_metrics_were_named_is_read(reference, tmp_p
         del task["metrics"]
     (tmp_path / "reference.json").write_text(json.dumps(values))
     assert read_reference(tmp_path / "reference.json") is not None
+
+
+@pytest.mark.parametrize("table", [RecipeTable, CostTable])
+@pytest.mark.parametrize("threads", [0, -1, 1025, 100_000, True, 2.0])
+def test_threads_that_no_machine_has_are_refused_where_they_are_asked_for(table, threads):
+    with pytest.raises(ValidationError) as refusal:
+        table.model_validate({"threads": threads})
+    assert ("threads",) in [problem["loc"] for problem in refusal.value.errors()]
