@@ -22,6 +22,7 @@ CHOSEN = ("dtype", "torch_dtype", "attn_implementation", "_attn_implementation",
 UNREAD = (
     *("architectures", "auto_map", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash"),
     *("model_type", "task_specific_params", "tokenizer_class", "finetuning_task", "prefix", "torchscript"),
+    "use_return_dict",  # return_dict, by the name that files of old give it
     *("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "is_encoder_decoder"),
     *("num_labels", "id2label", "label2id", "problem_type", "classifier_dropout", "classifier_pooling"),
     *("classifier_bias", "classifier_activation", "decoder_bias", "sparse_prediction", "sparse_pred_ignore_index"),
@@ -156,13 +157,21 @@ def parse(path: Path) -> dict[str, Any]:
         BenchError: It cannot be read, is no table of fields, or holds one twice.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_float=_finite,
+                           parse_constant=_finite)  # fmt: skip
         if not isinstance(found, dict):
             raise ValueError("it holds no table of fields")
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BenchError(f"{path}: not a readable config.json with a model_type ({reason})") from error
     return found
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is no finite number")
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

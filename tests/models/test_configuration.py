@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 
 import pytest
 from transformers import AutoConfig, PreTrainedConfig
@@ -94,6 +95,7 @@ ODD = [
     ("bert", "output_hidden_states", True),
     ("llama", "output_hidden_states", True),
     ("bert", "return_dict", False),
+    ("bert", "use_return_dict", False),
     ("bert", "chunk_size_feed_forward", 4),
     ("bert", "torch_dtype", "bfloat16"),
     ("bert", "dtype", "float16"),
@@ -239,3 +241,28 @@ def test_fields_of_old_that_transformers_turns_into_others_are_known(tmp_path):
     spec = shape(tmp_path, "llama", **old)
     assert backbone.describe(spec).notes == ()
     assert backbone.configuration(spec).rope_parameters["factor"] == 2.0
+
+
+IMPOSSIBLE = [
+    ("bert", '"layer_norm_eps": NaN', "NaN is no finite number"),
+    ("bert", '"initializer_range": Infinity', "Infinity is no finite number"),
+    ("bert", '"layer_norm_eps": 1e999', "1e999 is no finite number"),
+    ("llama", '"rope_scaling": {"rope_type": "linear", "factor": -Infinity}', "-Infinity is no finite number"),
+    ("bert", '"num_hidden_layers": 0', "it has no layers"),
+    ("bert", '"num_hidden_layers": -1', "it has no layers"),
+    ("llama", '"num_hidden_layers": -2', "it has no layers"),
+    ("llama", '"num_key_value_heads": 3', "4 num_attention_heads cannot share 3 num_key_value_heads evenly"),
+    ("llama", '"num_key_value_heads": 8', "4 num_attention_heads cannot share 8 num_key_value_heads evenly"),
+    ("llama", '"num_key_value_heads": -1', "4 num_attention_heads cannot share -1 num_key_value_heads evenly"),
+]
+
+
+@pytest.mark.parametrize(("family", "field", "words"), IMPOSSIBLE)
+def test_a_shape_that_cannot_be_is_refused_before_it_is_counted(tmp_path, family, field, words):
+    name = field.partition('"')[2].partition('"')[0]
+    rest = json.dumps({key: value for key, value in TINY[family].items() if key != name})
+    path = tmp_path / "config.json"
+    path.write_text(f'{{"model_type": "{family}", {field}, {rest[1:]}')
+    with pytest.raises(BenchError, match=re.escape(words)) as refusal:
+        backbone.load(backbone.shape_of(str(path)), device="meta")
+    assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
