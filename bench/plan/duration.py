@@ -17,7 +17,7 @@ from bench.schema.shape import Setting
 from bench.store.environment import at_once, cores
 from bench.tasks.sources import rows_of
 
-CALIBRATION_SECONDS = 0.5
+CALIBRATION_SECONDS = 0.2
 """Of matrix products, for each device, number of threads and type that a plan asks for."""
 SHARE = 0.65
 """Of the rate of plain matrix products that a training step reaches; 0.7 on one thread at MiniLM's width."""
@@ -79,7 +79,7 @@ class Machine(NamedTuple):
 
 
 def estimate(plan: Plan, workers: int | None = None, progress: Callable[[str], object] = lambda line: None) -> Estimate:
-    """Say how long ``plan`` takes here: a count of each method, half a second of matrix products, and arithmetic.
+    """Say how long ``plan`` takes here: a count of each method, some matrix products, and arithmetic.
 
     Each method is counted once on each backbone; steps of other shapes follow in proportion to their tokens. A method
     that cannot be counted is taken for the dearest of those that can.
