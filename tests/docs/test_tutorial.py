@@ -1,5 +1,6 @@
 """The tutorial, from an empty folder to a gate: its files are written and its commands run in their order."""
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench.plan.load import load_suite
+from tests.factories.command import bench, forked, workers
+from tests.factories.published import svg_alone
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
@@ -18,30 +21,37 @@ COMMANDS = re.findall(r"^python -m .+$", TEXT, flags=re.MULTILINE)
 
 
 def as_test(line: str) -> list[str]:
-    """The command as it runs here: packages into a folder and from no index, a tiny random backbone, one seed."""
-    _, *words = shlex.split(line)
-    if words[:3] == ["-m", "pip", "install"]:
+    """A command's words as it runs here: packages into a folder, from no index; a tiny random backbone, one seed."""
+    words = shlex.split(line)[2:]
+    if words[:2] == ["pip", "install"]:
         words += ["--quiet", "--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check"]
         words += ["--target", "site"]
-    if words[2] in ("plan", "run"):
+    if words[1] in ("plan", "run"):
         words += ["--backbone", "tiny", "--seeds", "0"]
-    return [sys.executable, *words]
+    return words
 
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory) -> dict[str, str]:
-    """What each command printed, by its verb."""
+    """What each command printed, by its verb: pip runs in its own process, ours in one fork that finds the package."""
     folder = tmp_path_factory.mktemp("tutorial")
     for name, content in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
-    around = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder / 'site'}"}
-    found = {}
-    for line in COMMANDS:
-        done = subprocess.run(as_test(line), cwd=folder, env=around, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        found[line.split()[3]] = done.stdout
-    return found
+    install, *commands = map(as_test, COMMANDS)
+    assert install[0] == "pip" and {words[0] for words in commands} == {"bench"}
+    done = subprocess.run([sys.executable, "-m", *install], cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def use() -> None:
+        os.chdir(folder)
+        sys.path.insert(0, str(folder / "site"))
+        with svg_alone():
+            found = {words[1]: bench(*words[1:]).stdout for words in commands}
+        sys.stdout.write(json.dumps(found))
+
+    workers()
+    return json.loads(forked(use))
 
 
 def test_the_tutorial_shows_every_file_that_it_needs():

@@ -70,12 +70,17 @@ class Started:
 
 
 def forked(act):
-    """What ``act`` prints in a fork of this process, which takes with it whatever it has imported or changed."""
+    """What ``act`` prints in a fork of this process, which takes with it whatever it has imported or changed.
+
+    Commands that need workers take them from the fork server of this process, if ``workers`` has started it.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         os.dup2(writing, 1)
         sys.stdout = os.fdopen(1, "w", closefd=False)
+        if workers.cache_info().currsize:
+            _use_server_of_parent()
         _end_with(act)
     os.close(writing)
     with os.fdopen(reading) as printed:
@@ -93,9 +98,14 @@ def _alone(argv, heard):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = argv
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-    for server in (forkserver, forkserver._forkserver):  # which asks after a child of the parent
-        server.ensure_running = lambda: None
+    _use_server_of_parent()
     main()
+
+
+def _use_server_of_parent():
+    """In a fork: the server runs, but is no child of this process, which would ask after it as one."""
+    for server in (forkserver, forkserver._forkserver):
+        server.ensure_running = lambda: None
 
 
 def _end_with(act, *values):
