@@ -14,6 +14,7 @@ from bench.verdicts.gate import check, stale
 from bench.verdicts.reference import figures_of, read_reference
 from methods import BUILTIN
 from tests.factories.command import bench
+from tests.factories.published import svg_alone
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "glue"
@@ -23,7 +24,8 @@ SHARED = ROOT.parent / "shared" / "data" / "glue"
 def smoke(tmp_path_factory):
     """The finished run folder of the smoke suite and what it printed."""
     folder = tmp_path_factory.mktemp("smoke")
-    done = bench("run", "--suite", "smoke", "--out", folder)
+    with svg_alone():
+        done = bench("run", "--suite", "smoke", "--out", folder)
     return read_run(folder), done.stdout
 
 

@@ -183,6 +183,7 @@ def test_a_title_has_room_for_a_short_baseline_alone():
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("svg_alone")
 def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
     paths = plots.draw(run)
     lacking = {"size", "scaling", "score-steps", "score-seconds", "score-flops", "cost-to-reach", "tuning-ranking"}
