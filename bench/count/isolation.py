@@ -15,10 +15,6 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
 
-import psutil
-import torch
-from torch import nn
-
 from bench.errors import BenchError
 
 T = TypeVar("T")
@@ -107,6 +103,8 @@ def parts(
 
 def forkable() -> bool:
     """Whether this process can be forked: CUDA cannot be used in a fork of a process that has used it."""
+    import torch
+
     return hasattr(os, "fork") and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
@@ -115,11 +113,15 @@ def usable_threads(wanted: int) -> int:
 
     OpenMP waits in a fork for ever for a team of threads that its parent had made.
     """
+    import psutil
+
     return wanted if psutil.Process().num_threads() <= threading.active_count() else 1
 
 
 def _answer(work: Callable[[Callable[[Any], None]], None], theirs: Connection, alive: Connection, threads: int) -> None:
     """In the fork: send what comes of ``work`` and end."""
+    import torch
+
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -219,6 +221,9 @@ class ProcessState:
 
 
 def _settings() -> dict[str, Any]:
+    import torch
+    from torch import nn
+
     hooks = {name: table for name, table in vars(nn.modules.module).items() if name.startswith("_global_")}
     return {
         "torch's default type": str(torch.get_default_dtype()).removeprefix("torch."),
@@ -241,14 +246,16 @@ def _settings() -> dict[str, Any]:
     }  # fmt: skip
 
 
-_MODULES = {
-    module.__name__: module for module in (torch, nn.functional, nn.init, torch.autograd, torch.nn.attention)
-}  # fmt: skip
+_MODULES = ("torch", "torch.nn.functional", "torch.nn.init", "torch.autograd", "torch.nn.attention")
 
 
 def _functions() -> dict[str, Any]:
     """What runs under each public name of torch: its functions, those of tensors, modules and optimizers."""
-    places: dict[str, Any] = _MODULES | {"torch.Tensor": torch.Tensor, "torch.nn.Parameter": nn.Parameter}
+    import torch
+    from torch import nn
+
+    places: dict[str, Any] = {name: sys.modules[name] for name in _MODULES}
+    places |= {"torch.Tensor": torch.Tensor, "torch.nn.Parameter": nn.Parameter}
     for group in (nn, torch.optim):
         places |= {f"{group.__name__}.{name}": kind for name, kind in vars(group).items() if isinstance(kind, type)}
     wanted = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)

@@ -81,9 +81,11 @@ def predictions(
     if specs is not None and not specs:
         raise BenchError("--method is empty; give name, name(key=value, ...) or all")
     asked = [registry.parse_spec(text, "--method") for text in (registry.BUILTIN if specs is None else specs)]
-    built = [(registry.spell(*one), *registry.make(*one, "--method")) for one in asked]
+    from bench.count.isolation import guarded
     from bench.models.head import check_positions
 
+    for named, config in asked:  # what is misspelled stops here
+        guarded(named, functools.partial(_check, named, config))
     spec = backbone.shape_of(name)
     bare = backbone.load(spec, device="meta")  # what no method is to blame for stops here
     check_positions(bare, setting.length, option="--seq")
@@ -91,21 +93,38 @@ def predictions(
         Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
     )
     common = (*backbone.configuration_notes(spec), *_notes(setting))
-    rows: list[Prediction] = []
+    found: dict[int, Prediction] = {}
     refusals: list[BenchError] = []
-    for label, method, config in built:
-        progress(f"counting {label}, {len(rows) + 1} of {len(built)}")
+    # third parties' first, each in a fork: of a process that has run no method, and before torch begins threads in it
+    for index, (named, config) in sorted(enumerate(asked), key=lambda one: "/" not in one[1][0]):
+        label = registry.spell(named, config)
+        progress(f"counting {label}, {len(found) + 1} of {len(asked)}")
         try:
-            check_positions(bare, setting.length, method.reserved_positions(config), option="--seq")
-            figures = _counted(spec, method, config, setting, device_memory)
+            figures = _apart(named, functools.partial(_counted, spec, bare, (named, config), setting, device_memory))
         except BenchError as error:
             refusals.append(error)
             figures = {"refused": str(error)}
         notes = (*common, *figures.pop("notes", ()))
-        rows.append(row(method=label, notes=notes, **figures))
-    if len(refusals) == len(rows):
+        found[index] = row(method=label, notes=notes, **figures)
+    if len(refusals) == len(found):
         raise refusals[0]
-    return rows
+    return [found[index] for index in range(len(asked))]
+
+
+def _check(name: str, config: dict[str, Any]) -> None:
+    registry.make(name, config, "--method")
+
+
+def _apart(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Fields of a `Prediction` from ``work``; where a third party's method ends its process, that is their reason."""
+    from bench.count.isolation import SECONDS, Lost, apart
+
+    if "/" not in name:
+        return work()
+    try:
+        return apart(work, seconds=SECONDS)
+    except Lost as lost:
+        return {"not_counted": lost.reason}
 
 
 def check_fit(plan: Plan) -> None:
@@ -220,11 +239,14 @@ def _too_much(what: str, needed: int, limit: int) -> str:
 
 
 def _counted(
-    spec: BackboneSpec, method: Any, config: Any, setting: Setting, device_memory: int | None
+    spec: BackboneSpec, bare: Any, asked: tuple[str, dict[str, Any]], setting: Setting, device_memory: int | None
 ) -> dict[str, Any]:
     """Fields of a `Prediction`."""
     from bench.count.count import count
+    from bench.models.head import check_positions
 
+    method, config = registry.make(*asked, "--method")
+    check_positions(bare, setting.length, method.reserved_positions(config), option="--seq")
     try:
         counts = count(spec, method, config, setting)
         row = counts.figures(Prediction)

@@ -1,6 +1,7 @@
 """One sweep: a training step of every method at every value, counted on fake tensors, as one record each."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,18 @@ def run_sweep(sweep: Sweep, progress: Callable[[str], None] = lambda line: None)
     """
     unchanged: dict[str, Findings] = {}
     around = environment()
-    for value in sweep.values:
-        for spec in sweep.methods:
-            progress(f"counting {spec.label} at {sweep.vary} {value}")
-            started = now()
-            constant = sweep.vary.startswith("config.") and sweep.config_at(spec, value) == spec.config
-            found = unchanged.get(spec.label) if constant else None
-            if found is None:
-                found = _counted(sweep, spec, value)
-            if constant:
-                unchanged[spec.label] = found
-            yield _record(sweep, spec, value, found, started, around)
+    points = [(spec, value) for value in sweep.values for spec in sweep.methods]
+    # third parties' first, each in a fork: of a process that has run no method, and before torch begins threads in it
+    for spec, value in sorted(points, key=lambda point: "/" not in point[0].name):
+        progress(f"counting {spec.label} at {sweep.vary} {value}")
+        started = now()
+        constant = sweep.vary.startswith("config.") and sweep.config_at(spec, value) == spec.config
+        found = unchanged.get(spec.label) if constant else None
+        if found is None:
+            found = _apart(sweep, spec, value)
+        if constant:
+            unchanged[spec.label] = found
+        yield _record(sweep, spec, value, found, started, around)
 
 
 def failures(sweep: Sweep, status: str, reason: str, started: str) -> list[CountRecord]:
@@ -45,6 +47,20 @@ def failures(sweep: Sweep, status: str, reason: str, started: str) -> list[Count
     found = Findings(status=status, reason=reason)  # type: ignore[arg-type]
     around = environment(threads=1)
     return [_record(sweep, spec, value, found, started, around) for value in sweep.values for spec in sweep.methods]
+
+
+def _apart(sweep: Sweep, spec: MethodSpec, value: int) -> Findings:
+    """A count of a method of this project here, of a third party's in a fork; where that is lost, how it ended."""
+    if "/" not in spec.name:
+        return _counted(sweep, spec, value)
+    from bench.count.isolation import Lost, apart
+
+    try:
+        return apart(functools.partial(_counted, sweep, spec, value), seconds=sweep.seconds_of_a_method)
+    except Lost as lost:
+        found = Findings()
+        found.lose(lost)
+        return found
 
 
 def _counted(sweep: Sweep, spec: MethodSpec, value: int) -> Findings:

@@ -1,12 +1,14 @@
 """Chooses the size at which each method comes nearest to a suite's budget, by exact counts."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
 
 from bench import registry
 from bench.count.count import peak_of
+from bench.count.isolation import guarded
 from bench.count.predict import largest_within
 from bench.errors import BenchError
 from bench.models import backbone
@@ -42,13 +44,24 @@ def matched(suite: Suite, spec: BackboneSpec, device: str, where: str) -> tuple[
     """
     if suite.match is None:
         return suite, {}
+    found: dict[int, tuple[MethodTable, Outcome]] = {}
+    # third parties' first, each in a fork: of a process that has run no method, and before torch begins threads in it
+    for index, table in sorted(enumerate(suite.method), key=lambda one: "/" not in one[1].name):
+        place = f"{where}: method[{index}]"
+        found[index] = guarded(table.name, functools.partial(_chosen, suite, table, spec, device, place))
     tables, outcomes, labels = [], {}, {}
     for index, table in enumerate(suite.method):
-        chosen, outcome = _Search(suite, table, spec, device, f"{where}: method[{index}]").choose()
+        chosen, outcome = found[index]
         tables.append(chosen)
         outcomes[label(chosen)] = outcome
         labels[label(table)] = label(chosen)
     return _renamed(suite, labels).model_copy(update={"method": tuple(tables)}), outcomes
+
+
+def _chosen(
+    suite: Suite, table: MethodTable, spec: BackboneSpec, device: str, place: str
+) -> tuple[MethodTable, Outcome]:
+    return _Search(suite, table, spec, device, place).choose()
 
 
 def _renamed(suite: Suite, labels: dict[str, str]) -> Suite:

@@ -11,6 +11,8 @@ import torch
 
 from bench import registry
 from bench.count.count import ledger_of
+from bench.count.isolation import guarded
+from bench.count.ledger import Ledger
 from bench.models.tokenizer import HashingTokenizer
 from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan, Probe, Sweep
 from bench.schema.shape import Setting
@@ -168,11 +170,15 @@ def _counted(plan: Plan, progress: Callable[[str], object]) -> dict[tuple[Backbo
     return steps
 
 
+def _ledger(spec: BackboneSpec, used: MethodSpec, setting: Setting) -> Ledger:
+    method, config = registry.make(used.name, used.config, used.label)
+    return ledger_of(spec, method, config, setting)
+
+
 def _count(spec: BackboneSpec, used: MethodSpec, setting: Setting) -> _Step | None:
     began = time.perf_counter()
     try:
-        method, config = registry.make(used.name, used.config, used.label)
-        ledger = ledger_of(spec, method, config, setting)
+        ledger = guarded(used.name, functools.partial(_ledger, spec, used, setting))
     except Exception:  # a method that cannot be counted is a matter of the run, where it gives a record with the reason
         return None
     operations = ledger.backward_path.operations
@@ -186,6 +192,10 @@ def _seconds(step: _Step, tokens: float, here: Machine, *, backward: bool = True
     flops = step.forward + (step.backward if backward else 0)
     operations = step.operations if backward else step.operations / 3
     return flops * tokens / step.tokens * cores_shared / (SHARE * here.flops) + operations / here.operations
+
+
+def _merges(name: str) -> bool:
+    return guarded(name, functools.partial(registry.merges, name))
 
 
 def _of_probe(probe: Probe, steps: dict[tuple[BackboneSpec, str], _Step]) -> float:
@@ -203,7 +213,7 @@ def _of_probe(probe: Probe, steps: dict[tuple[BackboneSpec, str], _Step]) -> flo
     inference = 0.0
     for batch in probe.latency_batches:
         times = probe.blocks * (probe.latency_rounds(batch) + probe.rebuild) + 1
-        models = sum(2 if registry.merges(method.name) else 1 for method in probe.methods) + 2
+        models = sum(2 if _merges(method.name) else 1 for method in probe.methods) + 2
         each = fmean(_seconds(s, batch * probe.latency_length, here, backward=False) for s in known.values())
         inference += times * models * each
     return START_SECONDS + counting + training + inference

@@ -1,6 +1,7 @@
 """Turns a suite into an ordered plan of sweeps, probes and cells, or of the trials of a search for rates."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench import registry
+from bench.count.isolation import guarded
 from bench.errors import BenchError, unknown
 from bench.models import backbone
 from bench.models.head import check_positions
@@ -98,13 +100,17 @@ def _sweep(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], in
     return draft.model_copy(update={"id": identity(draft)})
 
 
+def _check(name: str, config: dict[str, Any]) -> None:
+    registry.make(name, config)
+
+
 def _check_values(sweep: Sweep, place: str) -> None:
     """Every value gives a shape that can be built, and changes something."""
     for value in sweep.values:
         try:
             backbone.configuration(sweep.backbone_at(value))
             for method in sweep.methods:
-                registry.make(method.name, sweep.config_at(method, value))
+                guarded(method.name, functools.partial(_check, method.name, sweep.config_at(method, value)))
         except BenchError as error:
             raise BenchError(f"{place}.values: {error}") from error
     if sweep.vary.startswith("config."):
@@ -194,15 +200,16 @@ def _check_tasks(suite: Suite, where: str) -> None:
         task_spec(name, where)
 
 
+def _method(table: MethodTable, place: str) -> MethodSpec:
+    instance, config = registry.make(table.name, table.config, place)
+    digest = method_sources(type(instance).__module__)
+    return MethodSpec(label=label(table), name=table.name, config=registry.resolved(config), source_sha256=digest)
+
+
 def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
     specs = []
     for index, table in enumerate(suite.method):
-        place = f"{where}: method[{index}]"
-        instance, config = registry.make(table.name, table.config, place)
-        digest = method_sources(type(instance).__module__)
-        specs.append(
-            MethodSpec(label=label(table), name=table.name, config=registry.resolved(config), source_sha256=digest)
-        )
+        specs.append(guarded(table.name, functools.partial(_method, table, f"{where}: method[{index}]")))
     labels = [spec.label for spec in specs]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise BenchError(f"{where}: method {twice[0]} is listed twice; give each its own config")

@@ -1,9 +1,11 @@
 """Narrows a suite to what the command line asks for."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from bench import registry
+from bench.count.isolation import guarded
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.schema.suite import CostTable, MethodTable, Suite, SweepTable
@@ -139,8 +141,12 @@ def _varies(table: SweepTable, methods: list[MethodTable]) -> bool:
     field = table.vary.removeprefix("config.")
     if field == table.vary:
         return True
-    configs = [registry.resolved(registry.make(method.name, method.config)[1]) for method in methods]
+    configs = [guarded(method.name, functools.partial(_resolved, method)) for method in methods]
     return any(type(config.get(field)) is int for config in configs)
+
+
+def _resolved(method: MethodTable) -> dict[str, Any]:
+    return registry.resolved(registry.make(method.name, method.config)[1])
 
 
 def label(method: MethodTable) -> str:

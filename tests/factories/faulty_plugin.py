@@ -219,6 +219,6 @@ class PatchesLate(_Sound):
         _twice(BertSelfOutput, "forward")
 
 
-class ThreadsLate(_Sound):
+class PrecisionLate(_Sound):
     def late(self):
-        torch.set_num_threads(3)
+        torch.set_float32_matmul_precision("medium")

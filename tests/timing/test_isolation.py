@@ -23,7 +23,6 @@ HARM = {
         "it changes what all methods of a process share (torch's default type float32 -> float64)",
     ),
     "DefaultDevice": (None, "", "it changes what all methods of a process share (torch's default device cpu -> meta"),
-    "Threads": ("ok", "", "it changes what all methods of a process share (torch's threads "),
     "Deterministic": ("ok", "", "it changes what all methods of a process share (deterministic algorithms False -> "),
     "NoGradients": ("failed", None, "it changes what all methods of a process share (gradients enabled True -> False)"),
     "Precision": ("ok", "", "it changes what all methods of a process share (precision of float32 products"),
@@ -45,7 +44,7 @@ LATE = {
     "ExitsLate": ("crashed", "its process ended without an answer (exit code 5)", ""),
     "HangsLate": ("timeout", "ran longer than 15 s", ""),
     "PatchesLate": ("ok", None, "no times: a method changes what the baseline computes ("),
-    "ThreadsLate": ("ok", None, "no times: a method changes what all methods share (torch's threads "),
+    "PrecisionLate": ("ok", None, "no times: a method changes what all methods share (precision of float32 products "),
 }
 COUNTED = (
     "flops", "backward_path", "bytes", "trainable_parameters", "delta_bytes", "largest_saved", "inference",
