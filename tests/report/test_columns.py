@@ -89,10 +89,10 @@ def shown(rows: Any) -> Callable[[str], dict[str, str]]:
 
 def test_a_refused_and_an_uncounted_row_of_a_prediction_leave_the_other_as_it_is(tmp_path: Any) -> None:
     shape, setting = tiny_shape("bert", tmp_path).name, Setting(batch=2, length=8)
-    vblora = "peft(peft_type='VBLORA', r=4, vector_length=8, num_vectors=16, target_modules=['query'])"
+    valued = "peft(peft_type='WAVEFT', n_frequency=8, target_modules=['query'])"
     refused = "peft(peft_type='LORA', target_modules=['nothing'])"
     alone = shown(predictions(shape, ["lora"], setting))("lora")
-    beside = shown(predictions(shape, ["lora", vblora, refused], setting))
+    beside = shown(predictions(shape, ["lora", valued, refused], setting))
     assert beside("lora") == alone
     assert set(beside("peft(peft_type='LORA'").values()) >= {"refused", "-"}
-    assert beside("peft(peft_type='VBLORA'")["FLOPs fwd"] == "-"
+    assert beside("peft(peft_type='WAVEFT'")["FLOPs fwd"] == "-"
