@@ -249,7 +249,11 @@ def run_tune(suite, out, *more, code=0):
 
 
 def test_a_search_that_was_stopped_resumes_to_every_trial_once_and_writes_a_suite_that_runs(tmp_path):
-    suite, out = written(tmp_path, largest="1e30", old="[100, 101]", new="[100]"), tmp_path / "run"
+    suite, out = written(tmp_path, largest="1000.0", old="[100, 101]", new="[100]"), tmp_path / "run"
+    decayed = (
+        suite.read_text().replace("steps = 3", "steps = 12").replace("steps = 6", "steps = 6\nweight_decay = 100.0")
+    )
+    suite.write_text(decayed)  # at the largest rate every step multiplies the weights by 1e5
     run_tune(suite, out)
     whole = (out / "records.jsonl").read_text().splitlines(keepends=True)
     (out / "records.jsonl").write_text("".join(whole[:3]) + whole[3][:40])  # what a stop leaves at its worst
@@ -262,7 +266,7 @@ def test_a_search_that_was_stopped_resumes_to_every_trial_once_and_writes_a_suit
     assert {record.kind for record in records} == {"trial"}
     assert {record.status for record in records} == {"ok", "nan"}
     assert not (out / "predictions").exists()
-    for row in found["outcomes"]:  # a rate of 1e30 diverges, whichever the head's
+    for row in found["outcomes"]:  # a rate of 1000 diverges, whichever the head's
         assert (row["learning_rate"], row["trials"], row["diverged"], row["failed"]) == (1e-3, 4, 2, 0)
     assert [(row.method, row.task) for row in outcomes(read_search(out))] == [
         (row["method"], row["task"]) for row in found["outcomes"]

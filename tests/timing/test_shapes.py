@@ -146,7 +146,7 @@ def test_a_claim_is_judged_on_the_shape_of_its_length(tmp_path):
     short, long, first = (found.outcomes[0].value for found in judge(Results(run)))
     assert (short, long) == (pytest.approx(0.51, abs=0.01), pytest.approx(0.66, abs=0.01))
     assert first == short, "the first shape is the one that holds all methods"
-    assert [line.rpartition("(")[2] for _, line in told.lines(JudgedResults(run))] == [
+    assert [claim.row.line.rpartition("(")[2] for claim in told.tell(JudgedResults(run))] == [
         "exact, any machine, 64 tokens)", "exact, any machine, 128 tokens)", "exact, any machine)"
     ]  # fmt: skip
 
@@ -165,8 +165,8 @@ def test_several_methods_with_one_figure_show_it_once(tmp_path):
                                  value={"min": 1.0}))  # fmt: skip
     claims = [{key: value for key, value in c.items() if value is not None} for c in run.suite.claims]
     run = replace(run, suite=run.suite.changed(claims=claims))
-    ((_, line),) = told.lines(JudgedResults(run))
-    assert " - " not in line
+    (claimed,) = told.tell(JudgedResults(run))
+    assert " - " not in claimed.row.line
 
 
 def test_the_first_shape_holds_most_methods_and_then_most_tokens(tmp_path):
