@@ -12,6 +12,7 @@ from bench.cli.ci import ci
 from bench.cli.options import (
     Attention,
     BackboneOption,
+    Commands,
     CountsOption,
     DataOption,
     Device,
@@ -38,7 +39,7 @@ from bench.execute.run import MEASURE, carry_out, interruptible, planned, quiet_
 if TYPE_CHECKING:
     from bench.schema.record import Prediction
 
-app = typer.Typer(
+app = Commands(
     name="peft-ledger",
     help="What does each way of fine-tuning a transformer cost, and what does it buy?",
     no_args_is_help=True,
@@ -187,8 +188,11 @@ def ab(
 def predict(
     backbone: Annotated[str, typer.Option(help="Named shape, hub id or path of a config.json (weights are not read).")],
     method: Annotated[
-        str, typer.Option(help="Methods: name or name(key=value, ...), separated by commas, or all.")
-    ] = "all",
+        list[str] | None,
+        typer.Option(
+            help="Methods: name, name(key=value, ...) or all built-in ones (all), separated by commas; repeatable."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 8,
     seq: Annotated[int, typer.Option(min=1, help="Tokens per row, excluding prompts.")] = 128,
     dtype: Annotated[Dtype, typer.Option(help="Data type of the computation.")] = "float32",
@@ -219,7 +223,7 @@ def predict(
     if not 0 <= dropout < 1:
         raise BenchError(f"--dropout {dropout:g}: must be at least 0 and below 1")
     memory = parse_size("--device-memory", device_memory) if device_memory is not None else None
-    specs = None if method == "all" else split_specs(method)
+    specs = None if method is None else [spec for text in method for spec in split_specs(text)]
     from bench.cli.progress import waiting
     from bench.schema.shape import Setting
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import InconclusiveOption, JsonOption, RunArgument
+from bench.cli.options import Commands, InconclusiveOption, JsonOption, RunArgument
 
-ci = typer.Typer()
+ci = Commands()
 PANEL = "CI"
 
 

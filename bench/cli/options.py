@@ -1,10 +1,12 @@
 """Options shared by several commands, and how their text is parsed."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from bench.schema.forms import Attention as Attention
 from bench.schema.forms import Device as Device
@@ -14,6 +16,39 @@ from bench.schema.forms import Weights as Weights
 
 if TYPE_CHECKING:
     from bench.plan.select import Selection
+
+
+class Once(TyperCommand):
+    """A command whose options each take one value, where they do not say that they are repeatable."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse a second value, of which the parser would keep the last without a word.
+
+        Raises:
+            BenchError: An option is given twice.
+        """
+        from bench.errors import BenchError
+
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for param in order:
+            single = param.param_type_name == "option" and not (param.multiple or param.is_flag)
+            if single and param.name in values and order.count(param) > 1:
+                name = max(param.opts, key=len)
+                raise BenchError(f"{name} is given twice; give it once, with one value{_separated(param)}")
+        return super().parse_args(ctx, args)
+
+
+def _separated(option: Any) -> str:
+    return " that separates names by commas" if "separated by commas" in (option.help or "") else ""
+
+
+class Commands(typer.Typer):
+    """Commands of the program."""
+
+    def command(self, *args: Any, **settings: Any) -> Callable[[Any], Any]:
+        """Register one, as a command that takes each value once."""
+        return super().command(*args, cls=Once, **settings)
+
 
 SuiteOption = Annotated[
     str, typer.Option("--suite", help="Name of a suite (see `list suites`) or path of a .toml file.")

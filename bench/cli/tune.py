@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.options import DataOption, JsonOption, MethodsOption, SuiteOption, TasksOption, selection_of
+from bench.cli.options import Commands, DataOption, JsonOption, MethodsOption, SuiteOption, TasksOption, selection_of
 from bench.execute.run import MEASURE, carry_out, interruptible, planned, selected, warm_up
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bench.analysis.tuning import Outcome, Search
 
-search = typer.Typer()
+search = Commands()
 
 
 @search.command(rich_help_panel=MEASURE)

@@ -66,7 +66,8 @@ def predictions(
 
     Args:
         name: Named shape, hub id (its configuration only) or path of a ``config.json``.
-        specs: Methods as ``name(key=value, ...)``; every built-in method where None.
+        specs: Methods as ``name(key=value, ...)``; ``all`` stands for every built-in method that is not named beside
+            it, None for that alone.
         setting: Shape and form of the training step.
         device_memory: Bytes that a step may take; None where nobody asked what fits.
         progress: Called with short lines such as ``counting lora, 3 of 13``.
@@ -80,7 +81,7 @@ def predictions(
     """
     if specs is not None and not specs:
         raise BenchError("--method is empty; give name, name(key=value, ...) or all")
-    asked = [registry.parse_spec(text, "--method") for text in (registry.BUILTIN if specs is None else specs)]
+    asked = _asked(("all",) if specs is None else specs)
     from bench.count.isolation import guarded
     from bench.models.head import check_positions
 
@@ -109,6 +110,16 @@ def predictions(
     if len(refusals) == len(found):
         raise refusals[0]
     return [found[index] for index in range(len(asked))]
+
+
+def _asked(specs: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Methods with the values given to them, in order, with those that ``all`` stands for."""
+    named = [registry.parse_spec(text, "--method") for text in specs]
+    rest = [(name, {}) for name in registry.BUILTIN if (name, {}) not in named]
+    asked = [one for pair in named for one in (rest if pair == ("all", {}) else [pair])]
+    if twice := [one for index, one in enumerate(asked) if one in asked[:index]]:
+        raise BenchError(f"--method: {registry.spell(*twice[0])} is listed twice; name each once")
+    return asked
 
 
 def _check(name: str, config: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import re
 from typing import get_args, get_type_hints
 
 import pytest
+from typer.main import get_command_from_info
 from typer.testing import CliRunner
 
 from bench.cli.app import app
@@ -52,6 +53,32 @@ def test_the_help_of_every_number_names_its_unit():
     assert {name for _, name in numbers} == {"workers", "seconds", "batch", "seq", "dropout", "margin"}
     for (command, name), text in numbers.items():
         assert UNITS.get((command, name), UNITS.get(name)) in text.lower()
+
+
+VALUED = [
+    (command.name or command.callback.__name__, option)
+    for part in (app, search, ci)
+    for command in part.registered_commands
+    for option in get_command_from_info(command, pretty_exceptions_short=True, rich_markup_mode=None).params
+    if option.param_type_name == "option" and not option.is_flag
+]
+
+
+@pytest.mark.parametrize(("command", "option"), VALUED, ids=lambda value: getattr(value, "name", value))
+def test_an_option_that_is_given_twice_takes_both_values_or_is_refused(command, option):
+    """The parser alone would keep the last without a word."""
+    for name in option.opts:
+        done = CliRunner().invoke(app, [command, name, "1", f"{option.opts[0]}=1"])
+        refused = isinstance(done.exception, BenchError) and f"{option.opts[-1]} is given twice" in str(done.exception)
+        assert refused != option.multiple
+
+
+def test_methods_of_a_prediction_add_up(monkeypatch):
+    asked = []
+    monkeypatch.setattr("bench.count.predict.predictions", lambda name, specs, *rest: asked.append(specs) or [])
+    for words in (["--method", "lora", "--method", "full,ia3"], ["--method", "lora,full,ia3"]):
+        CliRunner().invoke(app, ["predict", "--backbone", "tiny", *words])
+    assert asked == [["lora", "full", "ia3"]] * 2
 
 
 def test_version_names_the_program_its_version_and_the_commit_of_a_checkout():

@@ -262,3 +262,11 @@ def test_all_methods_on_a_7b_shape_take_a_minute_and_little_memory():
     # of the processor: neighbours lengthen the wall clock's
     assert used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime <= 60
     assert used.ru_maxrss * 1024 < 4 * 2**30
+
+
+def test_all_stands_for_the_methods_that_are_not_named_beside_it():
+    rows = predictions("tiny", ["lora", "all", "lora(rank=2)"], Setting(batch=1, length=8))
+    assert [row.method for row in rows] == ["lora", *(name for name in BUILTIN if name != "lora"), "lora(rank=2)"]
+    for twice in (["head", "ia3", "head"], ["all", "all"]):
+        with pytest.raises(BenchError, match=r"^--method: \w+ is listed twice; name each once$"):
+            predictions("tiny", twice, Setting(batch=1, length=8))
