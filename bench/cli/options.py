@@ -29,7 +29,8 @@ class Once(TyperCommand):
         """
         from bench.errors import BenchError
 
-        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        values, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        order: list[Any] = list(given)
         for param in order:
             single = param.param_type_name == "option" and not (param.multiple or param.is_flag)
             if single and param.name in values and order.count(param) > 1:

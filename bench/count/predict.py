@@ -115,7 +115,7 @@ def predictions(
 def _asked(specs: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """Methods with the values given to them, in order, with those that ``all`` stands for."""
     named = [registry.parse_spec(text, "--method") for text in specs]
-    rest = [(name, {}) for name in registry.BUILTIN if (name, {}) not in named]
+    rest: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in registry.BUILTIN if (name, {}) not in named]
     asked = [one for pair in named for one in (rest if pair == ("all", {}) else [pair])]
     if twice := [one for index, one in enumerate(asked) if one in asked[:index]]:
         raise BenchError(f"--method: {registry.spell(*twice[0])} is listed twice; name each once")
