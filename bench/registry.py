@@ -85,6 +85,11 @@ def load_method(name: str, where: str = "") -> type["Method"]:
     return loaded
 
 
+def built_in(method: "Method") -> bool:
+    """Whether ``method`` is one of this project's own, which the conformance tests hold on every family."""
+    return f"{type(method).__module__}:{type(method).__qualname__}" in BUILTIN.values()
+
+
 def merges(name: str) -> bool:
     """Whether method ``name`` can fold what it trained into the backbone, on some families at least."""
     from bench.method import Method

@@ -152,6 +152,18 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return int(func(*real)[-1].numel())
 
 
+class Padded(TorchDispatchMode):
+    """Answers, inside ``without_data``, as a batch with a padded row would: no check of a mask says yes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return False
+        return func(*args, **(kwargs or {}))
+
+
 _GROUPED = (torch.float32, torch.bfloat16, torch.float16)
 """Types that the kernels of a grouped product take."""
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from bench.models.head import TaskModel, generator
 from bench.schema.shape import Setting
 from bench.training.loop import Reached, check_groups, head_groups, to_autocast
 
+Proof = TypeVar("Proof")
 MIDDLE = (1, 2)
 """Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""
 
@@ -132,6 +134,10 @@ def randomise(body: nn.Module, *, scale: float = 0.01, seed: int = 0) -> None:
                 parameter.add_(noise.to(parameter))
 
 
+PROVEN = 8
+"""Tokens of the rows, one of them half padded, that show whether a method trains."""
+
+
 def prove(step: TrainingStep, batch: Batch) -> None:
     """Train once on ``batch``, its last row half padded, and hold the gradients against what is set to train.
 
@@ -140,16 +146,30 @@ def prove(step: TrainingStep, batch: Batch) -> None:
     Raises:
         BenchError: It cannot take a padded row, or a parameter that is set to train does not.
     """
+    randomise(step.model.body)
+    _on_padding(step, batch, lambda: step.backward(step.forward()))
+    Reached(step.model, step.method.zero_gradients(step.model.body)).see_values().check_values()
+
+
+def prove_graph(step: TrainingStep) -> None:
+    """As ``prove`` on tensors without data, inside ``Padded()``: they have a graph, but no values.
+
+    Raises:
+        BenchError: It cannot take a padded row, or a parameter that is set to train is outside of the graph.
+    """
+    Reached(step.model).see_graph(_on_padding(step, step.batch, step.forward)).check()
+
+
+def _on_padding(step: TrainingStep, batch: Batch, run: Callable[[], Proof]) -> Proof:
+    """What ``run`` gives once the batch of ``step`` is ``batch`` with its last row half padded."""
     mask = batch["attention_mask"].clone()
     mask[-1, (mask.shape[1] + 1) // 2 :] = 0
     step.zero()
-    randomise(step.model.body)
     step.batch = batch | {"attention_mask": mask}
     try:
-        step.backward(step.forward())
+        return run()
     except (BenchError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a third party's code says of a mask that it does not know
         reason = (str(error).splitlines() or [""])[0]
         raise BenchError(f"it cannot train on a row with padding ({type(error).__name__}: {reason})") from error
-    Reached(step.model, step.method.zero_gradients(step.model.body)).see_values().check_values()

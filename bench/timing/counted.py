@@ -13,15 +13,12 @@ from bench.count.isolation import Lost, ProcessState, apart
 from bench.count.ledger import StepFigures, count_step
 from bench.count.memory import measure_step, nbytes
 from bench.count.outcome import Findings
-from bench.count.step import prove
+from bench.count.step import PROVEN, prove
 from bench.errors import BenchError
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import CostRecord, Inference, Inferences
 from bench.timing import inference as latency
 from bench.timing.models import Models
-
-PROVEN = 8
-"""Tokens of the longest row that a method has to train on before it is timed."""
 
 
 def base_inference(models: Models) -> Inference:

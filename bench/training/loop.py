@@ -133,6 +133,12 @@ class Reached:
         self._unreached = {name: p for name, p in self._unreached.items() if p.grad is None and not _taken(p)}
         return self
 
+    def see_graph(self, loss: Tensor) -> "Reached":
+        """Look at what backward of ``loss`` would reach, without taking it."""
+        leaves = {id(node.variable) for node in _nodes(loss) if hasattr(node, "variable")}
+        self._unreached = {name: p for name, p in self._unreached.items() if id(p) not in leaves}
+        return self
+
     def see_values(self) -> "Reached":
         """Also look at their values; one parameter that moves ends the search."""
         if any(_moves(p) for p in self._still.values()):
@@ -165,6 +171,18 @@ class Reached:
                 f"the gradient of {next(iter(self._still))!r} and of every other parameter of the method is zero: "
                 "nothing of it would train"
             )
+
+
+def _nodes(loss: Tensor) -> set[Any]:
+    """Every node of the graph of ``loss``; those of leaves, which accumulate gradients, have a ``variable``."""
+    seen: set[Any] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return seen
 
 
 def _taken(parameter: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """No figure of a method that does not train: every trainable parameter is shown to get a gradient, or is named."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,10 @@ def unpadded(body: Stray, hidden: Tensor, mask: Tensor) -> Tensor:
     return scaled(body, hidden, mask)
 
 
+def idle_on_padding(body: Stray, hidden: Tensor, mask: Tensor) -> Tensor:
+    return scaled(body, hidden, mask) if bool(mask.bool().all()) else hidden * body.scale
+
+
 def zeroed(body: Stray, hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden + 0 * scaled(body, hidden, mask)
 
@@ -127,6 +132,22 @@ def test_a_parameter_outside_the_graph_is_named_by_the_count_without_data(name: 
     use, parameter = DISCONNECTED[name]
     with pytest.raises(BenchError, match=f"parameter '{parameter}'.* gets no gradient"):
         count(TINY, method_of(use), MethodConfig(), SETTING)
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (unpadded, "it cannot train on a row with padding (ValueError: a mask with zeros in it)"),
+        (idle_on_padding, "parameter 'spare.weight' (and 1 more of 5) is set to train but gets no gradient"),
+    ],
+    ids=["refuses padding", "idle on padding"],
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_count_without_data_proves_it_on_a_padded_row_too(
+    use: Callable[..., Tensor], words: str, device: str
+) -> None:
+    with pytest.raises(BenchError, match=re.escape(words)):
+        count(TINY, method_of(use), MethodConfig(), SETTING.model_copy(update={"device": device}))
 
 
 @pytest.mark.parametrize("name", DISCONNECTED)

@@ -87,7 +87,7 @@ def run(method: str, family: str, seed: int = 0) -> Run:
     optimizer = make_optimizer(groups)
     moved, losses = {}, []
     for step in range(STEPS):
-        loss = model.loss(batch(seed=step) | {"labels": torch.tensor([0, 1, 1])})
+        loss = model.loss(batch(pad=2, seed=step) | {"labels": torch.tensor([0, 1, 1])})
         extra = instance.regularizer(module)
         (loss if extra is None else loss + extra).backward()
         for name, parameter in module.named_parameters():
@@ -154,7 +154,7 @@ def test_output_is_the_backbones_before_training_where_declared(trained):
     assert same or not trained.method.identity_at_init
 
 
-def test_every_trainable_parameter_gets_a_gradient(trained):
+def test_every_trainable_parameter_gets_a_gradient_from_padded_rows(trained):
     names = {name for name, p in trained.module.named_parameters() if p.requires_grad}
     assert names == trained.moved.keys(), "a trainable parameter outside the graph"
     silent = {name for name, moves in trained.moved.items() if not moves}
