@@ -2,16 +2,26 @@
 
 import itertools
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 
+from bench.report.charts import canvas
 from bench.report.charts.canvas import MANY
 from bench.report.charts.sheet import FILLS, LONGEST, SHADES, TABLE, groups, looks, shade
 from methods import BRIDGES, BUILTIN
 
-LISTED = {name: tuple(look) for part in tomllib.loads(TABLE.read_text()).values() for name, look in part.items()}
+METHODS = (*BUILTIN, *BRIDGES)
+LISTED = {
+    name: (look[0], look[1] if isinstance(look[1], str) else tuple(map(tuple, [*look[1], look[1][0]])))
+    for part in tomllib.loads(TABLE.read_text()).values()
+    for name, look in part.items()
+}
 MACHADO = {
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
@@ -36,9 +46,31 @@ def seen(colour, matrix):
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-def test_the_table_lists_methods_that_exist_and_gives_each_a_colour_of_its_own():
-    assert set(LISTED) <= {*BUILTIN, *BRIDGES}
-    assert len({colour for colour, _ in LISTED.values()}) == len(LISTED)
+def outline(marker, fill="full"):
+    """Corners of a marker as it is drawn, its filled part alone where it is filled by half."""
+    drawn = MarkerStyle(marker, fill)
+    return np.round(drawn.get_path().transformed(drawn.get_transform()).vertices, 6).tolist()
+
+
+def test_the_table_lists_methods_that_exist():
+    assert set(LISTED) <= set(METHODS)
+
+
+@pytest.mark.parametrize("part", ["colour", "marker"])
+def test_every_method_of_the_registry_has_a_colour_and_a_marker_of_its_own(part):
+    chosen = looks(METHODS, "full")
+    users = {}
+    for name in METHODS:
+        users.setdefault(str(getattr(chosen[name], part)), []).append(name)
+    assert {found: names for found, names in users.items() if len(names) > 1} == {}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_s_marker_is_seen_and_no_other_s_outline(name):
+    chosen = looks(METHODS, "full")
+    own = outline(chosen[name].marker)
+    assert len(own) > 2 and np.ptp(own, axis=0).min() > 0.25
+    assert own not in [outline(chosen[other].marker) for other in METHODS if other != name]
 
 
 @pytest.mark.parametrize("missing", MACHADO)
@@ -64,6 +96,21 @@ def test_configurations_of_a_method_share_marker_and_hue_and_differ_in_fill_line
     assert chosen[labels[0]].colour == colour and "none" not in FILLS  # an empty marker is a merged model
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_marks_of_one_method_are_told_apart_by_what_is_filled(name):
+    figure = Figure((0.5, 0.5), dpi=100)
+    FigureCanvasAgg(figure)
+    seen = []
+    for fill, hollow in (*((fill, False) for fill in FILLS), ("full", True)):  # a merged model is hollow
+        figure.clear()
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        canvas.mark(axes, 0, 0, replace(look_of(name), fill=fill), 20, hollow=hollow)
+        figure.canvas.draw()
+        seen.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].tobytes())
+    assert len(set(seen)) == len(seen)
+
+
 def test_a_method_that_the_table_does_not_list_has_a_look_by_its_name_that_no_other_has():
     names = [f"method_{at}" for at in range(100)]
     chosen = looks(names, "").values()
@@ -80,6 +127,11 @@ def test_many_methods_fall_into_groups_of_their_kind():
     ]  # fmt: skip
     alone = ["full", "head", "lora", "ia3", "bitfit"]
     assert groups(looks(alone, ""), alone, 8)[0] == ("whole model, low rank", ["full", "head", "lora"])
+
+
+def test_looks_of_methods_that_the_table_does_not_list_depend_on_no_order():
+    names = [f"package/method_{at}" for at in range(100)]
+    assert looks(names, "") == {name: looks(names[::-1], "")[name] for name in names}
 
 
 def test_long_labels_are_told_apart_by_what_no_other_has():

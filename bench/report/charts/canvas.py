@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
+    from matplotlib.path import Path as Outline
 
-    from bench.report.charts.sheet import Look, Looks
+    from bench.report.charts.sheet import Look, Looks, Marker
 
 Floats = NDArray[np.float64]
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -268,14 +269,29 @@ def mark(axes: "Axes", x: float, y: float, look: "Look", size: float = 6.5, *, h
         }
     elif look.fill != "full":
         chosen |= {"markerfacecoloralt": "white", "markeredgecolor": look.colour, "markeredgewidth": 1.0}
-    axes.plot(x, y, look.marker, color=look.colour, markersize=mark_size(look, size), **(chosen | options))
+    chosen |= {"linestyle": "none", "color": look.colour, "markersize": mark_size(look, size)} | options
+    if look.fill != "full" and not hollow and not isinstance(look.marker, str):  # matplotlib fills these whole alone
+        axes.plot(x, y, marker=look.marker, **(chosen | {"fillstyle": "full", "markerfacecolor": "white"}))
+        axes.plot(x, y, marker=_half(look.marker, look.fill), **(chosen | {"fillstyle": "full"}))
+    else:
+        axes.plot(x, y, marker=look.marker, **chosen)
     if ring and look.is_baseline:
         axes.plot(x, y, "o", color=INK, fillstyle="none", markersize=1.7 * size, markeredgewidth=0.8, **options)
 
 
+def _half(corners: Sequence[tuple[float, float]], side: str) -> "Outline":
+    """The part of a shape that lies left or right of its middle, above or below it."""
+    from matplotlib.path import Path as Outline
+    from matplotlib.transforms import Bbox
+
+    boxes = {"left": (-2, -2, 0, 2), "right": (0, -2, 2, 2), "bottom": (-2, -2, 2, 0), "top": (-2, 0, 2, 2)}
+    return Outline(corners, closed=True).clip_to_bbox(Bbox.from_extents(*boxes[side]))
+
+
 def mark_size(look: "Look", size: float) -> float:
     """Points that make the marks look equally large."""
-    return size * {"*": 1.5, "D": 0.85, "d": 1.1, "s": 0.92, "P": 1.1, "X": 1.1}.get(look.marker, 1.0)
+    shares: dict[Marker, float] = {"*": 1.5, "D": 0.85, "d": 1.1, "s": 0.92, "P": 1.1, "X": 1.1}
+    return size * shares.get(look.marker, 1.0 if isinstance(look.marker, str) else 1.2)
 
 
 def line(look: "Look", size: float) -> dict[str, Any]:

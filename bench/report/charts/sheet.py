@@ -30,13 +30,17 @@ _LISTED = 2
 """Entries of a list up to which a label spells them."""
 
 
+Marker = str | tuple[tuple[float, float], ...]
+"""A letter of matplotlib's, or the corners of a shape, the first again as the last."""
+
+
 @dataclass(frozen=True)
 class Look:
     """How one method appears in every figure."""
 
     text: str
     colour: str
-    marker: str
+    marker: Marker
     group: str = ""
     """Of methods that are drawn together where there are many."""
     fill: str = "full"
@@ -55,11 +59,12 @@ def looks(labels: Sequence[str], baseline: str) -> dict[str, Look]:
         baseline: The label that others are compared with.
     """
     seen: dict[str, int] = {}
-    chosen: dict[str, tuple[str, str, str]] = {}
+    chosen: dict[str, tuple[str, Marker, str]] = {}
+    for name in sorted({label.partition("(")[0] for label in labels}):  # whatever the suite's order
+        chosen[name] = _named().get(name) or _derived(name, {pair[:2] for pair in chosen.values()})
     found: dict[str, Look] = {}
     for label, text in zip(labels, _texts(labels), strict=True):
         name = label.partition("(")[0]
-        chosen.setdefault(name, _named().get(name) or _derived(name, {pair[:2] for pair in chosen.values()}))
         (colour, marker, group), at = chosen[name], seen.get(name, 0)
         seen[name] = at + 1
         found[label] = Look(
@@ -104,13 +109,17 @@ def shade(colour: str, share: float) -> str:
 
 
 @functools.cache
-def _named() -> dict[str, tuple[str, str, str]]:
+def _named() -> dict[str, tuple[str, Marker, str]]:
     """Method -> colour, marker and group."""
     tables = tomllib.loads(TABLE.read_text())
-    return {name: (colour, marker, group) for group, part in tables.items() for name, (colour, marker) in part.items()}
+    return {
+        name: (colour, marker if isinstance(marker, str) else tuple((x, y) for x, y in (*marker, marker[0])), group)
+        for group, part in tables.items()
+        for name, (colour, marker) in part.items()
+    }
 
 
-def _derived(name: str, taken: set[tuple[str, str]]) -> tuple[str, str, str]:
+def _derived(name: str, taken: set[tuple[str, Marker]]) -> tuple[str, Marker, str]:
     """Colour and marker of a method that the table does not list, by its name alone; its group is its own.
 
     A pair that a listed method or another one of the run has is passed over.
