@@ -1,5 +1,6 @@
 """The least of each cost among all methods, and among those whose score is shown to be as good as the best."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
@@ -9,7 +10,7 @@ import pandas as pd
 from bench.analysis import scores
 from bench.analysis.costs import peak_column
 from bench.schema.record import ScoreRecord, Shape
-from bench.stats.intervals import Interval, is_informative, paired_difference
+from bench.stats.intervals import Interval, PairedDifference, is_informative, paired_difference, tied
 
 if TYPE_CHECKING:
     from bench.analysis.results import Results
@@ -142,13 +143,17 @@ def as_good(results: "Results") -> AsGood:
     if not means:
         return AsGood(margin=points, claim=claim, tasks=tasks, no_verdict=("no method was scored",))
     means = dict(sorted(means.items(), key=lambda item: -item[1]))
-    best = next(iter(means))
-    pairs = {label: paired_difference(by_cell[label], by_cell[best]) for label in means}
-    differences = {label: (pair.mean or 0.0, pair.interval) for label, pair in pairs.items() if label != best}
+    best = _highest(means)
+    pairs = {
+        label: min((paired_difference(by_cell[label], by_cell[top]) for top in best), key=_lower_end)
+        for label in means
+        if label not in best[:1]
+    }
+    differences = {label: (pair.mean or 0.0, pair.interval) for label, pair in pairs.items()}
     left_out = _incomplete(results, by_cell, len(asked)) | _untrained(done, means)
     no_verdict = _no_verdict(done, means, asked, best, left_out)
     shown = [label for label, (_, interval) in differences.items() if interval and interval[0] >= -points]
-    methods = () if no_verdict else (best, *(label for label in shown if label not in left_out))
+    methods = () if no_verdict else (*best, *(label for label in shown if label not in {*best, *left_out}))
     return AsGood(
         margin=points, claim=claim, tasks=tasks, means=means, differences=differences, methods=methods,
         left_out=left_out, no_verdict=no_verdict,
@@ -169,12 +174,21 @@ def _no_verdict(
     done: Sequence[ScoreRecord],
     means: Mapping[str, float],
     asked: set[tuple[str, int]],
-    best: str,
+    best: Sequence[str],
     left_out: Mapping[str, str],
 ) -> tuple[str, ...]:
     general = scores.data_doubts([r for r in done if r.method.label in means], asked)
     # What full training would make of the best is not known, so nobody can be shown to be as good.
-    return (*general, *([f"{best}, the highest mean, {left_out[best]}"] if best in left_out else []))
+    return (*general, *(f"{label}, the highest mean, {left_out[label]}" for label in best if label in left_out))
+
+
+def _highest(means: Mapping[str, float]) -> list[str]:
+    """The methods that share the highest mean, in the order of ``means``."""
+    return [label for label, mean in means.items() if tied(mean, max(means.values()))]
+
+
+def _lower_end(pair: PairedDifference) -> float:
+    return pair.interval[0] if pair.interval else -math.inf
 
 
 def _counted(
@@ -281,10 +295,8 @@ def _smallest_batch(results: "Results") -> str:
 def _best_score(score: AsGood) -> Recommendation:
     least = as_good_as_it = None
     if score.means:
-        ranked = list(score.means.items())
-        value = ranked[0][1]
-        equal = tuple(label for label, mean in ranked if mean == value)
-        least = Choice(equal, value, runner_up=next((pair for pair in ranked if pair[1] < value), None))
+        value, equal = max(score.means.values()), _highest(score.means)
+        least = Choice(tuple(equal), value, runner_up=next((p for p in score.means.items() if p[0] not in equal), None))
         as_good_as_it = Choice(score.methods, value) if score.methods else None
     return Recommendation(
         need="best score", figure="score", unit="points", kind="scored", least=least, as_good=as_good_as_it,

@@ -5,6 +5,7 @@ A missing figure is a dash, never 0, and a figure above 0 is never printed as 0.
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 MISSING = "-"
@@ -14,6 +15,8 @@ TOO_FEW = "too few blocks"
 """Stands for a ratio whose interval is wider to a side than the ratio itself, which says nothing."""
 BRIEF = 16
 """Characters of a baseline's name that a title has room for."""
+NAMED = 5
+"""Methods that a sentence names before it counts the rest; the tables mark all."""
 _DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -160,6 +163,14 @@ def sentence(text: str) -> str:
 def plural(number: int, noun: str) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def some(texts: Iterable[str]) -> str:
+    """The first few, and how many more there are; one more stands itself rather than its count."""
+    every = list(texts)
+    if len(every) <= NAMED + 1:
+        return ", ".join(every)
+    return f"{', '.join(every[:NAMED])} and {len(every) - NAMED} more"
 
 
 def brief(baseline: str) -> str:

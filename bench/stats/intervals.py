@@ -17,6 +17,9 @@ MIN_BLOCKS = 2
 LEVEL = 0.05
 """Of every test that decides something."""
 
+ROUNDING = 1e-12
+"""Relative distance up to which two means are the same number, summed in another order."""
+
 Interval = tuple[float, float]
 Key = TypeVar("Key", bound=Hashable)
 
@@ -192,6 +195,11 @@ def paired_difference(
         return PairedDifference(None, None, 0, dropped)
     mean, interval = mean_interval([method[key] - baseline[key] for key in shared], confidence)
     return PairedDifference(mean, interval, len(shared), dropped)
+
+
+def tied(values: ArrayLike, end: ArrayLike) -> NDArray[np.bool_]:
+    """Which values equal ``end`` but for the rounding of sums in another order; NaN never does."""
+    return np.asarray(np.isclose(values, end, rtol=ROUNDING, atol=0))
 
 
 def pareto_front(points: ArrayLike) -> NDArray[np.bool_]:

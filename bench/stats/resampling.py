@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.stats.intervals import pareto_front
+from bench.stats.intervals import pareto_front, tied
 
 Floats = NDArray[np.float64]
 FEWEST_SEEDS = 3
@@ -62,7 +62,7 @@ def best_probability(means: Floats) -> Floats:
     Returns:
         ``[n]``, in all 1: methods that are the best together share a draw in equal parts.
     """
-    best = means == means.max(axis=1, keepdims=True)
+    best = tied(means, means.max(axis=1, keepdims=True))
     return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0))
 
 

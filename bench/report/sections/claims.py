@@ -1,7 +1,7 @@
 """Answers the suite's question and a reader's needs: claims in words with their verdicts, and which method to take."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from bench.report.sections import overview as facts
 from bench.report.sections import scores, sweeps
 from bench.report.sections.caveats import origin_line
 from bench.schema.figures import figure_of
+from bench.stats.intervals import tied
 from bench.verdicts.claims import JudgedResults, Judgement, Outcome
 
 MOST = 3
@@ -248,11 +249,14 @@ def claimed(results: JudgedResults, told: Told) -> Answer:
 
 def _ends(values: "pd.Series[float]", baseline: str) -> str:
     """``from 0.03 x (lst) to 0.60 x (p_tuning)`` over all methods but the baseline; empty without a figure."""
-    known = values.drop(index=baseline, errors="ignore").dropna().sort_values(kind="stable")
+    known = values.drop(index=baseline, errors="ignore").dropna().astype(float)
     if known.empty:
         return ""
-    ends = [f"{fmt.ratio(float(known.iloc[at]))} x ({fmt.plain(known.index[at])})" for at in (0, -1)]
-    return ends[0] if len(known) == 1 else f"from {ends[0]} to {ends[1]}"
+    low, high = (
+        f"{fmt.ratio(end)} x ({fmt.some(map(fmt.plain, known.index[tied(known, end)]))})"
+        for end in (known.min(), known.max())
+    )
+    return low if low == high else f"from {low} to {high}"
 
 
 def _exact(results: JudgedResults) -> Answer | None:
@@ -279,25 +283,40 @@ def _scored(results: JudgedResults) -> Answer | None:
     means = results.score_table.dropna(subset=["mean"])
     if means.empty:
         return None
-    best = means["mean"].idxmax()
+    best = list(means.index[tied(means["mean"], means["mean"].max())])
     others = means.drop(index=baseline, errors="ignore")
     undecided = facts.undecided(results)
-    figures = f"{fmt.points(float(means.loc[best, 'mean']))} points"
-    if best != baseline and baseline in means.index:
-        row = means.loc[best]
-        figures += f", {fmt.difference(row['difference'], row['low'], row['high'])} against {fmt.plain(baseline)}"
-    name = fmt.plain(best)
+    figures = f"{fmt.points(float(means.loc[best[0], 'mean']))} points"
+    if baseline not in best and baseline in means.index:
+        row = means.loc[best[0]]
+        apart = fmt.difference(row["difference"], *((row["low"], row["high"]) if len(best) == 1 else ()))
+        figures += f", {apart} against {fmt.plain(baseline)}"
     if undecided is not None or not others["verdict"].all():
         why = undecided or "; ".join(dict.fromkeys(phrase for whys in others["why"] for phrase in facts.needed(whys)))
         why = (why or "one pair alone").removeprefix("inconclusive: ")
-        text = f"{OPEN}{name} scores best: its mean is the highest, {figures}."
-        return Answer(text, "open", f"not decided: {why}", "difference")
-    text = f"The highest mean score is {name}'s, {figures}."
+        return Answer(
+            f"{OPEN}{_may_be_best(best, len(means))}, {figures}.", "open", f"not decided: {why}", "difference"
+        )
+    text = f"{_are_best(best, len(means))}, {figures}."
     return Answer(text, "bound", f"this data: {fmt.plural(len(results.seeds), 'seed')}", "difference")
 
 
-NAMED = 5
-"""Methods that a sentence names before it counts the rest; the tables mark all."""
+def _may_be_best(best: list[str], scored: int) -> str:
+    if len(best) == 1:
+        return f"{fmt.plain(best[0])} scores best: its mean is the highest"
+    if len(best) == scored:
+        return f"any method scores better than the others: all {scored} have the same mean"
+    return f"{fmt.some(map(fmt.plain, best))} score best: they share the highest mean"
+
+
+def _are_best(best: list[str], scored: int) -> str:
+    if len(best) == 1:
+        return f"The highest mean score is {fmt.plain(best[0])}'s"
+    if len(best) == scored:
+        return f"All {scored} methods have the same mean score"
+    return f"{fmt.some(map(fmt.plain, best))} share the highest mean score"
+
+
 FIGURES = {
     "delta_bytes": "bytes stored per task beside the backbone and the head",
     "trainable_parameters": "trainable parameters, the task head left out",
@@ -320,7 +339,7 @@ def _recommendation(results: Results, found: Recommendation, least: Choice) -> d
     picked = {*least.methods, *(found.as_good.methods if found.as_good else ())}
     says = [*_about_least(found, least), *_about_score(found)]
     if found.not_measured:
-        says.append(f"not known of {_some(map(fmt.plain, found.not_measured))}")
+        says.append(f"not known of {fmt.some(map(fmt.plain, found.not_measured))}")
     says += [f"not decided: {doubt}" for doubt in found.doubts]
     rule, labels = _rule(results, found), tuple(sorted(picked))
     return doc.Choice(found.need, _chosen(found, least), fmt.plain("; ".join(says)), rule, labels)
@@ -328,7 +347,7 @@ def _recommendation(results: Results, found: Recommendation, least: Choice) -> d
 
 def _chosen(found: Recommendation, choice: Choice) -> str:
     """``head, 125 MB``."""
-    names = _some(map(fmt.plain, choice.methods))
+    names = fmt.some(map(fmt.plain, choice.methods))
     alone = found.need == "best score" and choice is found.as_good
     return names if alone else f"{names}, {_with_next(found, choice)[0]}"
 
@@ -371,7 +390,7 @@ def _about_score(found: Recommendation) -> list[str]:
         return [f"no figure of a method that {_as_good(score)}"]
     says = [f"of those that {_as_good(score)}: {_chosen(found, found.as_good)}"]
     if left := [f"{fmt.plain(label)} ({why})" for label, why in score.left_out.items()]:
-        says.append(f"scores left out: {_some(left)}")
+        says.append(f"scores left out: {fmt.some(left)}")
     return says
 
 
@@ -394,11 +413,3 @@ def _rule(results: Results, found: Recommendation) -> str:
         f"{what} {name}{on}, among all methods; then among those whose 95 % interval of the difference to the highest "
         f"mean score lies above -{found.score.margin:g}."
     )
-
-
-def _some(texts: Iterable[str]) -> str:
-    """The first few, and how many more there are; one more stands itself rather than its count."""
-    every = list(texts)
-    if len(every) <= NAMED + 1:
-        return ", ".join(every)
-    return f"{', '.join(every[:NAMED])} and {len(every) - NAMED} more"

@@ -254,15 +254,18 @@ def reached_first(results: Results) -> tuple[str, str]:
     if task is None:
         return "", ""
     rows = table.xs(task, level="task")
-    rows = rows[rows["reached"] == rows["seeds"]].sort_values("step", kind="stable")
+    rows = rows[rows["reached"] == rows["seeds"]]
     if rows.empty:
         return "", ""
-    label, row = rows.index[0], rows.iloc[0]
-    spent = [f"{steps(row['step'])} steps", fmt.seconds(row["seconds"]), f"{fmt.count(row['flops'])} FLOPs"]
+    first = rows[rows["step"] == rows["step"].min()]
+    spent = [f"{steps(first['step'].iloc[0])} steps"]
+    if len(first) == 1:  # of several, each has its own time and FLOPs; the table holds them
+        spent += [fmt.seconds(first["seconds"].iloc[0]), f"{fmt.count(first['flops'].iloc[0])} FLOPs"]
     known = ", ".join(figure for figure in spent if not figure.startswith(fmt.MISSING))
     goal = reach_title(results).removeprefix("Cost to reach ")
+    verb = "reaches" if len(first) == 1 else "reach"
     return (
-        f"{fmt.plain(label)} reaches {goal} in the fewest steps on {fmt.plain(task)}: {known}",
+        f"{fmt.some(map(fmt.plain, first.index))} {verb} {goal} in the fewest steps on {fmt.plain(task)}: {known}",
         ", ".join(facts.needed(dict.fromkeys(why for reasons in rows["why"] for why in reasons))),
     )
 
