@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from methods import peft_optimizer, peft_text
 from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
 from methods.peft_names import Fitted
 from methods.peft_notes import base_states, folded, moved, said_of, without_values
+from methods.peft_refusals import SHAPES, check_ranks, refusal
 
 ADAPTER = "default"
 """peft's name of the one adapter."""
@@ -43,10 +43,6 @@ REFUSALS = (
 """What peft raises where a configuration does not fit a backbone."""
 READS = ("CPT", "POLY", "WAVEFT")
 """Types that branch on values, or make sizes of them, in every forward."""
-SHAPES = re.compile(r"shapes? cannot be multiplied|must match|size mismatch|a and b must have same reduction dim")
-"""What torch says where layers that were built for another form of weight meet a tensor."""
-VALUES = re.compile(r"meta\b|\bMeta\b|fake|aten::|no data|data-dependent|data dependent")
-"""What torch says where a tensor without data is asked for a value."""
 
 
 class Bridged(nn.Module):
@@ -194,6 +190,10 @@ class Peft(Method):
                 merged: nn.Module = tuner.merge_and_unload(progressbar=False)
         except (NotImplementedError, *REFUSALS):
             return None
+        except RuntimeError as error:
+            if "Impossible to merge" not in str(error):
+                raise
+            return None
         if _structure(merged) != module.structure:
             return None
         module.notes = tuple(dict.fromkeys((*module.notes, *notes, *folded(module, merged))))
@@ -245,9 +245,14 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
             f"peft: {config.peft_type} hands its prefix over as a cache of keys and values, which this backbone does "
             "not read: no layer would see it; prefix_tuning puts a prefix into the attention itself"
         )
+    if weightless and getattr(config, "monteclora_config", None) is not None:
+        raise NotImplementedError(
+            "peft LORA with monteclora_config makes its samplers, which train, where there are values alone"
+        )
     start = None if deployed else base_states(backbone)
     if not torch.sparse.check_sparse_tensor_invariants.is_enabled():
         torch.sparse.check_sparse_tensor_invariants.disable()  # the default, said aloud: torch warns of it unsaid
+    fitted: Fitted | None = None
     try:
         with torch.device("meta") if weightless else contextlib.nullcontext(), _heard(notes):
             options = to_library(config, deployed=deployed)
@@ -260,27 +265,18 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
             if weightless:
                 _cast(model)
     except (NotImplementedError, RuntimeError, *REFUSALS) as error:
-        raise _refusal(error, config.peft_type, weightless) from error
+        raise refusal(error, config, fitted, weightless) from error
+    assert fitted is not None
     if not deployed and not any(p.requires_grad for p in model.parameters()):
         raise BenchError(f"peft: {config.peft_type} finds nothing to train here; name other target_modules")
     if checkpointed:
         backbone.disable_input_require_grads()  # type: ignore[operator]
     fitted.check(*(getattr(model.base_model, f"targeted_{kind}_names", ()) for kind in ("module", "parameter")))
+    check_ranks(model, config)
     module = Bridged(model, config, structure, (*notes, *fitted.notes, *said_of(model, config)))
     if start is not None and not module.prompted:
         module.notes += moved(module, start)
     return module
-
-
-def _refusal(error: Exception, kind: str, weightless: bool) -> Exception:
-    """What stands in place of peft's ``error`` while it builds."""
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return error
-    if weightless and VALUES.search(str(error)):
-        return NotImplementedError(
-            f"peft {kind} starts from the values of the weights, which a backbone without them lacks"
-        )
-    return BenchError(f"peft: {kind} does not fit this backbone: {first_line(error)}")
 
 
 def _cast(model: nn.Module) -> None:

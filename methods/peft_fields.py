@@ -1,16 +1,21 @@
 """Which fields of peft's configurations act, and under which choice of others; all else is refused before it runs."""
 
+import dataclasses
 import enum
 import functools
+import importlib.util
 import json
 import math
 import operator
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+
+from bench.errors import unknown
 
 Values = Mapping[str, Any]
 
@@ -132,12 +137,30 @@ HARMLESS: Mapping[str, Mapping[str, str]] = {
 
 SCALES = (
     "lora_alpha", "alpha", "randlora_alpha", "psoft_alpha", "shadow_alpha", "scaling", "num_virtual_tokens", "r",
-    "n_frequency", "adapter_len", "init_r", "d_initial",
+    "n_frequency", "adapter_len", "init_r", "d_initial", "delora_lambda", "u", "subspace_rank", "sparse_rate",
 )  # fmt: skip
 """Fields that leave nothing to train where they are zero."""
 SIZES = ("num_virtual_tokens", "adapter_len", "adapter_layers")
 """Fields without a default of use: numbers of positions and layers."""
-LISTS = ("trainable_token_indices", "token_indices")
+COUNTED = (
+    "asa_target_subspaces", "block_size", "boft_n_butterfly_factor", "encoder_hidden_size", "encoder_num_layers",
+    "gralora_k", "group_size", "mask_interval", "mini_r", "n_skills", "n_splits", "n_tasks", "num_B", "num_ranks",
+    "num_subspaces", "num_tasks", "num_vectors", "num_cayley_neumann_terms", "shadow_hidden_size",
+    "shadow_intermediate_size", "shadow_num_attention_heads", "shadow_num_hidden_layers", "stride_A", "theta_d_length",
+    "topk", "total_step", "update_hidden_size", "vector_length", "target_r", "deltaT", "num_samples", "buffer_size",
+    "num_groups", "nblocks", "loftq_bits", "loftq_iter", "token_dim", "num_layers", "num_attention_heads",
+    "num_transformer_submodules",
+)  # fmt: skip
+"""Whole numbers of at least 1, or the default where that is 0."""
+SIGNED = ("decompose_factor", "scaling_pass_value", "layers_to_transform")
+"""The only numbers that may lie below 0, or that are looked at elsewhere."""
+SHARES = ("asa_importance_beta", "asa_uncertainty_beta", "sparsity")
+"""Numbers of at least 0 and below 1, beside every dropout."""
+PARTS = ("sparse_rate", "svd_threshold", "weight_tying")
+"""Numbers of at most 1."""
+POSITIVE = ("scale", "dirichlet_prior")
+"""Numbers above 0 inside of a table of LoRA's."""
+LISTS = ("trainable_token_indices", "token_indices", "cpt_token_ids")
 """Fields that name nothing to train where they are empty."""
 PATTERNS = {
     "rank_pattern": int, "n_frequency_pattern": int, "block_size_pattern": int, "alpha_pattern": float,
@@ -146,6 +169,8 @@ PATTERNS = {
 """Fields that hold a number for names of modules, with its kind."""
 FROM_DATA = ("eva", "corda", "lora_ga")
 """Values of init_lora_weights that start from a pass over data."""
+STARTS = ("gaussian", "olora", "orthogonal", "mica", "pissa", "loftq")
+"""Words that init_lora_weights takes beside these, True, False and ``pissa_niter_N``."""
 
 
 def check(kind: str, values: Values, defaults: Values, configuration: type) -> None:
@@ -167,19 +192,63 @@ def check(kind: str, values: Values, defaults: Values, configuration: type) -> N
             f"init_lora_weights = {start!r} starts from a pass over data, which this bridge does not make; take True, "
             "'orthogonal', 'olora' or 'pissa'"
         )
-    if start == "loftq" and not {"loftq_bits", "loftq_iter"} <= (values["loftq_config"] or {}).keys():
-        raise ValueError(
-            "init_lora_weights = 'loftq' needs loftq_config = {'loftq_bits': 4, 'loftq_iter': 1}, both keys"
-        )
+    if kind == "LORA":
+        _check_start(start, values)
     if kind == "ADALORA":
         _check_schedule(values)
     file = values.get("prompt_tuning_init_state_dict_path")
     if file and not Path(str(file)).is_file():
         raise ValueError(f"prompt_tuning_init_state_dict_path = {file!r} is no file; give the prompt that was saved")
+    _check_together(values)
     for name, value in changed.items():
         needs = NEEDS.get(kind, {}).get(name) or NEEDS[""].get(name)
         if needs and not needs.holds(values):
             raise ValueError(f"{name} = {value!r} does nothing {needs.words}; leave it out")
+
+
+def _check_together(values: Values) -> None:
+    """Fields that peft does not take beside each other."""
+    targets = values.get("target_modules")
+    if targets == [] and not values.get("target_parameters"):
+        raise ValueError(
+            "target_modules = [] names nothing to adapt; leave it out, which gives peft's own, or name modules"
+        )
+    if isinstance(targets, str) and values.get("layers_to_transform") is not None:
+        raise ValueError(
+            f"layers_to_transform does not go with one expression as target_modules = {targets!r}; list names, or say "
+            "the layers in the expression"
+        )
+    if values.get("lora_bias") and values.get("use_dora"):
+        raise ValueError("lora_bias and use_dora exclude each other; leave one out")
+    if values.get("lora_bias") and not isinstance(values.get("init_lora_weights"), bool):
+        raise ValueError(
+            f"init_lora_weights = {values['init_lora_weights']!r} does not go with lora_bias; leave one out"
+        )
+    blocks = values.get("use_bdlora") or {}
+    if both := {*(blocks.get("target_modules_bd_a") or ())} & {*(blocks.get("target_modules_bd_b") or ())}:
+        raise ValueError(f"use_bdlora names {min(both)!r} in target_modules_bd_a and _bd_b; leave it out of one")
+
+
+def _check_start(start: Any, values: Values) -> None:
+    if not isinstance(start, bool) and start not in STARTS and not re.fullmatch(r"pissa_niter_[1-9]\d*", str(start)):
+        raise ValueError(
+            f"init_lora_weights = {start!r}; it takes true, false, {', '.join(map(repr, STARTS))} or 'pissa_niter_N' "
+            "with a number of iterations"
+        )
+    if start != "loftq":
+        return
+    asked = values["loftq_config"] or {}
+    if not {"loftq_bits", "loftq_iter"} <= asked.keys():
+        raise ValueError(
+            "init_lora_weights = 'loftq' needs loftq_config = {'loftq_bits': 4, 'loftq_iter': 1}, both keys"
+        )
+    if asked["loftq_bits"] not in (2, 4, 8):
+        raise ValueError(f"loftq_config.loftq_bits = {asked['loftq_bits']}; it takes 2, 4 or 8")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "init_lora_weights = 'loftq' needs the package bitsandbytes, which is not installed; install it, or take "
+            "another start"
+        )
 
 
 def _given(values: Values, name: str) -> bool:
@@ -187,13 +256,17 @@ def _given(values: Values, name: str) -> bool:
 
 
 def _check_kind(name: str, value: Any, default: Any, configuration: type) -> None:
-    hint = _hints(configuration).get(name, Any)
-    if value is None and type(None) not in get_args(hint) and hint is not Any:
+    hint = _hints(configuration).get(name.rpartition(".")[2], Any)
+    if value is None and (default == {} or (type(None) not in get_args(hint) and hint is not Any)):
         raise ValueError(f"{name} = None; leave it out, which gives {default!r}")
     if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
         raise ValueError(f"{name} = {value!r}; it takes no number that is infinite or none")
     if name == "bias" and value not in ("none", "all") and not str(value).endswith("_only"):
         raise ValueError(f"bias = {value!r}; it takes 'none', 'all' or the one of the type, such as 'lora_only'")
+    if tables := [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]:
+        return _check_table(name, value, tables[0])
+    if name == "init_lora_weights":  # takes more than peft lists
+        return
     hint = _closed(hint)
     takes = _taken(hint)
     if takes is not None and (value != default or type(value) is not type(default)):  # True equals 1
@@ -203,13 +276,32 @@ def _check_kind(name: str, value: Any, default: Any, configuration: type) -> Non
             raise ValueError(f"{name} = {value!r}; it takes {takes}") from error
 
 
+def _check_table(name: str, value: Any, table: type) -> None:
+    """A table of fields of its own, whose keys peft reads over where it does not know them."""
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} = {value!r}; it takes a table of fields")
+    known = {field.name: field.default for field in dataclasses.fields(table)}
+    for key, inner in value.items():
+        if key not in known:
+            raise ValueError(str(unknown("key", str(key), known, name)))
+        _check_kind(f"{name}.{key}", inner, known[key], table)
+        _check_size("", f"{name}.{key}", inner, known[key])
+
+
 def _closed(hint: Any) -> Any:
     """The hint without the plain word that peft puts beside its lists of choices."""
     parts = [part for part in get_args(hint) if part is not str]
     if get_origin(hint) in (Union, types.UnionType):
-        if chosen := [part for part in parts if isinstance(part, type) and issubclass(part, enum.Enum)]:
+        if chosen := [part for part in parts if _lists(part)]:
             return functools.reduce(operator.or_, parts, chosen[0])
     return hint
+
+
+def _lists(hint: Any) -> bool:
+    """Whether it is a list of choices."""
+    return get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, enum.Enum))
 
 
 _hints = functools.cache(get_type_hints)
@@ -240,8 +332,6 @@ def _taken(hint: Any) -> str | None:
     kind = get_origin(hint)
     if kind in (Union, types.UnionType):
         within = [part for part in get_args(hint) if part is not type(None)]
-        if len(within) > 1 and any(get_origin(part) is Literal for part in within):
-            return None  # peft takes more there than it lists
         parts = [_taken(part) for part in within]
         return None if None in parts else " or ".join(dict.fromkeys(part for part in parts if part))
     if kind is Literal:
@@ -255,6 +345,9 @@ def _taken(hint: Any) -> str | None:
 
 def _check_size(kind: str, name: str, value: Any, default: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    last = name.rpartition(".")[2]
+    if (isinstance(value, list) and "" in value) or (value == "" and name == "target_modules"):
+        raise ValueError(f"{name} = {value!r} holds an empty name; name modules, or leave it out")
     if name in SIZES and not (number and value > 0) and (name, kind) != ("num_virtual_tokens", "CPT") and value != 0:
         raise ValueError(f"{name} = {value!r}; it takes a whole number of at least 1, and has no default")
     if name in LISTS and value in ([], {}):
@@ -263,11 +356,18 @@ def _check_size(kind: str, name: str, value: Any, default: Any) -> None:
         _check_pattern(name, value or {})
     if number and name in SCALES and value == 0 and default != 0:
         raise ValueError(f"{name} = 0 leaves nothing that trains; give a number above 0")
+    least = 1 if last in COUNTED and default != 0 else 0
+    if number and last not in SIGNED and value < least:
+        raise ValueError(f"{name} = {value}; it takes {'a number above 0' if name in SCALES else f'at least {least}'}")
     if name == "alpha_pattern" and isinstance(value, dict):
         for key, alpha in value.items():
             if alpha == 0:
                 raise ValueError(f"alpha_pattern: {key!r} = 0 leaves nothing that trains there; exclude the module")
-    if number and name.endswith("dropout") and not 0 <= value < 1:
+    if number and name in PARTS and value > 1:
+        raise ValueError(f"{name} = {value}; it takes a share of at most 1")
+    if number and last in POSITIVE and "." in name and value <= 0:
+        raise ValueError(f"{name} = {value}; it takes a number above 0")
+    if number and (name.endswith("dropout") or name in SHARES) and not 0 <= value < 1:
         raise ValueError(f"{name} = {value}; it takes a share of at least 0 and below 1")
 
 
@@ -288,10 +388,6 @@ def _check_schedule(values: Values) -> None:
             f"target_r = {values['target_r']} is above init_r = {values['init_r']}: AdaLoRA starts with init_r ranks a "
             "layer and takes away; lower target_r or raise init_r"
         )
-    bounds = {"target_r": 1, "tinit": 0, "tfinal": 0, "deltaT": 1}
-    for name, least in bounds.items():
-        if values[name] < least:
-            raise ValueError(f"{name} = {values[name]}; it takes at least {least}")
     for name in ("beta1", "beta2"):
         if not 0 < values[name] < 1:
             raise ValueError(f"{name} = {values[name]}; it takes a share between 0 and 1")

@@ -25,6 +25,8 @@ PATTERNS = (
 )  # fmt: skip
 """Fields that hold values by a regular expression on names of adapted modules."""
 ALL_LINEAR = "all-linear"
+LINEAR = ("Linear", "Conv1D")
+"""Classes of linear maps; the second is GPT-2's."""
 
 
 class Fitted:
@@ -41,7 +43,12 @@ class Fitted:
     def __init__(self, options: Any, backbone: nn.Module) -> None:
         self.options = options
         self.notes: list[str] = []
-        self.modules = [name for name, _ in backbone.named_modules(remove_duplicate=False) if name]
+        self.classes = {name: type(m).__name__ for name, m in backbone.named_modules(remove_duplicate=False) if name}
+        """Name of every module -> its class, before peft changes it."""
+        self.modules = list(self.classes)
+        conv1d = [name for name, kind in self.classes.items() if kind == "Conv1D"]
+        self._conv1d = {name: backbone.get_parameter(f"{name}.weight").shape for name in conv1d}
+        self._depth = int(backbone.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
         self.parameters = [name for name, _ in backbone.named_parameters()]
         own = getattr(backbone, "base_model_prefix", "")
         self._prefixes = _beginnings([*WHOLE, *([f"{own}."] if own else [])])
@@ -54,6 +61,8 @@ class Fitted:
         self._fit_tokens(backbone)
         self.asked = {field: _listed(getattr(options, field, None)) for field in NAMED}
         self.patterns = {field: self._fit_pattern(field) for field in PATTERNS}
+        self._check_indices()
+        self._check_start()
         self._find_layers()
         self._say()
 
@@ -96,6 +105,54 @@ class Fitted:
         if layers is not None:
             self._check_layers([layers] if isinstance(layers, int) else list(layers), targeted)
         self._check_exclusions()
+        if blocks := getattr(options, "use_bdlora", None):
+            for side in ("target_modules_bd_a", "target_modules_bd_b"):
+                for name in getattr(blocks, side) or ():
+                    if not any(name in one for one in targeted):
+                        raise BenchError(f"peft: use_bdlora.{side}: {name!r} is adapted nowhere; leave it out")
+
+    def targets(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that the targets match."""
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        return [name for name in names if check_target_module_exists(self.options, name)]
+
+    def linear(self, within: Iterable[str], other: str) -> list[str]:
+        """Names of linear maps below the modules ``within``, an empty name for all, of no class ``other``."""
+        return [
+            name
+            for name, kind in self.classes.items()
+            if kind in LINEAR and kind != other and any(name.startswith(f"{one}." if one else "") for one in within)
+        ]
+
+    def _check_start(self) -> None:
+        """Refuse also without values what would fail with them."""
+        if getattr(self.options, "init_lora_weights", None) != "olora":
+            return
+        chosen = isinstance(self.options.target_modules, str | set) and self.options.target_modules != ALL_LINEAR
+        for name in self.targets(self._conv1d) if chosen else self._conv1d:
+            rows, columns = self._conv1d[name]
+            if rows != columns:
+                raise BenchError(
+                    f"peft: init_lora_weights = 'olora' reads the transposed weight of a Conv1D as it is, and {name!r} "
+                    f"is {rows} x {columns}; take another start, such as 'pissa'"
+                )
+
+    def _check_indices(self) -> None:
+        """Indices of layers are those of the backbone."""
+        options, last = self.options, self._depth - 1
+        asked = getattr(options, "layers_to_transform", None)
+        if asked is not None and not getattr(options, "layers_pattern", None):
+            for index in [asked] if isinstance(asked, int) else asked:
+                if not 0 <= index <= last:
+                    raise BenchError(f"peft: layers_to_transform names {index}; the backbone has layers 0 to {last}")
+        for pair in getattr(options, "layer_replication", None) or ():
+            first, end = pair
+            if not 0 <= first < end <= self._depth:
+                raise BenchError(
+                    f"peft: layer_replication holds {list(pair)}; each pair is a first layer and the end behind the "
+                    f"last one, within 0 and {self._depth}"
+                )
 
     def _fit_modules(self, field: str) -> None:
         asked = getattr(self.options, field, None)
@@ -109,10 +166,7 @@ class Fitted:
         found = [self._named(field, name, self.modules, ending) for name in asked]
         kept = type(asked)(name for name in found if name)
         if not kept and field == "target_modules" and not getattr(self.options, "target_parameters", None):
-            raise BenchError(
-                f"peft: target_modules holds nothing of the backbone, {' and '.join(map(str, asked))} alone; the task "
-                "head here is trained in full anyway, so name modules below it"
-            )
+            raise self._nothing_but_heads(" and ".join(map(str, asked)))
         setattr(self.options, field, kept or None)
         if field == "modules_to_save":
             self.notes += self._taken_as_well(kept)
@@ -147,9 +201,12 @@ class Fitted:
         last = {part for one in known for part in (one, one.rpartition(".")[2])}
         near = difflib.get_close_matches(name, sorted(last), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "; leave it out"
+        if not near and field == "target_modules":
+            linear = dict.fromkeys(one.rpartition(".")[2] for one in self.linear([""], ""))
+            hint = f"; the linear maps here are called {', '.join(linear)}"
         raise BenchError(f"peft: {field}: {name!r} is not found in the base model{hint}")
 
-    def _matched(self, field: str, expression: str) -> str:
+    def _matched(self, field: str, expression: str) -> str | None:
         """The expression where it matches as it is, else one of the names that it matches in the whole model."""
         matcher = _compiled(field, expression)
         if any(matcher.fullmatch(name) for name in self.modules):
@@ -158,7 +215,18 @@ class Fitted:
             if found := [name for name in self.modules if matcher.fullmatch(prefix + name)]:
                 self._stripped[prefix] = None
                 return "|".join(map(re.escape, found))
+        if any(matcher.fullmatch(prefix + head) for prefix in ("", *self._prefixes) for head in HEADS):
+            self._heads.setdefault(field, {})[expression] = None
+            if field == "target_modules":
+                raise self._nothing_but_heads(expression)
+            return None
         raise BenchError(f"peft: {field}: {expression!r} is not found in the base model; it has to match a whole name")
+
+    def _nothing_but_heads(self, asked: str) -> BenchError:
+        return BenchError(
+            f"peft: target_modules holds nothing of the backbone, {asked} alone; the task head here is trained in full "
+            "anyway, so name modules below it"
+        )
 
     def _fit_pattern(self, field: str) -> Mapping[str, Any]:
         pattern: Mapping[str, Any] | None = getattr(self.options, field, None)

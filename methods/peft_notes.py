@@ -30,6 +30,7 @@ def said_of(model: Any, config: Any) -> Iterator[str]:
     if config.peft_type in COUNTS_FROM_THE_LEFT:
         yield "peft leaves position_ids out beside a prompt: a row padded on the left differs from the same row alone"
     yield from _of_windows(model, used)
+    yield from _on_embeddings(model, used)
     yield from _beyond_linear(model, used)
 
 
@@ -51,6 +52,16 @@ def _replaced(used: Any, config: Any) -> Iterator[str]:
 
 def _trains_biases(model: Any) -> bool:
     return any(name.endswith("bias") and p.requires_grad for name, p in model.named_parameters())
+
+
+def _on_embeddings(model: Any, used: Any) -> Iterator[str]:
+    """What LoRA's layer for an embedding reads over."""
+    start, dropout = getattr(used, "init_lora_weights", True), getattr(used, "lora_dropout", 0)
+    named = [("init_lora_weights", start)] if start not in (True, False, "mica") else []
+    named += [("lora_dropout", dropout)] if dropout else []
+    if named and any(getattr(part, "lora_embedding_A", None) for part in model.modules()):
+        asked = " and ".join(f"{name} = {value!r}" for name, value in named)
+        yield f"{asked} does nothing on an embedding: peft starts it at zero there and drops nothing"
 
 
 def _of_windows(model: Any, used: Any) -> Iterator[str]:

@@ -45,7 +45,7 @@ def test_a_file_is_its_content_and_keys_beside_it_win(tmp_path):
         ({"peft_type": "LORAA"}, "Did you mean 'LORA'"),
         ({"peft_type": "LORA", "rr": 4}, "unknown key 'rr'"),
         ({"peft_type": "LORA", "task_type": "SEQ_CLS"}, "set by the harness"),
-        ({"peft_type": "ADALORA", "orth_reg_weight": -1}, "peft refuses this ADALORA"),
+        ({"peft_type": "ADALORA", "orth_reg_weight": -1}, "orth_reg_weight = -1; it takes at least 0"),
         ({"adapter_config": "nowhere.json"}, "no readable JSON"),
     ],
 )

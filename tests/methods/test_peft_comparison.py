@@ -26,7 +26,7 @@ LACKS = {
     "loha/rank32-khatri-rao": "unknown key 'use_khatri_rao'",
     "paca/rank32-all-linear-lr5e-4": "unknown peft_type 'PACA'",
     "paca/rank80-lr3e-4": "unknown peft_type 'PACA'",
-    "road/variant2": "peft refuses this ROAD configuration",
+    "road/variant2": "variant = '1'; it takes 'road_1' or 'road_2' or 'road_4'",
     "supertuning/s99-supra-r8": "unknown key 'selection_direction'",
     "supertuning/s9935-topk": "unknown key 'selection_direction'",
 }

@@ -56,6 +56,22 @@ def of_build(module) -> list[object]:
     return [(name, t.shape, t.requires_grad, t.detach().double().sum().item()) for name, t in tensors]
 
 
+def names_and_sizes(module) -> list[object]:
+    """Names, sizes and roles of all parameters."""
+    return sorted((name, p.shape, p.requires_grad) for name, p in module.named_parameters())
+
+
+def without_values(values: dict[str, object]) -> list[object] | None:
+    """The same of the module on a backbone without values; None where it starts from them."""
+    method, config = make("peft", values)
+    with torch.device("meta"):
+        backbone = tiny("bert")
+    try:
+        return names_and_sizes(method.apply(backbone, config))
+    except NotImplementedError:
+        return None
+
+
 def of_steps(method, module) -> list[object]:
     """Output, losses and delta over two steps away from the start."""
     randomise(module, 0.3)
@@ -95,6 +111,7 @@ def test_a_changed_field_changes_something_is_refused_or_is_named_as_harmless(ki
         assert "\n" not in str(refusal)
         return
     whole, steps = usual(kind)
+    assert without_values(values) in (None, names_and_sizes(module)), "predict counts another module than run trains"
     acts = of_build(module) != whole or of_steps(method, module) != steps
     harmless = peft_fields.HARMLESS.get(kind, {}) | peft_fields.HARMLESS[""]
     assert acts != (name in harmless), "harmless fields do nothing, and no others do"
@@ -175,6 +192,43 @@ REFUSED = {
         {"peft_type": "MULTITASK_PROMPT_TUNING", "num_virtual_tokens": 3, "prompt_tuning_init": "EXACT_SOURCE_TASK",
          "prompt_tuning_init_state_dict_path": "none.bin"}, "prompt_tuning_init_state_dict_path = .* is no file",
     ),
+    "a start of no name": ({"init_lora_weights": "banana"}, "'banana'; it takes true, false, 'gaussian', .* 'pissa_n"),
+    "a start in capitals": ({"init_lora_weights": "EVA"}, "init_lora_weights = 'EVA'; it takes true"),
+    "a start of no number": ({"init_lora_weights": "pissa_niter_x"}, "init_lora_weights = 'pissa_niter_x'; it takes"),
+    "a start that is a number": ({"init_lora_weights": 1}, "init_lora_weights = 1; it takes true"),
+    "a start of three bits": (
+        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 3, "loftq_iter": 1}}, "bits = 3; it takes 2, 4",
+    ),
+    "a key of a table": ({"velora_config": {"groups": 3}}, "velora_config: unknown key 'groups'; known: init_type"),
+    "a key of another table": ({"use_bdlora": {"nblock": 3}}, "use_bdlora: unknown key 'nblock'.* mean 'nblocks'"),
+    "a table that is a switch": ({"use_bdlora": True}, "use_bdlora = True; it takes a table of fields"),
+    "a table that is a list": ({"monteclora_config": []}, "monteclora_config = .*; it takes a table of fields"),
+    "a number in a table": ({"velora_config": {"num_groups": 0}}, "velora_config.num_groups = 0; it takes at least 1"),
+    "half a number in a table": ({"use_bdlora": {"nblocks": 1.5}}, "use_bdlora.nblocks = 1.5; it takes a whole number"),
+    "a scale in a table": ({"velora_config": {"scale": 0.0}}, "velora_config.scale = 0.0; it takes a number above 0"),
+    "a word in a table": ({"velora_config": {"init_type": "x"}}, "velora_config.init_type = 'x'; it takes 'batch_aver"),
+    "a weight below nothing": ({"kasa_config": {"beta": -1.0}}, "kasa_config.beta = -1.0; it takes at least 0"),
+    "a name in two lists": (
+        {"use_bdlora": {"target_modules_bd_a": ["query"], "target_modules_bd_b": ["query"]}}, "names 'query' in",
+    ),
+    "a rank below nothing": ({"r": -1}, "r = -1; it takes a number above 0"),
+    "a scale below nothing": ({"lora_alpha": -8}, "lora_alpha = -8; it takes a number above 0"),
+    "targets of no name": ({"target_modules": [""]}, "target_modules = .* holds an empty name"),
+    "an empty word": ({"target_modules": ""}, "target_modules = '' holds an empty name"),
+    "no targets": ({"target_modules": []}, "target_modules = .* names nothing to adapt"),
+    "a saved module of no name": ({"modules_to_save": [""]}, "modules_to_save = .* holds an empty name"),
+    "ranks by null": ({"rank_pattern": None}, "rank_pattern = None; leave it out, which gives {}"),
+    "layers beside an expression": (
+        {"target_modules": ".*query", "layers_to_transform": [0]}, "layers_to_transform does not go with one",
+    ),
+    "a bias beside DoRA": ({"lora_bias": True, "use_dora": True}, "lora_bias and use_dora exclude each other"),
+    "a bias beside a start": ({"lora_bias": True, "init_lora_weights": "pissa"}, "'pissa' does not go with lora_bias"),
+    "a start of C3A": ({"peft_type": "C3A", "init_weights": "yes"}, "init_weights = 'yes'; it takes true or false"),
+    "a variant of RoAd": ({"peft_type": "ROAD", "variant": "road_3"}, "variant = 'road_3'; it takes 'road_1' or"),
+    "no strength": ({"peft_type": "DELORA", "delora_lambda": 0}, "delora_lambda = 0 leaves nothing that trains"),
+    "no token of CPT": ({"peft_type": "CPT", "cpt_token_ids": []}, "cpt_token_ids is empty and trains nothing"),
+    "a seed below nothing": ({"peft_type": "FROD", "projection_prng_key": -1}, "projection_prng_key = -1; it takes at"),
+    "a share of more than all": ({"peft_type": "SUPERTUNING", "sparsity": 1.0}, "sparsity = 1.0; it takes a share"),
     "of subspaces that stay": ({"peft_type": "ADAMSS", "init_warmup": 3}, "init_warmup = 3 does nothing witho"),
 }  # fmt: skip
 

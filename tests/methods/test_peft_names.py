@@ -25,8 +25,8 @@ DEAD = {
     "an exclusion": ("bert", {"exclude_modules": ["layer.7"]}, "exclude_modules: 'layer.7' is not found"),
     "an exclusion of what is not adapted": ("bert", {"exclude_modules": ["key"]}, "'key' takes nothing away"),
     "a target that is excluded": ("bert", {"exclude_modules": ["value"]}, "'value' is adapted nowhere"),
-    "a layer": ("bert", {"layers_to_transform": [0, 2]}, "layers_to_transform names 2, where no layer is adapted"),
-    "a layer from behind": ("bert", {"layers_to_transform": [-1]}, "not found in the base model|names -1"),
+    "a layer": ("bert", {"layers_to_transform": [0, 2]}, "names 2; the backbone has layers 0 to 1"),
+    "a layer from behind": ("bert", {"layers_to_transform": [-1]}, "names -1; the backbone has layers 0 to 1"),
     "no layer": ("bert", {"layers_to_transform": []}, "layers_to_transform is empty"),
     "a list of layers": (
         "bert", {"layers_to_transform": [0], "layers_pattern": ["layer", "block"]}, "'block' is not found",
@@ -47,7 +47,11 @@ DEAD = {
         "bert", {"peft_type": "TRAINABLE_TOKENS", "token_indices": [99], "target_modules": ["word_embeddings"]}, "99",
     ),
     "a whole name of many": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["model.norm"]}, "as well"),
-    "a layer of a decoder": ("llama", {"target_modules": ["q_proj"], "layers_to_transform": 5}, "not found|names 5"),
+    "a layer of a decoder": ("llama", {"target_modules": ["q_proj"], "layers_to_transform": 5}, "names 5; the"),
+    "an index of layers where none is adapted": (
+        "bert", {"target_modules": ["layer.1.attention.self.query"], "layers_to_transform": [0, 1]},
+        "names 0, where no layer is adapted",
+    ),
 }  # fmt: skip
 
 
@@ -58,6 +62,77 @@ def test_a_name_that_matches_nothing_is_refused(case):
     with pytest.raises(BenchError, match=words.replace("^", r"\^")) as refusal:
         adapt("peft", family, **{"target_modules": ["query", "value"], **base, **values})
     assert "\n" not in str(refusal.value)
+
+
+BLOCKS = {"target_modules_bd_a": ["query"], "target_modules_bd_b": ["value"], "nblocks": 2}
+UNFIT = {
+    "a block": ("llama", {"target_modules": ["self_attn"]}, "'self_attn' is a LlamaAttention, which LORA has no layer"),
+    "a list of layers": ("gpt2", {"target_modules": ["h"]}, "below it, such as c_attn, c_proj, c_fc"),
+    "a norm": ("bert", {"target_modules": ["LayerNorm"]}, "is a LayerNorm, .*; name linear maps, such as query, key"),
+    "a norm by an expression": ("t5", {"target_modules": ".*0.layer_norm"}, "layer.0.layer_norm' is a T5LayerNorm"),
+    "a map of another class": ("gpt2", {"peft_type": "C3A", "block_size": 8}, "'c_attn' is a Conv1D, .* another peft_"),
+    "layers from the end": ("bert", {"layer_replication": [[-1, 2]]}, r"holds \[-1, 2\]; each pair is a first layer"),
+    "layers beyond the last": ("gpt2", {"layer_replication": [[0, 5]]}, "the end behind the last one, within 0 and 2"),
+    "no layers": ("llama", {"layer_replication": [[0, 1], [1, 1]]}, r"layer_replication holds \[1, 1\]"),
+    "layers of another build": ("t5", {"layer_replication": [[0, 2]]}, "layer_replication repeats layers of backbones"),
+    "blocks of no target": ("bert", {"use_bdlora": {}}, "use_bdlora: '.*query' matches no name of target_modules_bd_a"),
+    "blocks that do not divide": ("bert", {"use_bdlora": {**BLOCKS, "nblocks": 3}}, "nblocks = 3 does not divide both"),
+    "blocks of what is not adapted": (
+        "bert", {"use_bdlora": {**BLOCKS, "target_modules_bd_b": ["value", "key"]}}, "bd_b: 'key' is adapted nowhere",
+    ),
+    "blocks of a transposed map": ("gpt2", {"use_bdlora": {"target_modules_bd_a": ["c_attn"]}}, "use_bdlora works on"),
+    "KaSA of a transposed map": ("gpt2", {"kasa_config": {}}, "kasa_config works on torch.nn.Linear alone"),
+    "OLoRA of a transposed map": ("gpt2", {"init_lora_weights": "olora"}, "'h.0.attn.c_attn' is 32 x 96; take another"),
+    "parameters of a transposed map": ("gpt2", {"target_parameters": ["c_fc.weight"]}, "target_parameters works on"),
+    "parameters that are vectors": ("bert", {"target_parameters": ["dense.bias"]}, "parameters of 1 dimension; name"),
+    "a parameter named twice": ("llama", {"target_parameters": ["q_proj.weight"]}, "which target_modules adapt"),
+    "more ranks than singular vectors": ("bert", {"init_lora_weights": "pissa", "r": 33}, "r = 33 is above 32, the"),
+    "more ranks than OLoRA has": ("llama", {"init_lora_weights": "olora", "r": 17}, "r = 17 is above 16, the smaller"),
+    "more ranks than MiCA has": ("bert", {"init_lora_weights": "mica", "r": 33}, "r = 33 is above 32, .* 'mica' takes"),
+    "as many ranks as KaSA cuts off": ("bert", {"kasa_config": {}, "r": 32}, "r = 32 is not below 32, .* kasa_config"),
+    "an odd rank": ("bert", {"init_lora_weights": "orthogonal", "r": 3}, "r = 3 is odd, .* needs an even rank"),
+    "two forms": ("bert", {"use_dora": True, "kasa_config": {}}, "kasa_config and use_dora exclude each other"),
+    "a form of an embedding": (
+        "bert", {"target_modules": ["word_embeddings"], "velora_config": {}}, "velora_config has no form for one of",
+    ),
+    "a bias of an embedding": (
+        "bert", {"target_modules": ["word_embeddings"], "lora_bias": True}, "no form for a target of class Embedding",
+    ),
+    "tokens of an adapted embedding": (
+        "bert", {"target_modules": ["word_embeddings"], "trainable_token_indices": [5]}, "name it in one of the two",
+    ),
+    "targets that are all saved": ("bert", {"modules_to_save": ["attention"]}, "'attention'.* leaves nothing of"),
+    "targets that are all excluded": ("bert", {"exclude_modules": ".*"}, "exclude_modules = '..' leaves nothing of"),
+    "a target of no name": ("bert", {"target_modules": ["zzz"]}, "called query, key, value, dense"),
+}  # fmt: skip
+"""Family, fields and words of the refusal, where a name stands for something that cannot be adapted as it is asked."""
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_does_not_fit_a_backbone_is_a_sentence_with_its_field_with_and_without_values(case, device):
+    family, values, words = UNFIT[case]
+    targets = {"bert": ["query", "value"], "gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "t5": ["q", "v"]}[family]
+    base = LORA if "peft_type" not in values else {}
+    with torch.device(device):
+        backbone = tiny(family)
+    with pytest.raises(BenchError, match=words) as refusal:
+        adapt("peft", backbone, **{"target_modules": targets, **base, **values})
+    message = str(refusal.value)
+    assert "\n" not in message and "does not fit this backbone" not in message and message.startswith("peft: ")
+
+
+def test_what_an_embedding_reads_over_is_said():
+    values = {"target_modules": ["word_embeddings"], "init_lora_weights": "pissa", "lora_dropout": 0.1}
+    method, module = adapt("peft", "bert", **LORA, **values)
+    (note,) = method.notes(module)
+    assert note.startswith("init_lora_weights = 'pissa' and lora_dropout = 0.1 does nothing on an embedding")
+
+
+def test_a_bias_that_cannot_be_folded_is_said_and_not_merged():
+    method, module = adapt("peft", "llama", **LORA, target_modules=["q_proj"], lora_bias=True)
+    assert method.merge(module) is None
+    assert "merging LoRA weights won't be possible" in method.notes(module)[0]
 
 
 NAMED = {
@@ -97,6 +172,8 @@ HEADS = {
     "a saved module": {"target_modules": ["q_proj"], "modules_to_save": ["score"]},
     "two saved modules": {"target_modules": ["q_proj"], "modules_to_save": ["classifier", "score"]},
     "an exclusion": {"target_modules": "all-linear", "exclude_modules": ["lm_head"]},
+    "an exclusion in one word": {"target_modules": "all-linear", "exclude_modules": "lm_head"},
+    "an exclusion by an expression": {"target_modules": "all-linear", "exclude_modules": r".*\.(lm_head|score)"},
     "a rank": {"target_modules": ["q_proj"], "rank_pattern": {"lm_head": 2}},
 }
 

@@ -17,7 +17,7 @@ from methods.peft_notes import base_states, difference, folded
 from tests.factories.cost_steps import tiny_shape
 from tests.methods.adapted import adapt, randomise
 from tests.methods.families import tiny
-from tests.methods.peft_types import QUERY, suited
+from tests.methods.peft_types import suited
 
 AT_THE_BASE = [
     *((family, {"peft_type": "LORA", "init_lora_weights": start}) for family in ("bert", "llama")
@@ -155,12 +155,6 @@ def test_peft_warns_in_the_notes_and_not_on_the_screen():
         )
     assert any(note.startswith("peft: ") for note in method.notes(module))
     assert all("\n" not in note and not note.endswith(".") for note in method.notes(module))
-
-
-def test_olora_on_weights_of_another_form_is_refused_in_one_sentence():
-    with pytest.raises(BenchError, match="LORA does not fit this backbone: mat1 and mat2 shapes") as refusal:
-        adapt("peft", "gpt2", peft_type="LORA", r=4, target_modules=QUERY["gpt2"], init_lora_weights="olora")
-    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
