@@ -18,6 +18,9 @@ settings.register_profile("shared-machine", deadline=None)  # a time limit per e
 settings.load_profile("shared-machine")
 
 
+gc.set_threshold(100_000, 50, 50)  # garbage is collected before every test: within one, searching for it is rare
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call():
     """What is loaded by now stays: no collection of garbage that a test asks for, as timings do, goes through it."""

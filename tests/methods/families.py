@@ -40,7 +40,7 @@ def tiny(family: str, seed: int = 0, frozen: bool = True, **overrides: object) -
 
     model_type, values = CONFIGS[family]
     config = AutoConfig.for_model(model_type, **{**values, **overrides})
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed notes its whole stack for each kind of device
     extra = {"add_pooling_layer": False} if model_type in {"bert", "roberta"} else {}
     auto = AutoModelForTextEncoding if model_type == "t5" else AutoModel
     backbone = auto.from_config(config, **extra).eval()
