@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from bench import registry
 from bench.count.count import Counts, count, summary
@@ -79,6 +80,11 @@ def fake_counts(shape: BackboneSpec, name: str, setting: Setting, **config: obje
 @functools.cache
 def _fake_counts(shape: BackboneSpec, name: str, setting: Setting, config: tuple[tuple[str, object], ...]) -> Counts:
     return count(shape, *registry.make(name, dict(config)), setting)
+
+
+def here() -> Any:
+    """Probes count and time in this process: forks made later inherit what torch keeps of the shapes it has seen."""
+    return mock.patch("bench.count.isolation.forkable", lambda: False)
 
 
 def counted_once(counted: Callable[..., Any]) -> Callable[..., Any]:

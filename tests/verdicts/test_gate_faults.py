@@ -32,6 +32,7 @@ from methods.lora import LoRA, LoRAInitConfig
 from methods.low_rank import LowRank
 from methods.lst import LadderSideTuning
 from methods.prefix import PrefixTuning
+from tests.factories.cost_steps import here
 
 LABELS = {
     "lora": "lora(rank=8)", "pfeiffer_adapter": "pfeiffer_adapter", "prefix_tuning": "prefix_tuning",
@@ -295,7 +296,8 @@ def bench(*arguments):
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     """Records of the sound methods by name, and their reference."""
-    records = {name: counted(name) for name in LABELS}
+    with here():
+        records = {name: counted(name) for name in LABELS}
     folder = stored(tmp_path_factory.mktemp("sound"), records.values())
     code, shown = bench("reference", folder, "-o", folder / "reference.json")
     assert code == 0, shown
