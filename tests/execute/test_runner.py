@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.report.charts import catalogue as plots
 from bench.store.store import open_store, read_records, read_run
-from tests.factories.command import Started, bench, forked, workers
+from tests.factories.command import Started, bench, forked, printed, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
@@ -80,14 +79,15 @@ def asked(suite, out):
     return "run", "--suite", str(suite), "--out", str(out), "--workers", "2"
 
 
-def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_programs(tmp_path, faulty, undrawn):
+def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_programs(tmp_path, faulty, svg_alone):
     suite = suite_file(tmp_path, ["full", *(f"faulty/{name.lower()}" for name in FAULTS), "head"])
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "bench", *asked(suite, run), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 1, done.stderr
-    assert "a method's own print" in done.stderr
-    summary = json.loads(done.stdout)
+    heard, shown = tmp_path / "heard", tmp_path / "shown"
+    process = Started(*asked(suite, run), "--json", heard=heard, shown=shown)
+    assert process.wait() == 1, heard.read_text()
+    assert "a method's own print" in printed(2)
+    assert "a method's own print" not in printed(1)
+    summary = json.loads(shown.read_text())
     assert all(Path(path).exists() for path in (*summary["plots"], summary["report"]))
     records = {record.method.label: record for record in read_run(run).records}
     assert {label.removeprefix("faulty/"): r.status for label, r in records.items()} == {

@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import traceback
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -25,10 +26,27 @@ class Done:
     stderr: str
 
 
+PRINTED = {1: tempfile.TemporaryFile("w+"), 2: tempfile.TemporaryFile("w+")}
+"""What workers print, on stdout and on stderr: their server has these files from its start on."""
+
+
 @functools.cache
 def workers():
     """The fork server of this process: the first one started stays, so it has what any test asks of it."""
-    return warm_context("bert")
+    own = {number: os.dup(number) for number in PRINTED}
+    try:
+        for number, file in PRINTED.items():
+            os.dup2(file.fileno(), number)
+        return warm_context("bert")
+    finally:
+        for number, kept in own.items():
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+def printed(number):
+    """All that workers of this process's server have printed so far, on stdout (1) or stderr (2)."""
+    return os.pread(PRINTED[number].fileno(), 2**24, 0).decode()
 
 
 def bench(*words, code=0):
@@ -52,12 +70,12 @@ class Started:
     A start of torch and transformers of its own would take longer than what most tests ask of it.
     """
 
-    def __init__(self, *words, heard):
-        """``heard`` is the file that its stderr goes to."""
+    def __init__(self, *words, heard, shown=os.devnull):
+        """``heard`` is the file that its stderr goes to, ``shown`` that of its stdout."""
         workers()
         self._pid = os.fork()
         if not self._pid:
-            _end_with(_alone, ["bench", *map(str, words)], heard)
+            _end_with(_alone, ["bench", *map(str, words)], shown, heard)
 
     def send_signal(self, number):
         """Signal it."""
@@ -90,11 +108,11 @@ def forked(act):
     return text
 
 
-def _alone(argv, heard):
+def _alone(argv, shown, heard):
     """In the fork: the command; signals reach it as they do from a shell, and the fork server is its parent's."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number, path in ((1, os.devnull), (2, heard)):
+    for number, path in ((1, shown), (2, heard)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = argv
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))

@@ -2,6 +2,7 @@
 
 import functools
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from bench.report import pages
 from bench.report.document import Table, Text
 from bench.report.render import html, terminal
 from bench.report.render import markdown as as_markdown
+from bench.store.store import Run
 from bench.verdicts.claims import JudgedResults
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
@@ -22,7 +24,26 @@ def published(name):
 
 
 def document(run, drawn=None, change=None):
-    return pages.document(JudgedResults(run), drawn, change)
+    """Its report; renderers asked one after the other about one run that was read have its tables in common."""
+    return pages.document(JudgedResults(run) if isinstance(run, str | Path) else _judged(_Same(run)), drawn, change)
+
+
+@dataclass(frozen=True)
+class _Same:
+    """A run that is no other, whatever the other holds."""
+
+    run: Run
+
+    def __eq__(self, other):
+        return self.run is other.run
+
+    def __hash__(self):
+        return id(self.run)
+
+
+@functools.lru_cache(maxsize=1)
+def _judged(same):
+    return JudgedResults(same.run)
 
 
 def markdown(run, drawn=None, change=None):

@@ -8,6 +8,7 @@ import torch
 from bench import registry
 from bench.timing.probe import run_probe
 from tests.factories import faulty_plugin
+from tests.factories.cost_steps import here
 from tests.timing.test_probe import probe
 
 REPLACED = "it changes what all methods of a process share (torch."
@@ -33,7 +34,6 @@ HARM = {
     "OutOfMemory": ("oom", "OutOfMemoryError: no memory left", ""),
     "Killed": ("crashed", "its process ended without an answer (killed by SIGKILL)", ""),
     "Hangs": ("timeout", "ran longer than 6 s", ""),
-    "Spins": ("timeout", "ran longer than 6 s", ""),
     "Exits": ("crashed", "its process ended without an answer (exit code 0)", ""),
     "ExitsInThree": ("crashed", "its process ended without an answer (exit code 3)", ""),
     "LeavesAChild": ("crashed", "its process ended without an answer (exit code 4)", ""),
@@ -56,7 +56,9 @@ COUNTED = (
 def plugins():
     """Every class of the faulty plug-in as an installed method ``faulty/Class``."""
     module = "tests.factories.faulty_plugin"
-    points = {f"faulty/{name}": EntryPoint(name, f"{module}:{name}", "bench.methods") for name in (*HARM, *LATE)}
+    points = {
+        f"faulty/{name}": EntryPoint(name, f"{module}:{name}", "bench.methods") for name in (*HARM, *LATE, "Spins")
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_plugins", lambda: points)
         yield points
@@ -76,7 +78,8 @@ SOUND = ("full", "lora", "head")
 @pytest.fixture(scope="module")
 def alone():
     """Records of the sound methods, counted without a plug-in."""
-    return by_label(run_probe(probe(*SOUND, timed=False)))
+    with here():
+        return by_label(run_probe(probe(*SOUND, timed=False)))
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,11 @@ def test_a_method_is_named_for_what_it_does_to_its_process(beside, name):
     assert reason is None or (record.reason or "").endswith(reason)
     assert not note or any(one.startswith(note) for one in record.notes), record.notes
     assert note or not record.notes
+
+
+def test_a_method_that_spins_is_ended(plugins):
+    (record,) = run_probe(probe("faulty/Spins", baseline="faulty/Spins", timed=False, method_timeout_seconds=0.5))
+    assert (record.status, record.reason) == ("timeout", "ran longer than 0.5 s")
 
 
 def test_this_process_stays_as_it_was(beside):
