@@ -1,6 +1,10 @@
 """What stands in a drawn figure: its texts, where they stand, its cells, and the look that it gives each method."""
 
-from matplotlib.text import Text
+import itertools
+
+import numpy as np
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 
 
 def texts(figure):
@@ -52,3 +56,75 @@ def shown_looks(figure):
             if hasattr(handle, "get_marker"):
                 found.setdefault(text.get_text(), (handle.get_color(), handle.get_marker()))
     return found
+
+
+def named(axes):
+    """The names of points in a panel: text -> annotation."""
+    return {text.get_text(): text for text in axes.texts if isinstance(text, Annotation) and text.get_text()}
+
+
+def tangles(figure, axes):
+    """What a reader could take for another method's in a panel of named points: a sentence for each.
+
+    A name that covers a mark, another name or another name's line; a line that runs through another mark or is too
+    short to be seen; a name without a line that is not beside its own mark, or is as near to another.
+    """
+    figure.draw_without_rendering()
+    renderer, pixel = figure.canvas.get_renderer(), figure.dpi / 72
+    names = {text: Text.get_window_extent(note, renderer) for text, note in named(axes).items()}
+    own = {text: axes.transData.transform(note.xy) for text, note in named(axes).items()}
+    lines = {
+        note.get_label(): np.array([own[note.get_label()], note.get_transform().transform(note.get_position())])
+        for note in axes.texts
+        if isinstance(note, Annotation) and not note.get_text()
+    }
+    marks = [
+        _mark(line) for line in axes.lines if len(line.get_xdata()) == 1 and line.get_transform() == axes.transData
+    ]
+    for (one, first), (other, second) in itertools.combinations(names.items(), 2):
+        if first.overlaps(second):
+            yield f"{one} covers {other}"
+    for text, box in names.items():
+        if any(box.overlaps(mark) for mark in marks):
+            yield f"{text} covers a mark"
+        yield from (f"{text} covers the line of {other}" for other, line in lines.items() if other != text
+                    and _runs_through(line, box))  # fmt: skip
+        gaps = [_gap(box, _middle(mark)) / pixel for mark in marks if _apart(own[text], mark) > pixel]
+        gap = _gap(box, own[text]) / pixel
+        if text not in lines and (gap > 12 or min(gaps, default=np.inf) < gap):
+            yield f"{text} has no line and lies {gap:.0f} points from its mark"
+    for text, line in lines.items():
+        through = [mark for mark in marks if _apart(own[text], mark) > 7 * pixel and _runs_through(line, mark)]
+        if through:
+            yield f"the line of {text} runs through {len(through)} other marks"
+        covered = max(_half(mark) for mark in marks if _apart(own[text], mark) <= pixel)
+        if np.hypot(*(line[1] - line[0])) - covered < 5 * pixel:
+            yield f"the line of {text} is too short to be seen"
+
+
+def _mark(line):
+    half = line.get_markersize() / 2 * line.axes.figure.dpi / 72
+    x, y = line.axes.transData.transform(line.get_xydata())[0]
+    return Bbox([[x - half, y - half], [x + half, y + half]])
+
+
+def _middle(box):
+    return (box.min + box.max) / 2
+
+
+def _half(box):
+    return box.width / 2
+
+
+def _apart(point, mark):
+    return np.hypot(*(_middle(mark) - point))
+
+
+def _gap(box, point):
+    return np.hypot(*(np.clip(point, box.min, box.max) - point))
+
+
+def _runs_through(line, box):
+    steps = line[0] + np.linspace(0, 1, 400)[:, None] * (line[1] - line[0])
+    inner = box.padded(-1)
+    return bool(((steps > inner.min) & (steps < inner.max)).all(axis=1).any())

@@ -1,13 +1,15 @@
 """Figures show what the records hold and nothing else: right lengths, named doubts, one look a method, small files."""
 
 import itertools
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from matplotlib.text import Annotation
 
 from bench.analysis.results import Results
 from bench.report import format as fmt
@@ -19,8 +21,9 @@ from bench.report.charts.sheet import Sheet, looks
 from bench.report.charts.step import anatomy, backward_by_depth, memory_breakdown
 from bench.report.charts.times import inference, latency, latency_map
 from bench.schema.record import Flops
-from tests.factories.figures import cells_of, texts
-from tests.factories.records import LABELS, cost, glue_small, score
+from bench.store.store import Run
+from tests.factories.figures import cells_of, named, tangles, texts, written
+from tests.factories.records import LABELS, cost, glue_small, score, suite
 from tests.report.test_report import broken, hostile_run
 
 
@@ -150,20 +153,67 @@ def test_scores_alone_draw_no_figure_of_what_only_a_probe_knows(tmp_path):
     assert drawn == {"score-parameters", "score-stored", "score-task", "training-loss"}
 
 
+def told(figure):
+    """Every name of a point, in a panel or in a key."""
+    keys = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    return [text for axes in figure.axes for text in named(axes)] + [
+        text.get_text() for key in keys for text in key.get_texts() if text.get_style() == "normal"
+    ]
+
+
+def legible(figure, names):
+    """Each name stands once, and nothing is covered, cut off or taken for another's."""
+    assert sorted(told(figure)) == sorted(names)
+    assert [tangle for axes in figure.axes for tangle in tangles(figure, axes)] == []
+    shown = [(text, box.padded(-1)) for text, box, _ in written(figure)]
+    assert [(one, two) for (one, a), (two, b) in itertools.combinations(shown, 2) if a.overlaps(b)] == []
+    assert [text for text, box in shown if min(box.min) < -1 or (box.max > figure.bbox.max + 1).any()] == []
+
+
 @pytest.mark.parametrize("name", COSTS)
-def test_no_label_covers_another_or_a_point(run, name):
+def test_every_point_has_its_name_clear_of_all_others(run, name):
     with styled():
-        figure = score_against(Sheet(Results(run)), name)
-    axes = figure.axes[0]
-    renderer = figure.canvas.get_renderer()
-    labels = [text for text in axes.texts if isinstance(text, Annotation) and text.get_text()]
-    assert {text.get_text() for text in labels} == set(LABELS)
-    boxes = {text.get_text(): text.get_window_extent(renderer) for text in labels}
-    for (one, first), (other, second) in itertools.combinations(boxes.items(), 2):
-        assert not first.overlaps(second), (one, other)
-    points = [line.get_transform().transform(line.get_xydata())[0] for line in axes.lines if len(line.get_xdata()) == 1]
-    for label, box in boxes.items():
-        assert not any(box.contains(*point) for point in points), label
+        legible(score_against(Sheet(Results(run)), name), LABELS)
+
+
+SMOKE = json.loads((Path(__file__).parents[2] / "results/reference/smoke.json").read_text())["costs"][0]["methods"]
+"""Counted figures of twenty methods, many of them equal or nearly so."""
+
+
+def crowd(costs, points):
+    """A sheet of methods with these trainable parameters and peaks, and these scores."""
+    records = []
+    for (label, (trained, peak)), value in zip(costs.items(), points, strict=True):
+        peaks = dict.fromkeys(("forward", "backward", "optimizer", "step"), peak)
+        parts = {"method": trained, "head": 770}
+        records.append(cost(label, trainable_parameters=parts, delta_bytes=4 * trained, peak_memory_bytes=peaks))
+        records.append(score(label, "sst2", 0, score=value))
+    asked = suite(methods=list(costs), tasks=["sst2"], seeds=[0])
+    return Sheet(Results(Run.of(Path("run"), asked, tuple(records))))
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_twenty_methods_that_score_alike_have_their_names(name):
+    costs = {
+        label: (int(held["trainable_parameters.method"]), int(held["predicted_peak_memory_bytes.step"]))
+        for label, held in SMOKE.items()
+    }
+    assert len(costs) >= 20
+    sheet = crowd(costs, [0.5] * len(costs))
+    with styled():
+        legible(score_against(sheet, name), [look.text for look in sheet.looks.values()])
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 24, 40])
+@pytest.mark.parametrize("spread", [0.0, 0.003, 0.2])
+def test_names_find_room_in_one_panel_in_groups_or_in_a_key(count, spread):
+    luck = np.random.default_rng(count)
+    kinds = ["lora", "ia3", "pfeiffer_adapter", "prompt_tuning", "ours", "theirs"]
+    labels = ["full", *(f"{kinds[at % len(kinds)]}(rank={at})" for at in range(1, count))]
+    costs = {label: (70_000 + at // 2, int(3e8 * (1 + spread * luck.normal()))) for at, label in enumerate(labels)}
+    sheet = crowd(costs, np.clip(0.8 + spread * luck.normal(size=count), 0, 1))
+    with styled():
+        legible(score_against(sheet, "score-memory"), [look.text for look in sheet.looks.values()])
 
 
 def test_the_loss_is_the_mean_over_seeds_and_no_curve_of_scores_is_claimed(run):

@@ -9,10 +9,11 @@ import pytest
 from bench.analysis.results import Results
 from bench.analysis.tuning import change_in
 from bench.report.charts import catalogue as plots
+from bench.report.charts import scores
 from bench.report.charts.canvas import SMALL, WIDTH, styled
 from bench.report.charts.sheet import SHADES, Sheet, looks, shade
 from bench.store.store import read_run
-from tests.factories.figures import shown_looks, texts, written
+from tests.factories.figures import named, shown_looks, tangles, texts, written
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 RUNS = (
@@ -53,6 +54,21 @@ def test_a_published_run_is_drawn_legibly(name):
         for axes in on_scores:
             limits = axes.get_xlim() if "score" in axes.get_xlabel() else axes.get_ylim()
             assert limits[1] <= 100, title
+
+
+SCORED = sorted(path.parent.name for path in PUBLISHED.glob("*/predictions.parquet"))
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_no_point_of_a_published_run_can_be_taken_for_another_method_s(name):
+    sheet, figures = drawn(name)
+    found = {title: figure for title, figure in figures.items() if title in scores.COSTS}
+    assert found
+    for title, figure in found.items():
+        shown = [text for axes in figure.axes for text in named(axes)]
+        assert sorted(set(shown)) == sorted(sheet.looks[label].text for label in sheet.results.score_table.index), title
+        for axes in figure.axes:
+            assert list(tangles(figure, axes)) == [], title
 
 
 def test_the_smallest_type_is_nine_pixels_where_a_figure_is_shown_as_large_as_it_is_drawn():

@@ -31,6 +31,8 @@ ROW, SMALL = 0.3, 7.0
 """Inches of one row of methods, and the smallest type: 9 px where a figure is shown as large as it is drawn."""
 MANY = 12
 """Methods up to which a figure shows them all together; more are drawn in groups."""
+FACET = 8
+"""Methods of a panel at most where they are drawn in groups."""
 WIDTH = 9.0
 """Inches of every figure, so that all have one size of type where they stand below each other."""
 ACROSS = 3

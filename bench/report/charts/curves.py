@@ -9,7 +9,7 @@ import pandas as pd
 from bench.analysis.curves import NEAR
 from bench.report import format as fmt
 from bench.report.charts import canvas
-from bench.report.charts.canvas import ACROSS, BYTES, FAINT, INK, MANY, QUIET_INK, WIDTH, Floats, Layout, Words
+from bench.report.charts.canvas import ACROSS, BYTES, FACET, FAINT, INK, MANY, QUIET_INK, WIDTH, Floats, Layout, Words
 from bench.report.charts.labels import name_ends
 from bench.report.charts.scores import BEST
 from bench.report.charts.sheet import Sheet, groups
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 NAMED = 2
 """Panels up to which each names its own curves."""
-FACET = 8
-"""Curves of a panel at most where methods are drawn in groups."""
 ROOM = 0.08
 """Share of the range of the means that stays free above and below them; wider bands are cut."""
 SMOOTH = 10

@@ -1,6 +1,7 @@
 """Scores by task and against costs, and what happens inside training: gradients and directions."""
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -8,9 +9,9 @@ import pandas as pd
 
 from bench.report import format as fmt
 from bench.report.charts import canvas
-from bench.report.charts.canvas import ACROSS, FAINT, INK, MEANING, QUIET_INK, Floats, Layout
-from bench.report.charts.labels import boxes, place
-from bench.report.charts.sheet import Sheet
+from bench.report.charts.canvas import ACROSS, FACET, FAINT, INK, MEANING, QUIET_INK, Floats, Layout, Words
+from bench.report.charts.labels import MARK, boxes, half_size, place
+from bench.report.charts.sheet import Sheet, groups
 from bench.report.sections import overview as facts
 from bench.stats.intervals import pareto_front
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 BEST = 100.0
 """Points that no score exceeds."""
+ROOM = 0.08
+"""Share of the range of scores and their intervals that stays free above and below them."""
+GREY = 2.0
+"""Half the size, in points, of the marks of other panels' methods."""
+Lines = list[tuple[tuple[float, float], tuple[float, float]]]
+"""By their ends, in data coordinates."""
 
 
 class Cost(NamedTuple):
@@ -63,6 +70,8 @@ COSTS = {
 def score_against(sheet: Sheet, name: str) -> "Figure | None":
     """Draw the mean score of each method against the cost of the figure ``name``.
 
+    Names stand in one panel where they find room there, else in a panel a group of methods, else in a key.
+
     Returns:
         None where no method has both.
     """
@@ -75,9 +84,73 @@ def score_against(sheet: Sheet, name: str) -> "Figure | None":
     if table.empty:
         return None
     table = table.loc[[label for label in sheet.labels if label in table.index]]
+    labels = list(table.index)
+    parts = groups(sheet.looks, labels, FACET)
+    figure, clean = _scatter(sheet, cost, table, [("", labels)])
+    if not clean and len(parts) > 1:
+        figure, clean = _scatter(sheet, cost, table, parts)
+    return figure if clean else _with_key(sheet, cost, table, parts)
+
+
+Parts = Sequence[tuple[str, list[str]]]
+"""Groups of methods, each with its title."""
+
+
+def _scatter(sheet: Sheet, cost: Cost, table: pd.DataFrame, parts: Parts) -> tuple["Figure", bool]:
+    """A panel a group, which names its own methods; whether every name found a place of its own."""
+    if len(parts) == 1:
+        layout = Layout(4.6, left=0.62)
+    else:
+        layout = Layout(2.6, left=0.62, widths=(1.0, 1.0), panels=len(parts), above=0.3, gap=0.45)
+    figure, panels = canvas.new_figure(_words(sheet, cost, len(parts) > 1), layout)
+    clean = True
+    for at, (axes, (title, members)) in enumerate(zip(panels, parts, strict=True)):
+        x = _dressed(axes, cost, table, beside=at % len(layout.widths) == 0)
+        axes.set_title(title, color=INK)
+        covered = _marks(axes, sheet, table, x, members)
+        points = dict(zip(table.index, zip(x, table["mean"], strict=True), strict=True))
+        rest = [
+            (*point, half_size(sheet.looks[label]) if label == sheet.baseline else GREY)
+            for label, point in points.items()
+            if label not in members
+        ]
+        named = [points[label] for label in members]
+        clean &= place(axes, named, [sheet.looks[label] for label in members], boxes(axes, covered), rest)
+    return figure, clean
+
+
+def _with_key(sheet: Sheet, cost: Cost, table: pd.DataFrame, parts: Parts) -> "Figure":
+    """All methods in one panel, and right of it their marks and names, by group."""
+    from matplotlib.lines import Line2D
+
+    titles = [title for title, _ in parts]
+    room = canvas.room_for(sheet.looks, list(table.index), titles) + 0.1
+    layout = Layout(max(4.6, 0.19 * (len(table) + len(parts))), left=0.62, right=room)
+    figure, (axes,) = canvas.new_figure(_words(sheet, cost), layout)
+    _marks(axes, sheet, table, _dressed(axes, cost, table, beside=True), list(table.index))
+    handles = []
+    for title, members in parts:
+        handles.append(Line2D([], [], linestyle="none", label=title))
+        handles += [canvas.line_handle(sheet.looks[label]) for label in members]
+    told = axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.01), borderaxespad=0, handlelength=1.2
+    )
+    for handle, text in zip(told.legend_handles, told.get_texts(), strict=True):
+        if handle is not None:
+            handle.set(linestyle="none", markersize=MARK)
+        if text.get_text() in titles:
+            text.set(color=QUIET_INK, style="italic")
+    return figure
+
+
+def _words(sheet: Sheet, cost: Cost, in_groups: bool = False) -> Words:
     shape = "" if cost.log else None  # what is trained and stored does not depend on it
-    words = sheet.words(f"Score against {cost.name}", _caption(sheet, cost), *cost.badges, shape=shape)
-    figure, (axes,) = canvas.new_figure(words, Layout(4.6, left=0.62))
+    grey = " Grey: the methods of the other panels." * in_groups
+    return sheet.words(f"Score against {cost.name}", _caption(sheet, cost) + grey, *cost.badges, shape=shape)
+
+
+def _dressed(axes: "Axes", cost: Cost, table: pd.DataFrame, *, beside: bool) -> Floats:
+    """Set scales, limits and labels, the same in every panel; returns where the costs stand."""
     x = table["cost"].to_numpy()
     if cost.log:
         x, zero = _log_with_zero(axes, x, cost.letter)
@@ -85,10 +158,13 @@ def score_against(sheet: Sheet, name: str) -> "Figure | None":
     else:
         axes.set_xlabel(cost.axis)
         axes.set_xlim(0, x.max() * 1.12)
+    low, high = float(table[["low", "mean"]].min().min()), float(table[["high", "mean"]].max().max())
+    room = ROOM * (high - low) or 1.0
+    axes.set_ylim(low - room, min(high + room, BEST))
     axes.tick_params(axis="y", labelsize=8)
-    axes.set_ylabel("mean score (points of 100)")
-    _points(axes, sheet, table, x)
-    return figure
+    if beside:
+        axes.set_ylabel("mean score (points of 100)")
+    return np.asarray(x)
 
 
 def _as_measured(sheet: Sheet, cost: Cost) -> Cost:
@@ -109,24 +185,24 @@ def _caption(sheet: Sheet, cost: Cost) -> str:
     )
 
 
-def _points(axes: "Axes", sheet: Sheet, table: pd.DataFrame, x: Floats) -> None:
+def _marks(axes: "Axes", sheet: Sheet, table: pd.DataFrame, x: Floats, members: Sequence[str]) -> Lines:
+    """Draw the front and the marks, those of others than ``members`` grey; returns the lines that names keep off."""
     front = pareto_front(np.column_stack([x, table["mean"]]))
     corners = sorted(zip(x[front], table["mean"][front], strict=True))
     axes.step(*zip(*corners, strict=True), where="post", color="#c4c4c4", linewidth=1.6, zorder=1)
-    bars = []
+    lines: Lines = []
+    for (left, below), (right, above) in itertools.pairwise(corners):
+        lines += [((left, below), (right, below)), ((right, below), (right, above))]
     for label, at, row in zip(table.index, x, table.itertuples(), strict=True):
         look = sheet.looks[label]
+        if label not in members and not look.is_baseline:
+            axes.plot(at, row.mean, "o", color="#bbbbbb", markersize=2 * GREY, zorder=1.5, clip_on=False)
+            continue
         if not np.isnan(row.low):
-            bars.append(((at, row.low), (at, row.high)))
+            lines.append(((at, row.low), (at, row.high)))
             axes.vlines(at, row.low, row.high, color=look.colour, alpha=0.45, linewidth=1.2, zorder=2)
-        canvas.mark(axes, at, row.mean, look, 7.5, ring=True, clip_on=False)
-    axes.margins(y=0.08)
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom, min(top, BEST))
-    for (left, below), (right, above) in itertools.pairwise(corners):
-        bars += [((left, below), (right, below)), ((right, below), (right, above))]
-    points = list(zip(x, table["mean"], strict=True))
-    place(axes, points, [sheet.looks[label] for label in table.index], boxes(axes, bars))
+        canvas.mark(axes, at, row.mean, look, MARK, ring=True, clip_on=False)
+    return lines
 
 
 def _log_with_zero(axes: "Axes", x: Floats, letter: str) -> tuple[Floats, bool]:
