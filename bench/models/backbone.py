@@ -266,22 +266,13 @@ def load(
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.manual_seed(seed)
             try:
-                _check_counts(config)
                 backbone = auto.from_config(config, trust_remote_code=False, **extra)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # each family checks, or fails on, an odd value in its own way
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                reason = " ".join(str(error).split()) or type(error).__name__
                 raise BenchError(f"backbone {spec.name!r}: its shape cannot be built ({reason})") from error
     return backbone.requires_grad_(False).eval()
-
-
-def _check_counts(config: Any) -> None:
-    if getattr(config, "num_hidden_layers", 1) < 1:
-        raise ValueError("it has no layers")
-    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
-    if shared is not None and (shared < 1 or heads % shared):
-        raise ValueError(f"{heads} num_attention_heads cannot share {shared} num_key_value_heads evenly")
 
 
 def _check_stored(spec: BackboneSpec) -> None:

@@ -1,9 +1,11 @@
 """Reads a backbone's configuration: every field that decides a step is set here, kept and recorded, or refused."""
 
+import difflib
 import functools
 import importlib.metadata
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +69,33 @@ KEPT = (
 """Fields that are the backbone's own: sizes, activations, dropouts, starts. They come from the file."""
 DERIVED = ("is_gated_act", "dense_act_fn")
 """Fields that transformers makes of ``feed_forward_proj``, whatever a file says beside it."""
+_SIZES = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("intermediate_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "n_layers", "n_heads"),
+    *("dim", "hidden_dim", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "ffn_dim", "word_embed_proj_dim"),
+    *("sliding_window", "local_attention", "global_attn_every_n_layers", "d_model", "d_kv", "d_ff", "num_layers"),
+    *("num_heads", "relative_attention_num_buckets", "relative_attention_max_distance"),
+)
+"""Whole numbers of at least 1."""
+_MAY_BE_NULL = ("n_inner", "head_dim", "num_key_value_heads", "sliding_window", "word_embed_proj_dim")
+_LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+MOST_LAYERS = 10_000
+"""Layers of a backbone: each is built as modules, also without values."""
+MOST_SIZE = 2**31
+"""Any other size: beyond it products of sizes overflow, and nothing of it fits anywhere."""
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj")
+_DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "dropout_rate"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout"),
+)
+_FROM_ZERO = (
+    *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps", "initializer_range", "init_std"),
+    *("initializer_factor", "initializer_cutoff_factor", "max_window_layers"),
+)
+_ABOVE_ZERO = ("rope_theta", "global_rope_theta", "local_rope_theta", "partial_rotary_factor")
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2", "auto")
+"""What a file may say of the type of its weights; a step has that of its shape."""
+_ROTARY = ("rope_scaling", "rope_parameters")
 QUANTISED = ("quantization_config", "compression_config")
 """Fields that say how a file stores its weights: noted for a shape, refused with the weights."""
 _OF_OLD = ("rope_theta", "rope_scaling", "partial_rotary_factor", "global_rope_theta", "local_rope_theta",
@@ -103,6 +132,10 @@ def read(given: Mapping[str, Any], where: str) -> Read:
     for field, (allowed, reason) in REFUSED.items():
         if field in given and given[field] not in allowed:
             raise BenchError(f"{where}: {field} = {json.dumps(given[field])} {reason}; remove the field")
+    for field in ("dtype", "torch_dtype"):
+        asked = given.get(field)
+        if asked is not None and (not isinstance(asked, str) or asked.removeprefix("torch.") not in _DTYPES):
+            raise BenchError(f"{where}: {field} = {json.dumps(asked)}; it takes {', '.join(_DTYPES)}, or leave it out")
     quantised = next((_stored(given[field], f"{where}: {field}") for field in QUANTISED if given.get(field)), "")
     ours = {*SET, *CHOSEN, *UNREAD, *DERIVED, *REFUSED, *QUANTISED, *_generation()}.difference(KEPT)
     values = {field: value for field, value in given.items() if field not in ours}
@@ -189,19 +222,140 @@ def build(found: Read, where: str) -> tuple[Any, tuple[str, ...]]:
     """
     from transformers import AutoConfig
 
+    for name, value in found.values.items():
+        if takes := _taken(name, value):
+            raise BenchError(f"{where}: {name} = {json.dumps(value)}; it takes {takes}")
+    _check_together(found, where)
     try:
         config = AutoConfig.for_model(found.model_type, **found.values)
     except Exception as error:  # strict configurations have error types of their own for a value that does not fit
-        reason = " ".join(str(error).split())
-        raise BenchError(f"{where}: not a readable config.json with a model_type ({reason})") from error
-    for alias, field in config.attribute_map.items():
-        if {alias, field} <= found.values.keys() and found.values[alias] != found.values[field]:
-            raise BenchError(f"{where}: {alias} and {field} are one field with two values; keep one of them")
+        raise BenchError(f"{where}: {_sentence(error, found.values)}") from error
     for field, value in SET.items():
         if hasattr(config, field):
             setattr(config, field, value)
     known = {*type(config).__dataclass_fields__, *config.attribute_map, *_OF_OLD}
     return config, tuple(sorted(name for name in found.values if name in vars(config) and name not in known))
+
+
+def _taken(name: str, value: Any) -> str:
+    """What the field takes in words, where ``value`` is not that; empty where it is, or where transformers checks."""
+    if name in _SIZES:
+        least = 4 if name == "relative_attention_num_buckets" else 1  # T5 halves them twice
+        most = MOST_LAYERS if name in _LAYERS else MOST_SIZE
+        fits = type(value) is int and least <= value <= most
+        return "" if fits or (value is None and name in _MAY_BE_NULL) else f"a whole number from {least} to {most:,}"
+    if name in _ACTIVATIONS:
+        return _activation(name, value)
+    if name in _ROTARY:
+        return _rotary(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in _DROPOUTS:
+        return "" if number and 0 <= value < 1 else "a probability of at least 0 and below 1"
+    if name in _FROM_ZERO:
+        return "" if number and value >= 0 else "a number of at least 0"
+    if name in _ABOVE_ZERO:
+        return "" if number and value > 0 else "a number above 0"
+    return ""
+
+
+def _activation(name: str, value: Any) -> str:
+    from transformers.activations import ACT2FN
+
+    asked = value.removeprefix("gated-") if isinstance(value, str) and name == "feed_forward_proj" else value
+    known: tuple[str, ...] = tuple(ACT2FN)
+    if isinstance(asked, str) and asked in known:
+        return ""
+    near = difflib.get_close_matches(str(asked), known, n=1)
+    return f"an activation of transformers, such as {near[0] if near else 'gelu'!r}"
+
+
+def _rotary(value: Any) -> str:
+    """Rotary positions: one table, or one for each kind of layer."""
+    if value is None:
+        return ""
+    if not isinstance(value, dict):
+        return 'a table, such as {"rope_type": "linear", "factor": 2.0}, or null'
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    known = ("default", *(kind for kind in ROPE_INIT_FUNCTIONS if kind != "default"))
+    for table in (value, *(part for part in value.values() if isinstance(part, dict))):
+        kind = table.get("rope_type", table.get("type", "default"))
+        if kind not in known:
+            return f"a rope_type of {', '.join(known)}, not {kind!r}"
+        if (
+            "rope_type" in table
+            and kind in ("linear", "dynamic", "yarn", "longrope", "llama3")
+            and "factor" not in table
+        ):
+            return f"a factor with rope_type {kind!r}"
+        for field, least in (("factor", 1), ("rope_theta", 0), ("partial_rotary_factor", 0)):
+            number = table.get(field, 1)
+            if isinstance(number, bool) or not isinstance(number, int | float) or number < least or number == 0:
+                return f"a {field} {'of at least 1' if least else 'above 0'}, not {number!r}"
+    return ""
+
+
+def _check_together(found: Read, where: str) -> None:
+    """Sizes that have to fit each other, with the family's defaults for those that the file leaves out.
+
+    Raises:
+        BenchError: Two do not fit.
+    """
+    from transformers import AutoConfig
+
+    usual = AutoConfig.for_model(found.model_type)
+    for alias, field in usual.attribute_map.items():
+        if {alias, field} <= found.values.keys() and found.values[alias] != found.values[field]:
+            raise BenchError(f"{where}: {alias} and {field} are one field with two values; keep one of them")
+    names = {field: usual.attribute_map.get(field, field) for field in ("hidden_size", "num_attention_heads")}
+
+    def value(field: str) -> Any:
+        alias = names.get(field, field)
+        return found.values.get(alias, found.values.get(field, getattr(usual, field, None)))
+
+    width, heads, shared = value("hidden_size"), value("num_attention_heads"), value("num_key_value_heads")
+    size = found.values.get("head_dim")
+    if found.model_type != "t5" and size is None and isinstance(heads, int) and width % heads:
+        raise BenchError(
+            f"{where}: {names['hidden_size']} = {width} is no multiple of {names['num_attention_heads']} = {heads}; "
+            "change one of the two"
+        )
+    if "num_key_value_heads" in found.values and shared is not None and heads % shared:
+        raise BenchError(
+            f"{where}: {heads} num_attention_heads cannot share {shared} num_key_value_heads evenly; give a number "
+            f"that divides {heads}"
+        )
+    pad, vocabulary = found.values.get("pad_token_id"), value("vocab_size")
+    if pad is not None and not (type(pad) is int and -vocabulary <= pad < vocabulary):
+        raise BenchError(f"{where}: pad_token_id = {json.dumps(pad)}; it takes a token below vocab_size = {vocabulary}")
+
+
+_EXPECTED = re.compile(r"[Ff]ield '(\w+)'.*?expected (a list|\w+)")
+_SPELLED = {
+    "int": "a whole number",
+    "str": "a word",
+    "bool": "true or false",
+    "float": "a number with a point, such as 1.0",
+    "dict": "a table",
+}
+
+
+def _sentence(error: Exception, values: Mapping[str, Any]) -> str:
+    """What transformers says of a value, as a sentence with the field."""
+    reason = " ".join(str(error).split())
+    if (match := _EXPECTED.search(reason)) and match[1] in values:
+        return f"{match[1]} = {json.dumps(values[match[1]])}; it takes {_SPELLED.get(match[2], match[2])}"
+    if "RoPE requires an even rotary dimension" in reason:
+        return "head_dim, or hidden_size by num_attention_heads, is odd; rotary positions turn pairs, so make it even"
+    for name in values:  # a check of several fields names them
+        if re.search(rf"\b{name}\b", reason):
+            return f"{name} = {json.dumps(values[name])} does not fit the other fields ({_without_kind(reason)})"
+    return f"transformers does not take these values ({_without_kind(reason)})"
+
+
+def _without_kind(reason: str) -> str:
+    """The words of an error behind the names of its classes and validators."""
+    return re.sub(r"^(Class validation error for validator '\w+': )?(\w*Error: )?", "", reason).rstrip(".")
 
 
 _IN_PROPORTION = (

@@ -87,31 +87,12 @@ def test_a_local_config_is_a_shape(tmp_path):
         backbone.configuration(backbone.resolve(str(path), "random"))
 
 
-@pytest.mark.parametrize("content", ["[]", "1", '{"model_type": "bert", "hidden_size": "x"}', '{"model_type": "no"}'])
+@pytest.mark.parametrize("content", ["[]", "1", '{"model_type": "no"}'])
 def test_a_config_that_does_not_fit_is_one_sentence(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_text(content)
     with pytest.raises(BenchError, match=r"config.json: not a readable config.json") as raised:
         backbone.configuration(backbone.resolve(str(path), "random"))
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ({"hidden_size": 100, "num_attention_heads": 3}, "not a multiple of the number of attention heads"),
-        ({"hidden_size": 0}, "ZeroDivisionError"),
-        ({"hidden_size": -64}, "negative dimension -64"),
-        ({"num_attention_heads": 0}, "ZeroDivisionError"),
-        ({"hidden_act": "swosh"}, "KeyError: 'swosh'"),
-        ({"num_hidden_layers": 0}, "no layers"),
-    ],
-)
-def test_a_shape_that_cannot_be_built_is_one_sentence(tmp_path, values, reason):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"model_type": "bert"} | values))
-    with pytest.raises(BenchError, match=f"cannot be built .*{reason}") as raised:
-        backbone.load(backbone.resolve(str(path), "random"), device="meta")
     assert "\n" not in str(raised.value)
 
 

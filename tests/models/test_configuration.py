@@ -35,6 +35,7 @@ TINY = {
     "gpt2": {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "opt": {"vocab_size": 100, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
             "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+    "qwen3": {**BERT, "num_key_value_heads": 2, "head_dim": 8}, "modernbert": {**BERT, "pad_token_id": 0},
     "t5": {"vocab_size": 100, "d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4},
 }  # fmt: skip
 
@@ -248,13 +249,60 @@ IMPOSSIBLE = [
     ("bert", '"initializer_range": Infinity', "Infinity is no finite number"),
     ("bert", '"layer_norm_eps": 1e999', "1e999 is no finite number"),
     ("llama", '"rope_scaling": {"rope_type": "linear", "factor": -Infinity}', "-Infinity is no finite number"),
-    ("bert", '"num_hidden_layers": 0', "it has no layers"),
-    ("bert", '"num_hidden_layers": -1', "it has no layers"),
-    ("llama", '"num_hidden_layers": -2', "it has no layers"),
-    ("llama", '"num_key_value_heads": 3', "4 num_attention_heads cannot share 3 num_key_value_heads evenly"),
-    ("llama", '"num_key_value_heads": 8', "4 num_attention_heads cannot share 8 num_key_value_heads evenly"),
-    ("llama", '"num_key_value_heads": -1', "4 num_attention_heads cannot share -1 num_key_value_heads evenly"),
-]
+    ("llama", '"num_key_value_heads": 3', "4 num_attention_heads cannot share 3 num_key_value_heads evenly; give"),
+    ("llama", '"num_key_value_heads": 8', "4 num_attention_heads cannot share 8 num_key_value_heads evenly; give"),
+    *(
+        (family, f'"{field}": {value}', f"{field} = {value}; it takes a whole number from 1 to ")
+        for family, field, *values in (
+            ("bert", "num_hidden_layers", "0", "-1", "10001", "1000000000000", "2.5", "true", '"2"', "null"),
+            ("bert", "vocab_size", "0", "-1", "1000000000000", '"100"'), ("bert", "num_attention_heads", "0", "-1"),
+            ("bert", "hidden_size", "0", "-64", "null"), ("bert", "intermediate_size", "0"),
+            ("bert", "max_position_embeddings", "0", "-1"), ("bert", "type_vocab_size", "0"),
+            ("llama", "num_key_value_heads", "0", "-1"), ("llama", "head_dim", "0", "-8"),
+            ("llama", "max_position_embeddings", "0"), ("qwen3", "sliding_window", "0", "-1", "2.5", "true"),
+            ("gpt2", "n_embd", "0"), ("gpt2", "n_head", "-1"), ("gpt2", "n_inner", "0"), ("gpt2", "n_layer", "-1"),
+            ("opt", "ffn_dim", "0"), ("opt", "word_embed_proj_dim", "-1"), ("t5", "d_kv", "0"),
+            ("t5", "num_heads", "0"), ("t5", "relative_attention_max_distance", "0"),
+            ("modernbert", "local_attention", "0"),
+        )
+        for value in values
+    ),
+    *(
+        (family, f'"{field}": {value}', f"{field} = {value}; it takes an activation of transformers, such as '{near}'")
+        for family, field, value, near in (
+            ("bert", "hidden_act", '"banana"', "gelu"), ("bert", "hidden_act", '"swosh"', "swish"),
+            ("llama", "hidden_act", "5", "gelu"), ("llama", "hidden_act", "null", "gelu"),
+            ("gpt2", "activation_function", '"gelu_nwe"', "gelu_new"), ("t5", "feed_forward_proj", '"gated-"', "gelu"),
+            ("opt", "activation_function", '""', "gelu"),
+        )
+    ),
+    *(
+        (family, f'"{field}": {value}', f"{field} = {value}; it takes {takes}")
+        for family, field, value, takes in (
+            ("bert", "hidden_dropout_prob", "-1.0", "a probability"), ("opt", "dropout", "2.0", "a probability"),
+            ("llama", "attention_dropout", "null", "a probability"), ("t5", "dropout_rate", "true", "a probability"),
+            ("bert", "layer_norm_eps", "-1.0", "a number of at least 0"), ("bert", "initializer_range", '"x"', "a n"),
+            ("bert", "layer_norm_eps", "0", "a number with a point"),
+            ("t5", "relative_attention_num_buckets", "3", "a whole number from 4"),
+            ("llama", "rope_theta", "0", "a number above 0"), ("llama", "rope_theta", "null", "a number above 0"),
+            ("llama", "tie_word_embeddings", '"banana"', "true or false"), ("qwen3", "layer_types", "5", "a list"),
+            ("llama", "rope_scaling", '"banana"', "a table, such as"),
+            ("llama", "rope_scaling", '{"rope_type": "banana"}', "a rope_type of default, linear"),
+            ("llama", "rope_scaling", '{"rope_type": "linear"}', "a factor with rope_type 'linear'"),
+            ("llama", "rope_scaling", '{"rope_type": "linear", "factor": -1}', "a factor of at least 1, not -1"),
+            ("llama", "rope_scaling", '{"type": "dynamic", "factor": "x"}', "a factor of at least 1, not 'x'"),
+            ("llama", "rope_parameters", '{"rope_type": "default", "rope_theta": -1.0}', "a rope_theta above 0"),
+            ("bert", "torch_dtype", '"banana"', "float32, float16"), ("bert", "dtype", "5", "float32, float16"),
+            ("llama", "torch_dtype", '"int8"', "float32, float16"), ("bert", "pad_token_id", "500", "a token below"),
+        )
+    ),
+    ("bert", '"hidden_size": 31', "hidden_size = 31 is no multiple of num_attention_heads = 4; change one of the two"),
+    ("gpt2", '"n_head": 5', "n_embd = 32 is no multiple of n_head = 5"),
+    ("llama", '"num_attention_heads": 6', "hidden_size = 32 is no multiple of num_attention_heads = 6"),
+    ("llama", '"head_dim": 7', "rotary positions turn pairs, so make it even"),
+    ("qwen3", '"layer_types": ["banana", "banana"]', 'layer_types = ["banana", "banana"] does not fit'),
+    ("qwen3", '"layer_types": ["full_attention"]', 'layer_types = ["full_attention"] does not fit'),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("family", "field", "words"), IMPOSSIBLE)
@@ -266,3 +314,21 @@ def test_a_shape_that_cannot_be_is_refused_before_it_is_counted(tmp_path, family
     with pytest.raises(BenchError, match=re.escape(words)) as refusal:
         backbone.load(backbone.shape_of(str(path)), device="meta")
     assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not re.search(r"\w+Error", str(refusal.value).removeprefix(str(path))), "a library's class name"
+
+
+ODD_BUT_RIGHT = [
+    ("bert", {"torch_dtype": "torch.float16"}), ("bert", {"dtype": "auto"}), ("bert", {"dtype": None}),
+    ("bert", {"hidden_dropout_prob": 0}), ("bert", {"layer_norm_eps": 0.0}), ("llama", {"head_dim": None}),
+    ("llama", {"num_key_value_heads": None}), ("llama", {"pad_token_id": -1}), ("qwen3", {"sliding_window": None}),
+    ("qwen3", {"sliding_window": 131072, "max_window_layers": 0}), ("gpt2", {"n_inner": None}),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2}}), ("llama", {"rope_scaling": None}),
+    ("t5", {"num_heads": 3}), ("t5", {"feed_forward_proj": "gated-gelu"}), ("opt", {"dropout": 0.1}),
+    ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                                "original_max_position_embeddings": 8192}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "fields"), ODD_BUT_RIGHT, ids=str)
+def test_what_files_hold_that_looks_odd_is_built(tmp_path, family, fields):
+    assert backbone.load(shape(tmp_path, family, **fields), device="meta").config.vocab_size == 100
