@@ -267,8 +267,11 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
     except (NotImplementedError, RuntimeError, *REFUSALS) as error:
         raise refusal(error, config, fitted, weightless) from error
     assert fitted is not None
-    if not deployed and not any(p.requires_grad for p in model.parameters()):
-        raise BenchError(f"peft: {config.peft_type} finds nothing to train here; name other target_modules")
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    if not deployed and not all((trained, *trained.values())):
+        empty = next((name for name, size in trained.items() if not size), None)
+        where = f"in {empty!r}: a rank or length is too large for it" if empty else "here: name other target_modules"
+        raise BenchError(f"peft: {config.peft_type} finds nothing to train {where}")
     if checkpointed:
         backbone.disable_input_require_grads()  # type: ignore[operator]
     fitted.check(*(getattr(model.base_model, f"targeted_{kind}_names", ()) for kind in ("module", "parameter")))

@@ -158,8 +158,10 @@ SHARES = ("asa_importance_beta", "asa_uncertainty_beta", "sparsity")
 """Numbers of at least 0 and below 1, beside every dropout."""
 PARTS = ("sparse_rate", "svd_threshold", "weight_tying")
 """Numbers of at most 1."""
-POSITIVE = ("scale", "dirichlet_prior")
-"""Numbers above 0 inside of a table of LoRA's."""
+POSITIVE = ("velora_config.scale", "monteclora_config.dirichlet_prior", "effective_rank")
+"""Numbers above 0."""
+NOT_NULL = ("init_weights", "num_ranks", "num_tasks", "random_loc_seed", "prompt_tuning_init_task")
+"""Fields whose null peft declares and does not take, beside a default that is none."""
 LISTS = ("trainable_token_indices", "token_indices", "cpt_token_ids")
 """Fields that name nothing to train where they are empty."""
 PATTERNS = {
@@ -199,14 +201,45 @@ def check(kind: str, values: Values, defaults: Values, configuration: type) -> N
     file = values.get("prompt_tuning_init_state_dict_path")
     if file and not Path(str(file)).is_file():
         raise ValueError(f"prompt_tuning_init_state_dict_path = {file!r} is no file; give the prompt that was saved")
-    _check_together(values)
+    _check_together(kind, values)
     for name, value in changed.items():
         needs = NEEDS.get(kind, {}).get(name) or NEEDS[""].get(name)
         if needs and not needs.holds(values):
             raise ValueError(f"{name} = {value!r} does nothing {needs.words}; leave it out")
 
 
-def _check_together(values: Values) -> None:
+def _of_kind(kind: str, values: Values) -> str:
+    """What of a type's own fields do not go together, as a sentence; empty where all do."""
+    pair = {"BOFT": ("boft_block_size", "boft_block_num"), "OFT": ("r", "oft_block_size")}.get(kind)
+    if pair and bool(values[pair[0]]) == bool(values[pair[1]]):
+        one, other = (f"{name} = {values[name]}" for name in pair)
+        return f"{one} and {other}: one of them is 0 and the other above, since each follows from the other"
+    if kind == "GRALORA" and values["r"] % values["gralora_k"]:
+        return f"r = {values['r']} is no multiple of gralora_k = {values['gralora_k']}; change one of the two"
+    targets, inner = values.get("target_modules"), values.get("feedforward_modules")
+    if isinstance(targets, list) and isinstance(inner, list) and (more := [one for one in inner if one not in targets]):
+        return f"feedforward_modules: {more[0]!r} is not among target_modules; name it there as well, or leave it out"
+    if kind == "CPT" and values["cpt_token_ids"] is not None:
+        for name in ("cpt_mask", "cpt_tokens_type_mask"):
+            if values[name] is not None and len(values[name]) != len(values["cpt_token_ids"]):
+                return f"{name} has {len(values[name])} numbers for {len(values['cpt_token_ids'])} of cpt_token_ids"
+    if kind == "CARTRIDGE" and values["num_frozen_tokens"] >= values["num_virtual_tokens"]:
+        return f"num_frozen_tokens = {values['num_frozen_tokens']} leaves none of num_virtual_tokens to train; lower it"
+    if kind == "ROAD" and values["group_size"] % 2:
+        return f"group_size = {values['group_size']} is odd, and RoAd turns pairs; give an even number"
+    if kind == "VBLORA" and values["topk"] > values["num_vectors"]:
+        return f"topk = {values['topk']} is above num_vectors = {values['num_vectors']}; lower it"
+    if kind == "LOKR" and values["decompose_factor"] < 1 and values["decompose_factor"] != -1:
+        return f"decompose_factor = {values['decompose_factor']}; it takes at least 1, or -1 for the most even factors"
+    if kind == "HRA" and values["apply_GS"] and values["init_weights"] and values["r"] % 2 == 0:
+        return (
+            "apply_GS = true divides zero by zero where init_weights = true starts from equal pairs of vectors; set "
+            "init_weights = false, or leave apply_GS out"
+        )
+    return ""
+
+
+def _check_together(kind: str, values: Values) -> None:
     """Fields that peft does not take beside each other."""
     targets = values.get("target_modules")
     if targets == [] and not values.get("target_parameters"):
@@ -224,6 +257,8 @@ def _check_together(values: Values) -> None:
         raise ValueError(
             f"init_lora_weights = {values['init_lora_weights']!r} does not go with lora_bias; leave one out"
         )
+    if problem := _of_kind(kind, values):
+        raise ValueError(problem)
     blocks = values.get("use_bdlora") or {}
     if both := {*(blocks.get("target_modules_bd_a") or ())} & {*(blocks.get("target_modules_bd_b") or ())}:
         raise ValueError(f"use_bdlora names {min(both)!r} in target_modules_bd_a and _bd_b; leave it out of one")
@@ -257,7 +292,11 @@ def _given(values: Values, name: str) -> bool:
 
 def _check_kind(name: str, value: Any, default: Any, configuration: type) -> None:
     hint = _hints(configuration).get(name.rpartition(".")[2], Any)
-    if value is None and (default == {} or (type(None) not in get_args(hint) and hint is not Any)):
+    if value is None and (
+        default == {}
+        or (name in NOT_NULL and default is not None)
+        or (type(None) not in get_args(hint) and hint is not Any)
+    ):
         raise ValueError(f"{name} = None; leave it out, which gives {default!r}")
     if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
         raise ValueError(f"{name} = {value!r}; it takes no number that is infinite or none")
@@ -365,7 +404,7 @@ def _check_size(kind: str, name: str, value: Any, default: Any) -> None:
                 raise ValueError(f"alpha_pattern: {key!r} = 0 leaves nothing that trains there; exclude the module")
     if number and name in PARTS and value > 1:
         raise ValueError(f"{name} = {value}; it takes a share of at most 1")
-    if number and last in POSITIVE and "." in name and value <= 0:
+    if number and name in POSITIVE and value <= 0:
         raise ValueError(f"{name} = {value}; it takes a number above 0")
     if number and (name.endswith("dropout") or name in SHARES) and not 0 <= value < 1:
         raise ValueError(f"{name} = {value}; it takes a share of at least 0 and below 1")

@@ -46,8 +46,8 @@ class Fitted:
         self.classes = {name: type(m).__name__ for name, m in backbone.named_modules(remove_duplicate=False) if name}
         """Name of every module -> its class, before peft changes it."""
         self.modules = list(self.classes)
-        conv1d = [name for name, kind in self.classes.items() if kind == "Conv1D"]
-        self._conv1d = {name: backbone.get_parameter(f"{name}.weight").shape for name in conv1d}
+        weights = {name.removesuffix(".weight"): p.shape for name, p in backbone.named_parameters() if p.ndim == 2}
+        self._sides = {name: shape for name, shape in weights.items() if name in self.classes}
         self._depth = int(backbone.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
         self.parameters = [name for name, _ in backbone.named_parameters()]
         own = getattr(backbone, "base_model_prefix", "")
@@ -105,11 +105,18 @@ class Fitted:
         if layers is not None:
             self._check_layers([layers] if isinstance(layers, int) else list(layers), targeted)
         self._check_exclusions()
+        self._check_sides(targeted)
         if blocks := getattr(options, "use_bdlora", None):
             for side in ("target_modules_bd_a", "target_modules_bd_b"):
                 for name in getattr(blocks, side) or ():
                     if not any(name in one for one in targeted):
                         raise BenchError(f"peft: use_bdlora.{side}: {name!r} is adapted nowhere; leave it out")
+
+    @property
+    def blocks(self) -> str:
+        """An expression that matches every block."""
+        lists = [name for name, kind in self.classes.items() if kind == "ModuleList"]
+        return ".*" + (re.escape(lists[0]) if lists else "layers") + r"\.\d+"
 
     def targets(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that the targets match."""
@@ -125,13 +132,42 @@ class Fitted:
             if kind in LINEAR and kind != other and any(name.startswith(f"{one}." if one else "") for one in within)
         ]
 
+    def _check_sides(self, targeted: Iterable[str]) -> None:
+        """Refuse what peft would build smaller than it is asked for, beyond its layer, or fails on in its forward."""
+        kind, rank = str(self.options.peft_type.value), getattr(self.options, "r", None)
+        for name in targeted:
+            parent = name.rpartition(".")[0]
+            if kind == "SHADOW" and not (
+                self.classes.get(parent) == "ModuleList" and name.rpartition(".")[2].isdigit()
+            ):
+                raise BenchError(
+                    f"peft: target_modules: {name!r} is no block, and SHADOW carries its state from block to block; "
+                    f"name all of them, as by the expression {self.blocks!r}"
+                )
+            if name not in self._sides:
+                continue
+            rows, columns = self._sides[name]
+            if kind in ("DEFT", "ADAMSS", "TINYLORA") and rank > min(rows, columns):
+                raise BenchError(
+                    f"peft: r = {rank} is above {min(rows, columns)}, the smaller side of {name!r}, and {kind} would "
+                    "take no more without a word; lower r"
+                )
+            if beyond := [token for token in getattr(self.options, "token_indices", None) or () if token >= rows]:
+                raise BenchError(f"peft: token_indices names token {beyond[0]}, and {name!r} has {rows} rows; lower it")
+            splits = getattr(self.options, "n_splits", 1)
+            if rows % splits or columns % splits:
+                raise BenchError(
+                    f"peft: n_splits = {splits} does not divide {rows} and {columns}, the sides of {name!r}"
+                )
+
     def _check_start(self) -> None:
         """Refuse also without values what would fail with them."""
         if getattr(self.options, "init_lora_weights", None) != "olora":
             return
         chosen = isinstance(self.options.target_modules, str | set) and self.options.target_modules != ALL_LINEAR
-        for name in self.targets(self._conv1d) if chosen else self._conv1d:
-            rows, columns = self._conv1d[name]
+        conv1d = [name for name in self._sides if self.classes[name] == "Conv1D"]
+        for name in self.targets(conv1d) if chosen else conv1d:
+            rows, columns = self._sides[name]
             if rows != columns:
                 raise BenchError(
                     f"peft: init_lora_weights = 'olora' reads the transposed weight of a Conv1D as it is, and {name!r} "

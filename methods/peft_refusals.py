@@ -36,8 +36,8 @@ def refusal(error: Exception, config: PeftConfig, fitted: Fitted | None, weightl
     if fitted is not None:
         text = " ".join(str(error).split())
         for pattern, words in SENTENCES:
-            if match := pattern.search(text):
-                return BenchError(f"peft: {words(match, config, fitted)}")
+            if (match := pattern.search(text)) and (sentence := words(match, config, fitted)):
+                return BenchError(f"peft: {sentence}")
     return BenchError(f"peft: {config.peft_type} does not fit this backbone: {first_line(error)}")
 
 
@@ -150,6 +150,57 @@ def check_ranks(model: Any, config: PeftConfig) -> None:
             raise BenchError(f"peft: {_beyond(rank, side, config)}")
 
 
+def _without_targets(match: "re.Match[str]", config: PeftConfig, fitted: Fitted) -> str:
+    known = f"modules, such as {_listed(fitted.linear([''], ''))}"
+    such = f"the blocks, as by the expression {fitted.blocks!r}" if config.peft_type == "SHADOW" else known
+    return f"target_modules is left out, and peft knows none for {config.peft_type} on this family; name {such}"
+
+
+def _adaption_prompt(match: "re.Match[str]", config: PeftConfig, fitted: Fitted) -> str:
+    return f"ADAPTION_PROMPT has no form for {match[1]}; take prefix_tuning, or a backbone of Llama, Mistral or GPT-2"
+
+
+def _adapter_layers(match: "re.Match[str]", config: PeftConfig, fitted: Fitted) -> str:
+    if match[2] == "0":
+        asked = getattr(config, "target_modules", None)
+        return f"target_modules = {asked!r} is the name of no attention here; leave it out"
+    return f"adapter_layers = {match[1]} is above {match[2]}, the layers of the backbone; lower it"
+
+
+def _indivisible(match: "re.Match[str]", config: PeftConfig, fitted: Fitted) -> str:
+    """A size that has to divide a side of every layer."""
+    names = [name for name in DIVISORS.get(config.peft_type, ()) if getattr(config, name, None)]
+    if not names:
+        return ""
+    asked = " and ".join(f"{name} = {getattr(config, name)!r}" for name in names)
+    verb = "do" if len(names) > 1 else "does"
+    return f"{asked} {verb} not divide a side of one of the target_modules; give a number that divides all"
+
+
+def _rows(match: "re.Match[str]", config: PeftConfig, fitted: Fitted) -> str:
+    return f"token_indices names token {match[1]}, and one of the target_modules has {match[2]} rows; lower it"
+
+
+def _too_large(match: "re.Match[str]", config: PeftConfig, fitted: Fitted) -> str:
+    names = [name for name in LARGEST.get(config.peft_type, ()) if getattr(config, name, None)]
+    if not names:
+        return ""
+    asked = " and ".join(f"{name} = {getattr(config, name)!r}" for name in names)
+    return f"{asked} is more than the smallest of the target_modules holds; lower it"
+
+
+DIVISORS = {
+    "BOFT": ("boft_block_size", "boft_block_num"), "C3A": ("block_size",), "GRALORA": ("gralora_k",),
+    "MISS": ("r", "mini_r"), "ROAD": ("group_size",), "VBLORA": ("vector_length",), "OFT": ("r", "oft_block_size"),
+}  # fmt: skip
+"""peft_type -> fields that divide a side of a layer."""
+LARGEST = {
+    "ADAMSS": ("subspace_rank",), "FOURIERFT": ("n_frequency",), "WAVEFT": ("n_frequency",), "MISS": ("r",),
+    "PSOFT": ("r",), "SHIRA": ("r",),
+}  # fmt: skip
+"""peft_type -> fields that a layer has a largest value for."""
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(list(dict.fromkeys(map(_last, names)))[:3])
 
@@ -160,6 +211,13 @@ def _last(name: str) -> str:
 
 SENTENCES: tuple[tuple["re.Pattern[str]", Words], ...] = (
     (re.compile(r"Target module (\w+)\b.* (?:is not supported|is not a plain torch\.nn\.Linear)"), _of_another_class),
+    (re.compile(r"[Tt]arget modules? of type <class '[\w.]*?(\w+)'> "), _of_another_class),
+    (re.compile(r"Please specify `target_modules`|Unable to automatically find a `nn.ModuleList`"), _without_targets),
+    (re.compile(r"Unsupported model type for adaption prompt: '(\w+)'"), _adaption_prompt),
+    (re.compile(r"more adapter layers '(\d+)' than the model has '(\d+)'"), _adapter_layers),
+    (re.compile(r"divisible|a factor of the input size|a factor of the output size"), _indivisible),
+    (re.compile(r"less than or equal to|cannot be multiplied|more shira params"), _too_large),
+    (re.compile(r"index (\d+) is out of bounds for dimension 0 with size (\d+)"), _rows),
     (re.compile(r"Target (\S+) matches neither A nor B block-diagonal"), _outside_of_blocks),
     (re.compile(r"'Conv1D' object has no attribute|KaSA does not support|ParamWrapper .* fan_in_fan_out"), _of_conv1d),
     (re.compile(r"ParamWrapper was initialized with (\d+) dimensional"), _of_vectors),
@@ -174,4 +232,4 @@ SENTENCES: tuple[tuple["re.Pattern[str]", Words], ...] = (
     (re.compile(r"rank to be even, got (\d+)"), _odd_rank),
     (re.compile(r"Could not locate the layers attribute"), _not_repeated),
 )
-"""What peft says, by a pattern on one line of it, and the sentence that is made of it."""
+"""What peft says, by a pattern on one line of it, and the sentence that is made of it, empty where it is none of it."""

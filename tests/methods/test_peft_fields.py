@@ -229,6 +229,26 @@ REFUSED = {
     "no token of CPT": ({"peft_type": "CPT", "cpt_token_ids": []}, "cpt_token_ids is empty and trains nothing"),
     "a seed below nothing": ({"peft_type": "FROD", "projection_prng_key": -1}, "projection_prng_key = -1; it takes at"),
     "a share of more than all": ({"peft_type": "SUPERTUNING", "sparsity": 1.0}, "sparsity = 1.0; it takes a share"),
+    "two sizes of blocks": (
+        {"peft_type": "BOFT", "boft_block_size": 4, "boft_block_num": 8}, "block_num = 8: one of them is 0 and the oth",
+    ),
+    "no size of blocks": ({"peft_type": "OFT", "r": 0, "oft_block_size": 0}, "r = 0 and oft_block_size = 0: one of th"),
+    "a rank that is not shared": ({"peft_type": "GRALORA", "r": 3}, "r = 3 is no multiple of gralora_k = 2"),
+    "a part that is no target": (
+        {"peft_type": "IA3", "target_modules": ["query"], "feedforward_modules": ["value"]}, "'value' is not among tar",
+    ),
+    "a mask of another length": (
+        {"peft_type": "CPT", "cpt_token_ids": [1, 2], "cpt_mask": [1]}, "cpt_mask has 1 numbers for 2 of cpt_token_ids",
+    ),
+    "all tokens frozen": (
+        {"peft_type": "CARTRIDGE", "num_virtual_tokens": 3, "num_frozen_tokens": 3}, "num_frozen_tokens = 3 leaves non",
+    ),
+    "half a pair": ({"peft_type": "ROAD", "group_size": 3}, "group_size = 3 is odd"),
+    "more choices than vectors": ({"peft_type": "VBLORA", "num_vectors": 2, "topk": 5}, "topk = 5 is above num_vector"),
+    "a factor of nothing": ({"peft_type": "LOKR", "decompose_factor": 0}, "decompose_factor = 0; it takes at least 1"),
+    "equal pairs made orthogonal": ({"peft_type": "HRA", "apply_GS": True}, "apply_GS = true divides zero by zero"),
+    "no direction kept": ({"peft_type": "OSF", "effective_rank": 0}, "effective_rank = 0; it takes a number above 0"),
+    "a seed by null": ({"peft_type": "FOURIERFT", "random_loc_seed": None}, "random_loc_seed = None; leave it out"),
     "of subspaces that stay": ({"peft_type": "ADAMSS", "init_warmup": 3}, "init_warmup = 3 does nothing witho"),
 }  # fmt: skip
 

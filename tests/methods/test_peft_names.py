@@ -10,6 +10,7 @@ from bench.errors import BenchError
 from bench.registry import make
 from tests.methods.adapted import adapt, states, trained
 from tests.methods.families import tiny
+from tests.methods.peft_types import suited
 
 LORA = {"peft_type": "LORA", "r": 4}
 DEAD = {
@@ -37,7 +38,7 @@ DEAD = {
     "an embedding": ("bert", {"trainable_token_indices": {"wte": [1]}}, "trainable_token_indices: 'wte' is not found"),
     "a token twice": ("bert", {"trainable_token_indices": [5, 5]}, "names a token twice"),
     "a part of IA3": (
-        "bert", {"peft_type": "IA3", "feedforward_modules": ["dens"]}, "subset|'dens' is not found",
+        "bert", {"peft_type": "IA3", "feedforward_modules": ["dens"]}, "'dens' is not among target_modules",
     ),
     "a block size": ("bert", {"peft_type": "C3A", "block_size": 8, "block_size_pattern": {"keyy": 4}}, "'keyy' is not"),
     "a frequency": (
@@ -230,3 +231,48 @@ def test_a_saved_prompt_takes_the_dimensions_of_the_backbone_here_and_says_so(ki
     assert [(n, p.shape) for n, p in trained(module).items()] == [(n, p.shape) for n, p in trained(plain).items()]
     assert states(module).shape == (3, 13, 32)
     assert "token_dim = 2048, num_layers = 24" in next(note for note in method.notes(module) if "another" in note)
+
+
+OF_A_TYPE = {
+    "SHADOW on a map": ("bert", "SHADOW", {"target_modules": ["query"]}, r"'.*query' is no block, .* expression '.*en"),
+    "SHADOW on a part of a block": ("llama", "SHADOW", {"target_modules": ["mlp"]}, "'layers.0.mlp' is no block"),
+    "SHADOW on nothing": ("t5", "SHADOW", {"target_modules": None}, "target_modules is left out, .* name the blocks,"),
+    "LILY on a Conv1D": ("gpt2", "LILY", {}, "'c_attn' is a Conv1D, which LILY has no layer for"),
+    "PEANUT on a Conv1D": ("gpt2", "PEANUT", {}, "'c_attn' is a Conv1D, which PEANUT has no layer for"),
+    "LOHA on a Conv1D": ("gpt2", "LOHA", {}, "'c_attn' is a Conv1D, which LOHA has no layer for"),
+    "GLORA on a Conv1D": ("gpt2", "GLORA", {}, "'c_attn' is a Conv1D, which GLORA has no layer for"),
+    "a family without a form": ("bert", "ADAPTION_PROMPT", {}, "ADAPTION_PROMPT has no form for bert"),
+    "more layers than there are": ("llama", "ADAPTION_PROMPT", {"adapter_layers": 3}, "adapter_layers = 3 is above 2"),
+    "attention of another name": ("gpt2", "ADAPTION_PROMPT", {"target_modules": "attn2"}, "is the name of no attentio"),
+    "no default targets": ("bert", "LN_TUNING", {"target_modules": None}, "peft knows none for LN_TUNING"),
+    "blocks of a width": ("bert", "BOFT", {"boft_block_size": 5}, "boft_block_size = 5 does not divide a side"),
+    "blocks of a circulant": ("bert", "C3A", {"block_size": 7}, "block_size = 7 does not divide a side"),
+    "parts of GraLoRA": ("bert", "GRALORA", {"r": 6, "gralora_k": 3}, "gralora_k = 3 does not divide a side"),
+    "groups of RoAd": ("bert", "ROAD", {"group_size": 6}, "group_size = 6 does not divide a side"),
+    "vectors of a length": ("bert", "VBLORA", {"vector_length": 7}, "vector_length = 7 does not divide a side"),
+    "splits": ("bert", "POLY", {"n_splits": 3}, "n_splits = 3 does not divide 32 and 32, the sides of"),
+    "more frequencies than entries": ("llama", "FOURIERFT", {"n_frequency": 600}, "n_frequency = 600 is more than"),
+    "more vectors than columns": ("bert", "PSOFT", {"r": 40}, "r = 40 is more than the smallest"),
+    "more entries than there are": ("bert", "SHIRA", {"r": 100}, "r = 100 is more than the smallest"),
+    "ranks that DEFT cuts": ("bert", "DEFT", {"r": 40}, "r = 40 is above 32, the smaller side of"),
+    "ranks that TinyLoRA cuts": ("bert", "TINYLORA", {"r": 40}, "r = 40 is above 32, the smaller side of"),
+    "every direction kept": ("bert", "OSF", {"effective_rank": 32}, "OSF finds nothing to train in .* is too large"),
+    "a row that is not there": (
+        "bert", "TRAINABLE_TOKENS", {"target_modules": ["position_embeddings"], "token_indices": [90]}, "has 64 rows",
+    ),
+}  # fmt: skip
+"""Family, type, fields beside the suited ones and words of the refusal, which is the same without values."""
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("case", OF_A_TYPE)
+def test_what_a_type_cannot_do_on_a_backbone_is_a_sentence_with_its_field_with_and_without_values(case, device):
+    family, kind, values, words = OF_A_TYPE[case]
+    method, config = make("peft", suited(kind, "bert" if family == "t5" else family) | values)
+    with torch.device(device):
+        backbone = tiny(family)
+    with pytest.raises((BenchError, NotImplementedError)) as refusal:
+        method.apply(backbone, config)
+    if device == "meta" and isinstance(refusal.value, NotImplementedError):
+        return  # a type that starts from values is counted by no prediction
+    assert re.search(words, str(refusal.value)) and "does not fit this backbone" not in str(refusal.value)
