@@ -181,7 +181,10 @@ def brief(baseline: str) -> str:
 
 def plain(text: object) -> str:
     """One printable line: control characters, line breaks and terminal escapes become spaces."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else " " for c in line)
+    return " ".join(line.split())
 
 
 def markdown(text: object) -> str:

@@ -9,8 +9,8 @@ import tomli_w
 
 from tests.factories.records import LABELS, cost, glue_small, score
 
-TASKS = ("sst2", "mrpc", "cola", "rte", "stsb", "qqp", "qnli", "mnli", "wnli")
-SEEDS = 85
+TASKS = ("sst2", "mrpc", "cola", "stsb")
+SEEDS = 195
 GROWTH = 2.5
 """CPU seconds of a report on ten thousand records by those of one on a hundred, which draws the same figures and
 imports what both use."""

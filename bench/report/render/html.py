@@ -1,15 +1,19 @@
 """Writes a document as one HTML file that asks no host for anything."""
 
 import base64
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 from bench.report import format as fmt
 from bench.report.document import Block, Choice, Choices, Document, Figure
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _FALLBACK = "'DejaVu Sans', Verdana, sans-serif"
 """Of readers' machines few have the font that the figures were laid out with; Verdana is as wide."""
@@ -21,6 +25,24 @@ def render(document: Document) -> str:
     Raises:
         BenchError: A figure cannot be read.
     """
+    from markupsafe import Markup
+
+    environment = _environment()
+    source = environment.loader.get_source  # type: ignore[union-attr]
+    style, script = (source(environment, name)[0] for name in ("page.css", "page.js"))
+    choices = [row for block in document.blocks() if isinstance(block, Choices) for row in block.rows]
+    return environment.get_template("page.html").render(
+        document=document,
+        needs=_needs(choices),
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+@functools.cache
+def _environment() -> "Environment":
+    """Jinja's, which compiles each template once a process."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -38,16 +60,7 @@ def render(document: Document) -> str:
         "sentence": fmt.sentence,
         "lines": Markup.escape,
     }
-    source = environment.loader.get_source  # type: ignore[union-attr]
-    style, script = (source(environment, name)[0] for name in ("page.css", "page.js"))
-    choices = [row for block in document.blocks() if isinstance(block, Choices) for row in block.rows]
-    return environment.get_template("page.html").render(
-        document=document,
-        needs=_needs(choices),
-        style=Markup(style),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    return environment
 
 
 def _kind(block: Block) -> str:
