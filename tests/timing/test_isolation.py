@@ -119,18 +119,20 @@ def test_this_process_stays_as_it_was(beside):
     assert faulty_plugin._Sound.done == 0
 
 
-@pytest.mark.parametrize("name", LATE)
-def test_what_a_method_does_amid_timing_is_found_by_timing_again_one_by_one(alone, plugins, name):
-    label = f"faulty/{name}"
+@pytest.mark.parametrize("names", [("ExitsLate", "HangsLate"), ("PatchesLate", "PrecisionLate")], ids="-".join)
+def test_what_methods_do_amid_timing_is_found_by_timing_again_one_by_one(alone, plugins, names):
+    """Each name is told of its own fault; the first two end the process of all methods, the others change it."""
     lines = []
-    asked = probe("full", label, "lora", latency_batches=(), rebuild=True, blocks=4, method_timeout_seconds=15.0)
+    labels = [f"faulty/{name}" for name in names]
+    asked = probe("full", *labels, "lora", latency_batches=(), rebuild=True, blocks=4, method_timeout_seconds=15.0)
     found = by_label(run_probe(asked, lines.append))
-    status, reason, said = LATE[name]
-    culprit = found[label]
-    assert culprit.status == status, culprit.traceback
-    assert reason is None or culprit.reason == reason
-    assert not said or any(line.startswith(said) for line in culprit.warnings), culprit.warnings
-    assert culprit.flops is not None and culprit.step_seconds is None
+    for name, label in zip(names, labels, strict=True):
+        status, reason, said = LATE[name]
+        culprit = found[label]
+        assert culprit.status == status, culprit.traceback
+        assert reason is None or culprit.reason == reason
+        assert not said or any(line.startswith(said) for line in culprit.warnings), culprit.warnings
+        assert culprit.flops is not None and culprit.step_seconds is None
     for sound in ("full", "lora"):
         assert (found[sound].status, found[sound].flops) == ("ok", alone[sound].flops)
         assert found[sound].merge_error == alone[sound].merge_error
