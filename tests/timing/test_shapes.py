@@ -15,6 +15,7 @@ from bench.store.store import Run
 from bench.timing.probe import run_probe
 from bench.verdicts.claims import JudgedResults, judge
 from tests.factories import reports
+from tests.factories.cost_steps import here
 from tests.factories.records import cost, glue_small, results, suite
 
 LORA, PROMPT = "lora(rank=8)", "prompt_tuning"
@@ -177,12 +178,14 @@ def test_the_first_shape_holds_most_methods_and_then_most_tokens(tmp_path):
 
 
 def test_a_report_counts_and_shows_what_each_shape_was_asked_for(tmp_path):
-    made = make_plan(suite_of(SHORT, NARROW), "mine", "cpu")
-    records = tuple(record for probe in made.probes for record in run_probe(probe))
+    untimed = (shape | {"timed": False} for shape in (SHORT, NARROW))
+    made = make_plan(suite_of(*untimed), "mine", "cpu")
+    with here():
+        records = tuple(record for probe in made.probes for record in run_probe(probe))
     run = Run.of(tmp_path, made.suite, records)
     assert [table.methods for table in made.suite.cost] == [[], ["full", LORA]]
-    assert facts.progress(Results(run))["costs"] == "5/5 measured"
-    assert facts.progress(Results(replace(run, records=records[:3])))["costs"] == "3/5 measured"
+    assert facts.progress(Results(run))["costs"] == "5/5 counted, none run"
+    assert facts.progress(Results(replace(run, records=records[:3])))["costs"] == "3/5 counted, none run"
     results = Results(run)
     shown = [results.labels_on(shape) for shape in results.shapes]
     assert shown == [["full", LORA, PROMPT], ["full", LORA]]
