@@ -74,7 +74,7 @@ class Bridged(nn.Module):
             kind = self.options.peft_type
             if kind in READS and without_values(self):
                 raise NotImplementedError(
-                    f"peft {kind} reads values in every forward, which tensors without data lack"
+                    f"peft {kind} reads values in every forward, which tensors without data lack; run counts it"
                 ) from error
             if SHAPES.search(str(error)):
                 raise BenchError(f"peft: {kind} does not fit this backbone: {first_line(error)}") from error
@@ -247,7 +247,8 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
         )
     if weightless and getattr(config, "monteclora_config", None) is not None:
         raise NotImplementedError(
-            "peft LORA with monteclora_config makes its samplers, which train, where there are values alone"
+            "peft LORA with monteclora_config makes its samplers, which train, where there are values alone; run "
+            "counts it on real ones"
         )
     start = None if deployed else base_states(backbone)
     if not torch.sparse.check_sparse_tensor_invariants.is_enabled():

@@ -31,7 +31,8 @@ def refusal(error: Exception, config: PeftConfig, fitted: Fitted | None, weightl
         return error
     if weightless and VALUES.search(str(error)):
         return NotImplementedError(
-            f"peft {config.peft_type} starts from the values of the weights, which a backbone without them lacks"
+            f"peft {config.peft_type} starts from the values of the weights, which a backbone without them lacks; run "
+            "counts it on real ones"
         )
     if fitted is not None:
         text = " ".join(str(error).split())

@@ -1,6 +1,7 @@
 """Runs a model on tensors without data (FakeTensorMode): shapes, types and storages alone."""
 
 import contextlib
+import re
 import unittest.mock
 from collections.abc import Iterator
 from typing import Any
@@ -102,6 +103,26 @@ def lacks_fake_form(error: BaseException) -> bool:
     known = UnsupportedOperatorException | DynamicOutputShapeException | DataDependentOutputException
     # a custom operation without one raises a plain RuntimeError, a compiled one names the backend that it lacks
     return isinstance(error, known) or any(words in str(error) for words in ("no fake impl", "'Meta' backend"))
+
+
+_OPERATION = re.compile(r"\b[A-Za-z_]\w*::\w+(?:\.\w+)?|\baten\.\w+(?:\.\w+)?")
+"""How torch spells an operation."""
+
+
+def uncounted(error: BaseException) -> str:
+    """Why a step is not counted on tensors without data, as a sentence that names the operation and what works."""
+    line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
+    if isinstance(error, NotImplementedError) and not lacks_fake_form(error):
+        return line or "it has no form without data"  # a method's own sentence
+    if lacks_fake_form(error):
+        named = _OPERATION.search(str(error))
+        operation = f"the operation {named[0]}" if named else "one of its operations"
+        return (
+            f"{operation} has no form for tensors without data; give it one with torch.library.register_fake, or run "
+            "a suite with it, which counts on real tensors"
+        )
+    reason = f"{type(error).__name__}: {line}".rstrip(": ")
+    return f"its step does not run on tensors without data ({reason})"
 
 
 def asked_device(func: Any, args: Any) -> torch.device | None:

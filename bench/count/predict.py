@@ -254,6 +254,7 @@ def _counted(
 ) -> dict[str, Any]:
     """Fields of a `Prediction`."""
     from bench.count.count import count
+    from bench.count.fake import uncounted
     from bench.models.head import check_positions
 
     method, config = registry.make(*asked, "--method")
@@ -266,8 +267,7 @@ def _counted(
     except BenchError:
         raise
     except Exception as error:  # whatever a third party's operation does on tensors without data
-        reason = (str(error).splitlines() or [""])[0]
-        row = {"not_counted": f"{type(error).__name__}: {reason}".rstrip(": ")}
+        row = {"not_counted": uncounted(error)}
         with contextlib.suppress(Exception):  # where it cannot even be built, the reason above stands alone
             row |= _sizes(spec, method, config, setting)
     return row

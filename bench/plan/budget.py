@@ -8,6 +8,7 @@ import torch
 
 from bench import registry
 from bench.count.count import peak_of
+from bench.count.fake import uncounted
 from bench.count.isolation import guarded
 from bench.count.predict import largest_within
 from bench.errors import BenchError
@@ -120,7 +121,7 @@ class _Search:
             raise
         except Exception as error:  # whatever a third party's method does on tensors without data
             raise BenchError(
-                f"{self._place}: {label(self._table)} cannot be counted ({type(error).__name__}: {error}); give "
+                f"{self._place}: {label(self._table)} cannot be counted: {uncounted(error)}; give "
                 f"{field} in its config to leave it as it is"
             ) from error
         reached = self._counts[value]

@@ -9,6 +9,7 @@ import torch
 
 from bench import registry
 from bench.count.count import Counts, count, summary
+from bench.count.fake import uncounted
 from bench.count.isolation import Lost, ProcessState, apart
 from bench.count.ledger import StepFigures, count_step
 from bench.count.memory import measure_step, nbytes
@@ -119,11 +120,7 @@ def predicted(models: Models, spec: MethodSpec, found: Findings) -> Counts | Non
     except BenchError:
         raise  # the family cannot carry the method: no real step can be built either
     except Exception as error:  # whatever a third party's operation does without data
-        reason = (str(error).splitlines() or [""])[0]
-        found.warnings.append(
-            f"no predicted peak, counted on real tensors instead: the step does not run on fake ones "
-            f"({type(error).__name__}: {reason})"
-        )
+        found.warnings.append(f"no predicted peak, counted on real tensors instead: {uncounted(error)}")
         return None
 
 
