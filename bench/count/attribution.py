@@ -1,8 +1,8 @@
 """Says whose an operation is (backbone, method, head) and at which depth."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, UntypedStorage, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -20,6 +20,18 @@ class Place(NamedTuple):
     owner: Owner
     layer: str
     """``embeddings``, ``layer_1`` ..., ``head`` or ``other``."""
+
+
+class OwnWork(nn.Module):
+    """What a method computes outside of the model, such as its regularizer.
+
+    It is the method's, and belongs to no layer unless an operation reads a layer's parameter itself.
+    """
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        """Of a function that a call runs."""
+        super().__init__()
+        self.forward = run
 
 
 class Origin:
@@ -121,7 +133,7 @@ class Places:
 
     def now(self, parameter: Place | None = None) -> Place:
         """Place of an operation in forward: the owner of its parameter operand, else of the innermost module."""
-        known = [self._modules[m] for m in reversed(self.stack) if m in self._modules]
+        known = [place for m in reversed(self.stack) if (place := self._place(m)) is not None]
         if not known:
             return parameter or Place("head", "head")
         owner = parameter.owner if parameter else known[0].owner
@@ -133,6 +145,9 @@ class Places:
             return Place(owner, layers[0])
         fallback = parameter.layer if parameter else OTHER if owner == "method" else "embeddings"
         return Place(owner, fallback)
+
+    def _place(self, module: nn.Module) -> Place | None:
+        return Place("method", OTHER) if isinstance(module, OwnWork) else self._modules.get(module)
 
 
 def _is_ladder(module: nn.Module, depth: int) -> bool:

@@ -1,5 +1,8 @@
 """The ledger: FLOPs equal the textbook's, every backward FLOP has a kind, an owner and a layer."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from bench.count.attribution import Origin
 from bench.count.count import count
 from bench.count.ledger import Ledger, count_step, forward_flops
+from bench.count.step import TrainingStep
 from bench.models.head import TaskModel, make_head
 from bench.registry import make
 from bench.schema.jobs import BackboneSpec
-from bench.schema.record import PathCounts
+from bench.schema.record import Owners, PathCounts
 from bench.schema.shape import Setting
 from tests.factories.cost_steps import FFN, HEADS, LAYERS, LENGTH, ROWS, WIDTH, ledger, training_step
 from tests.factories.methods import MAPS, METHODS, sized
@@ -231,6 +235,49 @@ def test_two_counts_are_identical() -> None:
     assert count_step(first.model, first.origin, first.forward) == count_step(
         second.model, second.origin, second.forward
     )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_head_does_the_same_whatever_the_method(name: str) -> None:
+    head = counted(name).flops.head
+    assert head == counted("full").flops.head.model_copy(
+        update={} if head.backward_input_gradient else {"backward_input_gradient": 0, "backward": HEAD}
+    )
+
+
+def own(step: TrainingStep, read: Callable[[list[Tensor]], Tensor]) -> Ledger:
+    """The ledger of ``step`` with a regularizer over the method's matrices."""
+
+    class Regularized(type(step.method)):  # type: ignore[misc]
+        def regularizer(self, module: nn.Module) -> Tensor:
+            return read([matrix for matrix in module.parameters() if matrix.requires_grad and len(matrix) == RANK])
+
+    step = replace(step, method=Regularized())
+    return count_step(step.model, step.origin, step.forward, step.backward)
+
+
+@pytest.mark.parametrize(
+    ("read", "layer"),
+    [
+        (lambda matrices: sum((a @ a.T).square().sum() for a in matrices), "layer_2"),
+        (lambda matrices: sum((a.abs() @ a.abs().T).sum() for a in matrices), "other"),
+        (lambda matrices: (torch.stack(matrices) @ torch.stack(matrices).mT).square().sum(), "other"),
+        (lambda matrices: nn.functional.linear(torch.cat(matrices).abs(), torch.cat(matrices).abs()).sum(), "other"),
+    ],
+)
+def test_a_regularizer_is_the_methods_own_work(read: Callable[[list[Tensor]], Tensor], layer: str) -> None:
+    plain, ledger = counted("lora", rank=RANK), own(training_step("lora", rank=RANK), read)
+    before, flops = plain.flops, ledger.flops
+    assert (flops.head, flops.backbone) == (before.head, before.backbone)
+    assert (flops.by_layer["head"], flops.backbone_by_layer) == (before.by_layer["head"], before.backbone_by_layer)
+    for phase in ("forward", "backward"):
+        more = getattr(flops, phase) - getattr(before, phase)
+        assert more > 0
+        assert getattr(flops.method, phase) == getattr(before.method, phase) + more
+        at = before.by_layer.get(layer, Owners())
+        assert getattr(flops.by_layer[layer], phase) > getattr(at, phase)
+    saved = {owner: ledger.saved_by_owner[owner] - plain.saved_by_owner[owner] for owner in plain.saved_by_owner}
+    assert (saved["head"], saved["backbone"]) == (0, 0)
 
 
 def test_backward_of_an_lstm_costs_twice_its_forward() -> None:
