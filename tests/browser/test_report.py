@@ -13,6 +13,20 @@ from tests.report.test_html import write_folder
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results/published"
 RUNS = ("glue-small", "cost-minilm", "scaling")
+CUT = """
+const style = (e, part) => getComputedStyle(e, part);
+return [...document.querySelectorAll("main *")].filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+    .filter(e => style(e).overflowX !== "visible" && !style(e, "::before").content.includes("scroll"))
+    .map(e => e.outerHTML.slice(0, 80));
+"""
+"""What scrolls or cuts its text without a word that it does."""
+SMALL = """
+const written = e => [...e.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+return [...document.querySelectorAll("body *")].filter(written)
+    .filter(e => parseFloat(getComputedStyle(e).fontSize) < 9).map(e => e.outerHTML.slice(0, 80));
+"""
+FRAMES = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done));"
+"""Waits until what follows a change of size has happened."""
 LABELS = """
 const rows = [...document.querySelectorAll("#main-table tbody tr")];
 return rows.filter(row => !row.hidden).map(row => row.cells[0].innerText);
@@ -103,6 +117,17 @@ def test_a_phone_scrolls_no_page_sideways(opened, name, width):
     browser = opened(name, width, 844)
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
     assert browser.execute_script("return document.body.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("name", [*RUNS, "long"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_cut_without_a_hint_and_no_text_is_too_small_to_read(opened, name, width):
+    browser = opened(name, width, 844)
+    browser.execute_async_script(FRAMES)
+    assert browser.execute_script(CUT) == []
+    assert browser.execute_script(SMALL) == []
+    heads = browser.execute_script("return [...document.querySelectorAll('h1, h2, h3, caption')].map(e => e.innerText)")
+    assert [head for head in dict.fromkeys(heads) if heads.count(head) > 1] == []
 
 
 def test_wide_tables_scroll_in_a_box_that_the_keyboard_reaches(opened):

@@ -101,6 +101,15 @@ def test_page_markdown_and_terminal_of_every_published_run_show_the_same_figures
     assert not [line for line in lines if numbers(line) - known]
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_no_two_headings_or_captions_of_a_published_run_are_the_same(name):
+    document = reports.published(name)
+    heads = [section.title for section in document.sections if section.title]
+    heads += [" ".join(b.lines) for b in document.blocks() if isinstance(b, Text) and b.form == "heading"]
+    heads += [block.caption for block in document.blocks() if isinstance(block, Table)]
+    assert [head for head in dict.fromkeys(heads) if heads.count(head) > 1] == []
+
+
 @pytest.mark.parametrize(("name", "scored"), [("glue-small", {"scored · SYNTHETIC data"}), ("cost-minilm", set())])
 def test_page_and_markdown_say_of_every_figure_the_badges_that_it_wears(name, scored, drawn):
     document = reports.document(reports.PUBLISHED / name, drawn(name))

@@ -117,8 +117,8 @@ def _search(folder: Path, out: Path) -> Page:
         search = replace(search, folder=Path(scratch))
         found = outcomes(search)
         written = markdown.render(tuning.document(search, found, sweeps.draw_search(search, found)))
-        _prose_page(out, address, folder.name, written, Path(scratch))
-    return Page(f"{address}/{REPORT}", folder.name, tuning.header(search))
+        _prose_page(out, address, address, written, Path(scratch))
+    return Page(f"{address}/{REPORT}", address, tuning.header(search))
 
 
 def _self_test(folder: Path, out: Path) -> Page:

@@ -1,6 +1,7 @@
 """What each method costs: the table of all methods, then each shape's counts, memory, times and inference."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -178,9 +179,14 @@ def twins(costs: pd.DataFrame) -> list[tuple[str, ...]]:
 def section(results: Results) -> Section | None:
     """Counted figures, memory, times and inference on every shape; None where nothing was probed."""
     blocks: list[Block] = []
-    for shape in results.shapes:
+    sizes = [(shape.batch, shape.length) for shape in results.shapes]
+    for shape, size in zip(results.shapes, sizes, strict=True):
+        said = facts.shape_line(shape)
+        on = said if sizes.count(size) > 1 else f"{shape.batch} x {shape.length} tokens"
         made = of_shape(results, shape)
-        blocks += [Text((facts.shape_line(shape),), "heading"), *made] if made else []
+        if len(sizes) > 1:
+            made = [replace(made_table, caption=f"{made_table.caption} · {on}") for made_table in made]
+        blocks += [Text((said,), "heading"), *made] if made else []
     return Section("costs", "Costs", tuple(blocks)) if blocks else None
 
 

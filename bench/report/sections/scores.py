@@ -241,7 +241,9 @@ def reach(results: Results) -> Section | None:
             WHY]  # fmt: skip
     title = reach_title(results)
     rows = [_reached(str(label), str(task), row) for (label, task), row in reached.iterrows()]
-    return _section("reach", title + mark(results), title, sentences, head, rows, (1, -1))
+    return _section(
+        "reach", title + mark(results), "Spent up to there, medians over seeds", sentences, head, rows, (1, -1)
+    )
 
 
 def reached_first(results: Results) -> tuple[str, str]:
@@ -382,7 +384,9 @@ def directions(results: Results) -> Section | None:
     means = angles.groupby(["method", "task"], sort=False).mean(numeric_only=True)
     rows = [[label, task, *_angles(row)] for (label, task), row in means.iterrows()]
     return Section(
-        "directions", DIRECTIONS + mark(results), (Text(sentences), plain_table(DIRECTIONS, head, rows, (1,)))
+        "directions",
+        DIRECTIONS + mark(results),
+        (Text(sentences), plain_table("Overlaps and angles, means", head, rows, (1,))),
     )
 
 

@@ -161,7 +161,7 @@ def _tables(results: Results) -> list[tuple[str, Table]]:
             for label, row in counted.iterrows()
         ]
         fitted = ["grows as", "largest miss", "R²", f"exponent at {counted.columns[-1]}"]
-        caption = f"{NAMES[figure]} at {asked.vary}"
+        caption = f"{NAMES[figure]} at {asked.vary}" + f" · {fmt.plain(name)}" * (len(swept) > 1)
         head = ["method", *map(str, counted.columns), *fitted]
         shown.append((title(results, name), plain_table(caption, head, rows)))
     return shown

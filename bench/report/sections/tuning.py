@@ -147,7 +147,8 @@ def ranking(change: RateChange) -> Section:
     head = ["method", "default rates", "rank", "searched rates", "rank", "gain", "searched", "chosen (method, head)"]
     ranked = change.table.sort_values("tuned_rank", kind="stable")
     rows = [_ranked(str(label), row) for label, row in ranked.iterrows()]
-    return Section("tuning", RANKING, (Text(tuple(sentences(change))), plain_table(RANKING, head, rows, (7,))))
+    table = plain_table("Mean scores and ranks, and the rates that were chosen", head, rows, (7,))
+    return Section("tuning", RANKING, (Text(tuple(sentences(change))), table))
 
 
 def fact(change: RateChange) -> Fact:

@@ -47,7 +47,7 @@
     }
   }
 
-  const boxes = document.querySelectorAll(".wide, .card");
+  const boxes = document.querySelectorAll(".wide, .card, pre");
   const hint = () => { for (const box of boxes) box.classList.toggle("scrolls", box.scrollWidth > box.clientWidth + 1); };
   for (const image of document.images) image.addEventListener("load", hint);
   window.addEventListener("resize", hint);
