@@ -212,11 +212,9 @@ class ProcessState:
         """What is otherwise now, each in a few words such as ``torch's default type float32 -> float64``."""
         now, functions = _settings(), _functions()
         found = [f"{name} {old} -> {now[name]}" for name, old in self._settings.items() if now[name] != old]
-        # torch.compile wraps the functions of optimizers, to leave them as they are
-        own = {name: getattr(value, "_torchdynamo_orig_callable", value) for name, value in functions.items()}
-        replaced = [name for name, old in self._functions.items() if own.get(name) is not old]
+        replaced = [name for name, old in self._functions.items() if functions.get(name) is not old]
         # one that a class inherited until now; a module gains names whenever a part of it is imported
-        added = [name for name in own.keys() - self._functions.keys() if name.rpartition(".")[0] not in _MODULES]
+        added = [name for name in functions.keys() - self._functions.keys() if name.rpartition(".")[0] not in _MODULES]
         return found + [f"{name} replaced" for name in (*replaced, *sorted(added))]
 
 
@@ -260,6 +258,23 @@ def _functions() -> dict[str, Any]:
         places |= {f"{group.__name__}.{name}": kind for name, kind in vars(group).items() if isinstance(kind, type)}
     wanted = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
     return {
-        f"{place}.{name}": value for place, held in places.items() for name, value in vars(held).items()
+        f"{place}.{name}": _unwrapped(value) for place, held in places.items() for name, value in vars(held).items()
         if isinstance(value, wanted)
     }  # fmt: skip
+
+
+def _unwrapped(function: Any) -> Any:
+    """``function`` without what torch puts around it by itself and which leaves it as it is.
+
+    torch.compile wraps the functions of optimizers, and the first optimizer of a class its ``step``, for the profiler.
+    """
+    from torch.optim import Optimizer
+
+    for_profiler = [code for code in Optimizer.profile_hook_step.__code__.co_consts if isinstance(code, types.CodeType)]
+    while True:
+        if hasattr(function, "_torchdynamo_orig_callable"):
+            function = function._torchdynamo_orig_callable
+        elif getattr(function, "__code__", None) in for_profiler:
+            function = function.__wrapped__
+        else:
+            return function

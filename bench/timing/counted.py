@@ -176,6 +176,8 @@ class Unmoved:
 
 def _difference(name: str, before: Any, after: Any) -> str:
     """The first number that differs, such as ``flops.forward 39 -> 52``."""
+    if isinstance(before, int | float):
+        return f"{name} {before:,} -> {after:,}"
     ours, theirs = before.model_dump(), after.model_dump()
     field = next(field for field in ours if ours[field] != theirs[field])
     values = (ours[field], theirs[field])

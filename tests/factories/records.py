@@ -132,7 +132,7 @@ def cost(label: str, *, seed: int = 0, noise: float = 0.002, shape: dict | None 
         "merge_error": {"float32": 2.6e-8} if merges else None,
         "switch_seconds": 0.0021,
     }  # fmt: skip
-    others = {figure.path for figure in FIGURES if figure.group == "counted" and "." not in figure.path}
+    others = {figure.path for figure in FIGURES if figure.kind == "counted" and figure.group and "." not in figure.path}
     values = dict.fromkeys(others, 1) | values | changes
     peaks = [values.get(name) for name in ("peak_memory_bytes", "predicted_peak_memory_bytes")]
     if values["bytes"] is not None:  # a test's invented peak holds the weights too

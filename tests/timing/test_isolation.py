@@ -6,6 +6,10 @@ import pytest
 import torch
 
 from bench import registry
+from bench.count.isolation import _unwrapped
+from bench.schema.figures import exact_fields
+from bench.schema.record import PeakMemory
+from bench.timing.counted import _difference
 from bench.timing.probe import run_probe
 from tests.factories import faulty_plugin
 from tests.factories.cost_steps import here
@@ -46,10 +50,7 @@ LATE = {
     "PatchesLate": ("ok", None, "no times: a method changes what the baseline computes ("),
     "PrecisionLate": ("ok", None, "no times: a method changes what all methods share (precision of float32 products "),
 }
-COUNTED = (
-    "flops", "backward_path", "bytes", "trainable_parameters", "delta_bytes", "largest_saved", "inference",
-    "predicted_peak_memory_bytes", "peak_memory_bytes", "merged_equals_base", "merge_error", "notes",
-)  # fmt: skip
+COUNTED = (*exact_fields(), "peak_memory_bytes", "notes")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,30 @@ def test_what_methods_do_amid_timing_is_found_by_timing_again_one_by_one(alone, 
         assert found[sound].step_seconds is not None
         assert "timed beside the baseline alone: in one process with all methods, " in found[sound].notes[0]
     assert any(line.startswith("timing again, method by method: ") for line in lines)
+
+
+@pytest.mark.parametrize("timed", [False, True], ids=["counted", "timed"])
+@pytest.mark.parametrize("names", [("full",), ("full", "lora"), ("lora", "faulty/WarningsAreErrors")], ids=len)
+def test_few_methods_are_measured_like_many(alone, plugins, monkeypatch, names, timed):
+    """Where few are counted the first optimizer is made in a fork, where torch then wraps its class's ``step``."""
+    monkeypatch.setattr(torch.optim.AdamW, "step", _unwrapped(torch.optim.AdamW.step))  # as in a process that has none
+    found = list(run_probe(probe(*names, baseline=names[0], timed=timed, latency_batches=(), blocks=2)))
+    for record in found:
+        assert (record.status, record.notes, record.warnings) == ("ok", (), ())
+        assert (record.step_seconds is not None) == timed
+    assert [r.flops for r in found if r.method.label in SOUND] == [alone[n].flops for n in names if n in SOUND]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (41, 1_044, "saved 41 -> 1,044"),
+        (PeakMemory(forward=1, backward=2, optimizer=3, step=3), PeakMemory(forward=1, backward=9, optimizer=3, step=9),
+         "saved.backward 2 -> 9"),
+    ],
+)  # fmt: skip
+def test_a_figure_that_moved_is_said_with_both_values(before, after, said):
+    assert _difference("saved", before, after) == said
 
 
 def test_a_method_that_is_known_to_change_the_process_is_never_timed_beside_others(alone, plugins):

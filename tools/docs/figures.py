@@ -59,8 +59,8 @@ def costs(say: Say) -> str:
     head = [
         say("method", "方法"), say("trainable params (excl. head)", "可训练参数（不含任务头）"), say("stored per task", "每任务存储"),
         say("backward / full, counted", "反向 / full（计数）"), say("step / full, timed", "训练步 / full（计时）"),
-        say("peak memory, counted", "峰值内存（计数）"), say("latency / base, once merged", "推理延迟 / 骨干（可合并者合并后）"),
-        say("score − full, 95 %", "得分 − full，95 %"),
+        say("peak memory, counted", "峰值内存（计数）"), say("latency / base (merged where possible)", "推理延迟 / 骨干（可合并者合并后）"),
+        say("score − full, points, 95 %", "得分 − full，分，95 %"),
     ]  # fmt: skip
     scores = bench.load_results(run()).scores.set_index("method")
     lines = []
@@ -68,7 +68,7 @@ def costs(say: Say) -> str:
         record, score = records()[label], scores.loc[label]
         counted = record.trainable_parameters
         assert counted and record.step_seconds and record.peak_memory_bytes and record.delta_bytes is not None
-        both = say(" (`p_tuning_v2` counts alike)", "（`p_tuning_v2` 计数相同）") if label == "prefix_tuning" else ""
+        both = say(" (same counts for `p_tuning_v2`)", "（`p_tuning_v2` 计数相同）") if label == "prefix_tuning" else ""
         lines.append([
             f"`{label}`{both}", fmt.count(counted.method), fmt.size(record.delta_bytes),
             fmt.ratio(backward_ratios()[label]), _interval(record.step_seconds, label == "full"),

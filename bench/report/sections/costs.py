@@ -216,19 +216,21 @@ def _once(rows: Rows, groups: Sequence[tuple[str, ...]]) -> Rows:
     return [(first.get(label, label), row) for label, row in rows if label not in others]
 
 
-SHOWN_AS: dict[str, Show] = {"parameters": fmt.exact, "operations": fmt.exact, "B": fmt.size, "FLOPs": fmt.count}
-"""How a counted figure is written, by its unit."""
+SHOWN_AS: dict[str, Show] = {"B": fmt.size, "FLOPs": fmt.count}
+"""How a counted figure is written, by its unit; whole numbers where it is none of these."""
 
 
 def _counted(rows: Rows, baseline: str, notes: Sequence[str]) -> Table | None:
-    shown = [(f.label, f.name, SHOWN_AS[f.unit]) for f in of_group("counted")]
+    shown = [(f.label, f.name, SHOWN_AS.get(f.unit, fmt.exact)) for f in of_group("counted")]
     after = [name for _, name, _ in shown].index("flops_backward") + 1
     shown.insert(after, (f"backward / {baseline}", "flops_backward_ratio", three))
     return _of_columns("Counted: exact on any machine", rows, shown, notes)
 
 
 def _memory(rows: Rows, peak: str) -> Table | None:
-    shown = [(f.label.replace("peak memory", peak), f.name, SHOWN_AS[f.unit]) for f in of_group("memory")]
+    shown = [
+        (f.label.replace("peak memory", peak), f.name, SHOWN_AS.get(f.unit, fmt.exact)) for f in of_group("memory")
+    ]
     return _of_columns("Memory of one training step", rows, shown)
 
 
@@ -269,7 +271,7 @@ def _inference(rows: Rows, length: int | None) -> Table | None:
         cells = [word(label)]
         for name in names:
             columns_of = [shown[f"inference_{mode}_{name}"] for mode in MODES]
-            cells += [figure(SHOWN_AS[f.unit], row[f.name]) for f in columns_of]
+            cells += [figure(SHOWN_AS.get(f.unit, fmt.exact), row[f.name]) for f in columns_of]
         if row["merged_is_base"] is True:
             cells[2] = Cell(f"{cells[2].text} =", cells[2].value)
         for mode in MODES:
