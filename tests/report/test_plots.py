@@ -343,3 +343,29 @@ def test_each_panel_of_latency_names_its_own_number_of_blocks(run):
     with styled():
         figure = latency(Sheet(Results(replace(run, records=tuple(records)))))
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["batch 1, n = 18 blocks", "batch 32, n = 6 blocks"]
+
+
+def test_a_merged_model_s_sign_stays_in_the_panel_however_wide_its_interval(run):
+    def noisy(record):
+        """``record`` with merged times that say next to nothing."""
+        if record.kind != "cost" or record.latency_seconds.merged is None:
+            return record
+        found, wide = record.latency_seconds, {"ratio_interval": (0.1, 10.0)}
+        times = {name: getattr(found.merged, name).model_copy(update=wide) for name in ("batch_1", "batch_32")}
+        merged = found.merged.model_copy(update=times)
+        return record.model_copy(update={"latency_seconds": found.model_copy(update={"merged": merged})})
+
+    sheet = Sheet(Results(replace(run, records=tuple(map(noisy, run.records)))))
+    with styled():
+        figure = latency(sheet)
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    merging = sum(merges for *_, merges in LABELS.values())
+    for axes in figure.axes:
+        assert (
+            np.nanmax([line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()) == 2]) > axes.get_xlim()[1]
+        )
+        signs = [text.get_window_extent(renderer) for text in axes.texts if text.get_text() == "="]
+        assert len(signs) == merging
+        panel = axes.get_window_extent(renderer)
+        assert all(panel.x0 <= sign.x0 and sign.x1 <= panel.x1 for sign in signs)

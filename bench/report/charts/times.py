@@ -8,7 +8,7 @@ import pandas as pd
 from bench.analysis.costs import MODES, QUIET, measured_batches
 from bench.report import format as fmt
 from bench.report.charts import canvas
-from bench.report.charts.canvas import ACROSS, FAINT, INK, MEANING, QUIET_INK, SMALL, Layout
+from bench.report.charts.canvas import ACROSS, FAINT, INK, MEANING, QUIET_INK, SMALL, WIDTH, Layout
 from bench.report.charts.sheet import Look, Sheet
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def _latency_panel(axes: "Axes", sheet: Sheet, costs: pd.DataFrame, batch: str, 
     y = canvas.rows(axes, sheet.looks, list(costs.index), [CONTROL], named=named)
     _band(axes)
     timed = costs.drop(index=list(same))
+    signs = []
     for at, (name, row) in zip(y, costs.iterrows(), strict=False):
         look, merged = sheet.looks[str(name)], not np.isnan(row[f"merged_{batch}_ratio"])
         if name in same:
@@ -136,14 +137,19 @@ def _latency_panel(axes: "Axes", sheet: Sheet, costs: pd.DataFrame, batch: str, 
         _point(axes, at + SIDES["unmerged"] * merged, row, f"unmerged_{batch}", look)
         _point(axes, at + SIDES["merged"], row, f"merged_{batch}", look, hollow=True)
         if merged and row["merged_is_base"] is True:
-            high = row[f"merged_{batch}_high"]
-            axes.annotate("=", (high, at + SIDES["merged"]), (4, -1), textcoords="offset points", va="center",
-                          fontsize=8, color=look.colour, annotation_clip=True)  # fmt: skip
+            signs.append((row[f"merged_{batch}_high"], at + SIDES["merged"], look.colour))
     _control(axes, sheet.controls, [f"latency_{batch}", "latency"], y[-1])
     ratios = timed[[f"{mode}_{batch}_ratio" for mode in MODES]].to_numpy()
     low, high = min(0.9, np.nanmin(ratios, initial=1) - 0.05), max(1.1, np.nanmax(ratios, initial=1) + 0.05)
     if np.ptp(axes.get_xlim()) > 3 * (high - low):  # a noisy machine: keep the points apart, let bars run out
         axes.set_xlim(low, high)
+    right = axes.get_xlim()[1]
+    inside = right - 0.12 / (WIDTH * axes.get_position().width) * np.ptp(axes.get_xlim())
+    for high, at, colour in signs:  # a bar that is cut has its sign on itself, at the panel's edge
+        cut = high > inside
+        axes.annotate("=", (right if cut else high, at), (-4 if cut else 4, -1), textcoords="offset points",
+                      ha="right" if cut else "left", va="center", fontsize=8, color=colour, zorder=5,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5} if cut else None)  # fmt: skip
     blocks = int(np.nanmax(costs[[f"{mode}_{batch}_blocks" for mode in MODES]].to_numpy()))
     axes.set_title(f"batch {batch.removeprefix('batch_')}, n = {blocks} blocks")
     axes.set_xlabel("latency / base (ratio)")
