@@ -1,5 +1,6 @@
 """Chooses the size at which each method comes nearest to a suite's budget, by exact counts."""
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -130,7 +131,7 @@ class _Search:
         return chosen, {"spelled": label(self._table), "field": field, "value": value, "reached": reached}
 
     def _largest(self, field: str) -> int:
-        sizes = self._method.sizes(self._bare(), self._config)
+        sizes = self._method.sizes(self._bare, self._config)
         budget = self._match.budget
 
         def size(n: int) -> int:
@@ -162,15 +163,16 @@ class _Search:
     def _figure(self, value: int) -> int:
         assert self._method.size is not None
         method, config = registry.make(self._table.name, self._table.config | {self._method.size: value})
-        bare = self._bare()
-        check_positions(bare, self._longest, method.reserved_positions(config), option="length")
+        check_positions(self._bare, self._longest, method.reserved_positions(config), option="length")
         if self._setting is not None:
             return peak_of(self._spec, method, config, self._setting).step
         with torch.device("meta"):
-            module = method.apply(bare, config)
+            module = method.apply(copy.deepcopy(self._bare), config)
         return trainable(module)
 
+    @functools.cached_property
     def _bare(self) -> Any:
+        """The backbone, which every size is tried on a copy of."""
         return backbone.load(self._spec, device="meta")
 
 

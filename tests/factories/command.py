@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from unittest import mock
 
+import typer.main
+
 from bench.__main__ import main
 from bench.execute.runner import warm_context
 
@@ -55,13 +57,18 @@ def bench(*words, code=0):
         workers()
     out, err, ended = io.StringIO(), io.StringIO(), 0
     given = mock.patch.object(sys, "argv", ["bench", *map(str, words)])
+    built = mock.patch.object(typer.main, "get_command", _command)
     try:
-        with given, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with given, built, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             main()
     except SystemExit as exit_:
         ended = exit_.code or 0
     assert ended == code, out.getvalue() + err.getvalue()
     return Done(out.getvalue(), err.getvalue())
+
+
+_command = functools.cache(typer.main.get_command)
+"""What a command line is parsed with, made once and not at every call."""
 
 
 class Started:

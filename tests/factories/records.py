@@ -96,8 +96,18 @@ def inference(latency: float, merges: bool) -> dict:
     return {"base": base, "unmerged": unmerged, "merged": base if merges else None}
 
 
+_COSTS: dict[str, CostRecord] = {}
+
+
 def cost(label: str, *, seed: int = 0, noise: float = 0.002, shape: dict | None = None, **changes) -> CostRecord:
-    """The cost of one method."""
+    """The cost of one method; the same one is made once."""
+    key = repr((label, seed, noise, shape, changes))
+    if key not in _COSTS:
+        _COSTS[key] = _cost(label, seed, noise, shape, changes)
+    return _COSTS[key]
+
+
+def _cost(label: str, seed: int, noise: float, shape: dict | None, changes: dict) -> CostRecord:
     trained, counted, timed, peak, _, latency, merges = LABELS.get(label, LABELS["lora(rank=8)"])
     rng = np.random.default_rng([seed, sum(label.encode())])
     base = {name: timing(rng, seconds, 1.0) for name, seconds in (("batch_1", 0.009), ("batch_32", 0.19))}
