@@ -29,6 +29,14 @@ def written(figure):
     ]
 
 
+def overlapping(boxes):
+    """Pairs of ``boxes``, by their places, that share more than a pixel at their edges."""
+    corners = np.array([box.padded(-1).get_points() for box in boxes])  # [boxes, 2, x and y]
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    shared = ((low[:, None] <= high) & (low <= high[:, None])).all(axis=2)
+    return np.argwhere(np.triu(shared, 1)).tolist()
+
+
 def _out_of_view(axes):
     """Labels of ticks that matplotlib keeps but does not draw."""
     for axis in (axes.xaxis, axes.yaxis):

@@ -1,6 +1,5 @@
 """Figures show what the records hold and nothing else: right lengths, named doubts, one look a method, small files."""
 
-import itertools
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -22,7 +21,7 @@ from bench.report.charts.step import anatomy, backward_by_depth, memory_breakdow
 from bench.report.charts.times import inference, latency, latency_map
 from bench.schema.record import Flops
 from bench.store.store import Run
-from tests.factories.figures import cells_of, named, tangles, texts, written
+from tests.factories.figures import cells_of, named, overlapping, tangles, texts, written
 from tests.factories.records import LABELS, cost, glue_small, score, suite
 from tests.report.test_report import broken, hostile_run
 
@@ -165,9 +164,9 @@ def legible(figure, names):
     """Each name stands once, and nothing is covered, cut off or taken for another's."""
     assert sorted(told(figure)) == sorted(names)
     assert [tangle for axes in figure.axes for tangle in tangles(figure, axes)] == []
-    shown = [(text, box.padded(-1)) for text, box, _ in written(figure)]
-    assert [(one, two) for (one, a), (two, b) in itertools.combinations(shown, 2) if a.overlaps(b)] == []
-    assert [text for text, box in shown if min(box.min) < -1 or (box.max > figure.bbox.max + 1).any()] == []
+    shown = [(text, box) for text, box, _ in written(figure)]
+    assert [(shown[one][0], shown[two][0]) for one, two in overlapping([box for _, box in shown])] == []
+    assert [text for text, box in shown if min(box.min) < -2 or (box.max > figure.bbox.max + 2).any()] == []
 
 
 @pytest.mark.parametrize("name", COSTS)

@@ -3,7 +3,6 @@
 import functools
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.transforms import Bbox
 
@@ -14,7 +13,7 @@ from bench.report.charts import scores
 from bench.report.charts.canvas import SMALL, WIDTH, styled
 from bench.report.charts.sheet import SHADES, Sheet, looks, shade
 from bench.store.store import read_run
-from tests.factories.figures import named, shown_looks, tangles, texts, written
+from tests.factories.figures import named, overlapping, shown_looks, tangles, texts, written
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 RUNS = (
@@ -33,14 +32,6 @@ def drawn(name):
     with styled():
         made = {plot.name: plot.make(sheet) for plot in plots.PLOTS}
     return sheet, {title: figure for title, figure in made.items() if figure is not None}
-
-
-def overlapping(boxes):
-    """Pairs of ``boxes``, by their places, that share more than a pixel at their edges."""
-    corners = np.array([box.padded(-1).get_points() for box in boxes])  # [boxes, 2, x and y]
-    low, high = corners.min(axis=1), corners.max(axis=1)
-    shared = ((low[:, None] <= high) & (low <= high[:, None])).all(axis=2)
-    return np.argwhere(np.triu(shared, 1)).tolist()
 
 
 def test_boxes_overlap_where_they_share_more_than_their_edges():
