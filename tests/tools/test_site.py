@@ -101,6 +101,15 @@ def test_prose_keeps_links_that_lead_on_and_the_words_of_others_and_obeys_no_mar
     assert body.count("<table>") == body.count("</table></div>") == 1
 
 
+def test_prose_leaves_out_the_word_for_a_file_of_a_picture_that_the_page_holds(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b.svg").write_text("<svg/>")
+    text = "![A](a.png)\n\nSeen. [SVG](a.svg)\n\nAnother [drawing](b.svg) and [that one](https://host/a.svg).\n"
+    body = prose.html(text, tmp_path, lambda link: link if link.startswith("https://") else None)
+    assert "<p>Seen. </p>" in body
+    assert '<p>Another drawing and <a href="https://host/a.svg">that one</a>.</p>' in body
+
+
 def test_the_workflow_publishes_what_the_documented_command_builds():
     jobs = yaml.safe_load((ROOT / ".github/workflows/pages.yml").read_text())["jobs"]
     steps = jobs["build"]["steps"]
