@@ -8,9 +8,14 @@ from rich.console import Console
 
 from bench.analysis.tuning import Search, outcomes
 from bench.report.charts import sweeps
+from bench.report.charts.canvas import FACET, MANY
+from bench.report.charts.sheet import looks
 from bench.report.render import markdown, terminal
 from bench.report.sections import tuning
+from methods import BUILTIN
 from tests.factories.trials import GRID, search
+
+METHODS = tuple(BUILTIN)
 
 WIDE = GRID | {"learning_rates": [1e-4, 1e-3, 1e-2, 1e-1]}
 
@@ -80,6 +85,22 @@ def test_the_figure_is_drawn_twice_with_the_same_bytes_and_removed_where_nothing
     lost = search(made.folder, lambda *place: "nan")
     assert sweeps.draw_search(lost, outcomes(lost)) == []
     assert not any(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("count", [MANY, MANY + 1, 20])
+def test_many_methods_are_drawn_in_groups_each_once_in_its_colour(tmp_path, monkeypatch, count):
+    methods = ("full", *METHODS[1:count])
+    many = search(tmp_path, lambda *place: 0.7, tasks=("sst2", "rte"), methods=methods)
+    figures = []
+    monkeypatch.setattr(sweeps.canvas, "save", lambda figure, *place: figures.append(figure) or [])
+    sweeps.draw_search(many, outcomes(many))
+    (figure,) = figures
+    colours = {look.colour for look in looks(methods, "full").values()}
+    panels = [[line.get_color() for line in axes.lines] for axes in figure.axes]
+    assert all(len(lines) == count for lines in panels)
+    coloured = [[colour for colour in lines if colour in colours] for lines in panels]
+    assert sorted(colour for lines in coloured for colour in lines) == sorted(2 * list(colours))
+    assert max(map(len, coloured)) <= (MANY if count == MANY else FACET)
 
 
 @pytest.mark.parametrize(

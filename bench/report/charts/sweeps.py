@@ -12,9 +12,9 @@ from bench.analysis.sweeps import Crossover, Series, guests, series
 from bench.analysis.tuning import Outcome, Search
 from bench.report import format as fmt
 from bench.report.charts import canvas
-from bench.report.charts.canvas import ACROSS, FAINT, INK, MEANING, QUIET_INK, SMALL, Layout, Words
+from bench.report.charts.canvas import ACROSS, FACET, FAINT, INK, MANY, MEANING, QUIET_INK, SMALL, Layout, Words
 from bench.report.charts.labels import apart
-from bench.report.charts.sheet import Sheet, looks
+from bench.report.charts.sheet import Sheet, groups, looks
 from bench.report.sections import tuning
 from bench.report.sections.sweeps import still
 from bench.schema.resolved import ResolvedSweep
@@ -253,17 +253,21 @@ def _expected_maximum(search: Search, outcomes: Sequence[Outcome]) -> "Figure | 
         return None
     style = looks(search.suite.methods, search.suite.baseline)
     shown = [label for label in style if any(outcome.method == label for outcome in drawn)]
-    across = min(ACROSS, len(tasks))
+    parts = groups(style, shown, FACET) if len(shown) > MANY else [("", shown)]
+    places = [(task, title, members) for task in tasks for title, members in parts]
+    across = min(ACROSS, len(places))
     layout = Layout(
-        3.0 if across == 1 else 2.2, left=0.7, widths=(1.0,) * across, panels=len(tasks), above=0.3, gap=0.5,
+        3.0 if across == 1 else 2.2, left=0.7, widths=(1.0,) * across, panels=len(places), above=0.3, gap=0.5,
         keys=canvas.key_rows([style[label].text for label in shown]),
     )  # fmt: skip
-    figure, panels = canvas.new_figure(_search_words(search), layout)
-    for axes, task in zip(panels, tasks, strict=True):
+    figure, panels = canvas.new_figure(_search_words(search, len(parts) > 1), layout)
+    for axes, (task, title, members) in zip(panels, places, strict=True):
         for outcome in (outcome for outcome in drawn if outcome.task == task):
             curve = [100 * score for score in outcome.curve]
-            axes.plot(range(1, len(curve) + 1), curve, **canvas.line(style[outcome.method], 4.5))
-        axes.set_title(fmt.plain(task), color=INK)
+            behind = {"color": "#dddddd", "linewidth": 0.8, "zorder": 1.5}
+            look = canvas.line(style[outcome.method], 4.5) if outcome.method in members else behind
+            axes.plot(range(1, len(curve) + 1), curve, **look)
+        axes.set_title(": ".join(filter(None, (fmt.plain(task), title))), color=INK)
         axes.set_xlabel("trials")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in panels[::across]:
@@ -272,12 +276,12 @@ def _expected_maximum(search: Search, outcomes: Sequence[Outcome]) -> "Figure | 
     return figure
 
 
-def _search_words(search: Search) -> Words:
-    grid = search.table
+def _search_words(search: Search, in_groups: bool) -> Words:
+    grid, grey = search.table, " Grey: the methods of the other panels." * in_groups
     caption = (
         f"{tuning.EXPECTED} n = {fmt.plural(len(grid.seeds), 'seed')} a trial, {grid.selection_rows} selection rows "
         "cut from train; no interval. A trial that diverged counts as the metric's worst value. The later a curve "
-        "grows flat, the more trials its method needs."
+        f"grows flat, the more trials its method needs.{grey}"
     )
     badge = "scored · SYNTHETIC data" if tuning.is_synthetic(search) else "scored"
     return Words("What a search for learning rates finds", caption, tuning.header(search), (badge,))
