@@ -4,6 +4,7 @@ import abc
 import copy
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,6 +39,8 @@ class MethodConfig:
                 raise unknown("key", key, fields, where)
             if not _fits(value, fields[key]):
                 raise BenchError(f"{_at(where)}{key} = {value!r} has the wrong type; it takes {_spell(fields[key])}")
+            if takes := _beyond(key, value):
+                raise BenchError(f"{_at(where)}{key} = {value!r}; it takes {takes}")
         try:
             return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
         except ValueError as error:
@@ -54,6 +57,21 @@ def at_least(config: MethodConfig, **bounds: float) -> None:
 
 def _at(where: str) -> str:
     return f"{where}: " if where else ""
+
+
+MOST = 1 << 24
+"""The largest whole number of a configuration: sizes multiply, and beyond it their products overflow."""
+
+
+def _beyond(key: str, value: Any) -> str:
+    """What a number takes, where ``value`` or one in its list is infinite, none, or beyond any machine; else empty."""
+    for number in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            return "a finite number"
+        most = 2**63 - 1 if key.endswith("seed") else MOST
+        if type(number) is int and abs(number) > most:
+            return f"whole numbers of at most {most:,}"
+    return ""
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import typing
 
 import pytest
 import torch
@@ -131,6 +132,21 @@ def test_config_survives_a_round_trip(method):
 def test_unknown_key_is_refused_with_the_known_ones(method):
     with pytest.raises(BenchError, match=f"suite.toml: {method}: unknown key 'rnak'"):
         make(method, {"rnak": 4}, "suite.toml")
+
+
+FIELDS = [(name, field.name) for name in BUILTIN for field in dataclasses.fields(load_method(name).Config)]
+NO_VALUE = (float("nan"), float("inf"), -float("inf"), [float("nan")], 2**63, 1 << 30, {"a": 1}, "x", True)
+
+
+@pytest.mark.parametrize(("method", "field"), FIELDS, ids="-".join)
+def test_no_field_takes_what_is_no_number_or_is_beyond_any_machine(method, field):
+    hint = str(typing.get_type_hints(load_method(method).Config)[field])
+    for value in NO_VALUE:
+        if (value is True and "bool" in hint) or (value == 1 << 30 and ("float" in hint or field.endswith("seed"))):
+            continue
+        with pytest.raises(BenchError, match=rf"{field} = .*; it takes") as refusal:
+            make(method, sized(method) | {field: value}, "")
+        assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.wrong])
