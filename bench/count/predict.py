@@ -148,6 +148,10 @@ def check_fit(plan: Plan) -> None:
     """
     from bench.models.head import check_positions
 
+    for probe in plan.probes:
+        lengths = {"length": probe.length} | ({"latency_length": probe.latency_length} if probe.latency_batches else {})
+        for option, tokens in lengths.items():
+            check_positions(_without_values(probe.backbone), tokens, option=option, at=probe.name)
     trials: list[tuple[BackboneSpec, MethodSpec, int | None]] = []
     trials += [(probe.backbone, method, None) for probe in plan.probes for method in probe.methods]
     trials += [(cell.backbone, cell.method, cell.recipe["max_length"]) for cell in plan.cells]

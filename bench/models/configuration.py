@@ -389,6 +389,8 @@ def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any
         return str(spelled.get(field, field))
 
     if layers is not None:
+        if layers > MOST_LAYERS:
+            raise BenchError(f"{layers:,} layers of {name!r} are more than {MOST_LAYERS:,}; give fewer")
         values[key("num_hidden_layers")] = layers
         values = {field: value for field, value in values.items() if field not in _DERIVED}
     if width is not None:

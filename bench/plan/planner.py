@@ -297,7 +297,12 @@ def _recipe(suite: Suite, method: MethodTable, task: str, train_rows: int) -> di
     try:
         check_recipe(recipe)
     except ValueError as error:  # epochs may come to more steps than a suite may name
-        raise BenchError(f"recipe of {task}: {error}; give fewer epochs") from error
+        fewer = "; give fewer epochs" if epochs else ""
+        raise BenchError(f"recipe of {task}: {error}{fewer}") from error
+    if values["batch_size"] > train_rows:
+        raise BenchError(
+            f"recipe of {task}: batch_size = {values['batch_size']} is above its {train_rows} training rows; lower it"
+        )
     return recipe
 
 

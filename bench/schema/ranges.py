@@ -56,6 +56,16 @@ MOST_THREADS = 1024
 """Torch threads of a process, beyond those of any machine; torch ends without a word where the system gives none."""
 
 
+MOST_ROWS = 10**7
+"""Rows or tokens of a step or a task; a mistyped exponent lies beyond it, and no step of so many ends."""
+MOST_BLOCKS = 100_000
+"""Timing blocks of a shape, and rounds of a block."""
+MOST_SECONDS = 1e7
+"""Any limit of time, four months; a wait of more overflows the system's own clock."""
+MOST_SEEDS = 1000
+"""Seeds of a suite."""
+
+
 def check_recipe(recipe: Mapping[str, Any]) -> None:
     """Rates and steps of a resolved recipe can be trained with.
 
@@ -69,6 +79,12 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
     steps = recipe.get("steps", 1)
     if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
         raise ValueError(f"steps = {steps!r}: must be whole, from 1 to {MOST_STEPS:,}")
+    batch, parts = recipe.get("batch_size"), recipe.get("gradient_accumulation") or 1
+    if isinstance(batch, int) and parts > batch:
+        raise ValueError(f"gradient_accumulation = {parts} is above batch_size = {batch}: a part has no row; lower it")
+    for name in ("curve_points", "gradient_norms"):
+        if (asked := recipe.get(name) or 0) > steps:
+            raise ValueError(f"{name} = {asked} is above steps = {steps}; lower it or raise steps")
 
 
 def check_phases(peaks: Any) -> Any:

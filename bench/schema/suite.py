@@ -10,7 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.errors import BenchError
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
 from bench.schema.forms import Device, spell
-from bench.schema.ranges import MOST_RATE, MOST_STEPS, MOST_THREADS, RATES
+from bench.schema.ranges import (
+    MOST_BLOCKS,
+    MOST_RATE,
+    MOST_ROWS,
+    MOST_SECONDS,
+    MOST_SEEDS,
+    MOST_STEPS,
+    MOST_THREADS,
+    RATES,
+)
 from bench.schema.record import Tuning
 from bench.schema.shape import StepForm, StepShape
 
@@ -33,11 +42,11 @@ class SweepTable(StepForm):
     """Stands in tables and is what ``[[crossover]]`` refers to; ``vary`` where left out."""
     vary: str
     """``length``, ``batch``, ``layers``, ``width`` or ``config.<field>``, a whole number of methods that have it."""
-    values: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2)
+    values: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = Field(min_length=2)
     """Rising."""
-    batch: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Rows; left out where they are swept."""
-    length: int | None = Field(default=None, ge=1)
+    length: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Tokens per row; left out where they are swept."""
     backbone: str | None = None
     """Named shape or path of a config.json; the suite's backbone where left out."""
@@ -45,9 +54,9 @@ class SweepTable(StepForm):
     """Labels as the suite spells its methods; all of them where left out."""
     device: Device = "cpu"
     """Whose forms of each operation are counted; no such device is needed."""
-    timeout_seconds: float = Field(default=1800.0, gt=0, allow_inf_nan=False)
+    timeout_seconds: float = Field(default=1800.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """Counting this sweep may take this long."""
-    method_timeout_seconds: float | None = Field(default=None, gt=0)
+    method_timeout_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """Counting one method at one value may take this long; a quarter of ``timeout_seconds`` where left out."""
 
     @property
@@ -128,7 +137,7 @@ class TuningTable(BaseModel):
     """Peak rates of the task head, rising."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(min_length=1)
     """Seeds of every trial; none of them scores in the suite."""
-    selection_rows: int = Field(ge=1)
+    selection_rows: int = Field(ge=1, le=MOST_ROWS)
     """Rows cut from train by content hash: trials do not train on them and are scored on them."""
     steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Optimizer steps of every trial; those of the recipe where left out."""
@@ -232,7 +241,7 @@ class BackboneTable(_Table):
     """Hub id, named shape or path of a config.json."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """``random`` builds the shape with random weights: honest for cost, no conclusion about scores."""
-    revision: str | None = None
+    revision: str | None = Field(default=None, min_length=1)
     """Hub revision; the pinned one where this project pins it."""
 
 
@@ -241,15 +250,15 @@ class RecipeValues(_Table):
 
     steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Optimizer steps; exactly one of ``steps`` and ``epochs``."""
-    epochs: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Passes over the training rows; exactly one of ``steps`` and ``epochs``."""
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Rows per optimizer step."""
-    max_length: int | None = Field(default=None, ge=4)
+    max_length: int | None = Field(default=None, ge=4, le=MOST_ROWS)
     """Tokens per row at most, prompts not counted."""
-    train_rows: int | None = Field(default=None, ge=1)
+    train_rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Training rows drawn by content hash; all where left out."""
-    test_rows: int | None = Field(default=None, ge=1)
+    test_rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Test rows drawn by content hash; all where left out."""
     learning_rate: Rate | None = None
     """For methods that set none of their own."""
@@ -267,19 +276,19 @@ class RecipeValues(_Table):
     """Whether the head has a dense + tanh layer (RoBERTa's classification head)."""
     head_dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout probability in front of the head."""
-    gradient_accumulation: int | None = Field(default=None, ge=1)
+    gradient_accumulation: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Parts that the rows of a step are computed in, one after the other; 1 where left out."""
     dtype: Literal["float32", "bfloat16_autocast"] | None = None
     """``bfloat16_autocast``: frozen matrices bfloat16, what trains float32, forward under autocast."""
-    selection_rows: int | None = Field(default=None, ge=1)
+    selection_rows: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Rows cut from train by content hash, never trained on; none where left out."""
     best_epoch: bool | None = None
     """Score the state that was best on the selection rows instead of the last one."""
-    curve_points: int | None = Field(default=None, ge=0)
+    curve_points: int | None = Field(default=None, ge=0, le=MOST_STEPS)
     """Equal shares of the steps after each of which the test score is read; nothing is chosen by it."""
-    gradient_norms: int | None = Field(default=None, ge=0)
+    gradient_norms: int | None = Field(default=None, ge=0, le=MOST_STEPS)
     """First steps whose gradients are noted, as one norm for each part of the delta; none where left out."""
-    directions: int | None = Field(default=None, ge=0)
+    directions: int | None = Field(default=None, ge=0, le=MOST_ROWS)
     """Leading singular directions of what training adds to each query and value weight that are kept and compared."""
 
 
@@ -297,13 +306,16 @@ class RecipeTable(RecipeValues):
     """Overrides, e.g. ``[recipe.task.cola]``."""
     threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     """Torch threads of every cell, part of its identity: sums in another order end in other last bits."""
-    timeout_seconds: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    timeout_seconds: float = Field(default=3600.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """A cell that runs longer ends with status ``timeout``."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "RecipeTable":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
+        for name, values in self.task.items():
+            if values.steps is not None and values.epochs is not None:
+                raise ValueError(f"task.{name}: give at most one of steps and epochs")
         return self
 
     @model_validator(mode="after")
@@ -347,6 +359,8 @@ class MethodTable(_Table):
     def _possible_rates(self) -> "MethodTable":
         for field in RATES:
             given = getattr(self, field)
+            if given == {}:
+                raise ValueError(f"{field} names no task; give a rate, rates by task, or leave it out")
             rates = given.values() if isinstance(given, dict) else (given,)
             if any(rate is not None and not 0 < rate <= MOST_RATE for rate in rates):
                 raise ValueError(f"{field} must be above 0, {MOST_RATE:g} at most")
@@ -368,31 +382,31 @@ class CostTable(StepShape):
 
     model_config = ConfigDict(strict=True)
 
-    batch_on_cpu: int | None = Field(default=None, ge=1)
+    batch_on_cpu: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Batch where no GPU is at hand; ``batch`` where left out."""
     compile: bool = False
     """Time the training step through ``torch.compile``; counts and latency are those of the eager form."""
     timed: bool = True
     """Take a real step, time it and inference; without, all is counted on tensors without data."""
-    blocks: int = Field(default=6, ge=2)
+    blocks: int = Field(default=6, ge=2, le=MOST_BLOCKS)
     """Timing blocks; intervals resample blocks."""
-    rounds: int = Field(default=1, ge=1)
+    rounds: int = Field(default=1, ge=1, le=MOST_BLOCKS)
     """Rounds per block; each round times every method once in random order."""
-    extra_seconds: float = Field(default=EXTRA_SECONDS, ge=0, allow_inf_nan=False)
+    extra_seconds: float = Field(default=EXTRA_SECONDS, ge=0, le=MOST_SECONDS, allow_inf_nan=False)
     """Seconds that training steps, and latency at each batch, may take for blocks that an open claim asks for."""
     rebuild: bool = False
     """Build all modules anew for every block: where their tensors lie then widens intervals and moves no figure."""
     threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
     """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
-    latency_batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 32)
+    latency_batches: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = (1, 32)
     """Rows of inference, each measured by itself; none where empty."""
-    latency_length: int = Field(default=64, ge=1)
+    latency_length: int = Field(default=64, ge=1, le=MOST_ROWS)
     """Tokens per row of inference."""
     methods: tuple[str, ...] = ()
     """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
-    timeout_seconds: float = Field(default=7200.0, gt=0, allow_inf_nan=False)
+    timeout_seconds: float = Field(default=7200.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """Measuring this shape may take this long."""
-    method_timeout_seconds: float | None = Field(default=None, gt=0)
+    method_timeout_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """Counting one method, or one timing block, may take this long; a quarter of ``timeout_seconds`` where left out."""
 
     def batch_on(self, device: str) -> int:
@@ -403,6 +417,9 @@ class CostTable(StepShape):
     def _each_once(self) -> "CostTable":
         if len(set(self.latency_batches)) != len(self.latency_batches):
             raise ValueError("latency_batches lists a batch twice; list each once")
+        for name in ("batch", "length"):
+            if (asked := getattr(self, name)) > MOST_ROWS:
+                raise ValueError(f"{name} = {asked} is above {MOST_ROWS:,}; lower it")
         return self
 
     @property
@@ -428,7 +445,7 @@ class Suite(_Table):
     """The budget that sizes are chosen for; one that a method's ``config`` gives stays."""
     tasks: tuple[str, ...] = ()
     """Tasks that are scored; none for a suite of costs alone."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = Field(default=(), max_length=MOST_SEEDS)
     """Seeds of every (method, task); fewer than five give no verdict on scores."""
     data: str = "auto"
     """``auto``, ``hub``, ``synthetic`` or a folder."""

@@ -2,12 +2,16 @@
 
 import copy
 import json
+import re
 
 import pytest
 from pydantic import ValidationError
 
 from bench.analysis.results import Results
+from bench.count.predict import check_fit
 from bench.errors import BenchError
+from bench.plan.load import parse_suite
+from bench.plan.planner import make_plan
 from bench.schema.ranges import METRICS
 from bench.schema.suite import CostTable, RecipeTable
 from bench.store.store import read_records
@@ -153,6 +157,59 @@ def test_a_reference_from_before_its_metrics_were_named_is_read(reference, tmp_p
         del task["metrics"]
     (tmp_path / "reference.json").write_text(json.dumps(values))
     assert read_reference(tmp_path / "reference.json") is not None
+
+
+SUITE = {
+    "question": "?", "backbone": {"name": "tiny", "weights": "random"}, "method": [{"name": "full"}, {"name": "lora"}],
+    "tasks": ["sst2"], "seeds": [0], "data": "synthetic",
+    "recipe": {"steps": 3, "batch_size": 8, "max_length": 16, "train_rows": 32, "test_rows": 16},
+    "cost": [{"batch": 2, "length": 8, "timed": False}], "sweep": [{"vary": "length", "values": [8, 16], "batch": 1}],
+}  # fmt: skip
+LIMIT = ROWS = "less than or equal to 10000000"
+ABSURD = [
+    *((f"cost.0.{name}", value, ROWS) for name, value in (
+        ("batch_on_cpu", 10**9), ("latency_length", 10**9),
+        ("latency_batches", [10**9]),
+    )),
+    *((f"recipe.{name}", 10**9, ROWS) for name in (
+        "batch_size", "train_rows", "test_rows", "max_length", "selection_rows", "gradient_accumulation", "epochs",
+    )),
+    *((f"cost.0.{name}", 10**9, f"{name} = 1000000000 is above 10,000,000; lower it") for name in ("batch", "length")),
+    ("cost.0.blocks", 10**9, "less than or equal to 100000"), ("cost.0.rounds", 10**9, "less than or equal to 100000"),
+    ("cost.0.method_timeout_seconds", float("inf"), "finite number|less than"),
+    *((f"{table}.timeout_seconds", 1e300, LIMIT) for table in ("cost.0", "recipe", "sweep.0")),
+    ("cost.0.extra_seconds", 1e300, LIMIT), ("sweep.0.method_timeout_seconds", 1e300, LIMIT),
+    ("sweep.0.values", [8, 10**9], ROWS), ("recipe.curve_points", 10**9, LIMIT), ("seeds", [*range(1001)], "1000 item"),
+    ("recipe.gradient_norms", 10**9, LIMIT), ("backbone.revision", "", "at least 1 char"),
+    ("recipe.task", {"sst2": {"steps": 3, "epochs": 3}}, "task.sst2: give at most one of steps and epochs"),
+    ("method.1.learning_rate", {}, "learning_rate names no task; give a rate"),
+    *((path, 1, "unknown key 'x'; known: ") for path in (
+        "x", "backbone.x", "recipe.x", "cost.0.x", "sweep.0.x", "method.0.x", "recipe.task.sst2.x", "match.x",
+    )),
+    ("cost.0.latency_length", 129, "costs at batch 2 x 8: 129 tokens need 129 positions, the backbone has 128; latenc"),
+    ("cost.0.length", 129, "costs at batch 2 x 129: 129 tokens need 129 positions, the backbone has 128; length 128 i"),
+    ("recipe.max_length", 129, "method full: 129 tokens need 129 positions, the backbone has 128; max_length 128"),
+    ("recipe.gradient_accumulation", 9, "recipe of sst2: gradient_accumulation = 9 is above batch_size = 8"),
+    ("recipe.batch_size", 33, "recipe of sst2: batch_size = 33 is above its 32 training rows; lower it"),
+    ("recipe.curve_points", 4, "recipe of sst2: curve_points = 4 is above steps = 3"),
+    ("recipe.gradient_norms", 4, "recipe of sst2: gradient_norms = 4 is above steps = 3"),
+    ("sweep", [{"vary": "layers", "values": [1, 10**5], "batch": 1, "length": 8}], "100,000 layers of 'tiny' are more"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "words"), ABSURD)
+def test_a_value_of_a_suite_that_cannot_be_meant_is_refused_before_anything_runs(path, value, words):
+    values = copy.deepcopy(SUITE) | ({"match": {}} if path.startswith("match") else {})
+    if path.startswith("recipe.task."):
+        values["recipe"]["task"] = {"sst2": {}}
+    put(values, path, value)
+    with pytest.raises(BenchError, match=re.escape(words).replace(r"\|", "|")) as refusal:
+        check_fit(make_plan(parse_suite({"name": "mine"} | values, "mine.toml"), "mine.toml", "cpu"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_suite_of_these_values_is_planned():
+    check_fit(make_plan(parse_suite({"name": "mine"} | SUITE, "mine.toml"), "mine.toml", "cpu"))
 
 
 @pytest.mark.parametrize("table", [RecipeTable, CostTable])
