@@ -81,6 +81,13 @@ def test_fake_equals_real_to_the_byte(name: str, shapes: dict[str, BackboneSpec]
         for family in FAMILIES
         if family != "bert"
         for name in FEW
+    ]
+    + [
+        pytest.param(family, name, marks=[pytest.mark.slow] if name in RELATIVES else [])
+        for family in ONE_OF_EACH
+        if family != "bert"
+        for name in BUILTIN
+        if name not in FEW and family not in METHODS[name].refused[0]
     ],
 )
 def test_fake_equals_real_in_every_family(family: str, name: str, shapes: dict[str, BackboneSpec]) -> None:
