@@ -80,14 +80,14 @@ SOUND = ("full", "lora", "head")
 def alone():
     """Records of the sound methods, counted without a plug-in."""
     with here():
-        return by_label(run_probe(probe(*SOUND, timed=False)))
+        return by_label(run_probe(probe(*SOUND, timed=False, threads=1)))
 
 
 @pytest.fixture(scope="module")
 def beside(plugins):
     """Records of the same methods with every fault in between."""
     names = ["full", *(f"faulty/{name}" for name in HARM), "lora", "head"]
-    return by_label(run_probe(probe(*names, timed=False, method_timeout_seconds=6.0)))
+    return by_label(run_probe(probe(*names, timed=False, threads=1, method_timeout_seconds=6.0)))
 
 
 @pytest.mark.parametrize("label", SOUND)

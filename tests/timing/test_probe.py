@@ -194,7 +194,7 @@ class Opaque(Method):
 
 
 def test_an_operation_without_a_fake_form_is_said_and_the_measured_figures_stand(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, unforked: None
 ) -> None:
     load = registry.load_method
     monkeypatch.setattr(registry, "load_method", lambda name, *a: Opaque if name == "opaque" else load(name, *a))
@@ -245,7 +245,7 @@ def test_a_claim_that_straddles_its_bound_asks_for_more_blocks_and_a_clear_one_d
     assert blocks(**latency, bounds=Bounds(min=1e-300, max=1e300)) == (2, 2)
 
 
-def test_a_probe_that_rebuilds_builds_anew_for_every_block(broken: type[Broken]) -> None:
+def test_a_probe_that_rebuilds_builds_anew_for_every_block(broken: type[Broken], unforked: None) -> None:
     def record(number: int, *, rebuild: bool) -> CostRecord:
         """Of ``broken``, which fails from its build ``number`` on."""
         builds = itertools.count(1)
@@ -266,9 +266,9 @@ def test_a_probe_that_rebuilds_builds_anew_for_every_block(broken: type[Broken])
         assert [len(block) for block in head.latency_seconds.unmerged.batch_1.samples] == [8, 8]
         return ours
 
-    counted = 3  # in a process of its own: on fake tensors, a real step, deployed; then timed and deployed once each
-    assert record(counted + 1, rebuild=False).status == "ok"
-    timed, deployed = 2, 1 + 1 + 1  # a build for the switch of tasks, a renewal at each batch
+    counted = 3  # on fake tensors, a real step, deployed
+    assert record(counted + 2 + 1, rebuild=False).status == "ok"  # timed and deployed once each
+    timed, deployed = counted + 2, 1 + 1 + 1  # a build for the switch of tasks, a renewal at each batch
     assert record(timed + deployed + 1, rebuild=True).status == "ok"
     for last in (counted, timed + 2, timed + deployed):  # a count, at batch 1, at batch 32
         assert record(last, rebuild=True).status == "oom"
@@ -299,7 +299,7 @@ def test_a_method_that_fails_gives_a_record_and_the_rest_go_on(
     assert head.step_seconds is not None
 
 
-def test_without_a_baseline_the_counts_stand_and_the_times_say_why(broken: type[Broken]) -> None:
+def test_without_a_baseline_the_counts_stand_and_the_times_say_why(broken: type[Broken], unforked: None) -> None:
     bad, head = run_probe(probe("broken", "head", baseline="broken", latency_batches=(1,)))
     assert (bad.status, head.status) == ("nan", "ok")
     assert head.flops is not None
@@ -338,7 +338,7 @@ def test_room_on_a_gpu_is_asked_for_after_cached_blocks_are_given_back(monkeypat
     assert session.free_bytes("cuda") == 7
 
 
-def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges() -> None:
+def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges(unforked: None) -> None:
     counted = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", timed=False))}
     timed = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", latency_batches=(1,)))}
     for label, record in counted.items():
