@@ -282,11 +282,7 @@ def _rotary(value: Any) -> str:
         kind = table.get("rope_type", table.get("type", "default"))
         if kind not in known:
             return f"a rope_type of {', '.join(known)}, not {kind!r}"
-        if (
-            "rope_type" in table
-            and kind in ("linear", "dynamic", "yarn", "longrope", "llama3")
-            and "factor" not in table
-        ):
+        if kind in ("linear", "dynamic", "yarn", "llama3") and "factor" not in table:
             return f"a factor with rope_type {kind!r}"
         for field, least in (("factor", 1), ("rope_theta", 0), ("partial_rotary_factor", 0)):
             number = table.get(field, 1)
