@@ -2,13 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from bench.errors import BenchError, unknown
 
+Rotary = Literal["", "halves", "pairs"]
+"""No rotary positions; an entry of the first half with its like in the second (Llama); two neighbours (Cohere)."""
+Numbering = Literal["columns", "ids", "mask"]
+"""Columns of a row; ids that are not padding, from behind the padding's own row; or places where the mask is 1."""
 ROLES = ("query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out")
 """Linear maps of a transformer block: attention's four, and the FFN's two or three (``ffn_gate`` in gated FFNs)."""
 
@@ -64,9 +68,19 @@ class Anatomy:
     ffn: int
     post_norm: bool
     """Post-LN: the norm follows the residual addition (BERT); pre-LN: it precedes the sublayer (GPT-2, Llama, T5)."""
+    parallel: bool
+    """Attention and FFN stand side by side, behind one norm."""
     causal: bool
+    rotary: Rotary
+    """Which entries of a head the positions turn together."""
     positions: int | None
     """Longest sequence with learned positions, in tokens; None where positions are relative or rotary."""
+    numbering: Numbering
+    """What learned positions number."""
+    ffn_field: str
+    """Field of the configuration that sets ``ffn``."""
+    hands_on: bool
+    """Whether a block hands keyword arguments that it does not know to its attention."""
 
     def projections(self, targets: Iterable[str]) -> Iterator[tuple[int, Projection]]:
         """Yield ``(layer index, projection)`` for each role in ``targets``, layer by layer.
@@ -108,8 +122,13 @@ class _Family:
     ffn_end: str
     ffn_norm: str
     post_norm: bool = False
+    parallel: bool = False
     causal: bool = False
+    rotary: Rotary = ""
     learned_positions: bool = False
+    numbering: Numbering = "columns"
+    ffn_field: str = "intermediate_size"
+    hands_on: bool = True
 
 
 _BERT = _Family(
@@ -121,6 +140,7 @@ _BERT = _Family(
     attention_end="attention.output.dropout", ffn_start="intermediate", ffn_end="output.dropout",
     ffn_norm="output.LayerNorm", post_norm=True, learned_positions=True,
 )  # fmt: skip
+_ROBERTA = dataclasses.replace(_BERT, numbering="ids")
 _DISTILBERT = _Family(
     layers="transformer.layer", word="embeddings.word_embeddings", embeddings="embeddings", attention="attention",
     projections={
@@ -128,7 +148,7 @@ _DISTILBERT = _Family(
         "output": "attention.out_lin", "ffn_in": "ffn.lin1", "ffn_out": "ffn.lin2",
     },
     attention_end="attention.out_lin", ffn_start="ffn.lin1", ffn_end="ffn.dropout",
-    ffn_norm="output_layer_norm", post_norm=True, learned_positions=True,
+    ffn_norm="output_layer_norm", post_norm=True, learned_positions=True, ffn_field="hidden_dim",
 )  # fmt: skip
 _MODERNBERT = _Family(
     layers="layers", word="embeddings.tok_embeddings", embeddings="embeddings", attention="attn",
@@ -137,6 +157,7 @@ _MODERNBERT = _Family(
         "output": "attn.Wo", "ffn_in": "mlp.Wi#1/2", "ffn_gate": "mlp.Wi#0/2", "ffn_out": "mlp.Wo",
     },
     attention_end="attn.out_drop", ffn_start="mlp.Wi", ffn_end="mlp.Wo", ffn_norm="mlp_norm",
+    rotary="halves",
 )  # fmt: skip
 _GPT2 = _Family(
     layers="h", word="wte", embeddings="drop", attention="attn",
@@ -145,7 +166,7 @@ _GPT2 = _Family(
         "output": "attn.c_proj", "ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj",
     },
     attention_end="attn.resid_dropout", ffn_start="mlp.c_fc", ffn_end="mlp.dropout", ffn_norm="ln_2",
-    causal=True, learned_positions=True,
+    causal=True, learned_positions=True, ffn_field="n_inner",
 )  # fmt: skip
 _OPT = _Family(
     layers="decoder.layers", word="decoder.embed_tokens", embeddings="decoder.embed_tokens", attention="self_attn",
@@ -154,7 +175,7 @@ _OPT = _Family(
         "output": "self_attn.out_proj", "ffn_in": "fc1", "ffn_out": "fc2",
     },
     attention_end="self_attn.out_proj", ffn_start="fc1", ffn_end="fc2", ffn_norm="final_layer_norm",
-    causal=True, learned_positions=True,
+    causal=True, learned_positions=True, numbering="mask", ffn_field="ffn_dim",
 )  # fmt: skip
 _LLAMA = _Family(
     layers="layers", word="embed_tokens", embeddings="embed_tokens", attention="self_attn",
@@ -163,8 +184,28 @@ _LLAMA = _Family(
         "output": "self_attn.o_proj", "ffn_in": "mlp.up_proj", "ffn_gate": "mlp.gate_proj", "ffn_out": "mlp.down_proj",
     },
     attention_end="self_attn.o_proj", ffn_start="mlp", ffn_end="mlp", ffn_norm="post_attention_layernorm",
-    causal=True,
+    causal=True, rotary="halves",
 )  # fmt: skip
+_COHERE = dataclasses.replace(
+    _LLAMA, ffn_norm="input_layernorm", rotary="pairs"
+)  # attention beside FFN, behind one norm
+_GEMMA3 = dataclasses.replace(_LLAMA, ffn_norm="pre_feedforward_layernorm")
+_OLMO2 = dataclasses.replace(_LLAMA, ffn_norm="post_feedforward_layernorm")  # behind the FFN, before the residual
+_STABLELM = dataclasses.replace(_LLAMA, hands_on=False)
+_STARCODER2 = dataclasses.replace(
+    _LLAMA,
+    projections={role: path for role, path in _LLAMA.projections.items() if role in ROLES[:4]}
+    | {"ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj"},
+)
+_PHI = dataclasses.replace(
+    _LLAMA,
+    embeddings="embed_dropout",
+    projections={role: path for role, path in _LLAMA.projections.items() if role in ROLES[:3]}
+    | {"output": "self_attn.dense", "ffn_in": "mlp.fc1", "ffn_out": "mlp.fc2"},
+    attention_end="self_attn.dense",
+    ffn_norm="input_layernorm",
+    parallel=True,
+)
 _T5 = _Family(
     layers="encoder.block", word="encoder.embed_tokens", embeddings="encoder.embed_tokens",
     attention="layer.0.SelfAttention",
@@ -174,7 +215,7 @@ _T5 = _Family(
         "ffn_out": "layer.1.DenseReluDense.wo",
     },
     attention_end="layer.0.dropout", ffn_start="layer.1.DenseReluDense", ffn_end="layer.1.dropout",
-    ffn_norm="layer.1.layer_norm",
+    ffn_norm="layer.1.layer_norm", ffn_field="d_ff",
 )  # fmt: skip
 _T5_GATED = dataclasses.replace(
     _T5,
@@ -183,15 +224,27 @@ _T5_GATED = dataclasses.replace(
 
 _FAMILIES: dict[str, _Family] = {
     "bert": _BERT,
-    "roberta": _BERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
     "electra": _BERT,
     "distilbert": _DISTILBERT,
     "modernbert": _MODERNBERT,
     "gpt2": _GPT2,
     "opt": _OPT,
     "llama": _LLAMA,
+    "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma3_text": _GEMMA3,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
+    "stablelm": _STABLELM,
+    "olmo2": _OLMO2,
+    "cohere": _COHERE,
+    "starcoder2": _STARCODER2,
+    "phi": _PHI,
     "t5": _T5,
 }
 
@@ -217,6 +270,8 @@ def anatomy(backbone: nn.Module) -> Anatomy:
     family = _FAMILIES[config.model_type]
     if config.model_type == "t5" and config.is_gated_act:
         family = _T5_GATED
+    if config.model_type == "stablelm" and config.use_parallel_residual:
+        family = dataclasses.replace(family, ffn_norm="input_layernorm", parallel=True)
     if config.model_type == "opt":
         _check_opt(config)
     blocks: Any = backbone.get_submodule(family.layers)
@@ -231,8 +286,13 @@ def anatomy(backbone: nn.Module) -> Anatomy:
         heads=config.num_attention_heads,
         ffn=_ffn_width(backbone, layers[0]),
         post_norm=family.post_norm,
+        parallel=family.parallel,
         causal=family.causal,
-        positions=_positions(config) if family.learned_positions else None,
+        rotary=family.rotary,
+        positions=_positions(config, family.numbering) if family.learned_positions else None,
+        numbering=family.numbering,
+        ffn_field=family.ffn_field,
+        hands_on=family.hands_on,
     )
 
 
@@ -258,9 +318,9 @@ def _check_opt(config: Any) -> None:
         )
 
 
-def _positions(config: Any) -> int:
+def _positions(config: Any, numbering: Numbering) -> int:
     # RoBERTa counts positions from padding_idx + 1 = 2: two rows of its table hold no token.
-    reserved = 2 if config.model_type == "roberta" else 0
+    reserved = 2 if numbering == "ids" else 0
     return int(config.max_position_embeddings) - reserved
 
 

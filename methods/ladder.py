@@ -12,8 +12,6 @@ from bench.anatomy import Anatomy
 from bench.errors import BenchError
 from bench.method import MethodConfig, at_least
 
-_FFN_FIELD = {"gpt2": "n_inner", "distilbert": "hidden_dim", "t5": "d_ff", "opt": "ffn_dim"}
-_ROTARY = {"modernbert", "llama", "qwen2", "qwen3"}
 _T5_POSITION_BIAS = 2
 """Place of ``position_bias`` among the positional arguments of a T5 block."""
 
@@ -62,7 +60,7 @@ class Ladder(nn.Module):
         self.config = config
         self.kept = _kept_layers(parts, config)
         self.layers_path = parts.layers_path
-        self.family = parts.family
+        self.family, self.causal, self.rotary = parts.family, parts.causal, parts.rotary
         self.backbone_alone = False
         """While True the module is the bare backbone with gradients: the pass that Fisher importance is taken from."""
         self.prepare_note = ""
@@ -95,7 +93,7 @@ class Ladder(nn.Module):
 
     def _read(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, list[_Tap]]:
         """Run the backbone; give its output, the state that enters its first layer, and the kept layers' taps."""
-        if self.family in {"gpt2", "opt", "llama", "qwen2", "qwen3"}:
+        if self.causal:
             # A cache would keep every layer's keys and values alive, and side blocks have none of their own.
             kwargs["use_cache"] = False
         entries: list[Tensor] = []
@@ -144,11 +142,17 @@ class Ladder(nn.Module):
 
     def _narrow_rotary(self, keywords: dict[str, Any]) -> dict[str, Any]:
         """Rotary angles for heads of d_h / r: theta^(-2j / (d_h / r)) is every r-th frequency of the backbone."""
-        if self.family not in _ROTARY:
+        if not self.rotary:
             return keywords
-        every = slice(None, None, self.config.reduction)
         cos, sin = keywords["position_embeddings"]
-        return keywords | {"position_embeddings": (cos[..., every].clone(), sin[..., every].clone())}
+        return keywords | {"position_embeddings": (self._every(cos), self._every(sin))}
+
+    def _every(self, angles: Tensor) -> Tensor:
+        """Every r-th frequency of ``[..., d_h]``, each of which stands there twice."""
+        step = self.config.reduction
+        if self.rotary == "halves":
+            return angles[..., ::step].clone()
+        return angles.unflatten(-1, (-1, 2))[..., ::step, :].flatten(-2).clone()
 
 
 def _kept_layers(parts: Anatomy, config: LSTConfig) -> tuple[int, ...]:
@@ -166,15 +170,16 @@ def check_reduction(backbone: nn.Module, parts: Anatomy, reduction: int) -> None
     if reduction not in allowed:
         raise BenchError(
             f"reduction = {reduction} does not divide the {_head_width(backbone.config)}-wide attention heads of "
-            f"family {parts.family!r}{' into even widths' if parts.family in _ROTARY else ''}; use one of "
+            f"family {parts.family!r}{' into even widths' if parts.rotary else ''}; use one of "
             f"{', '.join(map(str, allowed))}"
         )
 
 
 def reductions(backbone: nn.Module, parts: Anatomy) -> list[int]:
     """Reductions that leave whole heads, rising."""
-    width, pair = _head_width(backbone.config), 2 if parts.family in _ROTARY else 1
-    return [r for r in range(1, width + 1) if width % (r * pair) == 0 and parts.hidden % r == 0 and parts.ffn >= r]
+    width, turned = _head_width(backbone.config), _turned(backbone.config) if parts.rotary else 0
+    fits = [r for r in range(1, width + 1) if width % r == 0 and turned % (2 * r) == 0]
+    return [r for r in fits if parts.hidden % r == 0 and parts.ffn >= r]
 
 
 def _head_width(config: Any) -> int:
@@ -183,11 +188,17 @@ def _head_width(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
+def _turned(config: Any) -> int:
+    """Entries of a head that its position turns; some families turn a part of them alone."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return int(_head_width(config) * rope.get("partial_rotary_factor", 1.0))
+
+
 def _side_config(backbone: nn.Module, parts: Anatomy, reduction: int) -> Any:
     """The backbone's configuration at 1 / ``reduction`` of its widths, with the same number of heads."""
     config = copy.deepcopy(backbone.config)
     config.hidden_size = parts.hidden // reduction
-    setattr(config, _FFN_FIELD.get(parts.family, "intermediate_size"), parts.ffn // reduction)
+    setattr(config, parts.ffn_field, parts.ffn // reduction)
     if parts.family == "t5":
         config.d_kv = config.d_kv // reduction
     elif getattr(config, "head_dim", None):

@@ -97,9 +97,14 @@ def _prune(ladder: Ladder, loss: Callable[[Batch], Tensor], batches: Iterable[Ba
 def _undefined(backbone: nn.Module, parts: Anatomy) -> str:
     if "ffn_gate" in parts.layers[0].projections:
         return f"init = 'pruned' has no rule for the gated FFN of family {parts.family!r}: random start"
+    if parts.parallel:
+        return f"init = 'pruned' has no rule for attention beside the FFN of family {parts.family!r}: random start"
     paths = [parts.layers[0].projections[role].path for role in _RULE]
     if len(set(paths)) < len(paths) or not all(isinstance(backbone.get_submodule(p), nn.Linear) for p in paths):
         return f"init = 'pruned' has no rule for fused maps of family {parts.family!r}: random start"
+    query, key = (backbone.get_submodule(parts.layers[0].projections[role].path) for role in ("query", "key"))
+    if query.out_features != key.out_features:
+        return f"init = 'pruned' has no rule for the grouped keys of family {parts.family!r}: random start"
     if parts.hidden != backbone.get_submodule(parts.word_embeddings).embedding_dim:
         return f"init = 'pruned' has no rule for factorised embeddings of family {parts.family!r}: random start"
     return ""

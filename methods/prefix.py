@@ -14,7 +14,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from bench.anatomy import Anatomy, anatomy
+from bench.anatomy import Anatomy, Numbering, anatomy
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, at_least
 from methods.prompt import check_length, copy_sharing_tensors, token_positions
@@ -84,6 +84,11 @@ def _redirect(backbone: nn.Module, parts: Anatomy, length: int) -> None:
         )
     if own == "eager" and getattr(backbone.config, "reorder_and_upcast_attn", False):
         raise BenchError("reorder_and_upcast_attn bypasses the attention interface; turn it off to use a prefix")
+    if not parts.hands_on:
+        raise BenchError(
+            f"family {parts.family!r} hands its attention nothing beyond its own arguments, so that no prefix reaches "
+            "it; take prompt_tuning or p_tuning"
+        )
     copies: dict[int, tuple[PreTrainedConfig, PreTrainedConfig]] = {}
     for module in backbone.modules():
         config = getattr(module, "config", None)
@@ -140,13 +145,16 @@ class PrefixEncoder(nn.Module):
 class Prefixed(nn.Module):
     """A backbone whose attention sees a learned prefix."""
 
-    def __init__(self, backbone: nn.Module, prefix: nn.Module, shift: int, dropout: float) -> None:
+    def __init__(
+        self, backbone: nn.Module, prefix: nn.Module, shift: int, numbering: Numbering, dropout: float
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.prefix = prefix
         self.dropout = nn.Dropout(dropout)
         self.config = backbone.config
         self.shift = shift
+        self.numbering = numbering
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Run the backbone; arguments and output are the bare backbone's.
@@ -161,7 +169,7 @@ class Prefixed(nn.Module):
             # The reference draws a mask for each example of the batch, hence the expansion first.
             states = self.dropout(states.expand(-1, len(input_ids), -1, -1, -1))
         if self.shift and kwargs.get("position_ids") is None:
-            kwargs["position_ids"] = token_positions(self.backbone, input_ids, attention_mask, self.shift)
+            kwargs["position_ids"] = token_positions(self.config, self.numbering, input_ids, attention_mask, self.shift)
         return self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, prefix_states=list(states.unbind(0)), **kwargs
         )
@@ -209,7 +217,8 @@ def _apply(backbone: nn.Module, config: PrefixConfig, std: float) -> Prefixed:
         if config.reparametrise
         else Prefix(torch.empty(shape, **where).normal_(std=std))
     )
-    return Prefixed(backbone, prefix, config.length if config.position_shift else 0, config.dropout)
+    shift = config.length if config.position_shift else 0
+    return Prefixed(backbone, prefix, shift, parts.numbering, config.dropout)
 
 
 def _delta(module: Prefixed) -> dict[str, Tensor]:

@@ -10,23 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
-from bench.anatomy import Anatomy, anatomy
+from bench.anatomy import Anatomy, Numbering, anatomy
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, at_least
 
 COMMON_WORDS = 5000
 """Rows of the vocabulary that an initial prompt is sampled from (Lester et al. 2021, section 3.2)."""
 
-COUNT_TOKENS = ("roberta", "opt")
-"""Families whose learned positions number the tokens that are no padding; the others number columns."""
 
-
-def first_position(backbone: nn.Module) -> int:
+def first_position(config: Any, numbering: Numbering) -> int:
     """Row of the learned position table that the first token takes; RoBERTa's table starts behind its padding row."""
-    return int(backbone.config.pad_token_id) + 1 if backbone.config.model_type == "roberta" else 0
+    return int(config.pad_token_id) + 1 if numbering == "ids" else 0
 
 
-def token_positions(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor | None, shift: int) -> Tensor:
+def token_positions(
+    config: Any, numbering: Numbering, input_ids: Tensor, attention_mask: Tensor | None, shift: int
+) -> Tensor:
     """Position ids that a family with learned positions gives its tokens, advanced by ``shift``.
 
     RoBERTa counts the ids that are not padding, OPT the mask; both leave padding on its own row. The others count
@@ -35,10 +34,10 @@ def token_positions(backbone: nn.Module, input_ids: Tensor, attention_mask: Tens
     Returns:
         Ids ``[B, T]``, or ``[1, T]`` where they are the same in every row.
     """
-    family, first = backbone.config.model_type, first_position(backbone)
-    if family == "roberta":
-        real = input_ids.ne(backbone.config.pad_token_id)
-    elif family == "opt" and attention_mask is not None and attention_mask.ndim == 2:
+    first = first_position(config, numbering)
+    if numbering == "ids":
+        real = input_ids.ne(config.pad_token_id)
+    elif numbering == "mask" and attention_mask is not None and attention_mask.ndim == 2:
         real = attention_mask.ne(0)
     else:
         return torch.arange(first + shift, first + shift + input_ids.shape[1], device=input_ids.device)[None]
@@ -123,8 +122,9 @@ class Prompted(nn.Module):
         self.length = length
         self.position_shift = position_shift
         self.word_embeddings = parts.word_embeddings
+        self.numbering = parts.numbering
         # where columns count and the prompt takes the first, the backbone numbers both as it should by itself
-        by_column = parts.family not in COUNT_TOKENS and position_shift
+        by_column = parts.numbering == "columns" and position_shift
         self.own_positions = parts.positions is not None and not by_column
 
     def forward(
@@ -162,8 +162,12 @@ class Prompted(nn.Module):
 
     def _positions(self, input_ids: Tensor, attention_mask: Tensor | None, given: Tensor | None) -> Tensor:
         shift = self.length if self.position_shift else 0
-        tokens = token_positions(self.backbone, input_ids, attention_mask, shift) if given is None else given + shift
-        first = first_position(self.backbone)
+        tokens = (
+            token_positions(self.config, self.numbering, input_ids, attention_mask, shift)
+            if given is None
+            else given + shift
+        )
+        first = first_position(self.config, self.numbering)
         # Without a shift all prompt vectors share the first row: a constant that the learned prompt absorbs.
         front = torch.arange(self.length, device=tokens.device) * self.position_shift + first
         return torch.cat([front.expand(len(tokens), -1), tokens], dim=1)
@@ -223,7 +227,7 @@ class PromptTuning(Method):
             raise BenchError(
                 f"position_shift = false needs learned positions, which family {parts.family!r} lacks; leave it true"
             )
-        words = backbone.get_submodule(parts.word_embeddings).weight
+        words = backbone.get_submodule(parts.word_embeddings)
         return Prompted(backbone, Prompt(_initial(words, config)), config.length, config.position_shift)
 
     def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
@@ -239,14 +243,17 @@ class PromptTuning(Method):
         return config.length if config.position_shift else 0
 
 
-def _initial(words: Tensor, config: PromptTuningConfig) -> Tensor:
+def _initial(words: nn.Module, config: PromptTuningConfig) -> Tensor:
+    table: Any = words.weight
     if config.init == "uniform":
-        return torch.empty(config.length, words.shape[1], device=words.device, dtype=words.dtype).uniform_(-0.5, 0.5)
-    common = min(COMMON_WORDS, len(words))
+        where = {"device": table.device, "dtype": table.dtype}
+        return torch.empty(config.length, table.shape[1], **where).uniform_(-0.5, 0.5)
+    common = min(COMMON_WORDS, len(table))
     if config.length > common:
         raise BenchError(f"init 'vocabulary' has {common} rows for length = {config.length}; take init = 'uniform'")
     rows = torch.randperm(common)[: config.length]
-    return words.detach()[rows.to(words.device)].clone()
+    with torch.no_grad():
+        return words(rows.to(table.device)).clone()  # type: ignore[no-any-return]  # Gemma's embedding scales its rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

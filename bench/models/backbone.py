@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import BenchError, unknown
 from bench.models import configuration as fields
 from bench.models.hub import hub_reason, limit_silence, silent
-from bench.models.weights import head_notes, pretrained, unused_tensors
+from bench.models.weights import head_notes, pretrained, unused_tensors, without_pooler
 from bench.schema import record
 from bench.schema.jobs import BackboneSpec
 
@@ -257,7 +257,7 @@ def load(
     config = configuration(spec)
     check_family(config.model_type)  # transformers has advice of its own for one that cannot be used here at all
     auto: Any = AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
-    extra: dict[str, Any] = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
+    extra: dict[str, Any] = without_pooler(auto._model_mapping[type(config)])
     extra |= {"attn_implementation": attention, "dtype": dtype or torch.float32}
     if spec.weights == "pretrained":
         _check_stored(spec)

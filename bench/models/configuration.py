@@ -37,6 +37,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "is_decoder": ((None, False), "makes a decoder of the family, with other attention than the harness counts on"),
     "add_cross_attention": ((None, False), "adds attention to a second model, which is not there"),
     "is_causal": ((None,), "changes which tokens attend to which; each family is measured with its own attention"),
+    "use_bidirectional_attention": ((None, False), "changes which tokens attend to which"),
     "pruned_heads": ((None, {}, []), "names heads to take out, which transformers no longer does"),
     "position_embedding_type": ((None, "absolute"), "names positions that transformers no longer has"),
     "per_layer_config": ((None, {}, []), "gives layers shapes of their own, and the harness counts on equal ones"),
@@ -65,6 +66,10 @@ KEPT = (
     *("local_attention", "sliding_window", "use_sliding_window", "max_window_layers"),
     *("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets"),
     *("relative_attention_max_distance", "feed_forward_proj"),
+    *("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"),
+    *("no_rope_layers", "no_rope_layer_interval", "norm_epsilon", "qk_layernorm", "use_qk_norm", "use_bias"),
+    *("use_qkv_bias", "use_parallel_residual", "residual_dropout", "hidden_dropout"),
+    *("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
 )
 """Fields that are the backbone's own: sizes, activations, dropouts, starts. They come from the file."""
 DERIVED = ("is_gated_act", "dense_act_fn")

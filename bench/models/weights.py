@@ -1,6 +1,7 @@
 """Loads a file of weights whole: no tensor of a backbone is left to chance, and what has no place in it is counted."""
 
 import collections
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,13 +79,17 @@ def unused_tensors(spec: BackboneSpec, kind: Any, config: Any) -> dict[str, int]
     except (SafetensorError, OSError) as error:
         raise BenchError(f"{path}: cannot be loaded ({_first_line(error)}); fetch it again") from error
     every: Any = type(kind.__name__, (kind,), {"_keys_to_ignore_on_load_unexpected": None})  # the family hides some
-    extra = {"add_pooling_layer": False} if config.model_type in {"bert", "roberta"} else {}
     _, found = every.from_pretrained(
         None, config=config, state_dict=held, output_loading_info=True, ignore_mismatched_sizes=True,
-        trust_remote_code=False, dtype=torch.float32, **extra,
+        trust_remote_code=False, dtype=torch.float32, **without_pooler(kind),
     )  # fmt: skip
     _check_whole(path, found)
     return dict(sorted(collections.Counter(map(_first_names, found["unexpected_keys"])).items()))
+
+
+def without_pooler(kind: type) -> dict[str, bool]:
+    """What a class of transformers is called with to leave its pooler out, where it has one to leave out."""
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
 def head_notes(unused: Iterable[str]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from tests.factories.cost_steps import (
 )
 from tests.factories.methods import METHODS, NOWHERE, sized
 from tests.methods.adapted import ONE_OF_EACH
-from tests.methods.families import FAMILIES
+from tests.methods.families import FAMILIES, OF_ANOTHERS_LAYOUT
 
 PLAIN = Setting(batch=ROWS, length=LENGTH)
 FORMS: dict[str, dict[str, object]] = {
@@ -47,6 +47,13 @@ RELATIVES = [name for name in BUILTIN if name not in MECHANISMS]
 ELSEWHERE = ("lora", "prompt_tuning", "lst")
 """What finds its places in all families that are built alike, and adds the same operations there."""
 IN_EVERY_FORM = [*MECHANISMS, *(pytest.param(name, marks=pytest.mark.slow) for name in RELATIVES)]
+
+
+def tried_at_once(family: str, name: str) -> bool:
+    """Whether the pair is no slow test."""
+    return family in ONE_OF_EACH or (family not in OF_ANOTHERS_LAYOUT and name not in ELSEWHERE)
+
+
 BERT_BASE = BackboneSpec(name="bert-base", weights="random")
 
 
@@ -77,10 +84,11 @@ def test_fake_equals_real_to_the_byte(name: str, shapes: dict[str, BackboneSpec]
 @pytest.mark.parametrize(
     ("family", "name"),
     [
-        pytest.param(family, name, marks=[pytest.mark.slow] if family not in ONE_OF_EACH and name in ELSEWHERE else [])
+        pytest.param(family, name, marks=[] if tried_at_once(family, name) else [pytest.mark.slow])
         for family in FAMILIES
         if family != "bert"
         for name in FEW
+        if family not in METHODS[name].refused[0]
     ]
     + [
         pytest.param(family, name, marks=[pytest.mark.slow] if name in RELATIVES else [])
@@ -114,8 +122,10 @@ def test_fake_equals_real_under_every_optimizer(optimizer: str, name: str, shape
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(family, name) for family in FAMILIES for name in FEW if family not in METHODS[name].refused[0]],
+)
 @pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
 def test_fake_equals_real_in_every_form_of_every_family(
     fields: dict[str, object], family: str, name: str, shapes: dict[str, BackboneSpec]

@@ -83,7 +83,11 @@ def _low_rank(*, relative: bool = True, unmerges: bool = True, **config: Any) ->
                relative=relative)  # fmt: skip
 
 
-_WITHOUT_BIASES = ("llama", "modernbert", "qwen3", "t5", "t5_gated")
+_WITHOUT_BIASES = (
+    "cohere", "gemma", "gemma3_text", "granite", "llama", "mistral", "modernbert", "olmo2", "qwen3", "smollm3",
+    "t5", "t5_gated",
+)  # fmt: skip
+_NO_KEYWORDS = (("stablelm",), "hands its attention nothing beyond its own arguments")
 METHODS: dict[str, Row] = {
     "full": Row(reach=FROM_EMBEDDINGS, merges=True, trains_backbone=True),
     "head": Row(reach=NOWHERE, merges=True),
@@ -94,8 +98,10 @@ METHODS: dict[str, Row] = {
     "houlsby_adapter": Row(reach=FROM_ATTENTION_OUT, config={"bottleneck": 5}),
     "pfeiffer_adapter": Row(reach=FROM_FFN, config={"bottleneck": 5}, relative=True),
     "parallel_adapter": Row(reach=FROM_FFN, config={"bottleneck": 5}, relative=True),
-    "prefix_tuning": Row(reach=FROM_PREFIX, config={"length": 3, "reparametrise": True, "hidden": 7}),
-    "p_tuning_v2": Row(reach=FROM_PREFIX, config={"length": 3}, relative=True),
+    "prefix_tuning": Row(
+        reach=FROM_PREFIX, config={"length": 3, "reparametrise": True, "hidden": 7}, refused=_NO_KEYWORDS
+    ),
+    "p_tuning_v2": Row(reach=FROM_PREFIX, config={"length": 3}, relative=True, refused=_NO_KEYWORDS),
     "prompt_tuning": Row(reach=FROM_PROMPT, config={"length": 3}),
     "p_tuning": Row(reach=FROM_PROMPT, config={"length": 3}, relative=True),
     "lora": _low_rank(rank=2, relative=False),

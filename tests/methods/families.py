@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from bench.models.weights import without_pooler
+
 COMMON = {
     "vocab_size": 96,
     "hidden_size": 32,
@@ -17,9 +19,14 @@ _OPT = {**COMMON, "ffn_dim": 64, "word_embed_proj_dim": 32}
 _OPT.pop("intermediate_size")
 _T5 = {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
 
+_GROUPED = {**COMMON, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_WIDE_HEADS = {"num_attention_heads": 2, "partial_rotary_factor": 0.5}
+
 CONFIGS: dict[str, tuple[str, dict]] = {
     "bert": ("bert", COMMON),
     "roberta": ("roberta", {**COMMON, "max_position_embeddings": 66}),
+    "xlm-roberta": ("xlm-roberta", {**COMMON, "max_position_embeddings": 66}),
+    "camembert": ("camembert", {**COMMON, "max_position_embeddings": 66}),
     "electra": ("electra", {**COMMON, "embedding_size": 32}),
     "distilbert": ("distilbert", _DISTIL),
     "modernbert": ("modernbert", {**COMMON, "pad_token_id": 0, "local_attention": 8}),
@@ -28,10 +35,25 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "llama": ("llama", {**COMMON, "num_key_value_heads": 2}),
     "qwen2": ("qwen2", {**COMMON, "num_key_value_heads": 2}),
     "qwen3": ("qwen3", {**COMMON, "num_key_value_heads": 2, "head_dim": 8}),
+    "mistral": ("mistral", {**_GROUPED, "sliding_window": 8}),
+    "gemma": ("gemma", {**_GROUPED, "head_dim": 8}),
+    "gemma3_text": (
+        "gemma3_text",
+        {**_GROUPED, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8},
+    ),
+    "granite": ("granite", {**_GROUPED, "residual_multiplier": 0.5, "embedding_multiplier": 2.0}),
+    "smollm3": ("smollm3", {**_GROUPED, "no_rope_layers": [1, 0]}),
+    "stablelm": ("stablelm", {**_GROUPED, **_WIDE_HEADS, "num_key_value_heads": 1}),
+    "olmo2": ("olmo2", _GROUPED),
+    "cohere": ("cohere", _GROUPED),
+    "starcoder2": ("starcoder2", _GROUPED),
+    "phi": ("phi", {**COMMON, **_WIDE_HEADS, "pad_token_id": 0}),
     "t5": ("t5", _T5),
     "t5_gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu"}),
 }
 FAMILIES = sorted(CONFIGS)
+OF_ANOTHERS_LAYOUT = {"camembert", "gemma", "gemma3_text", "granite", "mistral", "qwen2", "smollm3", "xlm-roberta"}
+"""Families whose blocks are laid out as another's: what follows from the layout alone is tried on that one."""
 
 
 def tiny(family: str, seed: int = 0, frozen: bool = True, **overrides: object) -> nn.Module:
@@ -41,10 +63,14 @@ def tiny(family: str, seed: int = 0, frozen: bool = True, **overrides: object) -
     model_type, values = CONFIGS[family]
     config = AutoConfig.for_model(model_type, **{**values, **overrides})
     torch.default_generator.manual_seed(seed)  # torch.manual_seed notes its whole stack for each kind of device
-    extra = {"add_pooling_layer": False} if model_type in {"bert", "roberta"} else {}
     auto = AutoModelForTextEncoding if model_type == "t5" else AutoModel
-    backbone = auto.from_config(config, **extra).eval()
+    backbone = auto.from_config(config, **without_pooler(auto._model_mapping[type(config)])).eval()
     return backbone.requires_grad_(not frozen)
+
+
+def key_width(family: str) -> int:
+    """Width of keys and values, half of the states' where two heads share them."""
+    return 16 if "num_key_value_heads" in CONFIGS[family][1] else 32
 
 
 def batch(

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from bench.errors import BenchError
 from bench.registry import make
 from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, shape_of, states, trained
-from tests.methods.families import FAMILIES, tiny
+from tests.methods.families import FAMILIES, key_width, tiny
 
 ALL_LINEAR = ["query", "key", "value", "output", "ffn_in", "ffn_out"]
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -34,7 +34,7 @@ def test_count_on_bert_base(config, expected):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_count_is_rank_times_both_sides_of_each_target(family):
     _, module = adapt("lora", family, rank=4)
-    value_width = 16 if family in {"llama", "qwen2", "qwen3"} else 32  # two key-value heads of four
+    value_width = key_width(family)
     assert count(module) == 2 * 4 * (32 + 32 + 32 + value_width)
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from bench.anatomy import anatomy
 from bench.errors import BenchError
 from methods.lst import LadderSideTuning, LSTConfig
 from tests.methods.families import FAMILIES, batch, tiny
 
-PRUNABLE = ["bert", "distilbert", "electra", "opt", "roberta", "t5"]
-ROTARY = ["llama", "modernbert", "qwen2", "qwen3"]
+PRUNABLE = ["bert", "camembert", "distilbert", "electra", "opt", "roberta", "t5", "xlm-roberta"]
+ROTARY = [family for family in FAMILIES if anatomy(tiny(family)).rotary]
 
 
 def ladder(family="bert", reduction=4, seed=0, overrides=None, **config):

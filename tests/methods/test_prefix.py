@@ -6,13 +6,17 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bench.anatomy import anatomy
 from bench.errors import BenchError
 from bench.registry import make
 from tests.methods.adapted import adapt, bert_base, count, loss, states, trained
-from tests.methods.families import FAMILIES, batch, tiny
+from tests.methods.families import FAMILIES as EVERY
+from tests.methods.families import batch, tiny
 
-LEARNED = ("bert", "distilbert", "electra", "gpt2", "opt", "roberta")
-CAUSAL = ("gpt2", "llama", "opt", "qwen2", "qwen3")
+PARTS = {family: anatomy(tiny(family)) for family in EVERY}
+FAMILIES = [family for family in EVERY if PARTS[family].hands_on]
+LEARNED = [family for family in FAMILIES if PARTS[family].positions]
+CAUSAL = [family for family in FAMILIES if PARTS[family].causal]
 METHODS = ("prefix_tuning", "p_tuning_v2")
 
 
@@ -89,7 +93,9 @@ def test_every_token_sees_the_prefix_in_every_layer(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_masked_prefix_gives_the_backbone_back(family):
     """A 4-D mask over p + T keys is the caller's own word about the prefix."""
-    length = 4 if family == "modernbert" else 10  # within the local window, which a 4-D mask leaves out
+    length = (
+        4 if family in {"gemma3_text", "mistral", "modernbert"} else 10
+    )  # within the local window, which a 4-D mask leaves out
     inputs = batch(length=length)["input_ids"]
     see = torch.ones(3, 1, length, length, dtype=torch.bool)
     see = see.tril() if family in CAUSAL else see

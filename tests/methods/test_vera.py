@@ -10,7 +10,7 @@ from bench.errors import BenchError
 from bench.registry import make
 from methods.vera import Pair, Scaled
 from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, shape_of, states, trained
-from tests.methods.families import FAMILIES, tiny
+from tests.methods.families import FAMILIES, key_width, tiny
 
 ALL_LINEAR = ["query", "key", "value", "output", "ffn_in", "ffn_out"]
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -36,7 +36,7 @@ def test_frozen_matrices_count_once_a_shape():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_count_is_rank_and_output_of_each_target(family):
     _, module = adapt("vera", family, rank=5)
-    value_width = 16 if family in {"llama", "qwen2", "qwen3"} else 32  # two key-value heads of four
+    value_width = key_width(family)
     assert count(module) == 2 * (5 + 32 + 5 + value_width)
     assert len(pairs(module)) == (1 if value_width == 32 else 2)
 

@@ -24,8 +24,9 @@ METHODS = {"get_text_config", "standardize_rope_params", "validate_rope", "get_m
 """What is read of a configuration and is no field of a file: its methods, and what its class holds."""
 ELSEWHERE = {
     "attention_chunk_size": "chunked attention", "is_causal": "masks", "mtp_hidden_states_first": "draft heads",
-    "chain_hidden_post_norm": "draft heads", "logits_mup_width_multiplier": "draft heads", "hidden_dropout": "heads",
-    "token_classification_bias": "heads",
+    "chain_hidden_post_norm": "draft heads", "logits_mup_width_multiplier": "draft heads",
+    "token_classification_bias": "heads", "vision_config": "images", "text_config": "images",
+    "image_token_id": "images", "mm_tokens_per_image": "images",
 }  # fmt: skip
 """Fields that the shared code of transformers reads for families and heads that are not loaded here, with whose."""
 BERT = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -72,7 +73,8 @@ def reads(module):
             yield node.args[1].value
 
 
-MODELING = [f"models.{family}.modeling_{family}" for family in _FAMILIES]
+FOLDERS = [family.replace("-", "_").removesuffix("_text") for family in _FAMILIES]
+MODELING = [f"models.{name}.modeling_{name}" for name in FOLDERS]
 SHARED = ["modeling_utils", "modeling_layers", "modeling_rope_utils", "masking_utils", "utils.generic",
           "utils.output_capturing", "integrations.moe"]  # fmt: skip
 
