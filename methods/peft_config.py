@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import re
 import types
 import warnings
 from collections.abc import Mapping
@@ -75,7 +76,8 @@ class PeftConfig(MethodConfig):
                 warnings.simplefilter("ignore")  # what is built says it again, for the record
                 to_library(parsed)
         except (TypeError, ValueError, AttributeError, KeyError, AssertionError, ImportError) as error:
-            raise BenchError(f"{at}peft refuses this {kind} configuration: {first_line(error)}") from error
+            reason = re.sub(r"\[('[^']*', '[^']*', '[^']*'),.*", r"\1 and others", first_line(error))
+            raise BenchError(f"{at}peft refuses this {kind} configuration: {reason}") from error
         return parsed  # type: ignore[no-any-return]
 
 

@@ -158,7 +158,7 @@ SHARES = ("asa_importance_beta", "asa_uncertainty_beta", "sparsity")
 """Numbers of at least 0 and below 1, beside every dropout."""
 PARTS = ("sparse_rate", "svd_threshold", "weight_tying")
 """Numbers of at most 1."""
-POSITIVE = ("velora_config.scale", "monteclora_config.dirichlet_prior", "effective_rank")
+POSITIVE = ("velora_config.scale", "monteclora_config.dirichlet_prior", "effective_rank", "init_theta_d_bound")
 """Numbers above 0."""
 NOT_NULL = ("init_weights", "num_ranks", "num_tasks", "random_loc_seed", "prompt_tuning_init_task")
 """Fields whose null peft declares and does not take, beside a default that is none."""

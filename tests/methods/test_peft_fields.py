@@ -249,6 +249,11 @@ REFUSED = {
     "equal pairs made orthogonal": ({"peft_type": "HRA", "apply_GS": True}, "apply_GS = true divides zero by zero"),
     "no direction kept": ({"peft_type": "OSF", "effective_rank": 0}, "effective_rank = 0; it takes a number above 0"),
     "a seed by null": ({"peft_type": "FOURIERFT", "random_loc_seed": None}, "random_loc_seed = None; leave it out"),
+    "a wavelet of no name": (
+        {"peft_type": "WAVEFT", "wavelet_family": "x"}, "family x not .* are: 'db1', 'db2', 'db3' and others$",
+    ),
+    "an activation of no name": ({"peft_type": "PEANUT", "act_fn": "x"}, "`act_fn`: x.* and others$"),
+    "a bound of nothing": ({"peft_type": "UNILORA", "init_theta_d_bound": 0}, "bound = 0; it takes a number above 0"),
     "of subspaces that stay": ({"peft_type": "ADAMSS", "init_warmup": 3}, "init_warmup = 3 does nothing witho"),
 }  # fmt: skip
 
