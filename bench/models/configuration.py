@@ -315,7 +315,8 @@ def _check_together(found: Read, where: str) -> None:
         return found.values.get(alias, found.values.get(field, getattr(usual, field, None)))
 
     width, heads, shared = value("hidden_size"), value("num_attention_heads"), value("num_key_value_heads")
-    size = found.values.get("head_dim")
+    own = type(usual).__dataclass_fields__.get("head_dim")  # some families have a size of their own, others divide
+    size = found.values.get("head_dim", own.default if own else None)
     if found.model_type != "t5" and size is None and isinstance(heads, int) and width % heads:
         raise BenchError(
             f"{where}: {names['hidden_size']} = {width} is no multiple of {names['num_attention_heads']} = {heads}; "
