@@ -39,7 +39,7 @@ class MethodConfig:
                 raise unknown("key", key, fields, where)
             if not _fits(value, fields[key]):
                 raise BenchError(f"{_at(where)}{key} = {value!r} has the wrong type; it takes {_spell(fields[key])}")
-            if takes := _beyond(key, value):
+            if takes := _beyond(value):
                 raise BenchError(f"{_at(where)}{key} = {value!r}; it takes {takes}")
         try:
             return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
@@ -48,11 +48,13 @@ class MethodConfig:
 
 
 def at_least(config: MethodConfig, **bounds: float) -> None:
-    """Raise ``ValueError`` where a field of ``config`` lies below its bound; for ``__post_init__``."""
+    """Raise ``ValueError`` where a size lies below its bound or beyond ``MOST``; for ``__post_init__``."""
     for name, bound in bounds.items():
         value = getattr(config, name)
         if value < bound:
             raise ValueError(f"{name} = {value} is too small; it takes at least {bound}")
+        if value > MOST:
+            raise ValueError(f"{name} = {value} is too large; it takes at most {MOST:,}")
 
 
 def _at(where: str) -> str:
@@ -60,17 +62,16 @@ def _at(where: str) -> str:
 
 
 MOST = 1 << 24
-"""The largest whole number of a configuration: sizes multiply, and beyond it their products overflow."""
+"""The largest size: sizes multiply, and beyond it their products overflow."""
 
 
-def _beyond(key: str, value: Any) -> str:
+def _beyond(value: Any) -> str:
     """What a number takes, where ``value`` or one in its list is infinite, none, or beyond any machine; else empty."""
     for number in value if isinstance(value, list | tuple) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
             return "a finite number"
-        most = 2**63 - 1 if key.endswith("seed") else MOST
-        if type(number) is int and abs(number) > most:
-            return f"whole numbers of at most {most:,}"
+        if type(number) is int and abs(number) >= 2**63:
+            return "whole numbers below 2**63"
     return ""
 
 

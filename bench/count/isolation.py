@@ -257,10 +257,10 @@ def _functions() -> dict[str, Any]:
     for group in (nn, torch.optim):
         places |= {f"{group.__name__}.{name}": kind for name, kind in vars(group).items() if isinstance(kind, type)}
     wanted = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
-    return {
-        f"{place}.{name}": _unwrapped(value) for place, held in places.items() for name, value in vars(held).items()
-        if isinstance(value, wanted)
-    }  # fmt: skip
+    found = {f"{place}.{name}": value for place, held in places.items() for name, value in vars(held).items()}
+    # the first optimizer of a class gives it a ``step`` of its own, where AdamW inherits Adam's until then
+    found |= {f"{place}.step": held.step for place, held in places.items() if hasattr(held, "step")}
+    return {name: _unwrapped(value) for name, value in found.items() if isinstance(value, wanted)}
 
 
 def _unwrapped(function: Any) -> Any:

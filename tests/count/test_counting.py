@@ -23,7 +23,7 @@ from tests.factories.cost_steps import (
 )
 from tests.factories.methods import METHODS, NOWHERE, sized
 from tests.methods.adapted import ONE_OF_EACH
-from tests.methods.families import FAMILIES, OF_ANOTHERS_LAYOUT
+from tests.methods.families import EVERY, OF_ANOTHERS_LAYOUT
 
 PLAIN = Setting(batch=ROWS, length=LENGTH)
 FORMS: dict[str, dict[str, object]] = {
@@ -60,7 +60,7 @@ BERT_BASE = BackboneSpec(name="bert-base", weights="random")
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BackboneSpec]:
     folder = tmp_path_factory.mktemp("shapes")
-    return {family: tiny_shape(family, folder) for family in FAMILIES}
+    return {family: tiny_shape(family, folder) for family in EVERY}
 
 
 def form(**fields: object) -> Setting:
@@ -85,7 +85,7 @@ def test_fake_equals_real_to_the_byte(name: str, shapes: dict[str, BackboneSpec]
     ("family", "name"),
     [
         pytest.param(family, name, marks=[] if tried_at_once(family, name) else [pytest.mark.slow])
-        for family in FAMILIES
+        for family in EVERY
         if family != "bert"
         for name in FEW
         if family not in METHODS[name].refused[0]
@@ -124,7 +124,7 @@ def test_fake_equals_real_under_every_optimizer(optimizer: str, name: str, shape
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"),
-    [(family, name) for family in FAMILIES for name in FEW if family not in METHODS[name].refused[0]],
+    [(family, name) for family in EVERY for name in FEW if family not in METHODS[name].refused[0]],
 )
 @pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
 def test_fake_equals_real_in_every_form_of_every_family(

@@ -17,7 +17,7 @@ from bench.training.loop import check_groups, head_groups, make_optimizer
 from methods import BRIDGES, BUILTIN
 from tests.factories.methods import METHODS, sized
 from tests.methods.adapted import ONE_OF_EACH, randomise, shape_of
-from tests.methods.families import FAMILIES, batch, tiny
+from tests.methods.families import EVERY, batch, tiny
 
 REFUSED = {(name, family): row.refused[1] for name, row in METHODS.items() for family in row.refused[0]}
 """(method, family) -> words of the refusal; every other pair works."""
@@ -32,7 +32,7 @@ def pairs(own: list[str], relatives: list[str]) -> list[object]:
             marks=[] if family in (relatives if METHODS[method].relative else own) else [pytest.mark.slow],
         )
         for method in METHODS
-        for family in FAMILIES
+        for family in EVERY
         if (method, family) not in REFUSED
     ]
 
@@ -109,7 +109,7 @@ def run(method: str, family: str, seed: int = 0) -> Run:
 cached = functools.cache(run)
 
 
-@pytest.fixture(scope="module", params=pairs(FAMILIES, ONE_OF_EACH), ids="-".join)
+@pytest.fixture(scope="module", params=pairs(EVERY, ONE_OF_EACH), ids="-".join)
 def trained(request) -> Run:
     return cached(*request.param)
 

@@ -9,10 +9,10 @@ from bench.anatomy import anatomy
 from bench.errors import BenchError
 from bench.models.backbone import load
 from bench.schema.jobs import BackboneSpec
-from tests.methods.families import FAMILIES, tiny
+from tests.methods.families import EVERY, tiny
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_every_path_names_a_module(family):
     backbone = tiny(family)
     parts = anatomy(backbone)
@@ -27,7 +27,7 @@ def test_every_path_names_a_module(family):
             assert backbone.get_submodule(projection.path).weight.ndim == 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_sizes(family):
     backbone = tiny(family)
     parts = anatomy(backbone)
