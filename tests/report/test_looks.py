@@ -148,7 +148,7 @@ def test_long_labels_are_told_apart_by_what_no_other_has():
     told = [look.text for look in looks(labels, labels[0]).values()]
     assert told == ["peft('LORA', …)", "peft('LORA', …, use_dora=True)", "peft('PREFIX_TUNING', 20)",
                     "peft('LORA', …, 'lora-fa')", "peft('LORA', …, 'lora+', 16)",
-                    "peft('LORA', …, use_quantised…", "lora(rank=8)", "not a call at all, and much t…"]  # fmt: skip
+                    "peft('LORA', …, use_quantised…", "lora(rank=8)", "not a call at …ng for a figure"]  # fmt: skip
 
 
 def test_long_lists_are_counted_and_no_two_methods_share_a_text():

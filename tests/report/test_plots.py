@@ -16,7 +16,7 @@ from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import Words, save, styled
 from bench.report.charts.curves import training_loss
 from bench.report.charts.scores import COSTS, score_against
-from bench.report.charts.sheet import Sheet, looks
+from bench.report.charts.sheet import LONGEST, Sheet, groups, looks
 from bench.report.charts.step import anatomy, backward_by_depth, memory_breakdown
 from bench.report.charts.times import inference, latency, latency_map
 from bench.schema.record import Flops
@@ -212,6 +212,15 @@ def test_names_find_room_in_one_panel_in_groups_or_in_a_key(count, spread):
     labels = ["full", *(f"{kinds[at % len(kinds)]}(rank={at})" for at in range(1, count))]
     costs = {label: (70_000 + at // 2, int(3e8 * (1 + spread * luck.normal()))) for at, label in enumerate(labels)}
     sheet = crowd(costs, np.clip(0.8 + spread * luck.normal(size=count), 0, 1))
+    with styled():
+        legible(score_against(sheet, "score-memory"), [look.text for look in sheet.looks.values()])
+
+
+@pytest.mark.parametrize("count", [9, 30])
+def test_methods_of_long_names_that_no_table_lists_have_their_names(count):
+    labels = ["full", *(f"a-package-of-somebody/a_method_with_a_long_name_{at}" for at in range(1, count))]
+    sheet = crowd({label: (70_000, 300_000_000) for label in labels}, [0.5] * count)
+    assert all(len(title) <= LONGEST for title, _ in groups(sheet.looks, labels, 8))
     with styled():
         legible(score_against(sheet, "score-memory"), [look.text for look in sheet.looks.values()])
 

@@ -26,6 +26,8 @@ SHADES = (0.0, -0.4, 0.45)
 """How far the configurations of one method lie from its colour: towards black below 0, towards white above."""
 LONGEST = 30
 """Characters of a method label in a figure; the tables carry it in full."""
+OTHERS = "other methods"
+"""Group of methods that the table does not list, and title of groups that have no room for theirs."""
 _LISTED = 2
 """Entries of a list up to which a label spells them."""
 
@@ -89,9 +91,11 @@ def groups(style: Looks, names: Sequence[str], most: int) -> list[tuple[str, lis
     for title, members in divided.items():
         if len(members) == 1 and found and len(found[-1][1]) < most:
             before, others = found.pop()
-            found.append((f"{before}, {title}", [*others, *members]))
+            joined = f"{before}, {title}"
+            found.append((joined if len(joined) <= LONGEST else OTHERS, [*others, *members]))
         else:
-            found += [(title, part) for part in _evenly(members, most)]
+            title = style[members[0]].group if len(members) == 1 else title
+            found += [(_cut(title), part) for part in _evenly(members, most)]
     return found
 
 
@@ -120,7 +124,7 @@ def _named() -> dict[str, tuple[str, Marker, str]]:
 
 
 def _derived(name: str, taken: set[tuple[str, Marker]]) -> tuple[str, Marker, str]:
-    """Colour and marker of a method that the table does not list, by its name alone; its group is its own.
+    """Colour and marker of a method that the table does not list, by its name alone.
 
     A pair that a listed method or another one of the run has is passed over.
     """
@@ -130,7 +134,7 @@ def _derived(name: str, taken: set[tuple[str, Marker]]) -> tuple[str, Marker, st
     pairs = [(colour, marker) for colour in colours for marker in markers]
     start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % len(pairs)
     free = (pair for pair in (*pairs[start:], *pairs[:start]) if pair not in taken)
-    return (*next(free, pairs[start]), name)
+    return (*next(free, pairs[start]), OTHERS)
 
 
 def _texts(labels: Sequence[str]) -> list[str]:
@@ -145,7 +149,11 @@ def _texts(labels: Sequence[str]) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    """At most `LONGEST` characters; a name keeps both its ends, a call its beginning."""
+    if len(text) <= LONGEST:
+        return text
+    end = 0 if "(" in text else LONGEST // 2
+    return f"{text[: LONGEST - 1 - end]}…{text[len(text) - end :]}"
 
 
 def _telling(label: str, labels: Sequence[str]) -> str | None:
