@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import BenchError, unknown
 from bench.models import configuration as fields
 from bench.models.hub import hub_reason, limit_silence, silent
-from bench.models.weights import head_notes, pretrained, unused_tensors, without_pooler
+from bench.models.weights import pretrained, read_header, without_pooler
 from bench.schema import record
 from bench.schema.jobs import BackboneSpec
 
@@ -248,6 +248,9 @@ def load(
         dtype: float32 unless told.
         attention: Attention implementation, ``sdpa`` or ``eager``.
         seed: Seed of random weights; without meaning for pretrained ones.
+
+    Raises:
+        BenchError: Its shape cannot be built, or its weights cannot be loaded whole.
     """
     import torch
     from transformers import AutoModel, AutoModelForTextEncoding
@@ -260,7 +263,7 @@ def load(
     extra: dict[str, Any] = without_pooler(auto._model_mapping[type(config)])
     extra |= {"attn_implementation": attention, "dtype": dtype or torch.float32}
     if spec.weights == "pretrained":
-        _check_stored(spec)
+        describe(spec)  # its checks need the header alone
         backbone = pretrained(spec, auto, config, **extra).to(device)
     else:
         with torch.random.fork_rng(devices=[]), torch.device(device):
@@ -290,12 +293,13 @@ def describe(spec: BackboneSpec) -> record.Backbone:
     shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
     bare: Any = load(shape, device="meta")
     parameters = sum(p.numel() for p in bare.parameters())
-    notes, unused = configuration_notes(spec), {}
+    notes = configuration_notes(spec)
+    unused: dict[str, int] = {}
     if spec.weights == "pretrained":
         _check_stored(spec)
         pinned = PRETRAINED.get(spec.name)
-        unused = unused_tensors(spec, type(bare), configuration(spec))
-        notes = (*(pinned.notes if pinned else ()), *notes, *head_notes(unused))
+        unused, of_file = read_header(spec, type(bare), configuration(spec))
+        notes = (*(pinned.notes if pinned else ()), *notes, *of_file)
     return record.Backbone(
         name=spec.title, revision=spec.revision, sha256=spec.sha256, parameters=parameters, weights=spec.weights,
         notes=notes, unused_tensors=unused, configuration={} if spec.name in SHAPES else _read(spec)[0].values,

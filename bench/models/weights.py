@@ -2,6 +2,7 @@
 
 import collections
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 HEADS = ("classifier", "classification_head", "pre_classifier", "qa_outputs", "score")
 """First names of the heads that transformers puts on a backbone for one task."""
 _SHOWN = 3
+_FLOATS = ("F32", "F16", "BF16", "F64")
+"""Types of safetensors whose values are the weights themselves."""
+_KINDS = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "C": "complex"}
+_NUMBER = re.compile(r"\.\d+\.")
 
 
 def pretrained(spec: BackboneSpec, auto: Any, config: Any, **extra: Any) -> "nn.Module":
@@ -27,7 +32,7 @@ def pretrained(spec: BackboneSpec, auto: Any, config: Any, **extra: Any) -> "nn.
         **extra: For ``from_pretrained``.
 
     Raises:
-        BenchError: The file is damaged, lacks a tensor, or holds one of another size.
+        BenchError: The file is damaged, lacks a tensor, or holds one of another size or one that is not finite.
     """
     path = weights_path(spec)
     _check_folder(path.parent)
@@ -44,6 +49,7 @@ def pretrained(spec: BackboneSpec, auto: Any, config: Any, **extra: Any) -> "nn.
             raise
         raise BenchError(f"{path}: cannot be loaded ({_first_line(error)}); fetch it again") from error
     _check_whole(path, found)
+    _check_finite(path, backbone)
     return backbone  # type: ignore[no-any-return]
 
 
@@ -53,8 +59,8 @@ def weights_path(spec: BackboneSpec) -> Path:
     return Path(spec.folder) / "model.safetensors"
 
 
-def unused_tensors(spec: BackboneSpec, kind: Any, config: Any) -> dict[str, int]:
-    """How many tensors of the weights file have no place in the bare backbone, by their first names.
+def read_header(spec: BackboneSpec, kind: Any, config: Any) -> tuple[dict[str, int], tuple[str, ...]]:
+    """What of a weights file has no place in the bare backbone, and what a reader of its scores must know of it.
 
     The names in the file's header are loaded, with tensors that take no memory: what transformers makes of them,
     old spellings and tied weights included, is what it makes of the real ones.
@@ -64,10 +70,12 @@ def unused_tensors(spec: BackboneSpec, kind: Any, config: Any) -> dict[str, int]
         kind: Class of its module.
         config: Its configuration.
 
+    Returns:
+        How many tensors have no place, by their first names; and notes.
+
     Raises:
-        BenchError: The file is damaged, lacks a tensor, or holds one of another size.
+        BenchError: The file is damaged, lacks a tensor, holds one of another size or type, or two for one place.
     """
-    import torch
     from safetensors import SafetensorError, safe_open
 
     path = weights_path(spec)
@@ -75,16 +83,80 @@ def unused_tensors(spec: BackboneSpec, kind: Any, config: Any) -> dict[str, int]
     _quiet_loading()
     try:
         with safe_open(path, framework="pt") as file:
-            held = {name: torch.zeros(()).expand(file.get_slice(name).get_shape()) for name in file.keys()}
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+            stored = {name: one.get_dtype() for name, one in slices.items()}
     except (SafetensorError, OSError) as error:
         raise BenchError(f"{path}: cannot be loaded ({_first_line(error)}); fetch it again") from error
+    places, found = _placed(kind, config, shapes)
+    _check_whole(path, found)
+    _check_types(path, {name: stored[name] for name in places.values()})
+    unplaced = set(shapes) - set(found["unexpected_keys"]) - set(places.values())
+    _check_once(path, kind, config, shapes, places, unplaced)
+    unused = dict(sorted(collections.Counter(map(_first_names, found["unexpected_keys"])).items()))
+    return unused, (*_head_notes(unused), *_block_notes(found["unexpected_keys"], places))
+
+
+def _placed(kind: Any, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Which tensor of a file each parameter takes, and what transformers reports of the rest.
+
+    Every element of a tensor is its number, and so is every element of the parameter that takes it.
+    """
+    import torch
+
+    names = list(shapes)
+    held = {name: torch.full((), float(number)).expand(shapes[name]) for number, name in enumerate(names)}
     every: Any = type(kind.__name__, (kind,), {"_keys_to_ignore_on_load_unexpected": None})  # the family hides some
-    _, found = every.from_pretrained(
+    module, found = every.from_pretrained(
         None, config=config, state_dict=held, output_loading_info=True, ignore_mismatched_sizes=True,
         trust_remote_code=False, dtype=torch.float32, **without_pooler(kind),
     )  # fmt: skip
-    _check_whole(path, found)
-    return dict(sorted(collections.Counter(map(_first_names, found["unexpected_keys"])).items()))
+    drawn = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    return {
+        place: names[int(parameter[(0,) * parameter.ndim])]
+        for place, parameter in module.named_parameters() if place not in drawn
+    }, found  # fmt: skip
+
+
+def _check_types(path: Path, stored: Mapping[str, str]) -> None:
+    for name, dtype in stored.items():
+        if dtype not in _FLOATS:
+            raise BenchError(
+                f"{path}: {name} is stored as {_spelled(dtype)}, and the scale of such weights is not read; name a "
+                f'backbone with weights in {", ".join(map(_spelled, _FLOATS))}, or set weights = "random" for costs '
+                "alone"
+            )
+
+
+def _spelled(dtype: str) -> str:
+    """``int8`` of safetensors' ``I8``, ``float8_e4m3`` of ``F8_E4M3``."""
+    kind, size, more = re.fullmatch(r"([A-Z]+)(\d*)(.*)", dtype).groups()  # type: ignore[union-attr]
+    return f"{_KINDS.get(kind, kind.lower())}{size}{more.lower()}"
+
+
+def _check_once(
+    path: Path, kind: Any, config: Any, shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, str],
+    unplaced: Iterable[str],
+) -> None:  # fmt: skip
+    """Refuse two tensors for one place that differ: which of them transformers takes, it does not tell.
+
+    Those of the shape of a parameter are loaded alone, to see whether they would be taken for it; families drop
+    others, such as the frequencies of a rotary table.
+    """
+    from safetensors import safe_open
+
+    rivals = {name for name in unplaced if shapes[name] in {shapes[taken] for taken in places.values()}}
+    if not rivals:
+        return
+    twice = {shapes[name] for name in rivals}
+    alone = {name: shapes[name] for name in shapes if name in rivals or shapes[name] not in twice}
+    with safe_open(path, framework="pt") as file:
+        for place, rival in _placed(kind, config, alone)[0].items():
+            taken = places[place]
+            if rival in rivals and not file.get_tensor(taken).equal(file.get_tensor(rival)):
+                raise BenchError(
+                    f"{path}: {taken} and {rival} both stand for {place} and differ; keep the one that is meant"
+                )
 
 
 def without_pooler(kind: type) -> dict[str, bool]:
@@ -92,10 +164,28 @@ def without_pooler(kind: type) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
 
 
-def head_notes(unused: Iterable[str]) -> tuple[str, ...]:
-    """What a reader must know of weights that came with the head of a task: they were trained on it before."""
+def _head_notes(unused: Iterable[str]) -> tuple[str, ...]:
+    """Weights that came with the head of a task were trained on it before."""
     heads = [name for name in unused if name.partition(".")[0] in HEADS]
     return (f"the weights file holds the head of a task ({', '.join(heads)}): trained on it before",) if heads else ()
+
+
+def _block_notes(unexpected: Iterable[str], places: Mapping[str, str]) -> tuple[str, ...]:
+    """A file with more blocks than its configuration asks for was trained as a deeper backbone."""
+    known = {_NUMBER.sub(".*.", tensor) for tensor in places.values()}
+    more = {found for name in unexpected if _NUMBER.sub(".*.", name) in known and (found := _block(name))}
+    ordered = sorted(more, key=lambda name: [int(part) if part.isdigit() else 0 for part in name.split(".")])
+    return (
+        (f"the weights file holds {len(more)} {'block' if len(more) == 1 else 'blocks'} that config.json leaves out "
+         f"({_listed(ordered)}): the backbone is shallower than the one that was pretrained",)
+        if more else ()
+    )  # fmt: skip
+
+
+def _block(tensor: str) -> str:
+    """``encoder.layer.1`` of ``encoder.layer.1.output.dense.weight``; empty where no block is numbered."""
+    numbered = _NUMBER.search(tensor)
+    return tensor[: numbered.end() - 1] if numbered else ""
 
 
 def _first_names(tensor: str) -> str:
@@ -128,13 +218,21 @@ def _check_whole(path: Path, found: Mapping[str, Any]) -> None:
         raise BenchError(f"{path}: cannot be loaded ({' '.join(str(errors[0]).split())}); fetch it again")
 
 
+def _check_finite(path: Path, backbone: "nn.Module") -> None:
+    broken = [name for name, parameter in backbone.named_parameters() if not parameter.isfinite().all()]
+    if broken:
+        dtype = str(backbone.get_parameter(broken[0]).dtype).removeprefix("torch.")
+        verb = "hold" if broken[1:] else "holds"
+        raise BenchError(f"{path}: {_listed(broken)} {verb} NaN or infinity as {dtype}; fetch it again")
+
+
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
 
 def _size(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape))
+    return " x ".join(map(str, shape)) or "a single number"
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,7 @@ HOLES = {
     "all": (lambda t: [t.pop(k) for k in list(t) if k.startswith("bert.")], r"lacks \S+, \S+, \S+ and 34 more, which"),
     "a name": (lambda t: t.__setitem__("bert.strange", t.pop(QUERY)), "lacks encoder.layer.1.attention.self.query"),
     "wider": (lambda t: t.__setitem__(QUERY, torch.zeros(16, 17)), r"query.weight is 16 x 17 but 16 x 16 by config"),
+    "a number": (lambda t: t.__setitem__(QUERY, torch.zeros(())), "query.weight is a single number but 16 x 16 by"),
     "more words": (
         lambda t: t.__setitem__("bert.embeddings.word_embeddings.weight", torch.zeros(61, 16)),
         r"word_embeddings.weight is 61 x 16 but 60 x 16 by config.json; the two files do not belong together",
@@ -92,6 +94,72 @@ def test_what_would_be_drawn_at_random_is_refused_by_name_before_a_run_and_in_it
     with pytest.raises(BenchError, match=rf"model\.safetensors: .*{sentence}") as raised:
         READERS[reader](changed(change))
     assert "\n" not in str(raised.value)
+
+
+OTHER_TYPES = {
+    "int8": torch.int8, "uint8": torch.uint8, "int64": torch.int64, "bool": torch.bool,
+    "float8_e4m3": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2, "complex64": torch.complex64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("stored", OTHER_TYPES)
+def test_weights_of_a_type_that_needs_a_scale_are_refused_by_name(changed, stored, reader):
+    spec = changed(lambda t: t.__setitem__(QUERY, t[QUERY].to(OTHER_TYPES[stored])))
+    with pytest.raises(BenchError, match=rf"model\.safetensors: {QUERY} is stored as {stored}, and the scale of such"):
+        READERS[reader](spec)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_every_type_that_is_whole_are_loaded(changed, bert, stored):
+    loaded = backbone.load(changed(lambda t: t.__setitem__(QUERY, t[QUERY].to(stored))))
+    weight = loaded.get_parameter(QUERY.removeprefix("bert."))
+    assert weight.dtype == torch.float32
+    assert weight.equal(bert[1][QUERY].to(stored).float())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_tensor_that_is_not_finite_is_named_when_it_is_loaded(changed, value):
+    spec = changed(lambda t: t.__setitem__(QUERY, t[QUERY].index_fill(0, torch.tensor([3]), value)))
+    with pytest.raises(BenchError, match=rf"safetensors: {QUERY[5:]} holds NaN or infinity as float32; fetch"):
+        backbone.load(spec)
+
+
+NORM = "bert.embeddings.LayerNorm.weight"
+TWINS = {
+    "with the prefix and without": (NORM, NORM.removeprefix("bert.")),
+    "an old spelling and a new one": (NORM, NORM.replace("weight", "gamma")),
+    "the words": ("bert.embeddings.word_embeddings.weight", "embeddings.word_embeddings.weight"),
+    "a block": (QUERY, QUERY.removeprefix("bert.")),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("twins", TWINS)
+def test_two_tensors_for_one_place_are_refused_where_they_differ(changed, twins, reader):
+    one, other = TWINS[twins]
+    with pytest.raises(BenchError, match=r"both stand for \S+ and differ; keep") as raised:
+        READERS[reader](changed(lambda t: t.__setitem__(other, t[one] + 1)))
+    assert {one, other} < set(str(raised.value).split())
+    READERS[reader](changed(lambda t: t.__setitem__(other, t[one].clone())))
+
+
+def test_what_a_family_drops_is_no_second_tensor(changed):
+    """Old files hold the numbers of the positions, one of the size of a parameter or not."""
+    held = {"bert.embeddings.position_ids": torch.arange(32)[None]}
+    assert backbone.describe(changed(lambda t: t.update(held))).notes == ()
+    backbone.describe.cache_clear()
+    assert backbone.describe(changed(lambda t: t.update({next(iter(held)): torch.ones(16)}))).notes == ()
+
+
+@pytest.mark.parametrize(("layers", "said"), [(1, r"holds 1 block .* \(bert.encoder.layer.1\)"), (2, None)])
+def test_blocks_that_the_configuration_leaves_out_are_noted(bert, tmp_path, layers, said):
+    shutil.copytree(bert[0], tmp_path, dirs_exist_ok=True)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"num_hidden_layers": layers}))
+    notes = backbone.describe(spec_of(tmp_path)).notes
+    assert len(notes) == bool(said)
+    assert all(re.search(said, note) for note in notes)
 
 
 @pytest.mark.parametrize("reader", READERS)
