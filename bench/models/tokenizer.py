@@ -50,7 +50,7 @@ def load_tokenizer(folder: str | None, vocabulary: int) -> Tokenizer:
         vocabulary: Size of the backbone's vocabulary.
 
     Raises:
-        BenchError: Its files cannot be read, or ask for code of their own.
+        BenchError: Its files cannot be read, ask for code of their own, or belong to a larger vocabulary.
     """
     if folder is None:
         return HashingTokenizer(vocabulary)
@@ -63,4 +63,11 @@ def load_tokenizer(folder: str | None, vocabulary: int) -> Tokenizer:
         raise BenchError(f"{folder}: its tokenizer cannot be loaded ({reason}); fetch its files again") from error
     if tokenizer.pad_token is None:  # causal families have none; the mask hides whatever stands there
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise BenchError(f"{folder}: its tokenizer has neither pad_token nor eos_token; name one to pad rows with in "
+                         "tokenizer_config.json")  # fmt: skip
+    word, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= vocabulary:
+        raise BenchError(f"{folder}: its tokenizer gives {word!r} the id {largest}, but vocab_size of config.json is "
+                         f"{vocabulary}; the two do not belong together: fetch both again")  # fmt: skip
     return tokenizer

@@ -13,6 +13,7 @@ from bench.count.isolation import guarded
 from bench.errors import BenchError, unknown
 from bench.models import backbone
 from bench.models.head import check_positions
+from bench.models.tokenizer import load_tokenizer
 from bench.plan.select import label
 from bench.schema.claims import timed_bounds
 from bench.schema.jobs import (
@@ -241,6 +242,7 @@ def _cells(
 ) -> Iterable[Cell]:
     assert suite.recipe is not None
     tables = {label(table): table for table in suite.method}
+    load_tokenizer(spec.folder, backbone.configuration(spec).vocab_size)  # what does not fit stops here
     found = {name: _task_used(suite, spec, name, source, trials) for name in suite.tasks}
     for seed in suite.seeds:
         for name in suite.tasks:

@@ -8,12 +8,21 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import tokenizers
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.models.tokenizer import load_tokenizer
+from bench.plan.load import load_suite
+from bench.plan.planner import make_plan
+from bench.plan.select import Selection, select
 from bench.schema.jobs import BackboneSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,6 +244,59 @@ def test_a_tied_weight_may_stand_under_either_of_its_names(tmp_path, name):
     backbone.describe(spec_of(tmp_path))
     loaded = backbone.load(spec_of(tmp_path))
     assert loaded.get_input_embeddings().weight.equal(words)
+
+
+# the tokenizer beside the weights
+
+
+def words(folder, count, *, added=(), special=("pad_token",)):
+    """Files of a tokenizer of ``count`` words, with tokens that were added to them."""
+    known = {"[PAD]": 0, "[UNK]": 1} | {f"word{number}": number for number in range(2, count)}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="[UNK]"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    whole = PreTrainedTokenizerFast(tokenizer_object=plain, **dict.fromkeys(special, "[PAD]"))
+    whole.add_tokens(list(added))
+    whole.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("count", "added", "said"),
+    [
+        (60, (), None),
+        (50, ("more",), None),
+        (61, (), "gives 'word60' the id 60, but vocab_size of config.json is 60"),
+        (1000, (), "gives 'word999' the id 999"),
+        (60, ("more",), "gives 'more' the id 60"),
+    ],
+)
+def test_a_tokenizer_of_more_words_than_the_backbone_has_is_refused(tmp_path, count, added, said):
+    folder = words(tmp_path, count, added=added)
+    if said is None:
+        assert load_tokenizer(folder, 60)(["word2 word3"], truncation=True, max_length=8)["input_ids"] == [[2, 3]]
+        return
+    with pytest.raises(BenchError, match=said):
+        load_tokenizer(folder, 60)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path):
+    with pytest.raises(BenchError, match="has neither pad_token nor eos_token"):
+        load_tokenizer(words(tmp_path, 60, special=()), 60)
+    assert load_tokenizer(words(tmp_path, 60, special=("eos_token",)), 60).pad_token_id == 0
+
+
+@pytest.mark.parametrize("count", [60, 61])
+def test_a_plan_refuses_a_tokenizer_that_is_not_the_backbone_s(bert, tmp_path, monkeypatch, count):
+    shutil.copytree(bert[0], tmp_path, dirs_exist_ok=True)
+    words(tmp_path, count)
+    monkeypatch.setattr(backbone, "resolve", lambda *_: spec_of(tmp_path))
+    suite = select(load_suite("smoke"), Selection(methods=("head",), seeds=(0,), data="synthetic"))
+    asked = suite.model_copy(update={"cost": (), "sweep": ()})
+    if count == 60:
+        assert make_plan(asked, "smoke", "cpu").cells
+        return
+    with pytest.raises(BenchError, match=r"its tokenizer gives 'word60' the id 60"):
+        make_plan(asked, "smoke", "cpu")
 
 
 # no code of a backbone's own, no network
