@@ -23,6 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from transformers import masking_utils
 
+from bench.errors import BenchError
+
 
 @contextlib.contextmanager
 def without_data(device: str = "cpu") -> Iterator[FakeTensorMode]:
@@ -147,6 +149,8 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._mode = mode
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (places := _OF_ONE_TYPE.get(func)) is not None:
+            _check_types(func, [args[at] for at in places if at < len(args) and args[at] is not None])
         if func is torch.ops.aten.mkldnn_rnn_layer.default:
             *states, scratch = func(*args, **(kwargs or {}))
             return (*states, scratch.new_empty(self._scratch_bytes(func, args)))
@@ -171,6 +175,49 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with unset_fake_temporarily():
             real = [torch.zeros(a.shape, dtype=a.dtype) if isinstance(a, Tensor) else a for a in args]
             return int(func(*real)[-1].numel())
+
+
+_ATEN = torch.ops.aten
+_NORMS = frozenset({_ATEN.native_layer_norm.default, _ATEN.native_group_norm.default, _ATEN.native_batch_norm.default})
+_OF_ONE_TYPE: dict[Any, tuple[int, ...]] = {
+    _ATEN.mm.default: (0, 1),
+    _ATEN.mv.default: (0, 1),
+    _ATEN.addmm.default: (0, 1, 2),
+    _ATEN.addmv.default: (0, 1, 2),
+    _ATEN.convolution.default: (0, 1, 2),
+    _ATEN.native_layer_norm.default: (0, 2, 3),
+    _ATEN.native_group_norm.default: (0, 1, 2),
+    _ATEN.native_batch_norm.default: (0, 1, 2),
+    _ATEN._embedding_bag.default: (0, 6),
+    _ATEN._cdist_forward.default: (0, 1),
+    _ATEN.nll_loss_forward.default: (0, 2),
+    _ATEN.binary_cross_entropy.default: (0, 1),
+    _ATEN.huber_loss_backward.default: (0, 1, 2),
+    _ATEN.index_put.default: (0, 2),
+    _ATEN.index_put_.default: (0, 2),
+    _ATEN.index_add.default: (0, 3),
+    _ATEN.index_add_.default: (0, 3),
+    _ATEN.index_copy.default: (0, 3),
+    _ATEN.index_copy_.default: (0, 3),
+}
+"""Operations whose kernels take operands of one type and whose fake forms take any -> places of those operands."""
+
+
+def _check_types(func: Any, operands: list[Tensor]) -> None:
+    """Refuse operands of several types where the kernels do.
+
+    Raises:
+        BenchError: It names the operation and the two operands.
+    """
+    first, *others = operands
+    if func in _NORMS and first.dtype in (torch.bfloat16, torch.float16) and others:
+        if others[0].dtype == torch.float32:  # a norm of half precision may keep its parameters in float32
+            first, *others = others
+    for other in others:
+        if other.dtype != first.dtype:
+            raise BenchError(
+                f"{func.name()} takes tensors of one type, here {_spelt(first)} and {_spelt(other)}; cast one of them"
+            )
 
 
 class Padded(TorchDispatchMode):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from bench import account
@@ -271,3 +272,71 @@ def test_on_cuda_the_workspace_of_its_products_is_added() -> None:
     module, batch = nn.Linear(4, 1), torch.ones(2, 4)
     peaks = {device: account(module, batch, loss=torch.sum, device=device).peak for device in ("cpu", "cuda")}
     assert peaks["cuda"].step - peaks["cpu"].step == CUBLAS_WORKSPACE
+
+
+def ones(*shape: int, of: torch.dtype) -> Tensor:
+    return torch.ones(*shape, dtype=of, requires_grad=True)
+
+
+INDEX = torch.tensor([1])
+PAIRS: dict[str, Callable[[Tensor, torch.dtype], Tensor]] = {
+    "linear": lambda x, other: functional.linear(x, ones(8, 8, of=other)),
+    "bias": lambda x, other: functional.linear(x, ones(8, 8, of=x.dtype), ones(8, of=other)),
+    "batched": lambda x, other: torch.bmm(x[None], ones(1, 8, 8, of=other)),
+    "vector": lambda x, other: x @ ones(8, of=other),
+    "added": lambda x, other: torch.addmm(ones(8, of=other), x, ones(8, 8, of=x.dtype)),
+    "outer": lambda x, other: torch.addr(ones(8, 8, of=x.dtype), x[0], ones(8, of=other)),
+    "convolution": lambda x, other: functional.conv1d(x[None], ones(8, 4, 3, of=other)),
+    "transposed": lambda x, other: functional.conv_transpose1d(x[None], ones(4, 2, 3, of=other)),
+    "layer norm": lambda x, other: functional.layer_norm(x, (8,), ones(8, of=other), ones(8, of=other)),
+    "norm's bias": lambda x, other: functional.layer_norm(x, (8,), ones(8, of=x.dtype), ones(8, of=other)),
+    "group norm": lambda x, other: functional.group_norm(x, 2, ones(8, of=other), ones(8, of=other)),
+    "batch norm": lambda x, other: functional.batch_norm(x, None, None, ones(8, of=other), ones(8, of=other), True),
+    "attention": lambda x, other: functional.scaled_dot_product_attention(x, x, ones(4, 8, of=other)),
+    "bag": lambda x, other: functional.embedding_bag(
+        INDEX[None], x, per_sample_weights=ones(1, 1, of=other), mode="sum"
+    ),
+    "weighted loss": lambda x, other: functional.cross_entropy(x, INDEX.expand(4), weight=ones(8, of=other).detach()),
+    "loss": lambda x, other: functional.huber_loss(x, torch.ones(4, 8, dtype=other)),
+    "put": lambda x, other: x.index_put((INDEX,), ones(1, 8, of=other)),
+    "add": lambda x, other: x.index_add(0, INDEX, ones(1, 8, of=other)),
+    "sum": lambda x, other: x + ones(4, 8, of=other),
+}
+FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+
+
+class Applied(nn.Module):
+    """``operation`` on a parameter of one type and operands of another."""
+
+    def __init__(self, operation: Callable[[Tensor, torch.dtype], Tensor], of: torch.dtype, other: torch.dtype) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.rand(4, 8).to(of))
+        self.operation, self.other = operation, other
+
+    def forward(self, scale: Tensor) -> Tensor:
+        return self.operation(self.values * scale.to(self.values.dtype), self.other).float().sum()
+
+
+@pytest.mark.parametrize("other", FLOATS)
+@pytest.mark.parametrize("of", FLOATS)
+@pytest.mark.parametrize("name", PAIRS)
+def test_types_that_a_real_step_refuses_are_refused_and_no_others(
+    name: str, of: torch.dtype, other: torch.dtype
+) -> None:
+    module = Applied(PAIRS[name], of, other)
+    try:
+        module(torch.ones(())).backward()
+    except RuntimeError:
+        with pytest.raises(BenchError, match=r"^account: .*(cast one of them|does not run on this batch)"):
+            account(module, torch.ones(()))
+    else:
+        account(module, torch.ones(()))
+
+
+def test_in_autocast_types_may_differ() -> None:
+    class Cast(nn.Linear):
+        def forward(self, values: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(values).float().sum()
+
+    assert account(Cast(8, 8), torch.ones(4, 8, dtype=torch.bfloat16)).flops.forward == 2 * 4 * 8 * 8
