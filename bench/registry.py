@@ -90,6 +90,11 @@ def built_in(method: "Method") -> bool:
     return f"{type(method).__module__}:{type(method).__qualname__}" in BUILTIN.values()
 
 
+def ours(method: "Method") -> bool:
+    """Whether ``method`` is built in or bridged: this project's tests hold it, not a third party's."""
+    return f"{type(method).__module__}:{type(method).__qualname__}" in {*BUILTIN.values(), *BRIDGES.values()}
+
+
 def merges(name: str) -> bool:
     """Whether method ``name`` can fold what it trained into the backbone, on some families at least."""
     from bench.method import Method

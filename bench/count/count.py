@@ -17,7 +17,7 @@ from bench import registry
 from bench.count.attribution import Origin
 from bench.count.fake import Padded, fake_like, fakeify, lacks_fake_form, without_data
 from bench.count.ledger import Ledger, StepFigures, count_step
-from bench.count.memory import measure_step, nbytes
+from bench.count.memory import measure_step
 from bench.count.operations import tensors
 from bench.count.step import TrainingStep, adapt, optimizer_groups, prove_graph, random_batch
 from bench.errors import BenchError, unknown
@@ -28,6 +28,7 @@ from bench.schema.forms import Optimizer
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
 from bench.schema.shape import Setting
+from bench.training.contract import stored_bytes
 from bench.training.loop import make_optimizer, optimizer_for
 
 SMALLEST = 4096
@@ -114,7 +115,8 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
         if not registry.built_in(method):  # those are proven on padded rows of every family by the project's tests
             with Padded():
                 prove_graph(step)
-        delta = nbytes(method.delta(method.finalize(step.model.body)).values())
+        trained = trainable(step.model.body)
+        delta = stored_bytes(method, method.finalize(step.model.body), trained)
         notes = method.notes(step.model.body)
         return summary(step.model, ledger, *_corrected(held, peak, step.origin, setting), delta, notes)
 

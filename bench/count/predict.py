@@ -316,15 +316,16 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
     import torch
 
     from bench.models.head import TaskModel, trainable, trained_dtypes
+    from bench.training.contract import stored_bytes
 
     module, head = _built(spec, method, config, setting)
     with torch.device("meta"):
         trained = trainable(module)
-        stored = method.delta(method.finalize(module))
+        stored = stored_bytes(method, method.finalize(module), trained)
     return {
         "trainable_parameters": Trainable(method=trained, head=sum(p.numel() for p in head.parameters())),
         "trained_dtypes": trained_dtypes(TaskModel(module, head)),
-        "delta_bytes": sum(t.numel() * t.element_size() for t in stored.values()),
+        "delta_bytes": stored,
         "notes": tuple(method.notes(module)),
     }
 

@@ -101,12 +101,28 @@ class TaskModel(nn.Module):
 
         A body without trainable parameters runs under ``no_grad``: nothing below the head is kept for backward.
         """
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         trains = any(p.requires_grad for p in self.body.parameters())
         with contextlib.nullcontext() if trains else torch.no_grad():
-            hidden = self.body(**inputs).last_hidden_state
+            hidden = self.states(batch)
         logits: Tensor = self.head(hidden, batch["attention_mask"])
         return logits
+
+    def states(self, batch: dict[str, Tensor]) -> Tensor:
+        """Last hidden state ``[B, T, d]`` of the body.
+
+        Raises:
+            BenchError: The body gives none, or one of another shape.
+        """
+        output = self.body(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        hidden = getattr(output, "last_hidden_state", None)
+        contract = "the module of a method gives an output whose last_hidden_state is [B, T, d]"
+        if not isinstance(hidden, Tensor):
+            raise BenchError(f"{contract}; this one gives {type(output).__name__}, which has none")
+        linear = getattr(self.head, "linear", None)
+        expected = (*batch["input_ids"].shape, linear.in_features if linear is not None else hidden.shape[-1])
+        if hidden.shape != expected:
+            raise BenchError(f"{contract}; this one gives {list(hidden.shape)} where {list(expected)} is due")
+        return hidden
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Scalar: cross-entropy for integer labels ``[B]``, mean squared error for floating labels ``[B]``."""

@@ -12,14 +12,16 @@ from bench.count.count import Counts, count, summary
 from bench.count.fake import uncounted
 from bench.count.isolation import Lost, ProcessState, apart
 from bench.count.ledger import StepFigures, count_step
-from bench.count.memory import measure_step, nbytes
+from bench.count.memory import measure_step
 from bench.count.outcome import Findings
 from bench.count.step import PROVEN, prove
 from bench.errors import BenchError
+from bench.models.head import trainable
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import CostRecord, Inference, Inferences
 from bench.timing import inference as latency
 from bench.timing.models import Models
+from bench.training.contract import stored_bytes
 
 
 def base_inference(models: Models) -> Inference:
@@ -74,7 +76,7 @@ def _counted(models: Models, spec: MethodSpec, base: Inference, known: Counts | 
     found, state = Findings(), ProcessState()
     try:
         count_training(models, spec, found, known)
-        count_inference(models, models.deployed(spec.label), found, base)
+        count_inference(models, models.deployed(spec.label, checked=True), found, base)
     except BaseException as error:  # the outermost frame of a method's process, SystemExit too: a failure is a result
         found.fail(error)
     if changes := state.changes():
@@ -101,8 +103,9 @@ def count_training(models: Models, spec: MethodSpec, found: Findings, known: Cou
     except BenchError:
         found.figures.clear()  # they would be those of something else
         raise
+    trained = trainable(step.model.body)
     found.held_bytes = held.weights + held.optimizer_state
-    delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
+    delta = stored_bytes(step.method, step.method.finalize(step.model.body), trained)
     if counts is None:
         counts = summary(step.model, ledger, held, peak, delta, step.method.notes(step.model.body))
         found.figures |= counts.figures(CostRecord) | {"predicted_peak_memory_bytes": None}

@@ -14,6 +14,7 @@ from bench.method import Batch, Method, copy_delta
 from bench.models.head import TaskModel
 from bench.schema.record import Inference, MergedEqualsBase
 from bench.timing.interleave import Arm, Round, between, clock
+from bench.training.contract import Contract
 
 MERGE_DTYPES = (torch.float32, torch.bfloat16)
 SWITCHES = 5
@@ -35,11 +36,21 @@ class Deployed:
         return None if self.merged is self.unmerged else self.merged
 
 
-def deploy(method: Method, body: nn.Module, head: nn.Module) -> Deployed:
-    """Finalize and merge a trained body; both variants share the head."""
+def deploy(method: Method, body: nn.Module, head: nn.Module, contract: Contract | None = None) -> Deployed:
+    """Finalize and merge a trained body; both variants share the head.
+
+    Raises:
+        BenchError: ``contract`` finds that one of them computes something else.
+    """
+    if contract:
+        contract.trained(body)
     finalized = method.finalize(body).eval()
+    if contract:
+        contract.finalized(finalized)
     unmerged = TaskModel(finalized, head).eval()
     folded = method.merge(finalized)
+    if contract:
+        contract.merged(finalized, folded)
     if folded is None:
         return Deployed(method, unmerged, None)
     return Deployed(method, unmerged, unmerged if folded is finalized else TaskModel(folded, head).eval())

@@ -17,6 +17,7 @@ from bench.schema.jobs import Probe
 from bench.schema.shape import Setting
 from bench.timing import inference as latency
 from bench.timing.clock import Seen, StepClock
+from bench.training.contract import Contract
 from bench.training.loop import make_optimizer, optimizer_for
 
 
@@ -73,12 +74,18 @@ class Models:
             step.model.compile()
         return StepClock(step, self.device, seen)
 
-    def deployed(self, label: str) -> latency.Deployed:
-        """Method ``label`` ready for inference, its delta moved off zero."""
-        method, _, _, model = self.adapt(label)
+    def deployed(self, label: str, *, checked: bool = False) -> latency.Deployed:
+        """Method ``label`` ready for inference, its delta moved off zero; ``checked`` against what a method must keep.
+
+        Raises:
+            BenchError: A third party's finalize, merge or load_delta loses what the method computes.
+        """
+        method, config, _, model = self.adapt(label)
         model.to(self.setting.loaded)  # what trained under autocast is deployed without
         randomise(model.body)
-        return latency.deploy(method, model.body, model.head)
+        vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
+        contract = Contract(method, config, vocabulary, self.fresh) if checked else None
+        return latency.deploy(method, model.body, model.head, contract)
 
     def base(self) -> TaskModel:
         """The bare backbone under the head."""

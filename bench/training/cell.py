@@ -99,6 +99,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.models.tokenizer import load_tokenizer
     from bench.tasks.metrics import compute
     from bench.tasks.sources import rows_of
+    from bench.training.contract import stored_bytes
     from bench.training.diagnostics import Found, directions, weights
     from bench.training.evaluate import Encoded, constant_score, evaluate, flags, label_scale
 
@@ -115,6 +116,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     )  # fmt: skip
     rows, test = encoded(data.train), encoded(data.test)
     model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
+    contract = _contract(cell, method, config, bare.config.vocab_size)
     prepare_seconds = _prepare(cell, method, model, rows)
     notes = tuple(method.notes(model.body))
     counts = record.Trainable(method=trainable(model.body), head=trainable(model.head))
@@ -129,7 +131,10 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     selection = reading(encoded(data.selection)) if data.selection else None
     losses, way, norms = _fit(cell, model, method, rows, reading(test), selection, progress)
     dtypes = trained_dtypes(model)
+    contract.trained(model.body)
     model.body = method.finalize(model.body)
+    stored = stored_bytes(method, model.body, counts.method)
+    contract.finalized(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
     merged = method.merge(model.body) if start else None
@@ -141,7 +146,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     return {
         "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
         "label_scale": scale,
-        "delta_bytes": sum(t.numel() * t.element_size() for t in method.delta(model.body).values()),
+        "delta_bytes": stored,
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
@@ -204,6 +209,20 @@ def _adapt(cell: Cell, bare: Any, method: Any, config: Any, outputs: int) -> Any
     )  # fmt: skip
     torch.manual_seed(_stream(cell.seed, "method"))
     return TaskModel(method.apply(bare, config), head)
+
+
+def _contract(cell: Cell, method: Any, config: Any, vocabulary: int) -> Any:
+    """What the method must keep of what it trains, held under the types that it trains in."""
+    import torch
+
+    from bench.training.contract import Contract
+    from bench.training.loop import autocast, to_autocast
+
+    dtype = cell.recipe.get("dtype", "float32")
+    fresh = functools.partial(backbone.load, cell.backbone, device=cell.device, seed=cell.seed)
+    context = functools.partial(autocast, torch.device(cell.device), dtype)
+    form = to_autocast if dtype == "bfloat16_autocast" else lambda module: None
+    return Contract(method, config, vocabulary, fresh, context, form)
 
 
 def _prepare(cell: Cell, method: Any, model: Any, rows: Any) -> float:

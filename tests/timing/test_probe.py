@@ -266,7 +266,7 @@ def test_a_probe_that_rebuilds_builds_anew_for_every_block(broken: type[Broken],
         assert [len(block) for block in head.latency_seconds.unmerged.batch_1.samples] == [8, 8]
         return ours
 
-    counted = 3  # on fake tensors, a real step, deployed
+    counted = 4  # on fake tensors, a real step, deployed, its delta loaded
     assert record(counted + 2 + 1, rebuild=False).status == "ok"  # timed and deployed once each
     timed, deployed = counted + 2, 1 + 1 + 1  # a build for the switch of tasks, a renewal at each batch
     assert record(timed + deployed + 1, rebuild=True).status == "ok"

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench import registry
 from bench.__main__ import main
 from bench.anatomy import anatomy
 from bench.plan.load import load_suite
@@ -262,8 +263,9 @@ FAULTS = {
 def counted(name, method=None):
     """The record of smoke's method ``name`` counted alone in a fork, or here with class ``method`` in its place."""
     where = contextlib.nullcontext() if method is None else here()
+    own = mock.patch.object(registry, "ours", return_value=True)  # a fault of this project's own code
     place = {} if method is None else {name: f"{__name__}:planted"}
-    with mock.patch.dict(BUILTIN, place), mock.patch.dict(globals(), planted=method):
+    with mock.patch.dict(BUILTIN, place), mock.patch.dict(globals(), planted=method), own:
         suite = select(load_suite("smoke"), Selection(methods=(LABELS[name],), counts=True))
         (probe,) = make_plan(suite, "smoke", "cpu").probes
         alone = tuple(spec for spec in probe.methods if spec.name == name)
