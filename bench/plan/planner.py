@@ -45,7 +45,7 @@ from bench.schema.suite import (
 from bench.store.environment import versions
 from bench.tasks.glue import task as task_spec
 from bench.tasks.metrics import bag_of_words_floor
-from bench.tasks.rows import TaskData, content_sha256
+from bench.tasks.rows import TaskData, check_labels, content_sha256
 from bench.tasks.sources import load_task, load_trial, resolve_source
 
 _SHARED = ("method.py", "anatomy.py", "models", "training/loop.py")
@@ -268,6 +268,7 @@ def _task_used(
         if trials
         else load_task(name, source, *(values.get(f"{split}_rows") for split in ("train", "test", "selection")))
     )
+    check_labels(data)
     used = TaskUsed(
         name=name, version=data.spec.version, source=source.kind, content_sha256=data.content_sha256,
         train_rows=len(data.train.labels), test_rows=len(data.test.labels), overlap=data.overlap,

@@ -73,6 +73,28 @@ def cut_selection(rows: Rows, count: int, name: str) -> tuple[Rows, Rows]:
     return Rows(tuple(texts for texts, _ in left), tuple(label for _, label in left)), chosen
 
 
+def check_labels(data: "TaskData") -> None:
+    """Refuse a split whose rows all have one label: nothing is learned from it, and no score tells methods apart.
+
+    Raises:
+        BenchError: One has; the sentence names it.
+    """
+    splits = {"training": data.train, "selection": data.selection, "test": data.test}
+    if data.selection is data.test:
+        del splits["test"]  # of a trial, which opens no test split
+    for split, rows in splits.items():
+        if rows is not None and len(set(rows.labels)) == 1:
+            what = f"the {'score' if data.spec.regression else 'label'} {_spelled(data.spec, rows.labels[0])}"
+            count = f"all {len(rows)} {split} rows have" if len(rows) > 1 else f"the one {split} row has"
+            field = {"training": "train_rows", "selection": "selection_rows", "test": "test_rows"}[split]
+            kinds = "scores" if data.spec.regression else "labels"
+            raise BenchError(f"{data.spec.name}: {count} {what}; give rows of two {kinds} at least, or raise {field}")
+
+
+def _spelled(spec: TaskSpec, label: int | float) -> str:
+    return f"{label:g}" if spec.regression else spec.labels[int(label)]
+
+
 def overlap(train: Rows, test: Rows) -> int:
     """Count test rows whose texts occur verbatim among the training texts."""
     seen = set(train.texts)

@@ -248,3 +248,14 @@ def test_epochs_that_come_to_more_steps_than_a_suite_may_name_are_refused():
         BenchError, match=r"recipe of sst2: steps = \d+: must be whole, from 1 to .*; give fewer epochs"
     ):
         plan(steps=None, epochs=10**10)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_of_one_label_is_refused(tmp_path, split):
+    (tmp_path / "SST-2").mkdir()
+    for stem, like in (("train", "train"), ("dev", "test")):
+        labels = ("1", "1") if like == split else ("0", "1")
+        lines = [f"a film {number}\t{label}\n" for number, label in enumerate(labels)]
+        (tmp_path / "SST-2" / f"{stem}.tsv").write_text("".join(["sentence\tlabel\n", *lines]))
+    with pytest.raises(BenchError, match=r"^sst2: all 2 \w+ rows have the label positive"):
+        plan(Selection(methods=("full",), seeds=(0,), tasks=("sst2",), data=str(tmp_path)))

@@ -19,8 +19,8 @@ from bench.tasks import hub
 from bench.tasks.folder import read_folder
 from bench.tasks.glue import TASKS
 from bench.tasks.metrics import bag_of_words_floor
-from bench.tasks.rows import Rows, subset
-from bench.tasks.sources import load_task, resolve_source
+from bench.tasks.rows import Rows, check_labels, subset
+from bench.tasks.sources import load_task, load_trial, resolve_source
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/glue"
 
@@ -290,6 +290,42 @@ def test_lines_cut_short_are_left_out_of_qqp_as_the_hub_does(tmp_path):
     with (tmp_path / "QQP" / "train.tsv").open("a") as file:
         file.write("7\tcut short\n")
     assert len(load_task("qqp", Source("folder", str(tmp_path), ""), None, None).train) == len(PAIR)
+
+
+LIKE = {
+    "train of one class": ("sst2", (1, 1, 1), (1, 0, 1), "all 3 training rows have the label positive; .*train_rows"),
+    "test of one class": ("sst2", (1, 0, 1), (0, 0, 0), "all 3 test rows have the label negative; .*two labels.*test_"),
+    "train of one score": ("stsb", (2.5, 2.5), (1.0, 2.0), "all 2 training rows have the score 2.5; .*train_rows"),
+    "test of one score": ("stsb", (1.0, 2.0), (3.0, 3.0), "all 2 test rows have the score 3; .*two scores.*test_rows"),
+    "one row": ("sst2", (1, 0, 1), (1,), "the one test row has the label positive"),
+    "two classes of three": ("mnli", (0, 2), (1, 2), None),
+    "two classes": ("sst2", (1, 0, 1), (0, 1, 1), None),
+}
+
+
+def labelled(name, labels):
+    texts = [tuple(f"{column} {row}" for column in TASKS[name].text) for row in range(len(labels))]
+    return Rows(tuple(texts), labels)
+
+
+@pytest.mark.parametrize("split", LIKE)
+def test_a_split_of_one_label_is_named_before_a_method_is_blamed_for_it(tmp_path, split):
+    name, train, test, sentence = LIKE[split]
+    write(tmp_path, "jsonl", name, labelled(name, train), labelled(name, test))
+    data = load_task(name, Source("folder", str(tmp_path), ""), None, None)
+    if sentence is None:
+        check_labels(data)
+        return
+    with pytest.raises(BenchError, match=f"^{name}: {sentence}"):
+        check_labels(data)
+
+
+def test_rows_that_choose_are_of_two_labels_as_well(tmp_path):
+    write(tmp_path, "jsonl", "sst2", labelled("sst2", (1, 0) * 6), labelled("sst2", (1, 0)))
+    source = Source("folder", str(tmp_path), "")
+    for data in (load_trial("sst2", source, None, 1), load_task("sst2", source, None, None, 1)):
+        with pytest.raises(BenchError, match=r"^sst2: the one selection row has the label \w+; .*selection_rows"):
+            check_labels(data)
 
 
 # subsets
