@@ -82,7 +82,7 @@ class Fitted:
         return set(options.target_modules) - set(turned.target_modules or ())
 
     def check(self, targeted: Collection[str], parameters: Collection[str]) -> None:
-        """Refuse what was asked for and is nowhere in what peft adapted.
+        """Refuse what was asked for and is nowhere in what peft adapted; a block of BD-LoRA is noted.
 
         Args:
             targeted: Names of the adapted modules.
@@ -110,7 +110,7 @@ class Fitted:
             for side in ("target_modules_bd_a", "target_modules_bd_b"):
                 for name in getattr(blocks, side) or ():
                     if not any(name in one for one in targeted):
-                        raise BenchError(f"peft: use_bdlora.{side}: {name!r} is adapted nowhere; leave it out")
+                        self.notes.append(f"use_bdlora.{side}: {name!r} is adapted nowhere, so that it says nothing")
 
     @property
     def blocks(self) -> str:

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bench import registry
 from bench.count.attribution import Origin
-from bench.count.fake import Padded, fake_like, fakeify, lacks_fake_form, without_data
+from bench.count.fake import fake_like, fakeify, lacks_fake_form, without_data
 from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
@@ -113,8 +113,7 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
         step.optimize()
         held, peak, _ = measure_step(step)
         if not registry.built_in(method):  # those are proven on padded rows of every family by the project's tests
-            with Padded():
-                prove_graph(step)
+            prove_graph(step)
         trained = trainable(step.model.body)
         delta = stored_bytes(method, method.finalize(step.model.body), trained)
         notes = method.notes(step.model.body)

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import (
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import masking_utils
 
 from bench.errors import BenchError
@@ -221,15 +221,28 @@ def _check_types(func: Any, operands: list[Tensor]) -> None:
 
 
 class Padded(TorchDispatchMode):
-    """Answers, inside ``without_data``, as a batch with a padded row would: no check of a mask says yes."""
+    """Answers, inside ``without_data``, as a batch with a padded row would: no check of its mask says yes.
 
-    def __init__(self) -> None:
+    Args:
+        mask: The attention mask, ``[B, T]``. What is made of it alone is a question about it, and so is any whole or
+            truth value with a part in it; states of the backbone are not.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._of_mask = {id(mask): mask}
+        """Held, so that no id is used again."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        masks = [id(value) in self._of_mask for value in given]
+        if func is torch.ops.aten._local_scalar_dense.default and any(masks) and given[0].dtype == torch.bool:
             return False
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result) if any(masks) else ():
+            if isinstance(value, Tensor) and (all(masks) or not value.dtype.is_floating_point):
+                self._of_mask[id(value)] = value
+        return result
 
 
 _GROUPED = (torch.float32, torch.bfloat16, torch.float16)

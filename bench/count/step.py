@@ -2,20 +2,20 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.count.attribution import Origin, OwnWork
+from bench.count.fake import Padded
 from bench.errors import BenchError
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, generator
 from bench.schema.shape import Setting
 from bench.training.loop import Reached, check_groups, head_groups, to_autocast
 
-Proof = TypeVar("Proof")
 MIDDLE = (1, 2)
 """Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""
 
@@ -149,28 +149,38 @@ def prove(step: TrainingStep, batch: Batch) -> None:
     Raises:
         BenchError: It cannot take a padded row, or a parameter that is set to train does not.
     """
+    step.batch = padded(batch)
+    step.zero()
     randomise(step.model.body)
-    _on_padding(step, batch, lambda: step.backward(step.forward()))
+    with _refusing_padding():
+        step.backward(step.forward())
     Reached(step.model, step.method.zero_gradients(step.model.body)).see_values().check_values()
 
 
 def prove_graph(step: TrainingStep) -> None:
-    """As ``prove`` on tensors without data, inside ``Padded()``: they have a graph, but no values.
+    """As ``prove`` on tensors without data, which have a graph, but no values; call it inside ``without_data``.
 
     Raises:
         BenchError: It cannot take a padded row, or a parameter that is set to train is outside of the graph.
     """
-    Reached(step.model).see_graph(_on_padding(step, step.batch, step.forward)).check()
+    step.batch = padded(step.batch)
+    step.zero()
+    with _refusing_padding(), Padded(step.batch["attention_mask"]):
+        loss = step.forward()
+    Reached(step.model).see_graph(loss).check()
 
 
-def _on_padding(step: TrainingStep, batch: Batch, run: Callable[[], Proof]) -> Proof:
-    """What ``run`` gives once the batch of ``step`` is ``batch`` with its last row half padded."""
+def padded(batch: Batch) -> Batch:
+    """``batch`` with its last row half padded."""
     mask = batch["attention_mask"].clone()
     mask[-1, (mask.shape[1] + 1) // 2 :] = 0
-    step.zero()
-    step.batch = batch | {"attention_mask": mask}
+    return batch | {"attention_mask": mask}
+
+
+@contextlib.contextmanager
+def _refusing_padding() -> Iterator[None]:
     try:
-        return run()
+        yield
     except (BenchError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a third party's code says of a mask that it does not know

@@ -100,6 +100,7 @@ CONNECTED: dict[str, Callable[..., Tensor]] = {
     "used": scaled,
     "zero factor at the start": lambda body, hidden, mask: hidden + (body.scale - 1) * body.spare(hidden),
     "twice": lambda body, hidden, mask: scaled(body, scaled(body, hidden, mask), mask),
+    "by chance": lambda body, hidden, mask: scaled(body, hidden, mask) if torch.rand(1) > -1 else hidden,
     "of padded places alone": lambda body, hidden, mask: scaled(body, hidden, mask) * mask.unsqueeze(-1),
 }
 
@@ -248,6 +249,8 @@ BRIDGED = [
     ("t5", "peft(peft_type='PROMPT_TUNING', num_virtual_tokens=5)", ""),
     ("t5", "prefix_tuning(length=5)", ""),
     ("modernbert", "prefix_tuning(length=5)", ""),
+    ("bert", "peft(peft_type='LOHA', r=4, target_modules=['query'], module_dropout=0.1)", ""),
+    ("llama", "peft(peft_type='LOKR', r=4, target_modules=['q_proj'])", ""),
     ("bert", "peft(peft_type='SHADOW', r=4, target_modules='.*encoder.layer.[0-9]+')", ""),
 ]
 
