@@ -127,6 +127,7 @@ def _answer(work: Callable[[Callable[[Any], None]], None], theirs: Connection, a
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
         torch.set_num_threads(threads)
+        _print_to_stderr()
         try:
             work(lambda value: theirs.send_bytes(pickle.dumps(("part", value))))
             said: tuple[str, Any] = ("end", None)
@@ -140,6 +141,13 @@ def _answer(work: Callable[[Callable[[Any], None]], None], theirs: Connection, a
         sys.stderr.flush()
     finally:
         os._exit(0)
+
+
+def _print_to_stderr() -> None:
+    """Whatever is printed from here on, by Python or below it: the parent's output may be JSON that a program reads."""
+    with contextlib.suppress(OSError):  # a process may have closed its stderr
+        os.dup2(2, 1)
+    sys.stdout = sys.stderr
 
 
 def _end_with_parent(alive: Connection) -> None:

@@ -1,5 +1,7 @@
 """What a third party's method does while it is planned, predicted or swept moves nothing of the others."""
 
+import os
+import subprocess
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -108,6 +110,20 @@ def test_an_answer_comes_back_and_a_refusal_stays_one():
     assert list(parts(lambda send: [send(1), send(2)])) == [1, 2]
     with pytest.raises(BenchError, match="one sentence"):
         apart(refuse)
+
+
+PRINTS = {
+    "python": lambda: print("printed"),  # noqa: T201
+    "below python": lambda: os.write(1, b"printed"),
+    "another process": lambda: subprocess.run(["echo", "printed"], check=True),
+}
+
+
+@pytest.mark.parametrize("way", PRINTS)
+def test_what_a_method_prints_stays_out_of_the_answer_to_a_program(capfd, way):
+    apart(lambda: PRINTS[way]() and None)
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err.strip()) == ("", "printed")
 
 
 def test_another_number_of_threads_is_seen():
