@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bench import registry
 from bench.count.attribution import Origin
-from bench.count.fake import fake_like, fakeify, lacks_fake_form, without_data
+from bench.count.fake import fake_like, fakeify, lacks_fake_form, limit, without_data
 from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
@@ -29,7 +29,7 @@ from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
 from bench.schema.shape import Setting
 from bench.training.contract import stored_bytes
-from bench.training.loop import make_optimizer, optimizer_for
+from bench.training.loop import check_real, make_optimizer, optimizer_for
 
 SMALLEST = 4096
 """Parameters with fewer elements keep float32 state."""
@@ -45,6 +45,7 @@ class EightBitState(torch.optim.Optimizer):
 
     def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float = 0.0) -> None:
         super().__init__(list(groups), {"weight_decay": weight_decay})
+        check_real(self.param_groups, "adamw_8bit")
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -270,6 +271,8 @@ def account(
         raise BenchError(said if said.startswith("account: ") else f"account: {said}") from error
     except Exception as error:  # whatever the module, its loss or a library below them says
         reason = (str(error).splitlines() or [""])[0]
+        if (beyond := limit(error)) is not None:
+            raise BenchError(f"account: {beyond}") from error
         if lacks_fake_form(error):
             raise BenchError(
                 f"account: an operation of the module cannot run without data ({reason}); give it a fake form with "

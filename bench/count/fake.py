@@ -107,6 +107,21 @@ def lacks_fake_form(error: BaseException) -> bool:
     return isinstance(error, known) or any(words in str(error) for words in ("no fake impl", "'Meta' backend"))
 
 
+_LIMITS = {
+    "Cannot access storage of Sparse": "it holds or makes a sparse tensor, such as the gradient of an embedding with "
+    "sparse=True, whose bytes are not counted; make it dense",
+    "don't yet support saved tensor hooks": "torch.func.grad and its relatives refuse the hooks that count what is "
+    "saved for backward; take torch.autograd.grad with create_graph=True",
+    "NestedIntNode": "nested tensors are not counted; pad the rows to one length",
+}
+"""Words of an error of torch -> what cannot be counted and what works in its place."""
+
+
+def limit(error: BaseException) -> str | None:
+    """Which limit of counting ``error`` comes from, with what works in its place; None where it is none of them."""
+    return next((sentence for words, sentence in _LIMITS.items() if words in str(error)), None)
+
+
 _OPERATION = re.compile(r"\b[A-Za-z_]\w*::\w+(?:\.\w+)?|\baten\.\w+(?:\.\w+)?")
 """How torch spells an operation."""
 
@@ -114,6 +129,8 @@ _OPERATION = re.compile(r"\b[A-Za-z_]\w*::\w+(?:\.\w+)?|\baten\.\w+(?:\.\w+)?")
 def uncounted(error: BaseException) -> str:
     """Why a step is not counted on tensors without data, as a sentence that names the operation and what works."""
     line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
+    if (known := limit(error)) is not None:
+        return known
     if isinstance(error, NotImplementedError) and not lacks_fake_form(error):
         return line or "it has no form without data"  # a method's own sentence
     if lacks_fake_form(error):

@@ -36,8 +36,10 @@ class Findings:
 
     def fail(self, error: BaseException) -> None:
         """Take down what ended this method's part of the probe; figures taken before stay."""
+        from bench.count.fake import limit
+
         self.status = _status(error)
-        sentence = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        sentence = str(error) if isinstance(error, BenchError) else limit(error) or f"{type(error).__name__}: {error}"
         self.reason = (sentence.splitlines() or [type(error).__name__])[0]
         self.traceback = "".join(traceback.format_exception(error))
 

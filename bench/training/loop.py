@@ -56,8 +56,9 @@ def make_optimizer(
         weight_decay: For groups that set none.
 
     Raises:
-        BenchError: ``adamw_8bit`` without the library that has it.
+        BenchError: ``adamw_8bit`` without the library that has it, or complex parameters for a form that takes none.
     """
+    check_real(groups, form)
     if form == "adamw_8bit":
         return _eight_bit(groups, weight_decay)
     makers: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -68,6 +69,23 @@ def make_optimizer(
         "adafactor": torch.optim.Adafactor,
     }
     return makers[form](groups, weight_decay=weight_decay)
+
+
+_TAKE_COMPLEX = ("adamw_foreach", "adamw_loop", "sgd")
+
+
+def check_real(groups: list[dict[str, Any]], form: Optimizer) -> None:
+    """Hold the types of what trains against what an optimizer of this form takes.
+
+    Raises:
+        BenchError: A parameter is complex, and the form takes real ones alone.
+    """
+    for parameter in (p for group in groups for p in group["params"]):
+        if parameter.is_complex() and form not in _TAKE_COMPLEX:
+            raise BenchError(
+                f"optimizer {form} takes no complex parameters, and one of {list(parameter.shape)} trains in "
+                f"{str(parameter.dtype).removeprefix('torch.')}; {', '.join(_TAKE_COMPLEX)} take them"
+            )
 
 
 def optimizer_for(

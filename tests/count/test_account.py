@@ -1,7 +1,7 @@
 """``account``: the ledger of a user's own module, on any kind of batch, without touching either."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from bench import account
 from bench.count.count import CUBLAS_WORKSPACE
 from bench.errors import BenchError
 from bench.models.head import TaskModel
+from bench.schema.forms import Optimizer
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
 from tests.factories.cost_steps import LENGTH, ROWS, fake_counts, real_step
@@ -340,3 +341,102 @@ def test_in_autocast_types_may_differ() -> None:
                 return super().forward(values).float().sum()
 
     assert account(Cast(8, 8), torch.ones(4, 8, dtype=torch.bfloat16)).flops.forward == 2 * 4 * 8 * 8
+
+
+class Complex(nn.Module):
+    """A map of complex weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(8, 8, dtype=torch.complex64))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return (values.to(torch.complex64) @ self.weight).abs().sum()
+
+
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+def test_complex_parameters_are_counted_or_the_optimizers_that_take_them_are_named(optimizer: Optimizer) -> None:
+    made = {"adamw_fused": {"fused": True}, "adamw_foreach": {"foreach": True}, "adamw_loop": {"foreach": False}}
+    if optimizer in made or optimizer == "sgd":
+        takes = True
+        module = Complex()
+        module(torch.ones(4, 8)).backward()
+        kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.AdamW
+        try:
+            kind(module.parameters(), lr=0.1, **made.get(optimizer, {})).step()
+        except RuntimeError:
+            takes = False
+    else:
+        takes = False  # Adafactor refuses them in its step, bitsandbytes has no kernel for them
+    if takes:
+        assert account(Complex(), torch.ones(4, 8), optimizer=optimizer).bytes.gradients == 8 * 8 * 8
+    else:
+        sentence = (
+            rf"^account: optimizer {optimizer} takes no complex parameters, and one of \[8, 8\] trains in complex64"
+        )
+        with pytest.raises(BenchError, match=sentence):
+            account(Complex(), torch.ones(4, 8), optimizer=optimizer)
+
+
+class Sparse(nn.Embedding):
+    """An embedding with a sparse gradient."""
+
+    def __init__(self) -> None:
+        super().__init__(10, 8, sparse=True)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(values.long()).sum()
+
+
+class SparseBag(nn.EmbeddingBag):
+    """As ``Sparse``, with its rows added."""
+
+    def __init__(self) -> None:
+        super().__init__(10, 8, sparse=True)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(values.long()).sum()
+
+
+class MadeSparse(nn.Linear):
+    """Makes its input sparse."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.sparse.mm(values.to_sparse(), self.weight).sum()
+
+
+class Inner(nn.Linear):
+    """Takes a gradient inside forward."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+
+    def forward(self, values: Tensor) -> Tensor:
+        found = torch.func.grad(lambda given: super(Inner, self).forward(given).square().sum())(values)
+        return found.sum()
+
+
+class Allowed(Inner):
+    """As ``Inner``, by what its refusal advises."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        given = values.detach().requires_grad_()
+        out = nn.Linear.forward(self, given).square().sum()
+        return torch.autograd.grad(out, given, create_graph=True)[0].sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [(Sparse, "make it dense"), (SparseBag, "make it dense"), (MadeSparse, "make it dense"), (Inner, "create_graph")],
+)
+def test_what_cannot_be_counted_is_said_with_what_works(kind: type[nn.Module], sentence: str) -> None:
+    with pytest.raises(BenchError, match=rf"^account: [a-z].*{sentence}") as refused:
+        account(kind(), torch.ones(4, 8))
+    assert not any(raw in str(refused.value) for raw in ("Error", "Impl", "open an issue"))
+
+
+def test_what_the_refusal_of_an_inner_gradient_advises_is_counted() -> None:
+    assert account(Allowed(), torch.ones(4, 8)).flops.forward == 2 * (2 * 4 * 8 * 8)
