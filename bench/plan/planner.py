@@ -273,7 +273,7 @@ def _task_used(
         name=name, version=data.spec.version, source=source.kind, content_sha256=data.content_sha256,
         train_rows=len(data.train.labels), test_rows=len(data.test.labels), overlap=data.overlap,
         overlap_ngrams=data.overlap_ngrams, floor=bag_of_words_floor(data),
-        notes=(*data.spec.notes, *backbone.task_notes(spec.name, name)),
+        notes=(*data.spec.notes, *data.notes, *backbone.task_notes(spec.name, name)),
     )  # fmt: skip
     return used, {"selection_sha256": content_sha256([data.selection])} if data.selection else {}
 

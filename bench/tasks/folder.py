@@ -11,6 +11,10 @@ from bench.errors import BenchError
 from bench.tasks.glue import TASKS, TaskSpec
 from bench.tasks.rows import Rows
 
+FEW = 3
+"""Lines cut short that a file of any size may have, where the official one has some."""
+SHARE = 0.001
+"""Their share of the rows of a large file."""
 _FORMATS = ("tsv", "jsonl", "parquet")
 
 Row = tuple[str, Mapping[str, Any]]
@@ -78,21 +82,34 @@ def _files(folder: Path, stems: tuple[str, ...]) -> list[Path]:
 def _read_split(folder: Path, spec: TaskSpec, stems: tuple[str, ...]) -> Rows:
     texts: list[tuple[str, ...]] = []
     labels: list[int | float] = []
+    notes: list[str] = []
     files = _files(folder, stems)
     for path in files:
-        rows, text_columns, label_column = _open(path, spec)
+        cut: list[int] = []
+        rows, text_columns, label_column = _open(path, spec, cut)
         for place, fields in rows:
             texts.append(tuple(_text(path, place, fields, column) for column in text_columns))
             labels.append(parse_label(spec, fields.get(label_column), f"{path}: {place}, column {label_column!r}"))
+        if cut:
+            _check_cut(path, cut, len(labels))
+            notes.append(f"{path.name}: {len(cut)} {'line' if len(cut) == 1 else 'lines'} cut short, left out")
     if not labels:
         raise BenchError(f"{files[0]}: the file has no rows; put the rows of {spec.name} into it")
-    return Rows(tuple(texts), tuple(labels))
+    return Rows(tuple(texts), tuple(labels), tuple(notes))
 
 
-def _open(path: Path, spec: TaskSpec) -> tuple[Iterator[Row], tuple[str, ...], str]:
-    """Rows of one file, and the columns that hold its texts and its label."""
+def _check_cut(path: Path, cut: list[int], rows: int) -> None:
+    if len(cut) > max(FEW, SHARE * rows):
+        raise BenchError(
+            f"{path}: {len(cut)} of {len(cut) + rows} lines are cut short, the first is line {cut[0]}; the official "
+            "file has a few: fetch it again"
+        )
+
+
+def _open(path: Path, spec: TaskSpec, cut: list[int]) -> tuple[Iterator[Row], tuple[str, ...], str]:
+    """Rows of one file, and the columns that hold its texts and its label; ``cut`` takes the lines left out."""
     if path.suffix == ".tsv":
-        return _tsv(path, spec), spec.tsv_text, spec.tsv_label
+        return _tsv(path, spec, cut), spec.tsv_text, spec.tsv_label
     columns = (*spec.text, "label")
     return (_jsonl(path, columns) if path.suffix == ".jsonl" else _parquet(path, columns)), spec.text, "label"
 
@@ -110,7 +127,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _tsv(path: Path, spec: TaskSpec) -> Iterator[Row]:
+def _tsv(path: Path, spec: TaskSpec, cut: list[int]) -> Iterator[Row]:
     """Rows of an official GLUE file: tabs part the fields, quotes mean nothing."""
     lines = _lines(path)
     header = spec.tsv_header
@@ -125,7 +142,9 @@ def _tsv(path: Path, spec: TaskSpec) -> Iterator[Row]:
         fields = line.split("\t")
         if len(fields) == len(header):
             yield f"line {number}", dict(zip(header, fields, strict=True))
-        elif not spec.tsv_skip_broken:
+        elif spec.tsv_skip_broken:
+            cut.append(number)
+        else:
             raise BenchError(
                 f"{path}: line {number} has {len(fields)} tab-separated fields, expected {len(header)} "
                 f"({', '.join(header)}); fix or remove the line"
@@ -146,22 +165,34 @@ def _jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
-    import pyarrow
     from pyarrow import parquet
 
     try:
         file = parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise BenchError(f"{path}: not a parquet file ({error}); write it again") from error
-    with file:
         names = tuple(file.schema_arrow.names)
+    except Exception as error:  # a damaged byte may hit a name, a size or a type: each fails in its own way
+        raise BenchError(f"{path}: not a parquet file ({_first_line(error)}); write it again") from error
+    with file:
         _each_once(path, names)
         _require(path, names, columns)
         number = 0
-        for batch in file.iter_batches(columns=list(columns)):
-            for fields in batch.to_pylist():
+        batches = file.iter_batches(columns=list(columns))
+        while True:
+            try:  # pages are read as they are reached
+                rows = next(batches).to_pylist()
+            except StopIteration:
+                return
+            except Exception as error:
+                raise BenchError(
+                    f"{path}: damaged after row {number} ({_first_line(error)}); fetch or write it again"
+                ) from error
+            for fields in rows:
                 number += 1
                 yield f"row {number}", fields
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def _object(path: Path, place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class TaskSpec:
     tsv_header: tuple[str, ...] = ()
     """Column names where the official files carry no header line."""
     tsv_skip_broken: bool = False
-    """The official file has a few lines cut short; the hub's version leaves them out, and so do we."""
+    """The official file has a few lines cut short; the hub's version leaves them out, and so do we, and count them."""
 
 
 _ENTAILMENT = ("entailment", "not_entailment")

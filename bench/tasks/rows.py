@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from bench.errors import BenchError
@@ -22,6 +22,8 @@ class Rows:
     """One or two texts per row, verbatim."""
     labels: tuple[int | float, ...]
     """Label id, or the score of a regression."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What of the file is not among them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,9 +88,9 @@ def check_labels(data: "TaskData") -> None:
         if rows is not None and len(set(rows.labels)) == 1:
             what = f"the {'score' if data.spec.regression else 'label'} {_spelled(data.spec, rows.labels[0])}"
             count = f"all {len(rows)} {split} rows have" if len(rows) > 1 else f"the one {split} row has"
-            field = {"training": "train_rows", "selection": "selection_rows", "test": "test_rows"}[split]
+            key = {"training": "train_rows", "selection": "selection_rows", "test": "test_rows"}[split]
             kinds = "scores" if data.spec.regression else "labels"
-            raise BenchError(f"{data.spec.name}: {count} {what}; give rows of two {kinds} at least, or raise {field}")
+            raise BenchError(f"{data.spec.name}: {count} {what}; give rows of two {kinds} at least, or raise {key}")
 
 
 def _spelled(spec: TaskSpec, label: int | float) -> str:
@@ -132,6 +134,8 @@ class TaskData:
     """Hash of the rows used, train, selection where there is one, and test; independent of the order in files."""
     selection: Rows | None = None
     """Rows cut from train that choose between states or rates; None: nothing is chosen."""
+    notes: tuple[str, ...] = ()
+    """What of the files is not among the rows."""
 
     @cached_property
     def overlap(self) -> int:

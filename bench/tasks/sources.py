@@ -82,11 +82,12 @@ def load_task(
         train, test = hub.read_hub(spec)
     else:
         train, test = synthetic.rows(name, "train"), synthetic.rows(name, "test")
+    notes = (*train.notes, *test.notes)
     train, test = subset(train, train_rows), subset(test, test_rows)
     if selection_rows is None:
-        return TaskData(spec, source.kind, train, test, content_sha256((train, test)))
+        return TaskData(spec, source.kind, train, test, content_sha256((train, test)), notes=notes)
     train, selection = cut_selection(train, selection_rows, name)
-    return TaskData(spec, source.kind, train, test, content_sha256((train, selection, test)), selection)
+    return TaskData(spec, source.kind, train, test, content_sha256((train, selection, test)), selection, notes)
 
 
 def load_trial(name: str, source: Source, train_rows: int | None, selection_rows: int) -> TaskData:
@@ -102,8 +103,9 @@ def load_trial(name: str, source: Source, train_rows: int | None, selection_rows
         BenchError: The task is unknown, its rows cannot be read, or they are too few.
     """
     spec = task(name)
-    train, selection = cut_selection(subset(_train(spec, source), train_rows), selection_rows, name)
-    return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), selection)
+    whole = _train(spec, source)
+    train, selection = cut_selection(subset(whole, train_rows), selection_rows, name)
+    return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), selection, whole.notes)
 
 
 def rows_of(cell: Cell) -> TaskData:

@@ -285,11 +285,45 @@ def test_a_score_outside_the_scale_is_refused(tmp_path, score):
         load_task("stsb", Source("folder", str(tmp_path), ""), None, None)
 
 
-def test_lines_cut_short_are_left_out_of_qqp_as_the_hub_does(tmp_path):
-    write(tmp_path, "tsv", "qqp", PAIR, PAIR)
-    with (tmp_path / "QQP" / "train.tsv").open("a") as file:
-        file.write("7\tcut short\n")
-    assert len(load_task("qqp", Source("folder", str(tmp_path), ""), None, None).train) == len(PAIR)
+def with_lines_cut(root, rows, train, dev):
+    """Files of QQP with so many rows and, before them, so many lines cut short."""
+    whole = labelled("qqp", (0, 1) * (rows // 2))
+    write(root, "tsv", "qqp", whole, whole)
+    for split, cut in (("train", train), ("dev", dev)):
+        header, *lines = (root / "QQP" / f"{split}.tsv").read_text().splitlines()
+        (root / "QQP" / f"{split}.tsv").write_text("\n".join([header, *["7\tcut short"] * cut, *lines, ""]))
+    return Source("folder", str(root), "")
+
+
+@pytest.mark.parametrize(
+    ("rows", "train", "dev", "notes"),
+    [
+        (4, 0, 0, ()),
+        (4, 1, 0, ("train.tsv: 1 line cut short, left out",)),
+        (4, 3, 2, ("train.tsv: 3 lines cut short, left out", "dev.tsv: 2 lines cut short, left out")),
+        (6000, 0, 6, ("dev.tsv: 6 lines cut short, left out",)),
+    ],
+)
+def test_lines_cut_short_are_left_out_of_qqp_as_the_hub_does_and_counted(tmp_path, rows, train, dev, notes):
+    source = with_lines_cut(tmp_path, rows, train, dev)
+    for selected in (None, 1):
+        data = load_task("qqp", source, None, None, selected)
+        assert len(data.test) == rows
+        assert data.notes == notes
+    of_train = tuple(note for note in notes if note.startswith("train"))
+    assert load_trial("qqp", source, None, 1).notes == of_train
+
+
+@pytest.mark.parametrize(("rows", "cut"), [(4, 4), (2, 50), (4000, 5)])
+def test_a_file_with_more_lines_cut_short_than_the_official_one_is_refused(tmp_path, rows, cut):
+    sentence = rf"dev\.tsv: {cut} of {rows + cut} lines are cut short, the first is line 2; .*: fetch it again"
+    with pytest.raises(BenchError, match=sentence):
+        load_task("qqp", with_lines_cut(tmp_path, rows, 0, cut), None, None)
+
+
+def test_a_file_of_nothing_but_lines_cut_short_is_refused(tmp_path):
+    with pytest.raises(BenchError, match=r"train\.tsv: the file has no rows; put the rows of qqp into it"):
+        load_task("qqp", with_lines_cut(tmp_path, 0, 2, 2), None, None)
 
 
 LIKE = {
@@ -326,6 +360,24 @@ def test_rows_that_choose_are_of_two_labels_as_well(tmp_path):
     for data in (load_trial("sst2", source, None, 1), load_task("sst2", source, None, None, 1)):
         with pytest.raises(BenchError, match=r"^sst2: the one selection row has the label \w+; .*selection_rows"):
             check_labels(data)
+
+
+# parquet
+
+
+def test_a_damaged_byte_of_a_parquet_file_is_told_with_the_file_whatever_it_hits(tmp_path):
+    """Every third byte of a small file: what still reads, reads; all else is one sentence."""
+    write(tmp_path, "parquet", "sst2", SST2, SST2)
+    path = tmp_path / "SST-2" / "train-00000-of-00001.parquet"
+    whole, said = path.read_bytes(), set()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            read_folder(tmp_path, TASKS["sst2"])
+        except BenchError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            said.add(str(error).removeprefix(f"{path}: ").split("(")[0])
+    assert {"damaged after row 0 ", "not a parquet file "} <= said
 
 
 # subsets
