@@ -118,7 +118,7 @@ class Method(abc.ABC):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     identity_at_init: ClassVar[bool] = True
-    """Whether the backbone's output is unchanged before the first step."""
+    """Whether the backbone's output is unchanged before the first step; a run holds a third party's method to it."""
     zero_gradient: ClassVar[tuple[str, ...]] = ()
     """Name endings of trainable parameters whose gradient is zero by theory, such as a key bias under softmax."""
     size: ClassVar[str | None] = None
@@ -157,6 +157,8 @@ class Method(abc.ABC):
             module: What ``apply`` returned.
             groups: Those of ``param_groups``, then the head's, with their rates; the schedule scales the rates later.
             weight_decay: For groups that set none.
+
+        It holds all of ``groups``, and frozen parameters beside them at most; a note of the records names its class.
         """
         return None
 

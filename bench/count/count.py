@@ -28,7 +28,7 @@ from bench.schema.forms import Optimizer
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
 from bench.schema.shape import Setting
-from bench.training.contract import stored_bytes
+from bench.training.contract import notes_of, stored_bytes
 from bench.training.loop import check_real, make_optimizer, optimizer_for
 
 SMALLEST = 4096
@@ -117,7 +117,7 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
             prove_graph(step)
         trained = trainable(step.model.body)
         delta = stored_bytes(method, method.finalize(step.model.body), trained)
-        notes = method.notes(step.model.body)
+        notes = (*notes_of(method, step.model.body), *step.notes)
         return summary(step.model, ledger, *_corrected(held, peak, step.origin, setting), delta, notes)
 
 
@@ -187,9 +187,10 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
         groups = optimizer_groups(model, method)
         eight_bit = setting.optimizer == "adamw_8bit"  # its library has no fake kernels
         make = EightBitState if eight_bit else functools.partial(make_optimizer, form=setting.optimizer)
-        optimizer = optimizer_for(method, model.body, groups, make=make)
+        notes: list[str] = []
+        optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
         batch = random_batch(setting.batch, setting.length, vocabulary=vocabulary, outputs=setting.outputs)
-        return TrainingStep(method, config, model, origin, optimizer, batch, setting.autocast)
+        return TrainingStep(method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes))
 
     return build
 

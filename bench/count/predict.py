@@ -316,7 +316,7 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
     import torch
 
     from bench.models.head import TaskModel, trainable, trained_dtypes
-    from bench.training.contract import stored_bytes
+    from bench.training.contract import notes_of, stored_bytes
 
     module, head = _built(spec, method, config, setting)
     with torch.device("meta"):
@@ -326,7 +326,7 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
         "trainable_parameters": Trainable(method=trained, head=sum(p.numel() for p in head.parameters())),
         "trained_dtypes": trained_dtypes(TaskModel(module, head)),
         "delta_bytes": stored,
-        "notes": tuple(method.notes(module)),
+        "notes": notes_of(method, module),
     }
 
 

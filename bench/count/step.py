@@ -31,6 +31,8 @@ class TrainingStep:
     optimizer: torch.optim.Optimizer
     batch: Batch
     autocast: bool = False
+    notes: tuple[str, ...] = ()
+    """What a reader must know of how the step was built."""
 
     def __post_init__(self) -> None:
         self._regularizer = OwnWork(self.method.regularizer)  # once: making a module would be timed with each step

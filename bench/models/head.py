@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -88,6 +89,15 @@ def make_head(
     return head.to(like.dtype)
 
 
+CALL_CONTRACT = "the module of a method gives an output whose last_hidden_state is [B, T, d]"
+
+
+def check_shape(hidden: Tensor, expected: Sequence[int]) -> None:
+    """Raise ``BenchError`` where last hidden states have another shape than ``expected``."""
+    if hidden.shape != tuple(expected):
+        raise BenchError(f"{CALL_CONTRACT}; this one gives {list(hidden.shape)} where {list(expected)} is due")
+
+
 class TaskModel(nn.Module):
     """An adapted backbone with the task head on top."""
 
@@ -115,13 +125,11 @@ class TaskModel(nn.Module):
         """
         output = self.body(**{name: tensor for name, tensor in batch.items() if name != "labels"})
         hidden = getattr(output, "last_hidden_state", None)
-        contract = "the module of a method gives an output whose last_hidden_state is [B, T, d]"
         if not isinstance(hidden, Tensor):
-            raise BenchError(f"{contract}; this one gives {type(output).__name__}, which has none")
+            raise BenchError(f"{CALL_CONTRACT}; this one gives {type(output).__name__}, which has none")
         linear = getattr(self.head, "linear", None)
         expected = (*batch["input_ids"].shape, linear.in_features if linear is not None else hidden.shape[-1])
-        if hidden.shape != expected:
-            raise BenchError(f"{contract}; this one gives {list(hidden.shape)} where {list(expected)} is due")
+        check_shape(hidden, expected)
         return hidden
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:

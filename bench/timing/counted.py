@@ -21,7 +21,7 @@ from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import CostRecord, Inference, Inferences
 from bench.timing import inference as latency
 from bench.timing.models import Models
-from bench.training.contract import stored_bytes
+from bench.training.contract import notes_of, stored_bytes
 
 
 def base_inference(models: Models) -> Inference:
@@ -107,7 +107,7 @@ def count_training(models: Models, spec: MethodSpec, found: Findings, known: Cou
     found.held_bytes = held.weights + held.optimizer_state
     delta = stored_bytes(step.method, step.method.finalize(step.model.body), trained)
     if counts is None:
-        counts = summary(step.model, ledger, held, peak, delta, step.method.notes(step.model.body))
+        counts = summary(step.model, ledger, held, peak, delta, (*notes_of(step.method, step.model.body), *step.notes))
         found.figures |= counts.figures(CostRecord) | {"predicted_peak_memory_bytes": None}
     found.figures |= {
         "delta_bytes": delta, "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
@@ -133,7 +133,7 @@ def count_inference(models: Models, deployed: latency.Deployed, found: Findings,
     batch = models.batch(1, length)
     body, unmerged = deployed.unmerged.body, latency.count_inference(deployed.unmerged, batch)
     merged = None if deployed.merged is None else latency.count_inference(deployed.merged, batch)
-    found.note(deployed.method.notes(body))  # what only weights with values can show
+    found.note(notes_of(deployed.method, body))  # what only weights with values can show
     found.figures["latency_length"] = length
     found.figures["inference"] = Inferences(base=base, unmerged=unmerged, merged=merged)
     if deployed.merged is not None:

@@ -63,9 +63,10 @@ class Models:
             randomise(model.body)
         groups = optimizer_groups(model, method, self.probe.learning_rate, self.probe.head_learning_rate)
         make = functools.partial(make_optimizer, form=self.probe.optimizer)
-        optimizer = optimizer_for(method, model.body, groups, make=make)
+        notes: list[str] = []
+        optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
         batch = self.batch(self.probe.batch, self.probe.length)
-        return TrainingStep(method, config, model, origin, optimizer, batch, self.setting.autocast)
+        return TrainingStep(method, config, model, origin, optimizer, batch, self.setting.autocast, tuple(notes))
 
     def clock(self, label: str, seen: Seen | None = None) -> StepClock:
         """A training step of method ``label``, its delta moved off zero, ready to be timed."""

@@ -99,7 +99,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.models.tokenizer import load_tokenizer
     from bench.tasks.metrics import compute
     from bench.tasks.sources import rows_of
-    from bench.training.contract import stored_bytes
+    from bench.training.contract import notes_of, ranks_of, stored_bytes
     from bench.training.diagnostics import Found, directions, weights
     from bench.training.evaluate import Encoded, constant_score, evaluate, flags, label_scale
 
@@ -115,10 +115,12 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         scale=scale, device=cell.device,
     )  # fmt: skip
     rows, test = encoded(data.train), encoded(data.test)
-    model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
     contract = _contract(cell, method, config, bare.config.vocab_size)
+    contract.bare(bare)
+    model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
+    contract.adapted(model.body)
     prepare_seconds = _prepare(cell, method, model, rows)
-    notes = tuple(method.notes(model.body))
+    notes = [*notes_of(method, model.body)]
     counts = record.Trainable(method=trainable(model.body), head=trainable(model.head))
 
     def predicted(which: Any) -> tuple[Predictions, dict[str, float]]:
@@ -129,7 +131,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         return lambda: predicted(which)[1][data.spec.main_metric]
 
     selection = reading(encoded(data.selection)) if data.selection else None
-    losses, way, norms = _fit(cell, model, method, rows, reading(test), selection, progress)
+    losses, way, norms = _fit(cell, model, method, rows, reading(test), selection, progress, contract, notes)
     dtypes = trained_dtypes(model)
     contract.trained(model.body)
     model.body = method.finalize(model.body)
@@ -150,14 +152,15 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
-        "trained_dtypes": dtypes, "notes": notes, "ranks": dict(method.ranks(model.body)), "directions": added.figures,
+        "trained_dtypes": dtypes, "notes": tuple(notes), "ranks": ranks_of(method, model.body),
+        "directions": added.figures,
         "directions_sha256": directions_sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip
 
 
 def _fit(
     cell: Cell, model: Any, method: Any, rows: Any, test: Callable[[], float], selection: Callable[[], float] | None,
-    progress: Progress,
+    progress: Progress, contract: Any, notes: list[str],
 ) -> tuple[list[float], Any, dict[str, tuple[float, ...]]]:  # fmt: skip
     """Train, with readings on the way and norms of the first gradients; leaves the chosen state in ``model``."""
     import torch
@@ -175,6 +178,7 @@ def _fit(
         choice = Reading(epoch_ends(recipe.steps, max(1, len(rows) // recipe.batch_size)), selection)
     if recipe.dtype == "bfloat16_autocast":
         to_autocast(model)
+    contract.starts()
     torch.manual_seed(_stream(cell.seed, "dropout"))
     work = Work()
     way = Milestones(model, work, curve, choice)
@@ -186,7 +190,8 @@ def _fit(
     noted = cell.recipe.get("gradient_norms")
     norms = GradientNorms(method.parts(model.body), model.body, noted) if noted else None
     batches = work.over(rows.shuffled(recipe.batch_size, cell.seed))
-    losses = train(model, method, model.body, batches, recipe, done, norms.after if norms else lambda step: None)
+    losses = train(model, method, model.body, batches, recipe, done, norms.after if norms else lambda step: None, notes)
+    contract.ends()
     way.end()
     return losses, way, norms.read() if norms else {}
 

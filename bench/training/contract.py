@@ -1,7 +1,7 @@
 """What a method says of itself held against what its module does, as far as a run can tell."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench import registry
 from bench.errors import BenchError
 from bench.method import Batch, Method
-from bench.models.head import TaskModel
+from bench.models.head import TaskModel, check_shape
 
 TOKENS = 8
 """Of each of the two rows that outputs are compared on."""
@@ -33,11 +33,46 @@ def stored_bytes(method: Method, finalized: nn.Module, trained: int) -> int:
     return stored
 
 
+def notes_of(method: Method, module: nn.Module) -> tuple[str, ...]:
+    """What the method says of its module, checked.
+
+    Raises:
+        BenchError: That is no list of sentences.
+    """
+    said: Any = method.notes(module)
+    if not isinstance(said, list | tuple) or not all(isinstance(sentence, str) for sentence in said):
+        raise BenchError(f"notes() of the method gives {_short(said)}; it takes a list of sentences, or ()")
+    return tuple(said)
+
+
+def ranks_of(method: Method, module: nn.Module) -> dict[str, int]:
+    """The ranks that the method says training has chosen, checked.
+
+    Raises:
+        BenchError: That is no mapping of names to whole numbers from 0 on.
+    """
+    said: Any = method.ranks(module)
+    if not isinstance(said, Mapping):
+        raise BenchError(f"ranks() of the method gives {_short(said)}; it takes a rank for each name, or {{}}")
+    for name, rank in said.items():
+        if not isinstance(name, str) or type(rank) is not int or rank < 0:
+            raise BenchError(
+                f"ranks() of the method gives {_short(rank)} for {_short(name)}; it takes whole numbers from 0 on, by "
+                "name"
+            )
+    return dict(said)
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
+
+
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 class Contract:
-    """Holds a third party's finalize, merge and load_delta against what its trained module computes.
+    """Holds what a third party's hooks return and leave behind against what its module computes and what it promises.
 
     Methods of this project, the bridged among them, are held by its tests on every family: nothing is run for those.
 
@@ -60,6 +95,50 @@ class Contract:
         self.asked = not registry.ours(method)
         """Whether anything is run."""
         self._computed: Tensor | None = None
+        self._start: Tensor | None = None
+        self._own: dict[str, nn.Parameter] = {}
+        self._frozen: dict[str, tuple[int, int]] = {}
+
+    def bare(self, backbone: nn.Module) -> None:
+        """Take down what the bare backbone is and computes, before apply."""
+        if self.asked:
+            self._own = dict(backbone.named_parameters())
+            self._start = states(backbone, self._vocabulary)
+
+    def adapted(self, body: nn.Module) -> None:
+        """Hold the adapted module against the bare backbone, where the method promises its outputs at the start.
+
+        Raises:
+            BenchError: It computes something else.
+        """
+        if not self.asked or not self._method.identity_at_init:
+            return
+        assert self._start is not None, "bare() comes first"
+        apart = difference(states(body, self._vocabulary), self._start)
+        if apart > torch.finfo(self._start.dtype).eps ** 0.5:
+            raise BenchError(
+                "identity_at_init of the method promises the backbone's outputs at the start, and the last hidden "
+                f"state differs by {apart:.2g} of its largest value; mend apply(), or set identity_at_init = False"
+            )
+
+    def starts(self) -> None:
+        """Take down the frozen weights of the backbone, before the first step."""
+        own = self._own.items() if self.asked else ()
+        self._frozen = {name: _checksum(p) for name, p in own if not p.requires_grad}
+
+    def ends(self) -> None:
+        """Hold those weights against what they were.
+
+        Raises:
+            BenchError: One has changed; it names the first.
+        """
+        changed = [name for name, before in self._frozen.items() if _checksum(self._own[name]) != before]
+        if changed:
+            more = f" (and {len(changed) - 1} more of {len(self._frozen)})" if len(changed) > 1 else ""
+            raise BenchError(
+                f"frozen weight {changed[0]!r}{more} of the backbone changed during training: the method writes what "
+                "it neither counts nor stores; let apply() set requires_grad on all that changes"
+            )
 
     def trained(self, body: nn.Module) -> None:
         """Take down what the trained module computes."""
@@ -129,8 +208,20 @@ def states(
 
 
 def difference(one: Tensor, other: Tensor) -> float:
-    """Largest difference as a share of the largest value of ``other``."""
+    """Largest difference as a share of the largest value of ``other``.
+
+    Raises:
+        BenchError: They have different shapes.
+    """
+    check_shape(one, other.shape)
     return float((one.float() - other.float()).abs().max() / other.float().abs().max().clamp_min(1e-30))
+
+
+def _checksum(parameter: Tensor) -> tuple[int, int]:
+    """What tells whether a tensor was written: its size, and the sum of its bits as whole numbers."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(parameter.element_size())
+    bits = parameter.detach() if whole is None else parameter.detach().view(whole)
+    return parameter.numel(), int(bits.sum(dtype=torch.int64))
 
 
 def _resolution(tensor: Tensor) -> float:

@@ -95,10 +95,39 @@ def optimizer_for(
     *,
     make: Callable[..., torch.optim.Optimizer] = make_optimizer,
     weight_decay: float = 0.01,
+    notes: list[str] | None = None,
 ) -> torch.optim.Optimizer:
-    """``method``'s own optimizer over ``groups`` where it has one, else ``make(groups, weight_decay=)``."""
+    """``method``'s own optimizer over ``groups`` where it has one, else ``make(groups, weight_decay=)``.
+
+    Args:
+        method: The method.
+        body: What its ``apply`` returned.
+        groups: Of delta and head, with their rates.
+        make: Makes the recipe's optimizer.
+        weight_decay: For groups that set none.
+        notes: Gains a sentence where the method's own optimizer runs.
+
+    Raises:
+        BenchError: The method's own is no optimizer, or does not hold exactly what ``groups`` hold.
+    """
+    asked = sorted(id(p) for group in groups for p in group["params"])  # its constructor may change the groups
     own = method.optimizer(body, groups, weight_decay)
-    return make(groups, weight_decay=weight_decay) if own is None else own
+    if own is None:
+        return make(groups, weight_decay=weight_decay)
+    if not isinstance(own, torch.optim.Optimizer):
+        raise BenchError(
+            f"optimizer() of the method gives {type(own).__name__}; it takes a torch.optim.Optimizer over the groups, "
+            "or None for the recipe's"
+        )
+    # frozen ones may stand beside: LoRA-FA's reads A where it moves B
+    if sorted(id(p) for group in own.param_groups for p in group["params"] if p.requires_grad) != asked:
+        raise BenchError(
+            "the optimizer that optimizer() of the method gives does not hold exactly the trainable parameters, each "
+            "once; make it over all groups that it is given, the head's among them"
+        )
+    if notes is not None:
+        notes.append(f"trains with an optimizer of its own, {type(own).__name__}, in place of the recipe's")
+    return own
 
 
 def _eight_bit(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
@@ -245,6 +274,7 @@ def train(
     recipe: Recipe,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     on_gradient: Callable[[int], None] = lambda step: None,
+    notes: list[str] | None = None,
 ) -> list[float]:
     """Train ``model`` for ``recipe.steps`` steps.
 
@@ -257,17 +287,18 @@ def train(
         on_step: Called with the step (from 1) and its loss once the step is done; it may evaluate the model, and
             leaves it in training mode.
         on_gradient: Called with the step once its gradients are whole, before they are clipped; it changes none.
+        notes: Gains a sentence where the method's own optimizer runs.
 
     Returns:
         The loss of each step, taken before its update: the first is that of the start.
 
     Raises:
         NonFiniteLoss: The loss is NaN or infinite.
-        BenchError: The loss never reaches a trainable parameter.
+        BenchError: The loss never reaches a trainable parameter, or what trains changes on the way.
     """
     groups = [*method.param_groups(body, recipe.learning_rate), *head_groups(model.head, recipe.head_learning_rate)]
     check_groups(groups, model)
-    optimizer = optimizer_for(method, body, groups, weight_decay=recipe.weight_decay)
+    optimizer = optimizer_for(method, body, groups, weight_decay=recipe.weight_decay, notes=notes)
     schedule = linear_schedule(optimizer, recipe)
     trained = [p for group in groups for p in group["params"]]
     model.train()
@@ -292,7 +323,24 @@ def train(
     if len(losses) < recipe.steps:
         raise RuntimeError(f"the data gave {len(losses)} batches, the recipe asks for {recipe.steps} steps")
     reached.check_values()
+    _check_unchanged(model, trained)
     return losses
+
+
+def _check_unchanged(model: nn.Module, trained: Sequence[Tensor]) -> None:
+    """End where other parameters require a gradient than those that the optimizer holds since the start.
+
+    Raises:
+        BenchError: It names the first of them.
+    """
+    held = {id(p) for p in trained}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad != (id(parameter) in held):
+            now = "is set to train" if parameter.requires_grad else "is frozen"
+            raise BenchError(
+                f"parameter {name.removeprefix('body.')!r} {now} since a hook ran during training, which the optimizer "
+                "cannot follow; let apply() set requires_grad, and no hook after it change that"
+            )
 
 
 def _backward(model: TaskModel, method: Method, body: nn.Module, batch: dict[str, Tensor], recipe: Recipe) -> Tensor:

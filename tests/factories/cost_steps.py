@@ -47,9 +47,10 @@ def real_step(shape: BackboneSpec, name: str, setting: Setting, **config: object
     method, parsed = registry.make(name, config)
     origin, model = adapt(bare, method, parsed, make_head(bare, setting.outputs), setting)
     make = functools.partial(make_optimizer, form=setting.optimizer)
-    optimizer = optimizer_for(method, model.body, optimizer_groups(model, method), make=make)
+    notes: list[str] = []
+    optimizer = optimizer_for(method, model.body, optimizer_groups(model, method), make=make, notes=notes)
     batch = random_batch(setting.batch, setting.length, vocabulary=bare.config.vocab_size, outputs=setting.outputs)
-    return TrainingStep(method, parsed, model, origin, optimizer, batch, setting.autocast)
+    return TrainingStep(method, parsed, model, origin, optimizer, batch, setting.autocast, tuple(notes))
 
 
 def real_counts(step: TrainingStep) -> Counts:
@@ -58,7 +59,7 @@ def real_counts(step: TrainingStep) -> Counts:
     step.optimize()
     held, peak, _ = measure_step(step)
     delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
-    return summary(step.model, ledger, held, peak, delta)
+    return summary(step.model, ledger, held, peak, delta, step.notes)
 
 
 def ledger(name: str, family: str = "bert", attention: str = "sdpa", **config: object) -> Ledger:

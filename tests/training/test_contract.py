@@ -121,6 +121,125 @@ def test_what_is_stored_or_merged_computes_what_was_trained(name: str, installed
     assert record.merged_equals_base is None
 
 
+def unfrozen(self: Method, module: Any, step: int, total: int) -> None:
+    module.backbone.requires_grad_(step >= 2)
+
+
+def frozen(self: Method, module: Any, step: int, total: int) -> None:
+    module.scale.requires_grad_(step < 2)
+
+
+def written(self: Method, module: Any, step: int, total: int) -> None:
+    with torch.no_grad():
+        for parameter in module.backbone.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+
+
+def one_number(self: Method, module: Any, step: int, total: int) -> None:
+    with torch.no_grad():
+        module.backbone.encoder.layer[1].output.dense.bias[3] += 1e-6
+
+
+def halved(self: Method, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.mul_(0.5)
+    return Gated.apply(self, backbone, config)
+
+
+def tripled(self: Method, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+    body = Gated.apply(self, backbone, config)
+    body.scale.data.fill_(3.0)
+    return body
+
+
+START = "identity_at_init of the method promises the backbone's outputs at the start, and the last hidden state differs"
+BACKBONE: dict[str, tuple[type[Method], str]] = {
+    "unfreezes": (with_(after_step=unfrozen), "' is set to train since a hook ran during training"),
+    "freezes": (with_(after_step=frozen), "parameter 'scale' is frozen since a hook ran during training"),
+    "writes": (with_(after_step=written), "of the backbone changed during training"),
+    "writes one number": (
+        with_(after_step=one_number),
+        "frozen weight 'encoder.layer.1.output.dense.bias' of the backbone changed during training",
+    ),
+    "halves the weights": (with_(apply=halved), START),
+    "starts at 3": (with_(apply=tripled), START),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16_autocast"])
+@pytest.mark.parametrize("name", BACKBONE)
+def test_what_a_method_does_to_the_frozen_backbone_is_named(name: str, dtype: str, installed: Any) -> None:
+    kind, words = BACKBONE[name]
+    record = trained(installed(kind), dtype=dtype)
+    assert record.status == "failed"
+    assert words in (record.reason or "")
+
+
+def test_a_start_elsewhere_that_is_said_is_no_fault(installed: Any) -> None:
+    record = trained(installed(with_(apply=tripled, identity_at_init=False)))
+    assert record.status == "ok", record.traceback
+
+
+OPTIMIZER: dict[str, tuple[Callable[..., Any], str]] = {
+    "forgets the head": (
+        lambda groups: torch.optim.AdamW(groups[:1]),
+        "does not hold exactly the trainable",
+    ),
+    "forgets the method": (lambda groups: torch.optim.SGD(groups[1:], lr=1.0), "does not hold exactly the trainable"),
+    "is a name": (lambda groups: "adamw", "optimizer() of the method gives str; it takes a torch.optim.Optimizer"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZER)
+def test_an_optimizer_of_the_method_holds_what_trains(name: str, installed: Any) -> None:
+    make, words = OPTIMIZER[name]
+    kind = with_(optimizer=lambda self, module, groups, weight_decay: make(groups))
+    with pytest.raises(BenchError, match=re.escape(words)):
+        count(BackboneSpec(name="tiny", weights="random"), kind(), MethodConfig(), Setting(batch=2, length=8))
+    plugin = installed(kind)
+    for record in (counted(plugin), trained(plugin)):
+        assert record.status == "failed"
+        assert words in (record.reason or "")
+
+
+def test_an_optimizer_of_the_method_is_named_in_its_records(installed: Any) -> None:
+    plugin = installed(with_(optimizer=lambda self, module, groups, weight_decay: torch.optim.SGD(groups, lr=1e-2)))
+    for record in (counted(plugin), trained(plugin)):
+        assert record.status == "ok", record.traceback
+        assert record.notes == ("trains with an optimizer of its own, SGD, in place of the recipe's",)
+
+
+SAID: dict[str, tuple[dict[str, Any], str]] = {
+    "notes as text": (
+        {"notes": lambda self, module: "a sentence"},
+        "notes() of the method gives 'a sentence'; it takes",
+    ),
+    "notes of numbers": ({"notes": lambda self, module: [1]}, "notes() of the method gives [1]; it takes a list of"),
+    "no notes": ({"notes": lambda self, module: None}, "notes() of the method gives None; it takes a list of"),
+    "a broken rank": (
+        {"ranks": lambda self, module: {"q": -5.5}},
+        "ranks() of the method gives -5.5 for 'q'; it",
+    ),
+    "a negative rank": ({"ranks": lambda self, module: {"q": -1}}, "ranks() of the method gives -1 for 'q'; it takes"),
+    "a list of ranks": (
+        {"ranks": lambda self, module: [3]},
+        "ranks() of the method gives [3]; it takes a rank",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_hook_says_in_another_form_is_refused_by_its_name(name: str, installed: Any) -> None:
+    hooks, words = SAID[name]
+    plugin = installed(with_(**hooks))
+    record = trained(plugin)
+    assert record.status == "failed"
+    assert words in (record.reason or "")
+    if "notes" in hooks:
+        assert words in (counted(plugin).reason or "")
+
+
 SHAPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "pooled": lambda hidden: hidden.mean(1, keepdim=True),
     "pooled whole": lambda hidden: hidden.mean(1),
