@@ -311,7 +311,7 @@ def describe(spec: BackboneSpec) -> record.Backbone:
     if spec.weights == "pretrained":
         _check_stored(spec)
         pinned = PRETRAINED.get(spec.name)
-        unused, of_file = read_header(spec, type(bare), configuration(spec))
+        unused, of_file = read_header(spec, bare, configuration(spec))
         notes = (*(pinned.notes if pinned else ()), *notes, *of_file)
     return record.Backbone(
         name=spec.title, revision=spec.revision, sha256=spec.sha256, parameters=parameters, weights=spec.weights,

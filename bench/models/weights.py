@@ -3,7 +3,7 @@
 import collections
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def weights_path(spec: BackboneSpec) -> Path:
     return Path(spec.folder) / "model.safetensors"
 
 
-def read_header(spec: BackboneSpec, kind: Any, config: Any) -> tuple[dict[str, int], tuple[str, ...]]:
+def read_header(spec: BackboneSpec, bare: Any, config: Any) -> tuple[dict[str, int], tuple[str, ...]]:
     """What of a weights file has no place in the bare backbone, and what a reader of its scores must know of it.
 
     The names in the file's header are loaded, with tensors that take no memory: what transformers makes of them,
@@ -67,7 +67,7 @@ def read_header(spec: BackboneSpec, kind: Any, config: Any) -> tuple[dict[str, i
 
     Args:
         spec: A resolved pretrained backbone.
-        kind: Class of its module.
+        bare: Its module, without values.
         config: Its configuration.
 
     Returns:
@@ -88,11 +88,11 @@ def read_header(spec: BackboneSpec, kind: Any, config: Any) -> tuple[dict[str, i
             stored = {name: one.get_dtype() for name, one in slices.items()}
     except (SafetensorError, OSError) as error:
         raise BenchError(f"{path}: cannot be loaded ({_first_line(error)}); fetch it again") from error
-    places, found = _placed(kind, config, shapes)
+    places, found = _placed(type(bare), config, shapes)
     _check_whole(path, found)
     _check_types(path, {name: stored[name] for name in places.values()})
     unplaced = set(shapes) - set(found["unexpected_keys"]) - set(places.values())
-    _check_once(path, kind, config, shapes, places, unplaced)
+    _check_once(path, [*_tied(bare, places), *_rivals(type(bare), config, shapes, places, unplaced)])
     unused = dict(sorted(collections.Counter(map(_first_names, found["unexpected_keys"])).items()))
     return unused, (*_head_notes(unused), *_block_notes(found["unexpected_keys"], places))
 
@@ -121,10 +121,10 @@ def _placed(kind: Any, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> tu
 def _check_types(path: Path, stored: Mapping[str, str]) -> None:
     for name, dtype in stored.items():
         if dtype not in _FLOATS:
+            known = ", ".join(map(_spelled, _FLOATS))
             raise BenchError(
                 f"{path}: {name} is stored as {_spelled(dtype)}, and the scale of such weights is not read; name a "
-                f'backbone with weights in {", ".join(map(_spelled, _FLOATS))}, or set weights = "random" for costs '
-                "alone"
+                f'backbone with weights in one of {known}, or set weights = "random" for costs alone'
             )
 
 
@@ -134,29 +134,41 @@ def _spelled(dtype: str) -> str:
     return f"{_KINDS.get(kind, kind.lower())}{size}{more.lower()}"
 
 
-def _check_once(
-    path: Path, kind: Any, config: Any, shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, str],
-    unplaced: Iterable[str],
-) -> None:  # fmt: skip
-    """Refuse two tensors for one place that differ: which of them transformers takes, it does not tell.
+def _check_once(path: Path, twins: Iterable[tuple[str, str, str]]) -> None:
+    """Refuse two tensors for one place that differ: which of them transformers takes, it does not tell."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for place, one, other in twins:
+            if not file.get_tensor(one).equal(file.get_tensor(other)):
+                raise BenchError(
+                    f"{path}: {one} and {other} both stand for {place} and differ; keep the one that is meant"
+                )
+
+
+def _tied(bare: Any, places: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """A place and two tensors for it: of weights that the family ties, which a file may hold under both names."""
+    for name, place in bare.all_tied_weights_keys.items():
+        if name in places and place in places and places[name] != places[place]:
+            yield place, places[place], places[name]
+
+
+def _rivals(
+    kind: Any, config: Any, shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, str], unplaced: Iterable[str]
+) -> Iterator[tuple[str, str, str]]:
+    """A place and two tensors for it: of two spellings of one name.
 
     Those of the shape of a parameter are loaded alone, to see whether they would be taken for it; families drop
     others, such as the frequencies of a rotary table.
     """
-    from safetensors import safe_open
-
     rivals = {name for name in unplaced if shapes[name] in {shapes[taken] for taken in places.values()}}
     if not rivals:
         return
     twice = {shapes[name] for name in rivals}
     alone = {name: shapes[name] for name in shapes if name in rivals or shapes[name] not in twice}
-    with safe_open(path, framework="pt") as file:
-        for place, rival in _placed(kind, config, alone)[0].items():
-            taken = places[place]
-            if rival in rivals and not file.get_tensor(taken).equal(file.get_tensor(rival)):
-                raise BenchError(
-                    f"{path}: {taken} and {rival} both stand for {place} and differ; keep the one that is meant"
-                )
+    for place, rival in _placed(kind, config, alone)[0].items():
+        if rival in rivals:
+            yield place, places[place], rival
 
 
 def without_pooler(kind: type) -> dict[str, bool]:

@@ -13,6 +13,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     PreTrainedTokenizerFast,
 )
@@ -236,8 +237,6 @@ def test_tensors_without_a_place_are_counted_and_a_head_of_a_task_is_noted(
 
 @pytest.mark.parametrize("name", ["shared.weight", "encoder.embed_tokens.weight"])
 def test_a_tied_weight_may_stand_under_either_of_its_names(tmp_path, name):
-    from transformers import AutoModelForSeq2SeqLM
-
     tensors = save(tmp_path, "t5", T5, AutoModelForSeq2SeqLM)
     words = tensors.pop("shared.weight")
     safetensors.torch.save_file({**tensors, name: words}, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -297,6 +296,19 @@ def test_a_plan_refuses_a_tokenizer_that_is_not_the_backbone_s(bert, tmp_path, m
         return
     with pytest.raises(BenchError, match=r"its tokenizer gives 'word60' the id 60"):
         make_plan(asked, "smoke", "cpu")
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_a_tied_weight_may_stand_under_both_of_its_names_where_they_agree(tmp_path, differ):
+    tensors = save(tmp_path, "t5", T5, AutoModelForSeq2SeqLM)
+    words = tensors["shared.weight"]
+    both = tensors | {"encoder.embed_tokens.weight": words + 1 if differ else words.clone()}
+    safetensors.torch.save_file(both, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    if differ:
+        with pytest.raises(BenchError, match=r"shared\.weight and encoder\S+ both|encoder\S+ and shared\.weight both"):
+            backbone.describe(spec_of(tmp_path))
+        return
+    assert backbone.load(spec_of(tmp_path)).get_input_embeddings().weight.equal(words)
 
 
 # no code of a backbone's own, no network
