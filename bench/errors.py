@@ -2,7 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
 class BenchError(Exception):
@@ -37,6 +39,24 @@ def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> Benc
     hint = f" Did you mean {near[0]!r}?" if near else ""
     prefix = f"{where}: " if where else ""
     return BenchError(f"{prefix}unknown {what} {name!r}; known: {', '.join(names)}.{hint}")
+
+
+def given(hook: str, value: Any, kind: type[T], due: str) -> T:
+    """``value``, which a hook of a method gave, where it is what the interface asks for.
+
+    Args:
+        hook: Name of the hook, e.g. ``"apply"``.
+        value: What it gave.
+        kind: The class that it has to be of.
+        due: That class in words, e.g. ``"a torch module"``.
+
+    Raises:
+        BenchError: It is of another class.
+    """
+    if isinstance(value, kind):
+        return value
+    what = "None" if value is None else f"a value of type {type(value).__name__}"
+    raise BenchError(f"{hook}() of the method gives {what}; let it return {due}")
 
 
 class Fault(NamedTuple):

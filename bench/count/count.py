@@ -28,7 +28,7 @@ from bench.schema.forms import Optimizer
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
 from bench.schema.shape import Setting
-from bench.training.contract import notes_of, stored_bytes
+from bench.training.contract import finalize, notes_of, stored_bytes
 from bench.training.loop import check_real, make_optimizer, optimizer_for
 
 SMALLEST = 4096
@@ -116,7 +116,7 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
         if not registry.built_in(method):  # those are proven on padded rows of every family by the project's tests
             prove_graph(step)
         trained = trainable(step.model.body)
-        delta = stored_bytes(method, method.finalize(step.model.body), trained)
+        delta = stored_bytes(method, finalize(method, step.model.body), trained)
         notes = (*notes_of(method, step.model.body), *step.notes)
         return summary(step.model, ledger, *_corrected(held, peak, step.origin, setting), delta, notes)
 

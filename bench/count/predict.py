@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
-from bench.errors import BenchError
+from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
 from bench.schema.record import Prediction, Trainable
@@ -304,11 +304,12 @@ def _built(spec: BackboneSpec, method: Any, config: Any, setting: Setting | None
     import torch
 
     from bench.models.head import make_head
+    from bench.training.contract import MODULE
 
     bare = _without_values(spec, setting.loaded if setting else None)
     head = make_head(bare, setting.outputs if setting else 2)
     with torch.device("meta"):
-        return method.apply(bare, config), head
+        return given("apply", method.apply(bare, config), torch.nn.Module, MODULE), head
 
 
 def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> dict[str, Any]:
@@ -316,12 +317,12 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
     import torch
 
     from bench.models.head import TaskModel, trainable, trained_dtypes
-    from bench.training.contract import notes_of, stored_bytes
+    from bench.training.contract import finalize, notes_of, stored_bytes
 
     module, head = _built(spec, method, config, setting)
     with torch.device("meta"):
         trained = trainable(module)
-        stored = stored_bytes(method, method.finalize(module), trained)
+        stored = stored_bytes(method, finalize(method, module), trained)
     return {
         "trainable_parameters": Trainable(method=trained, head=sum(p.numel() for p in head.parameters())),
         "trained_dtypes": trained_dtypes(TaskModel(module, head)),

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from bench.count.attribution import Origin, OwnWork
 from bench.count.fake import Padded
-from bench.errors import BenchError
+from bench.errors import BenchError, given
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, generator
 from bench.schema.shape import Setting
-from bench.training.loop import Reached, check_groups, head_groups, to_autocast
+from bench.training.contract import MODULE
+from bench.training.loop import Reached, check_groups, head_groups, regularized, to_autocast
 
 MIDDLE = (1, 2)
 """Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""
@@ -41,8 +42,7 @@ class TrainingStep:
         """Scalar loss with the method's regularizer."""
         with torch.autocast(self.batch["input_ids"].device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.model.loss(self.batch)
-            extra = self._regularizer(self.model.body)
-            return loss if extra is None else loss + extra
+            return regularized(loss, self._regularizer(self.model.body))
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of all trainable parameters."""
@@ -72,7 +72,7 @@ def adapt(
     meta = next(backbone.parameters()).device.type == "meta"
     torch.manual_seed(0)
     with torch.device("meta") if meta else contextlib.nullcontext():
-        body = method.apply(backbone, config)
+        body = given("apply", method.apply(backbone, config), nn.Module, MODULE)
     model = TaskModel(body, head).train()
     set_dropout(model, setting.dropout)
     if setting.autocast:

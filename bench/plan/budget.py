@@ -12,7 +12,7 @@ from bench.count.count import peak_of
 from bench.count.fake import uncounted
 from bench.count.isolation import guarded
 from bench.count.predict import largest_within
-from bench.errors import BenchError
+from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.models.head import check_positions, trainable
 from bench.plan.select import label
@@ -167,7 +167,7 @@ class _Search:
         if self._setting is not None:
             return peak_of(self._spec, method, config, self._setting).step
         with torch.device("meta"):
-            module = method.apply(copy.deepcopy(self._bare), config)
+            module = given("apply", method.apply(copy.deepcopy(self._bare), config), torch.nn.Module, "a torch module")
         return trainable(module)
 
     @functools.cached_property

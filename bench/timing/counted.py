@@ -21,7 +21,7 @@ from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import CostRecord, Inference, Inferences
 from bench.timing import inference as latency
 from bench.timing.models import Models
-from bench.training.contract import notes_of, stored_bytes
+from bench.training.contract import finalize, notes_of, stored_bytes
 
 
 def base_inference(models: Models) -> Inference:
@@ -105,7 +105,7 @@ def count_training(models: Models, spec: MethodSpec, found: Findings, known: Cou
         raise
     trained = trainable(step.model.body)
     found.held_bytes = held.weights + held.optimizer_state
-    delta = stored_bytes(step.method, step.method.finalize(step.model.body), trained)
+    delta = stored_bytes(step.method, finalize(step.method, step.model.body), trained)
     if counts is None:
         counts = summary(step.model, ledger, held, peak, delta, (*notes_of(step.method, step.model.body), *step.notes))
         found.figures |= counts.figures(CostRecord) | {"predicted_peak_memory_bytes": None}

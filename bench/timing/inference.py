@@ -14,7 +14,7 @@ from bench.method import Batch, Method, copy_delta
 from bench.models.head import TaskModel
 from bench.schema.record import Inference, MergedEqualsBase
 from bench.timing.interleave import Arm, Round, between, clock
-from bench.training.contract import Contract
+from bench.training.contract import Contract, finalize, merge
 
 MERGE_DTYPES = (torch.float32, torch.bfloat16)
 SWITCHES = 5
@@ -44,11 +44,11 @@ def deploy(method: Method, body: nn.Module, head: nn.Module, contract: Contract 
     """
     if contract:
         contract.trained(body)
-    finalized = method.finalize(body).eval()
+    finalized = finalize(method, body).eval()
     if contract:
         contract.finalized(finalized)
     unmerged = TaskModel(finalized, head).eval()
-    folded = method.merge(finalized)
+    folded = merge(method, finalized)
     if contract:
         contract.merged(finalized, folded)
     if folded is None:
@@ -113,7 +113,7 @@ def merge_error(method: Method, unmerged: nn.Module, batch: Batch) -> dict[str, 
         module = unmerged
         if any(p.dtype != dtype for p in unmerged.parameters()):
             module = copy.deepcopy(unmerged).to(dtype)
-        merged = method.merge(module)
+        merged = merge(method, module)
         assert merged is not None
         with torch.inference_mode():
             ours = merged(**_inputs(batch)).last_hidden_state

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench import registry
-from bench.errors import BenchError
+from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.schema import record
 from bench.schema.jobs import Cell
@@ -99,7 +99,7 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.models.tokenizer import load_tokenizer
     from bench.tasks.metrics import compute
     from bench.tasks.sources import rows_of
-    from bench.training.contract import notes_of, ranks_of, stored_bytes
+    from bench.training.contract import finalize, merge, notes_of, ranks_of, stored_bytes
     from bench.training.diagnostics import Found, directions, weights
     from bench.training.evaluate import Encoded, constant_score, evaluate, flags, label_scale
 
@@ -134,12 +134,12 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     losses, way, norms = _fit(cell, model, method, rows, reading(test), selection, progress, contract, notes)
     dtypes = trained_dtypes(model)
     contract.trained(model.body)
-    model.body = method.finalize(model.body)
+    model.body = finalize(method, model.body)
     stored = stored_bytes(method, model.body, counts.method)
     contract.finalized(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
-    merged = method.merge(model.body) if start else None
+    merged = merge(method, model.body) if start else None
     added = directions(start, weights(merged), recipe["directions"]) if merged is not None else Found({}, {})
     doubts = flags(
         losses, score, constant=constant_score(data.spec, predictions["label"]), bag_of_words=cell.task.floor,
@@ -206,6 +206,7 @@ def _adapt(cell: Cell, bare: Any, method: Any, config: Any, outputs: int) -> Any
     import torch
 
     from bench.models.head import TaskModel, make_head
+    from bench.training.contract import MODULE
 
     recipe = cell.recipe
     head = make_head(
@@ -213,7 +214,7 @@ def _adapt(cell: Cell, bare: Any, method: Any, config: Any, outputs: int) -> Any
         seed=cell.seed,
     )  # fmt: skip
     torch.manual_seed(_stream(cell.seed, "method"))
-    return TaskModel(method.apply(bare, config), head)
+    return TaskModel(given("apply", method.apply(bare, config), torch.nn.Module, MODULE), head)
 
 
 def _contract(cell: Cell, method: Any, config: Any, vocabulary: int) -> Any:

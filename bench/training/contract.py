@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.errors import BenchError
+from bench.errors import BenchError, given
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, check_shape
 
@@ -16,6 +16,28 @@ TOKENS = 8
 """Of each of the two rows that outputs are compared on."""
 _EXACT = 2.0**-7
 """Resolution of a stored tensor of whole numbers, such as a delta of 8 bits."""
+
+
+MODULE = "a torch module"
+
+
+def finalize(method: Method, module: nn.Module) -> nn.Module:
+    """What ``method`` makes of a trained module.
+
+    Raises:
+        BenchError: It is no module.
+    """
+    return given("finalize", method.finalize(module), nn.Module, MODULE)
+
+
+def merge(method: Method, module: nn.Module) -> nn.Module | None:
+    """What ``method`` folds a finalized module into; None where it cannot.
+
+    Raises:
+        BenchError: It is no module.
+    """
+    folded: Any = method.merge(module)
+    return None if folded is None else given("merge", folded, nn.Module, f"{MODULE}, or None where it cannot")
 
 
 def stored_bytes(method: Method, finalized: nn.Module, trained: int) -> int:

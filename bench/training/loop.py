@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError
+from bench.errors import BenchError, given
 from bench.method import Method
 from bench.models.head import TaskModel
 from bench.schema.forms import Optimizer
@@ -108,7 +109,7 @@ def optimizer_for(
         notes: Gains a sentence where the method's own optimizer runs.
 
     Raises:
-        BenchError: The method's own is no optimizer, or does not hold exactly what ``groups`` hold.
+        BenchError: The method's own is no optimizer, needs a closure, or does not hold exactly what ``groups`` hold.
     """
     asked = sorted(id(p) for group in groups for p in group["params"])  # its constructor may change the groups
     own = method.optimizer(body, groups, weight_decay)
@@ -119,6 +120,11 @@ def optimizer_for(
             f"optimizer() of the method gives {type(own).__name__}; it takes a torch.optim.Optimizer over the groups, "
             "or None for the recipe's"
         )
+    if any(p.default is p.empty for p in inspect.signature(own.step).parameters.values() if p.name == "closure"):
+        raise BenchError(
+            f"optimizer() of the method gives {type(own).__name__}, whose step() needs a closure; the harness calls "
+            "step() once a step, after backward: take one that needs the gradients alone"
+        )
     # frozen ones may stand beside: LoRA-FA's reads A where it moves B
     if sorted(id(p) for group in own.param_groups for p in group["params"] if p.requires_grad) != asked:
         raise BenchError(
@@ -128,6 +134,23 @@ def optimizer_for(
     if notes is not None:
         notes.append(f"trains with an optimizer of its own, {type(own).__name__}, in place of the recipe's")
     return own
+
+
+def regularized(loss: Tensor, extra: Any) -> Tensor:
+    """``loss`` with what a method's regularizer gave.
+
+    Raises:
+        BenchError: That is no scalar.
+    """
+    if extra is None:
+        return loss
+    added = given("regularizer", extra, Tensor, "a scalar tensor, or None")
+    if added.numel() != 1:
+        raise BenchError(
+            f"regularizer() of the method gives a tensor of shape {list(added.shape)}; let it return a scalar, such as "
+            "its sum"
+        )
+    return loss + added
 
 
 def _eight_bit(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
@@ -351,7 +374,7 @@ def _backward(model: TaskModel, method: Method, body: nn.Module, batch: dict[str
         with autocast(mean.device, recipe.dtype):
             loss = model.loss(part) * (len(part["labels"]) / rows)  # parts may differ by a row
             extra = method.regularizer(body) if number == 0 else None
-        (loss if extra is None else loss + extra).backward()  # type: ignore[no-untyped-call]
+        regularized(loss, extra).backward()  # type: ignore[no-untyped-call]
         mean += loss.detach()
     return mean
 

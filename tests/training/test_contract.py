@@ -290,3 +290,44 @@ def test_a_method_that_keeps_its_word_passes(name: str, installed: Any) -> None:
     assert record.status == "ok", record.traceback
     record = trained(plugin)
     assert record.status == "ok", record.traceback
+
+
+OF_ANOTHER_KIND: dict[str, tuple[dict[str, Any], str]] = {
+    "apply": ({"apply": lambda self, backbone, config: None}, "apply() of the method gives None"),
+    "optimizer": (
+        {"optimizer": lambda self, module, groups, decay: "adamw"},
+        "optimizer() of the method gives str; it takes a torch.optim.Optimizer",
+    ),
+    "closure": (
+        {"optimizer": lambda self, module, groups, decay: torch.optim.LBFGS([p for g in groups for p in g["params"]])},
+        "optimizer() of the method gives LBFGS, whose step() needs a closure",
+    ),
+    "regularizer": (
+        {"regularizer": lambda self, module: module.scale.expand(3)},
+        "regularizer() of the method gives a tensor of shape [3]",
+    ),
+    "number": ({"regularizer": lambda self, module: 0.1}, "regularizer() of the method gives a value of type float"),
+    "finalize": (
+        {"finalize": lambda self, module: None},
+        "finalize() of the method gives None; let it return a torch module",
+    ),
+    "merge": (
+        {"merge": lambda self, module: "merged"},
+        "merge() of the method gives a value of type str; let it return a torch module, or None where it cannot",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_KIND)
+def test_a_hook_that_gives_something_of_another_kind_is_named_everywhere(name: str, installed: Any) -> None:
+    hooks, words = OF_ANOTHER_KIND[name]
+    kind = with_(**hooks)
+    plugin = installed(kind)
+    records = [counted(plugin)]
+    if name != "merge":  # which neither figures nor scores ask for
+        with pytest.raises(BenchError, match=re.escape(words)):
+            count(BackboneSpec(name="tiny", weights="random"), kind(), MethodConfig(), Setting(batch=2, length=8))
+        records.append(trained(plugin))
+    for record in records:
+        assert record.status == "failed"
+        assert (record.reason or "").startswith(words)
