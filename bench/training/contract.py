@@ -44,8 +44,9 @@ def stored_bytes(method: Method, finalized: nn.Module, trained: int) -> int:
     """Bytes of the delta of a finalized module in which ``trained`` parameters were set to train.
 
     Raises:
-        BenchError: Something trained and nothing is stored.
+        BenchError: Something trained and nothing is stored, or ``finalized`` is no module.
     """
+    check_module(finalized, "finalize()")
     stored = sum(tensor.numel() * tensor.element_size() for tensor in method.delta(finalized).values())
     if trained and not stored:
         raise BenchError(
@@ -91,6 +92,18 @@ def _short(value: Any) -> str:
 
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def check_module(found: Any, hook: str, otherwise: str = "") -> nn.Module:
+    """``found``, which ``hook`` of a method has returned; ``otherwise``: what else it may return.
+
+    Raises:
+        BenchError: It is no module.
+    """
+    if isinstance(found, nn.Module):
+        return found
+    takes = f"a module, {otherwise}" if otherwise else "a module"
+    raise BenchError(f"{hook} of the method gives {_short(found)}; it takes {takes}")
 
 
 class Contract:
@@ -178,7 +191,7 @@ class Contract:
             return
         self._same(module, "what finalize() returns does not compute what the trained module computes")
         delta = self._method.delta(module)
-        loaded = self._method.load_delta(self._fresh(), self._config, delta)
+        loaded = self._loaded(delta)
         self._form(loaded)
         self._same(
             loaded,
@@ -186,6 +199,20 @@ class Contract:
             "trained module computes",
             4 * max((_resolution(tensor) for tensor in delta.values()), default=0.0),
         )
+
+    def _loaded(self, delta: Mapping[str, Tensor]) -> nn.Module:
+        fresh = self._fresh()
+        try:
+            loaded = self._method.load_delta(fresh, self._config, delta)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a third party's hook says of a delta that is its own
+            reason = (str(error).splitlines() or [""])[0]
+            said = reason if isinstance(error, BenchError) else f"{type(error).__name__}: {reason}"
+            raise BenchError(
+                f"load_delta() cannot put what delta() stores onto a fresh backbone ({said}); let them agree"
+            ) from error
+        return check_module(loaded, "load_delta()")
 
     def merged(self, module: nn.Module, merged: nn.Module | None) -> None:
         """Hold what merge returned against the trained module, and that module against what it was.
@@ -195,6 +222,7 @@ class Contract:
         """
         if not self.asked or merged is None:
             return
+        check_module(merged, "merge()", "or None where it cannot be merged")
         self._same(module, "merge() changes the module that it is given; let it return a new one (bench.method.clone)")
         self._same(merged, "what merge() returns does not compute what the trained module computes")
 

@@ -45,6 +45,12 @@ def merged_in_place(self: Method, module: Any) -> nn.Module:
     return Gated.merge(self, module)
 
 
+def changing_delta(self: Method, module: Any) -> dict[str, torch.Tensor]:
+    """Other names for the trained module than for a fresh one."""
+    fresh = not module.scale.is_meta and float(module.scale) == 1
+    return {"b" if fresh else "a": module.scale.detach()}
+
+
 STORES_NOTHING = "1 parameters of it train, but delta() of what finalize() returns stores 0 bytes"
 EMPTY = {
     "delta": with_(delta=lambda self, module: {}),
@@ -66,6 +72,26 @@ DEPLOYED: dict[str, tuple[type[Method], str]] = {
     "merge": (
         with_(merge=lambda self, module: clone(module.backbone)),
         "what merge() returns does not compute what the trained module computes",
+    ),
+    "delta of what load_delta does not know": (
+        with_(delta=lambda self, module: {"scale": module.scale.detach(), "more": torch.ones(3)}),
+        "load_delta() cannot put what delta() stores onto a fresh backbone (KeyError: 'more'); let them agree",
+    ),
+    "a load_delta that refuses": (
+        with_(delta=changing_delta),
+        "load_delta() cannot put what delta() stores onto a fresh backbone (delta lacks 'b' (1 missing); it was",
+    ),
+    "load_delta of none": (
+        with_(load_delta=lambda self, backbone, config, delta: None),
+        "load_delta() of the method gives None; it takes a module",
+    ),
+    "finalize to none": (
+        with_(finalize=lambda self, module: None),
+        "finalize() of the method gives None; it takes a module",
+    ),
+    "merge to text": (
+        with_(merge=lambda self, module: "merged"),
+        "merge() of the method gives 'merged'; it takes a module, or None where it cannot be merged",
     ),
     "merge in place": (with_(merge=merged_in_place), "merge() changes the module that it is given"),
 }
