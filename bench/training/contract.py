@@ -44,9 +44,8 @@ def stored_bytes(method: Method, finalized: nn.Module, trained: int) -> int:
     """Bytes of the delta of a finalized module in which ``trained`` parameters were set to train.
 
     Raises:
-        BenchError: Something trained and nothing is stored, or ``finalized`` is no module.
+        BenchError: Something trained and nothing is stored.
     """
-    check_module(finalized, "finalize()")
     stored = sum(tensor.numel() * tensor.element_size() for tensor in method.delta(finalized).values())
     if trained and not stored:
         raise BenchError(
@@ -92,18 +91,6 @@ def _short(value: Any) -> str:
 
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
-
-
-def check_module(found: Any, hook: str, otherwise: str = "") -> nn.Module:
-    """``found``, which ``hook`` of a method has returned; ``otherwise``: what else it may return.
-
-    Raises:
-        BenchError: It is no module.
-    """
-    if isinstance(found, nn.Module):
-        return found
-    takes = f"a module, {otherwise}" if otherwise else "a module"
-    raise BenchError(f"{hook} of the method gives {_short(found)}; it takes {takes}")
 
 
 class Contract:
@@ -212,7 +199,7 @@ class Contract:
             raise BenchError(
                 f"load_delta() cannot put what delta() stores onto a fresh backbone ({said}); let them agree"
             ) from error
-        return check_module(loaded, "load_delta()")
+        return given("load_delta", loaded, nn.Module, MODULE)
 
     def merged(self, module: nn.Module, merged: nn.Module | None) -> None:
         """Hold what merge returned against the trained module, and that module against what it was.
@@ -222,7 +209,6 @@ class Contract:
         """
         if not self.asked or merged is None:
             return
-        check_module(merged, "merge()", "or None where it cannot be merged")
         self._same(module, "merge() changes the module that it is given; let it return a new one (bench.method.clone)")
         self._same(merged, "what merge() returns does not compute what the trained module computes")
 

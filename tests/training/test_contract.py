@@ -83,15 +83,7 @@ DEPLOYED: dict[str, tuple[type[Method], str]] = {
     ),
     "load_delta of none": (
         with_(load_delta=lambda self, backbone, config, delta: None),
-        "load_delta() of the method gives None; it takes a module",
-    ),
-    "finalize to none": (
-        with_(finalize=lambda self, module: None),
-        "finalize() of the method gives None; it takes a module",
-    ),
-    "merge to text": (
-        with_(merge=lambda self, module: "merged"),
-        "merge() of the method gives 'merged'; it takes a module, or None where it cannot be merged",
+        "load_delta() of the method gives None; let it return",
     ),
     "merge in place": (with_(merge=merged_in_place), "merge() changes the module that it is given"),
 }
