@@ -1,9 +1,12 @@
-"""Names the parts of a backbone by role (query, FFN output, embedding ...), one table row per family."""
+"""Names the parts of a backbone by role (query, FFN output, embedding ...), one table of families.toml a family."""
 
 import dataclasses
+import tomllib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,19 +22,39 @@ ROLES = ("query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out")
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """A linear map, possibly one slice of a fused one (GPT-2 ``c_attn``, ModernBERT ``Wqkv``)."""
+    """A linear map, possibly some output features of a fused one.
+
+    A fused map holds its parts one after the other (GPT-2 ``c_attn``; Phi-3 ``qkv_proj``, whose parts differ in size),
+    or all parts of one group of heads after those of another (GPT-NeoX ``query_key_value``).
+    """
 
     role: str
     path: str
     """Dotted path of the module (``nn.Linear`` or ``Conv1D``) below the backbone."""
     part: int = 0
-    """Which of ``parts`` equal output slices; 0 of 1 for a map of its own."""
-    parts: int = 1
+    """Place in ``sizes``."""
+    sizes: tuple[int, ...] = (1,)
+    """Sizes of the parts in proportion to each other, in their order; a map of its own is one part."""
+    groups: int = 1
+    """How often all parts follow each other along the output, each with its share."""
 
-    def rows(self, out_features: int) -> slice:
-        """Output slice of the fused module that belongs to this role."""
-        width = out_features // self.parts
-        return slice(self.part * width, (self.part + 1) * width)
+    @property
+    def fused(self) -> bool:
+        """Whether the map holds other roles too."""
+        return len(self.sizes) > 1
+
+    def width(self, out_features: int) -> int:
+        """Output features of the map that belong to this role."""
+        return out_features * self.sizes[self.part] // sum(self.sizes)
+
+    def rows(self, out_features: int) -> slice | Tensor:
+        """What picks this role's output features of the map, in order: a slice, or where they alternate indices."""
+        unit = out_features // (self.groups * sum(self.sizes))
+        start = unit * sum(self.sizes[: self.part])
+        stop = start + unit * self.sizes[self.part]
+        if self.groups == 1:
+            return slice(start, stop)
+        return torch.arange(out_features).view(self.groups, -1)[:, start:stop].flatten()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,18 +132,20 @@ class Anatomy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Family:
-    """Templates of dotted paths; those of a block are relative to it."""
+    """A table of families.toml; paths of a block's parts are relative to it, as `Layer` has them."""
 
     layers: str
     word: str
     embeddings: str
     attention: str
-    projections: dict[str, str]
-    """Role -> path, with ``path#part/parts`` for a slice of a fused map."""
     attention_end: str
     ffn_start: str
     ffn_end: str
     ffn_norm: str
+    maps: dict[str, str]
+    """Role -> path; the roles of a fused map in the order of its output: ``"query, key, value"``."""
+    by_group: bool = False
+    """Whether a fused map of queries, keys and values holds all three of one group of heads after those of another."""
     post_norm: bool = False
     parallel: bool = False
     causal: bool = False
@@ -131,122 +156,19 @@ class _Family:
     hands_on: bool = True
 
 
-_BERT = _Family(
-    layers="encoder.layer", word="embeddings.word_embeddings", embeddings="embeddings", attention="attention.self",
-    projections={
-        "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
-        "output": "attention.output.dense", "ffn_in": "intermediate.dense", "ffn_out": "output.dense",
-    },
-    attention_end="attention.output.dropout", ffn_start="intermediate", ffn_end="output.dropout",
-    ffn_norm="output.LayerNorm", post_norm=True, learned_positions=True,
-)  # fmt: skip
-_ROBERTA = dataclasses.replace(_BERT, numbering="ids")
-_DISTILBERT = _Family(
-    layers="transformer.layer", word="embeddings.word_embeddings", embeddings="embeddings", attention="attention",
-    projections={
-        "query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin",
-        "output": "attention.out_lin", "ffn_in": "ffn.lin1", "ffn_out": "ffn.lin2",
-    },
-    attention_end="attention.out_lin", ffn_start="ffn.lin1", ffn_end="ffn.dropout",
-    ffn_norm="output_layer_norm", post_norm=True, learned_positions=True, ffn_field="hidden_dim",
-)  # fmt: skip
-_MODERNBERT = _Family(
-    layers="layers", word="embeddings.tok_embeddings", embeddings="embeddings", attention="attn",
-    projections={
-        "query": "attn.Wqkv#0/3", "key": "attn.Wqkv#1/3", "value": "attn.Wqkv#2/3",
-        "output": "attn.Wo", "ffn_in": "mlp.Wi#1/2", "ffn_gate": "mlp.Wi#0/2", "ffn_out": "mlp.Wo",
-    },
-    attention_end="attn.out_drop", ffn_start="mlp.Wi", ffn_end="mlp.Wo", ffn_norm="mlp_norm",
-    rotary="halves",
-)  # fmt: skip
-_GPT2 = _Family(
-    layers="h", word="wte", embeddings="drop", attention="attn",
-    projections={
-        "query": "attn.c_attn#0/3", "key": "attn.c_attn#1/3", "value": "attn.c_attn#2/3",
-        "output": "attn.c_proj", "ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj",
-    },
-    attention_end="attn.resid_dropout", ffn_start="mlp.c_fc", ffn_end="mlp.dropout", ffn_norm="ln_2",
-    causal=True, learned_positions=True, ffn_field="n_inner",
-)  # fmt: skip
-_OPT = _Family(
-    layers="decoder.layers", word="decoder.embed_tokens", embeddings="decoder.embed_tokens", attention="self_attn",
-    projections={
-        "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj",
-        "output": "self_attn.out_proj", "ffn_in": "fc1", "ffn_out": "fc2",
-    },
-    attention_end="self_attn.out_proj", ffn_start="fc1", ffn_end="fc2", ffn_norm="final_layer_norm",
-    causal=True, learned_positions=True, numbering="mask", ffn_field="ffn_dim",
-)  # fmt: skip
-_LLAMA = _Family(
-    layers="layers", word="embed_tokens", embeddings="embed_tokens", attention="self_attn",
-    projections={
-        "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj",
-        "output": "self_attn.o_proj", "ffn_in": "mlp.up_proj", "ffn_gate": "mlp.gate_proj", "ffn_out": "mlp.down_proj",
-    },
-    attention_end="self_attn.o_proj", ffn_start="mlp", ffn_end="mlp", ffn_norm="post_attention_layernorm",
-    causal=True, rotary="halves",
-)  # fmt: skip
-_COHERE = dataclasses.replace(
-    _LLAMA, ffn_norm="input_layernorm", rotary="pairs"
-)  # attention beside FFN, behind one norm
-_GEMMA3 = dataclasses.replace(_LLAMA, ffn_norm="pre_feedforward_layernorm")
-_OLMO2 = dataclasses.replace(_LLAMA, ffn_norm="post_feedforward_layernorm")  # behind the FFN, before the residual
-_STABLELM = dataclasses.replace(_LLAMA, hands_on=False)
-_STARCODER2 = dataclasses.replace(
-    _LLAMA,
-    projections={role: path for role, path in _LLAMA.projections.items() if role in ROLES[:4]}
-    | {"ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj"},
-)
-_PHI = dataclasses.replace(
-    _LLAMA,
-    embeddings="embed_dropout",
-    projections={role: path for role, path in _LLAMA.projections.items() if role in ROLES[:3]}
-    | {"output": "self_attn.dense", "ffn_in": "mlp.fc1", "ffn_out": "mlp.fc2"},
-    attention_end="self_attn.dense",
-    ffn_norm="input_layernorm",
-    parallel=True,
-)
-_T5 = _Family(
-    layers="encoder.block", word="encoder.embed_tokens", embeddings="encoder.embed_tokens",
-    attention="layer.0.SelfAttention",
-    projections={
-        "query": "layer.0.SelfAttention.q", "key": "layer.0.SelfAttention.k", "value": "layer.0.SelfAttention.v",
-        "output": "layer.0.SelfAttention.o", "ffn_in": "layer.1.DenseReluDense.wi",
-        "ffn_out": "layer.1.DenseReluDense.wo",
-    },
-    attention_end="layer.0.dropout", ffn_start="layer.1.DenseReluDense", ffn_end="layer.1.dropout",
-    ffn_norm="layer.1.layer_norm", ffn_field="d_ff",
-)  # fmt: skip
-_T5_GATED = dataclasses.replace(
-    _T5,
-    projections=_T5.projections | {"ffn_in": "layer.1.DenseReluDense.wi_1", "ffn_gate": "layer.1.DenseReluDense.wi_0"},
-)
+def _read() -> dict[str, _Family]:
+    """Families by the name that transformers gives them; a variant's is ``family/variant``."""
+    tables = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
+    plain: dict[str, dict[str, Any]] = {}
+    for name, given in tables.items():
+        variants = given.pop("variants", {})
+        plain[name] = plain.get(given.pop("like", ""), {}) | given
+        plain |= {f"{name}/{variant}": plain[name] | fields for variant, fields in variants.items()}
+    return {name: _Family(**fields) for name, fields in plain.items()}
 
-_FAMILIES: dict[str, _Family] = {
-    "bert": _BERT,
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "electra": _BERT,
-    "distilbert": _DISTILBERT,
-    "modernbert": _MODERNBERT,
-    "gpt2": _GPT2,
-    "opt": _OPT,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma": _LLAMA,
-    "gemma3_text": _GEMMA3,
-    "granite": _LLAMA,
-    "smollm3": _LLAMA,
-    "stablelm": _STABLELM,
-    "olmo2": _OLMO2,
-    "cohere": _COHERE,
-    "starcoder2": _STARCODER2,
-    "phi": _PHI,
-    "t5": _T5,
-}
+
+_EVERY = _read()
+_FAMILIES = tuple(name for name in _EVERY if "/" not in name)
 
 
 def check_family(model_type: str) -> None:
@@ -267,15 +189,12 @@ def anatomy(backbone: nn.Module) -> Anatomy:
     """
     config: Any = backbone.config
     check_family(config.model_type)
-    family = _FAMILIES[config.model_type]
-    if config.model_type == "t5" and config.is_gated_act:
-        family = _T5_GATED
-    if config.model_type == "stablelm" and config.use_parallel_residual:
-        family = dataclasses.replace(family, ffn_norm="input_layernorm", parallel=True)
+    family = _EVERY[config.model_type + _variant(config)]
     if config.model_type == "opt":
         _check_opt(config)
     blocks: Any = backbone.get_submodule(family.layers)
-    layers = tuple(_layer(family, f"{family.layers}.{index}") for index in range(len(blocks)))
+    maps = _maps(family, config)
+    layers = tuple(_layer(family, maps, f"{family.layers}.{index}") for index in range(len(blocks)))
     return Anatomy(
         family=config.model_type,
         layers=layers,
@@ -311,6 +230,15 @@ def oriented(module: nn.Module) -> Tensor:
     raise BenchError(f"cannot adapt a {type(module).__name__}; this method takes nn.Linear and transformers' Conv1D")
 
 
+def _variant(config: Any) -> str:
+    """What a configuration makes of its family's layout, as the table names it; empty where it is the usual one."""
+    if config.model_type == "t5" and config.is_gated_act:
+        return "/gated"
+    if config.model_type == "stablelm" and config.use_parallel_residual:
+        return "/parallel"
+    return ""
+
+
 def _check_opt(config: Any) -> None:
     if not config.do_layer_norm_before or config.word_embed_proj_dim != config.hidden_size:
         raise BenchError(
@@ -329,18 +257,33 @@ def _ffn_width(backbone: nn.Module, layer: Layer) -> int:
     return int(module.weight.shape[1] if isinstance(module, nn.Linear) else module.weight.shape[0])
 
 
-def _layer(family: _Family, path: str) -> Layer:
+def _maps(family: _Family, config: Any) -> dict[str, Projection]:
+    """Projections of a block by role, with paths relative to it."""
+    found: dict[str, Projection] = {}
+    for named, path in family.maps.items():
+        roles = named.split(", ")
+        sizes, groups = (1,) * len(roles), 1
+        if "query" in roles and len(roles) > 1:
+            heads, shared = config.num_attention_heads, _key_heads(config)
+            sizes, groups = (heads, shared, shared), 1
+            if family.by_group:
+                sizes, groups = (heads // shared, 1, 1), shared
+        found |= {role: Projection(role, path, part, sizes, groups) for part, role in enumerate(roles)}
+    return {role: found[role] for role in ROLES if role in found}
+
+
+def _key_heads(config: Any) -> int:
+    """Heads of keys and values."""
+    return getattr(config, "num_key_value_heads", None) or int(config.num_attention_heads)
+
+
+def _layer(family: _Family, maps: dict[str, Projection], path: str) -> Layer:
     def full(relative: str) -> str:
         return f"{path}.{relative}"
 
-    projections = {}
-    for role, template in family.projections.items():
-        relative, _, fraction = template.partition("#")
-        part, _, parts = fraction.partition("/")
-        projections[role] = Projection(role, full(relative), int(part or 0), int(parts or 1))
     return Layer(
         path=path,
-        projections=projections,
+        projections={role: dataclasses.replace(own, path=full(own.path)) for role, own in maps.items()},
         attention=full(family.attention),
         attention_end=full(family.attention_end),
         ffn_start=full(family.ffn_start),

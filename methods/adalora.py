@@ -228,9 +228,9 @@ class Adaptive(Factored):
         weight = oriented(base)
         out_features, in_features = weight.shape
         self.triplets = nn.ModuleDict()
-        width = out_features // self.parts
-        most = min(in_features, width)
         for projection in projections:
+            width = projection.width(out_features)
+            most = min(in_features, width)
             if config.initial_rank > most:
                 raise BenchError(
                     f"adalora: initial_rank = {config.initial_rank} exceeds the {width} x {in_features} map "

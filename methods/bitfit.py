@@ -73,7 +73,7 @@ def _query_and_ffn(backbone: nn.Module) -> Iterator[nn.Parameter]:
                 f"bitfit: family {parts.family!r} has no bias at {projection.role}, so biases = 'query+ffn' "
                 "matches nothing there; use biases = 'all', ia3 or lora"
             )
-        if projection.parts > 1:
+        if projection.fused:
             raise BenchError(
                 f"bitfit: family {parts.family!r} keeps the bias of {projection.role} fused with others in one tensor, "
                 "so biases = 'query+ffn' cannot train it alone; use biases = 'all'"

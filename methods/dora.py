@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from bench.anatomy import Projection
 from bench.method import Method, clone
 from methods.low_rank import LoRAConfig, LowRank, factors
-from methods.sliced import oriented, places, set_module
+from methods.sliced import oriented, part_of, places, set_module, spread
 
 
 class DoRA(Method):
@@ -84,17 +84,13 @@ class Decomposed(nn.Module):
 
     def _factor(self) -> Tensor:
         """``m / |V|`` of every output ``[out]``; one where a slice is not adapted."""
-        if self.branch.parts == 1:
-            role = self.branch.roles[0]
-            return self.m[role] / self._norm(role)
-        roles, width = self.branch.roles, self.weight.numel() // self.branch.A[next(iter(self.m))].shape[1]
-        one = self.weight.new_ones(width // self.branch.parts)
-        slices = [self.m[roles[p]] / self._norm(roles[p]) if p in roles else one for p in range(self.branch.parts)]
-        return torch.cat(slices)
+        projections = list(self.branch.projections.values())
+        factors = {p.role: self.m[p.role] / self._norm(p) for p in projections}
+        return spread(factors, projections, self.branch.base)
 
-    def _norm(self, role: str) -> Tensor:
+    def _norm(self, projection: Projection) -> Tensor:
         """|V| ``[out]`` by ``|W|^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>``, row by row."""
-        weight = oriented(self.branch.base)[self.branch.rows[role]]
+        role, weight = projection.role, part_of(oriented(self.branch.base), projection)
         # detached, not under no_grad: under checkpointing products without gradients would pass for those of backward
         a, b = self.branch.A[role].detach().to(weight.dtype), self.branch.B[role].detach().float()
         scale = self.branch.scale
@@ -108,8 +104,10 @@ class Decomposed(nn.Module):
     def fold(self) -> None:
         """Put ``(m / |V|) V`` in the place of the adapted rows of the frozen weight, in place."""
         for role, rows in self.branch.rows.items():
-            weight = oriented(self.branch.base)[rows]
+            weight = oriented(self.branch.base)
             wide = torch.promote_types(weight.dtype, torch.float32)
-            v = weight.to(wide) + self.branch.scale * (self.branch.B[role].to(wide) @ self.branch.A[role].to(wide))
+            v = weight[rows].to(wide) + self.branch.scale * (
+                self.branch.B[role].to(wide) @ self.branch.A[role].to(wide)
+            )
             norm = v.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-            weight.copy_(self.m[role].to(wide)[:, None] / norm * v)
+            weight[rows] = (self.m[role].to(wide)[:, None] / norm * v).to(weight.dtype)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bench.anatomy import Projection, anatomy
 from bench.method import Method, MethodConfig, clone
-from methods.sliced import oriented, set_module
+from methods.sliced import oriented, set_module, spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,17 +64,14 @@ class ScaledOutput(nn.Module):
         super().__init__()
         weight = oriented(base)
         self.base = base
-        self.parts = projections[0].parts
-        self.width = weight.shape[0] // self.parts
-        self.roles = {projection.part: projection.role for projection in projections}
-        self.scale = nn.ParameterDict({role: nn.Parameter(weight.new_ones(self.width)) for role in self.roles.values()})
+        self.projections = projections
+        self.scale = nn.ParameterDict(
+            {p.role: nn.Parameter(weight.new_ones(p.width(weight.shape[0]))) for p in projections}
+        )
 
     def vector(self) -> Tensor:
         """Factor of every output ``[out]``; one where a slice is not learned."""
-        if self.parts == 1:
-            return self.scale[self.roles[0]]
-        one = self.base.weight.new_ones(self.width)
-        return torch.cat([self.scale[self.roles[p]] if p in self.roles else one for p in range(self.parts)])
+        return spread(self.scale, self.projections, self.base)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [..., in]`` to ``[..., out]``."""

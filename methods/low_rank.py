@@ -54,7 +54,7 @@ class LowRank(Factored):
         out_features, in_features = weight.shape
         self.A, self.B = nn.ParameterDict(), nn.ParameterDict()
         for projection in projections:
-            width = out_features // projection.parts
+            width = projection.width(out_features)
             if config.rank > min(in_features, width):
                 raise BenchError(
                     f"{name}: rank = {config.rank} exceeds the {width} x {in_features} map {projection.path!r} "

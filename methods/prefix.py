@@ -107,9 +107,8 @@ def _shape(backbone: nn.Module, parts: Anatomy, length: int) -> tuple[int, ...]:
     key = parts.layers[0].projections["key"]
     module = backbone.get_submodule(key.path)
     fused = module.weight.shape[0] if isinstance(module, nn.Linear) else module.weight.shape[1]
-    rows = key.rows(fused)
     heads = getattr(backbone.config, "num_key_value_heads", None) or parts.heads
-    return len(parts.layers), 2, heads, length, (rows.stop - rows.start) // heads
+    return len(parts.layers), 2, heads, length, key.width(fused) // heads
 
 
 class Prefix(nn.Module):

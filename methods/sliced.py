@@ -1,6 +1,7 @@
 """Branches beside the slices of frozen linear maps: where they stand, how they are added and merged."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ def set_module(backbone: nn.Module, path: str, module: nn.Module) -> None:
 class Sliced(nn.Module):
     """A frozen linear map with a branch beside each of its adapted slices.
 
-    A fused map, such as GPT-2's, holds several projections as slices of its output; a plain one is one slice.
+    A fused map, such as GPT-2's, holds several projections as slices of its output, or strewn over it head by head as
+    GPT-NeoX's; a plain one is one slice.
 
     Args:
         base: The map.
@@ -32,12 +34,15 @@ class Sliced(nn.Module):
 
     def __init__(self, base: nn.Module, projections: list[Projection], dropout: float) -> None:
         super().__init__()
-        outputs = oriented(base).shape[0]
         self.base = base
         self.dropout = dropout
-        self.parts = projections[0].parts
-        self.roles = {projection.part: projection.role for projection in projections}
-        self.rows = {projection.role: projection.rows(outputs) for projection in projections}
+        self.projections = {projection.role: projection for projection in projections}
+
+    @property
+    def rows(self) -> dict[str, slice | Tensor]:
+        """Adapted role -> what picks its rows of the weight."""
+        outputs = oriented(self.base).shape[0]
+        return {role: projection.rows(outputs) for role, projection in self.projections.items()}
 
     @property
     def weight(self) -> Tensor:
@@ -57,13 +62,13 @@ class Sliced(nn.Module):
         raise NotImplementedError
 
     def _add_to_slices(self, y: Tensor, narrow: Sequence[Tensor]) -> Tensor:
-        """``y [..., out]`` with each adapted slice changed by its own inner state, in the order of ``roles``."""
-        if self.parts == 1:
-            return self._add(y, narrow[0], self.roles[0])
-        slices = list(y.chunk(self.parts, dim=-1))
-        for (part, role), own in zip(self.roles.items(), narrow, strict=True):
-            slices[part] = self._add(slices[part], own, role)
-        return torch.cat(slices, dim=-1)
+        """``y [..., out]`` with each adapted slice changed by its own inner state, in the order of ``projections``."""
+
+        def branch(role: str, own: Tensor) -> Change:
+            return lambda part: self._add(part, own, role)
+
+        changes = {role: branch(role, own) for role, own in zip(self.projections, narrow, strict=True)}
+        return changed(y, list(self.projections.values()), changes)
 
 
 class Factored(Sliced):
@@ -85,7 +90,7 @@ class Factored(Sliced):
         """Add the branches' images of ``x [..., in]`` to ``y [..., out]``; returns a new tensor."""
         wide = y.reshape(-1, y.shape[-1])
         flat = x.reshape(-1, x.shape[-1])
-        maps = [self.inner(role) for role in self.roles.values()]
+        maps = [self.inner(role) for role in self.projections]
         if len(maps) == 1:
             narrow: Sequence[Tensor] = [flat @ maps[0].t()]
         else:  # the slices read x once, through their matrices stacked
@@ -95,6 +100,48 @@ class Factored(Sliced):
     def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
         # product, scale and sum in one kernel: a separate scale and sum would each pass over [B T, out] again
         return torch.addmm(y, narrow, self.outer(role).t(), alpha=self.scale)
+
+
+Change = Callable[[Tensor], Tensor]
+"""Gives a role's own part ``[..., width]`` of a tensor in a new form."""
+
+
+def changed(y: Tensor, projections: Sequence[Projection], changes: Mapping[str, Change]) -> Tensor:
+    """``y [..., out]`` of a map that holds ``projections``, with the part of each role in ``changes`` changed."""
+    first = projections[0]
+    if not first.fused:
+        return changes[first.role](y)
+    apart = y if first.groups == 1 else y.unflatten(-1, (first.groups, -1))
+    unit = apart.shape[-1] // sum(first.sizes)
+    parts = list(apart.split([unit * size for size in first.sizes], dim=-1))
+    for projection in projections:
+        if projection.role in changes:
+            part, change = parts[projection.part], changes[projection.role]
+            parts[projection.part] = (
+                change(part) if first.groups == 1 else change(part.flatten(-2)).unflatten(-1, part.shape[-2:])
+            )
+    joined = torch.cat(parts, dim=-1)
+    return joined if first.groups == 1 else joined.flatten(-2)
+
+
+def spread(vectors: Mapping[str, Tensor], projections: Sequence[Projection], base: nn.Module) -> Tensor:
+    """Factor of every output ``[out]`` of ``base``: each role's own vector, one where a part has none."""
+    if not projections[0].fused:
+        return vectors[projections[0].role]
+    one = base.weight.new_ones(oriented(base).shape[0])
+    return changed(one, projections, {role: lambda part, own=own: own for role, own in vectors.items()})
+
+
+def part_of(weight: Tensor, projection: Projection) -> Tensor:
+    """Rows ``[width, ...]`` of a map's ``weight [out, ...]`` that are the role's; within a step, on any device.
+
+    It takes them without indices, which would have to follow the weight to its device.
+    """
+    if projection.groups == 1:
+        return weight[projection.rows(weight.shape[0])]
+    apart = weight.unflatten(0, (projection.groups, -1))
+    rows = dataclasses.replace(projection, groups=1).rows(apart.shape[1])
+    return apart[:, rows].flatten(0, 1)
 
 
 def places(backbone: nn.Module, targets: tuple[str, ...]) -> dict[str, list[Projection]]:
@@ -116,11 +163,11 @@ def slices(backbone: nn.Module) -> dict[tuple[str, str], Projection]:
 
 
 @torch.no_grad()
-def fold(base: nn.Module, rows: slice, inner: Tensor, outer: Tensor, scale: float) -> None:
+def fold(base: nn.Module, rows: slice | Tensor, inner: Tensor, outer: Tensor, scale: float) -> None:
     """Add ``scale * outer @ inner`` to the output rows ``rows`` of ``base``, in place, in at least float32."""
-    weight = oriented(base)[rows]
+    weight = oriented(base)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    weight.copy_(weight.to(wide) + scale * (outer.to(wide) @ inner.to(wide)))
+    weight[rows] = (weight[rows].to(wide) + scale * (outer.to(wide) @ inner.to(wide))).to(weight.dtype)
 
 
 def without_mark(merged: nn.Module, mark: str, says: str) -> tuple[nn.Module, Any]:

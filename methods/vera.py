@@ -69,10 +69,12 @@ class VeRA(Method):
         pairs: dict[tuple[int, int], Pair] = {}
         for path, projections in places(backbone, config.targets).items():
             base = backbone.get_submodule(path)
-            shape = _shape(oriented(base), projections[0])
-            if shape not in pairs:
-                pairs[shape] = Pair(*draw(shape, config.rank, config.projection_seed, oriented(base)))
-            set_module(backbone, path, Scaled(base, projections, pairs[shape], config))
+            own = {projection.role: _shape(oriented(base), projection) for projection in projections}
+            for shape in own.values():
+                if shape not in pairs:
+                    pairs[shape] = Pair(*draw(shape, config.rank, config.projection_seed, oriented(base)))
+            held = {role: pairs[shape] for role, shape in own.items()}
+            set_module(backbone, path, Scaled(base, projections, held, config))
         return backbone
 
     def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -85,7 +87,7 @@ class VeRA(Method):
         merged = clone(module)
         for path, layer in [(path, m) for path, m in merged.named_modules() if isinstance(m, Scaled)]:
             for role, rows in layer.rows.items():
-                _fold(layer.base, rows, layer.pair.A, layer.d[role], layer.pair.B, layer.b[role])
+                _fold(layer.base, rows, layer.pairs[role].A, layer.d[role], layer.pairs[role].B, layer.b[role])
             set_module(merged, path, layer.base)
             setattr(merged, SEED, layer.seed)
         return merged
@@ -121,26 +123,29 @@ class Pair(nn.Module):
 
 
 class Scaled(Sliced):
-    """A frozen linear map with scales around its shape's pair for each of its adapted slices."""
+    """A frozen linear map with scales around the pair of its shape for each of its adapted slices."""
 
-    def __init__(self, base: nn.Module, projections: list[Projection], pair: Pair, config: VeRAConfig) -> None:
+    def __init__(
+        self, base: nn.Module, projections: list[Projection], pairs: Mapping[str, Pair], config: VeRAConfig
+    ) -> None:
         super().__init__(base, projections, config.dropout)
         weight = oriented(base)
-        self.pair = pair
+        self.pairs = nn.ModuleDict(pairs)
         self.seed = config.projection_seed
-        width, _ = _shape(weight, projections[0])
         self.b, self.d = nn.ParameterDict(), nn.ParameterDict()
-        for role in self.rows:
-            self.d[role] = nn.Parameter(weight.new_full((config.rank,), config.d_initial))
-            self.b[role] = nn.Parameter(weight.new_zeros(width))
+        for projection in projections:
+            self.d[projection.role] = nn.Parameter(weight.new_full((config.rank,), config.d_initial))
+            self.b[projection.role] = nn.Parameter(weight.new_zeros(projection.width(weight.shape[0])))
 
     def add(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the branches' images of ``x [..., in]`` to ``y [..., out]``; returns a new tensor."""
-        return self._add_to_slices(y, [F.linear(x, self.pair.A)] * len(self.roles))
+        pairs = list(self.pairs.values())
+        narrow = {pair: F.linear(x, pair.A) for pair in dict.fromkeys(pairs)}  # slices of one shape read x once
+        return self._add_to_slices(y, [narrow[pair] for pair in pairs])
 
     def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
         # scales in the type of the states: under autocast a float32 vector would widen all of [B, T, out]
-        update = F.linear(narrow * self.d[role].to(narrow.dtype), self.pair.B)
+        update = F.linear(narrow * self.d[role].to(narrow.dtype), self.pairs[role].B)
         return torch.addcmul(y, update, self.b[role].to(update.dtype))
 
 
@@ -156,13 +161,13 @@ def draw(shape: tuple[int, int], rank: int, seed: int, like: Tensor) -> tuple[Te
 
 
 def _shape(weight: Tensor, projection: Projection) -> tuple[int, int]:
-    return weight.shape[0] // projection.parts, weight.shape[1]
+    return projection.width(weight.shape[0]), weight.shape[1]
 
 
 @torch.no_grad()
-def _fold(base: nn.Module, rows: slice, a: Tensor, d: Tensor, b_matrix: Tensor, b: Tensor) -> None:
+def _fold(base: nn.Module, rows: slice | Tensor, a: Tensor, d: Tensor, b_matrix: Tensor, b: Tensor) -> None:
     """Add ``diag(b) b_matrix diag(d) a`` to the output rows ``rows`` of ``base``, in place."""
-    weight = oriented(base)[rows]
+    weight = oriented(base)
     wide = torch.promote_types(weight.dtype, torch.float32)
     update = (b_matrix.to(wide) * d.to(wide)) @ a.to(wide)
-    weight.copy_(weight.to(wide) + b.to(wide)[:, None] * update)
+    weight[rows] = (weight[rows].to(wide) + b.to(wide)[:, None] * update).to(weight.dtype)

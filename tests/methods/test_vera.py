@@ -108,7 +108,7 @@ def test_copies_moves_and_casts_keep_one_pair():
     for other in (copy.deepcopy(module), copy.deepcopy(module).to(torch.float64)):
         assert len(pairs(other)) == 1
         layers = [m for m in other.modules() if isinstance(m, Scaled)]
-        assert len(layers) == 4 and len({m.pair.A.data_ptr() for m in layers}) == 1
+        assert len(layers) == 4 and len({pair.A.data_ptr() for m in layers for pair in m.pairs.values()}) == 1
         assert pairs(other)[0] is not pairs(module)[0]
     assert pairs(other)[0].A.dtype == torch.float64
 
@@ -212,6 +212,7 @@ def test_fused_slices_equal_separate_maps():
     x = torch.randn(2, 3, 32)
     query, key, value = (layer(x) - layer.base(x)).chunk(3, dim=-1)
     for found, role in ((query, "query"), (value, "value")):
-        expected = ((x @ layer.pair.A.t()) * layer.d[role]) @ layer.pair.B.t() * layer.b[role]
+        pair = layer.pairs[role]
+        expected = ((x @ pair.A.t()) * layer.d[role]) @ pair.B.t() * layer.b[role]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert not key.any()

@@ -3,13 +3,14 @@
 import json
 
 import pytest
+import torch
 from torch import nn
 
-from bench.anatomy import anatomy
+from bench.anatomy import anatomy, oriented
 from bench.errors import BenchError
 from bench.models.backbone import load
 from bench.schema.jobs import BackboneSpec
-from tests.methods.families import EVERY, tiny
+from tests.methods.families import EVERY, batch, tiny
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -32,6 +33,88 @@ def test_sizes(family):
     backbone = tiny(family)
     parts = anatomy(backbone)
     assert (parts.hidden, parts.heads, parts.ffn) == (32, backbone.config.num_attention_heads, 64)
+
+
+class Moved:
+    """What the first block makes of a nudge to some outputs of one of its maps, at one position of ten."""
+
+    POSITION = 4
+
+    def __init__(self, family):
+        self.backbone = tiny(family)
+        self.parts = anatomy(self.backbone)
+        self.maps = self.parts.layers[0].projections
+        self.still = {role: self.seen(role) for role in ("output", "ffn_out")}
+
+    def rows(self, role):
+        """Outputs of the map that are the role's."""
+        weight = oriented(self.backbone.get_submodule(self.maps[role].path))
+        return torch.arange(len(weight))[self.maps[role].rows(len(weight))]
+
+    def seen(self, reader, nudged=None, outputs=None, size=1.0):
+        """What the map ``reader`` is given ``[3, 10, width]``, with ``outputs`` of ``nudged`` moved."""
+        held = []
+
+        def nudge(module, inputs, out):
+            noise = torch.randn(len(outputs), generator=torch.Generator().manual_seed(5))
+            moved = out.clone()
+            moved.view(3, 10, -1)[:, self.POSITION, outputs] += size * noise  # OPT's FFN takes [30, width]
+            return moved
+
+        module = self.backbone.get_submodule(self.maps[reader].path)
+        hooks = [module.register_forward_pre_hook(lambda m, inputs: held.append(inputs[0].clone()))]
+        if nudged:
+            hooks.append(self.backbone.get_submodule(self.maps[nudged].path).register_forward_hook(nudge))
+        with torch.no_grad():
+            self.backbone(**batch())
+        for hook in hooks:
+            hook.remove()
+        return held[0].view(3, 10, -1)
+
+    def by(self, role, reader, outputs=None, size=1.0):
+        """The move of what ``reader`` is given."""
+        outputs = self.rows(role) if outputs is None else outputs
+        return self.seen(reader, role, outputs, size) - self.still[reader]
+
+    def linear(self, role, reader):
+        twice, once = self.by(role, reader, size=2.0), self.by(role, reader)
+        return torch.allclose(twice, 2 * once, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_every_projection_feeds_what_its_role_says(family):
+    """Queries decide their own position alone, keys others too, and values others in proportion."""
+    moved = Moved(family)
+    elsewhere = [position for position in range(10) if position != moved.POSITION]
+    for role in ("query", "key", "value"):
+        change = moved.by(role, "output")
+        assert change[:, moved.POSITION].abs().max() > 1e-6
+        assert (change[:, elsewhere].abs().max() > 1e-6) == (role != "query"), role
+        assert moved.linear(role, "output") == (role == "value"), role
+    if "ffn_gate" in moved.maps:
+        assert moved.linear("ffn_in", "ffn_out") and not moved.linear("ffn_gate", "ffn_out")
+    else:
+        assert moved.by("ffn_in", "ffn_out").abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_the_roles_of_a_map_share_its_outputs_out(family):
+    moved = Moved(family)
+    for path in {projection.path for projection in moved.maps.values()}:
+        held = torch.cat([moved.rows(role) for role, own in moved.maps.items() if own.path == path])
+        assert sorted(held.tolist()) == list(range(len(oriented(moved.backbone.get_submodule(path)))))
+
+
+@pytest.mark.parametrize("family", sorted({*EVERY} - {"olmo2"}))  # whose norms of queries and keys mix the heads
+@pytest.mark.parametrize("role", ["query", "value"])
+def test_the_rows_of_a_projection_go_head_by_head(role, family):
+    moved = Moved(family)
+    rows, heads = moved.rows(role), moved.parts.heads
+    width = len(moved.rows("query")) // heads
+    serves = heads * width // len(rows)
+    last = moved.by(role, "output", rows[-width:])
+    assert last[..., (heads - serves) * width :].abs().max() > 1e-6
+    assert not last[..., : (heads - serves) * width].abs().gt(1e-6).any()
 
 
 def test_unknown_target_names_those_that_exist():
