@@ -19,6 +19,7 @@ from bench.count.fake import fake_like, fakeify, lacks_fake_form, limit, without
 from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
+from bench.count.roofline import Work
 from bench.count.step import TrainingStep, adapt, optimizer_groups, prove_graph, random_batch
 from bench.errors import BenchError, unknown
 from bench.method import Method
@@ -40,7 +41,8 @@ BLOCK = 256
 class EightBitState(torch.optim.Optimizer):
     """Holds what bitsandbytes' ``AdamW8bit`` holds: two bytes an element with one float32 scale a block for each.
 
-    Its kernel works in place without temporaries (Dettmers et al., ICLR 2022, arXiv:2110.02861).
+    Its kernel works in place without temporaries (Dettmers et al., ICLR 2022, arXiv:2110.02861): it reads parameter,
+    gradient and state once, and writes parameter and state.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], weight_decay: float = 0.0) -> None:
@@ -54,6 +56,17 @@ class EightBitState(torch.optim.Optimizer):
             state = self.state[parameter]
             if not state:
                 state |= {name: value for moment in "12" for name, value in _moment(parameter, moment).items()}
+            _update(parameter, parameter.grad, list(state.values()))
+
+
+@torch.library.custom_op("bench::adamw_8bit", mutates_args=("parameter", "state"))
+def _update(parameter: Tensor, gradient: Tensor, state: list[Tensor]) -> None:
+    raise NotImplementedError("it stands for a kernel of bitsandbytes on tensors without data")
+
+
+@_update.register_fake
+def _changed_in_place(parameter: Tensor, gradient: Tensor, state: list[Tensor]) -> None:
+    return None
 
 
 def _moment(parameter: torch.Tensor, number: str) -> dict[str, torch.Tensor]:
@@ -81,6 +94,7 @@ class Counts(StepFigures):
     predicted_peak_memory_bytes: PeakMemory
     largest_saved: tuple[SavedTensor, ...]
     trained_dtypes: dict[str, tuple[str, ...]]
+    work: Work
     notes: tuple[str, ...] = ()
 
     @property
@@ -110,15 +124,17 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
     build = _builder(spec, method, config, setting)
     with without_data(setting.device):
         step = build()
-        ledger = count_step(step.model, step.origin, step.forward, step.backward)
-        step.optimize()
+        ledger = count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
         held, peak, _ = measure_step(step)
         if not registry.built_in(method):  # those are proven on padded rows of every family by the project's tests
             prove_graph(step)
         trained = trainable(step.model.body)
         delta = stored_bytes(method, finalize(method, step.model.body), trained)
         notes = (*notes_of(method, step.model.body), *step.notes)
-        return summary(step.model, ledger, *_corrected(held, peak, step.origin, setting), delta, notes)
+        stored, peak = _corrected(held, peak, step.origin, setting)
+        if stored.weights != held.weights:  # packed, and what unpacks them is not among the operations of this step
+            ledger = dataclasses.replace(ledger, traffic_bytes=None, work={})
+        return summary(step.model, ledger, stored, peak, delta, notes)
 
 
 def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Ledger:
@@ -130,7 +146,7 @@ def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting)
     build = _builder(spec, method, config, setting)
     with without_data(setting.device):
         step = build()
-        return count_step(step.model, step.origin, step.forward, step.backward)
+        return count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
 
 
 def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> PeakMemory:
@@ -154,6 +170,7 @@ def summary(
         predicted_peak_memory_bytes=peak,
         largest_saved=ledger.saved[:LARGEST],
         trained_dtypes=trained_dtypes(model),
+        work=ledger.work,
         notes=(*notes, *_left_out(ledger), *_mixed(trained_dtypes(model.body))),
     )
 
@@ -283,7 +300,7 @@ def account(
 
 
 def _counted(step: "_Step", device: str) -> Counts:
-    ledger = count_step(step.model, step.origin, step.forward)
+    ledger = count_step(step.model, step.origin, step.forward, optimize=step.optimize)
     step.zero()
     held, peak, _ = measure_step(step)
     stored = sum(p.nbytes for p in step.model.parameters() if p.requires_grad)

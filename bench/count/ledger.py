@@ -1,10 +1,10 @@
-"""The exact part of a cost: FLOPs by kind, owner and layer, backward's path, saved bytes."""
+"""The exact part of a cost: FLOPs by kind, owner and layer, memory traffic, backward's path, saved bytes."""
 
 import collections
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.fake import asked_device
 from bench.count.operations import CriticalPath, Product, factors, product, tensors, uncounted
-from bench.schema.record import Flops, Owners, PathCounts, SavedTensor
+from bench.count.roofline import Load, Work
+from bench.count.traffic import traffic
+from bench.schema.record import Flops, MovedBytes, Owners, PathCounts, SavedTensor, Traffic
 from bench.training.loop import Reached
 
 
@@ -24,6 +26,8 @@ class StepFigures:
     flops: Flops
     backward_path: PathCounts
     """Of backward alone: what forward left has depth 0."""
+    traffic_bytes: Traffic | None
+    """None where what a step moves is not what was dispatched."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,8 @@ class Ledger(StepFigures):
     """All of these tensors, the largest first."""
     uncounted: tuple[str, ...]
     """Operations of the step that may hold products and have no formula: the FLOPs leave them out."""
+    work: Work
+    """Of all operations that compute, the optimizer's among them."""
 
 
 def count_step(
@@ -48,20 +54,22 @@ def count_step(
     origin: Origin,
     forward: Callable[[], Tensor],
     backward: Callable[[Tensor], object] = Tensor.backward,
+    optimize: Callable[[], object] = lambda: None,
 ) -> Ledger:
-    """Count one forward and one backward; works alike on real and on fake tensors.
+    """Count one forward, one backward and one update; works alike on real and on fake tensors.
 
     A backward product belongs to the forward product that made its autograd node, by sequence number: that gives its
     owner and layer. Its kind is that of the factor whose gradient it computes: a parameter's is a weight gradient
     (dW = G^T X), another's an input gradient (dX = G W), unless both factors are activations: attention. A fused
     recurrent backward holds weight and input gradient in equal parts. Forward products inside backward, which
-    checkpointing makes, are recompute. Gradients stay on the parameters.
+    checkpointing makes, are recompute. Gradients stay on the parameters. FLOPs are those of forward and backward.
 
     Args:
         model: Model with ``body`` and ``head``.
         origin: The backbone as it was before the method was applied.
         forward: Runs the model and returns the scalar loss.
         backward: Runs backward of that loss.
+        optimize: Updates what trains. It runs twice: the first makes the optimizer's state, the second is counted.
 
     Raises:
         BenchError: The loss does not reach a trainable parameter: what was counted is no step of the method.
@@ -73,10 +81,14 @@ def count_step(
             loss = forward()
         kept = dict(saved)
         saved.clear()
-        counter.backward = True
+        counter.phase = "backward"
         with counter, CriticalPath() as path:
             backward(loss)
     Reached(model).see().check()
+    optimize()
+    counter.phase = "optimizer"
+    with counter:
+        optimize()
     listed = sorted((tensor for _, tensor in kept.values()), key=lambda tensor: -tensor.bytes)
     by_owner: dict[Owner, int] = collections.defaultdict(int)
     for tensor in listed:
@@ -84,10 +96,12 @@ def count_step(
     return Ledger(
         flops=counter.flops(origin.depth),
         backward_path=PathCounts(operations=path.operations, depth=path.depth),
+        traffic_bytes=counter.traffic(),
         saved_activations=sum(by_owner.values()),
         saved_by_owner=dict(by_owner),
         saved=tuple(listed),
         uncounted=tuple(sorted(counter.uncounted)),
+        work=dict(counter.work),
     )
 
 
@@ -137,47 +151,68 @@ _COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.cat.default}
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up products by phase, kind and place."""
+    """Adds up products by phase, kind and place, and what every operation moves by phase and place."""
 
     supports_higher_order_operators = True
 
     def __init__(self, places: Places) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.backward = False
+        self.phase: Literal["forward", "backward", "optimizer"] = "forward"
         self.uncounted: set[str] = set()
+        self.work: collections.Counter[Load] = collections.Counter()
         self._places = places
         self._nodes: dict[int, _Node] = {}
         self._next = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         self._tally: dict[tuple[str, Place], int] = collections.defaultdict(int)
+        self._moved: dict[tuple[str, str], int] = collections.defaultdict(int)
+        self._updated = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (device := asked_device(func, args)) is not None:
             return device
         kwargs = kwargs or {}
         # Backward itself records no gradient: where one is recorded, a checkpointed forward runs again.
-        forward = not self.backward or torch.is_grad_enabled()
+        forward = self.phase == "forward" or (self.phase == "backward" and torch.is_grad_enabled())
         if forward:
             self._note_nodes(func, args, kwargs)
         out = func(*args, **kwargs)
         if func in _COPIES:
             self._places.follow_copy(list(tensors(args)), out)
         found = product(func, args, kwargs, out)
-        if found is None:
-            found = None if forward else _outer(func, out)
-        if found is None:
-            if (name := uncounted(func)) is not None:
-                self.uncounted.add(name)
+        if found is None and self.phase == "backward" and not forward:
+            found = _outer(func, out)
+        moved = traffic(func, args, kwargs, out)
+        if moved:
+            self.work[Load(_type(args), found.flops, moved) if found else Load("", 0, moved)] += 1
+        if self.phase == "optimizer":
+            self._updated += moved  # of no owner: one operation may move tensors of all
             return out
-        operands = list(tensors((args, kwargs)))
+        if found is None and (name := uncounted(func)) is not None:
+            self.uncounted.add(name)
+        if found or moved:
+            self._add(found, moved, list(tensors((args, kwargs))), forward)
+        return out
+
+    def _add(self, found: Product | None, moved: int, operands: list[Tensor], forward: bool) -> None:
         parameter = self._places.parameter(operands)
         if forward:
-            part = "recompute" if self.backward else "forward"
-            self._tally[part, self._places.now(parameter)] += found.flops
+            place = self._places.now(parameter)
+            if found:
+                self._tally["recompute" if self.phase == "backward" else "forward", place] += found.flops
         else:
             current = torch._C._current_autograd_node()
             node = None if current is None else self._nodes.get(current._sequence_nr())
-            self._add_backward(found, node or _Node(self._places.now(parameter)), operands, parameter is not None)
-        return out
+            if node is None:
+                node = _Node(self._places.now(parameter or self._accumulated(current)))
+            place = node.place
+            if found:
+                self._add_backward(found, node, operands, parameter is not None)
+        self._moved[self.phase, place.owner] += moved
+
+    def _accumulated(self, node: Any) -> Place | None:
+        """Place of the parameter whose gradient ``node`` adds up; None for another node."""
+        variable = getattr(node, "variable", None)
+        return None if variable is None else self._places.parameter([variable])
 
     def _note_nodes(self, func: Any, args: Any, kwargs: Any) -> None:
         # Autograd numbers a node just before it dispatches the operation: the numbers given since the last dispatch
@@ -219,6 +254,16 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             },
         )
 
+    def traffic(self) -> Traffic:
+        """The account of everything moved so far."""
+        moved = {owner: self._moves(owner) for owner in ("backbone", "method", "head")}
+        forward, backward = (sum(getattr(part, phase) for part in moved.values()) for phase in ("forward", "backward"))
+        step = forward + backward + self._updated
+        return Traffic(forward=forward, backward=backward, optimizer=self._updated, step=step, **moved)
+
+    def _moves(self, owner: str) -> MovedBytes:
+        return MovedBytes(**{phase: self._moved[phase, owner] for phase in MovedBytes.model_fields})
+
     def _sum(self, belongs: Callable[[Place], bool]) -> Owners:
         parts: dict[str, int] = collections.defaultdict(int)
         for (part, place), flops in self._tally.items():
@@ -232,6 +277,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             backward_attention=parts["attention"],
             backward_recompute=parts["recompute"],
         )
+
+
+def _type(factors: Any) -> str:
+    """Type that a product is computed in: that of what it multiplies."""
+    types = (tensor.dtype for tensor in tensors(factors) if tensor.dtype.is_floating_point or tensor.is_complex())
+    return str(next(types, "")).removeprefix("torch.")
 
 
 def _outer(func: Any, out: Any) -> Product | None:

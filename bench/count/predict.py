@@ -344,7 +344,10 @@ def _notes(setting: Setting) -> list[str]:
     else:
         notes = ["the peak leaves out scratch space inside kernels"]
     if setting.weights == "nf4":
-        notes.append("4-bit size of the frozen linear weights is by formula; they are unpacked one matrix at a time")
+        notes.append(
+            "4-bit size of the frozen linear weights is by formula; they are unpacked one matrix at a time, and the "
+            "bytes that this moves are not counted"
+        )
     if setting.optimizer == "adamw_8bit":
-        notes.append("size of the optimizer's 8-bit state is by formula")
+        notes.append("size and traffic of the optimizer's 8-bit state are by formula")
     return notes

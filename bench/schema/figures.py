@@ -51,6 +51,8 @@ TERMS: Mapping[str, Term] = {
     "stored per task": Term("Parameters and storage", "bytes", "what inference needs beside the backbone and the head"),
     "FLOPs": Term("FLOPs", "floating point operations", "matrix products and attention of one step, counted; exact on "
                   "any machine"),
+    "memory traffic": Term("Memory", "bytes", "what the operations of one step read and write, each element once an "
+                           "operation; counted, exact"),
     "held bytes": Term("Memory", "bytes", "storages of weights, gradients and optimizer state, a shared one once; "
                        "exact"),
     "saved activations": Term("Memory", "bytes", "tensors that autograd keeps for backward, by storage, parameters "
@@ -188,6 +190,12 @@ def _all_flops() -> tuple[Figure, ...]:
     return tuple(map(_flops, dict.fromkeys([*_SHOWN_FLOPS, *paths])))
 
 
+def _traffic(leaf: str, label: str) -> Figure:
+    shown = leaf == "step"
+    return Figure(f"traffic_bytes.{leaf}", label, "B", "counted", "memory traffic", "counted" if shown else "",
+                  "moved_bytes" if shown else "")  # fmt: skip
+
+
 def _bytes(leaf: str, label: str, term: str) -> Figure:
     return Figure(f"bytes.{leaf}", label, "B", "counted", term, "memory", f"{leaf}_bytes")
 
@@ -202,6 +210,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure("trainable_parameters.head", "head", "parameters", "counted", "trained", "counted", "trainable_head"),
     Figure("delta_bytes", "stored per task", "B", "counted", "stored per task", "counted"),
     *_all_flops(),
+    _traffic("step", "bytes moved"),
+    *(_traffic(phase, f"bytes moved: {phase}") for phase in PHASES if phase != "step"),
+    *(_traffic(f"{owner}.{phase}", f"bytes moved: {phase}, {_BY_OWNER[owner]}")
+      for owner in ("backbone", "method", "head") for phase in ("forward", "backward")),
     Figure("backward_path.operations", "operations of backward", "operations", "counted", "operations"),
     Figure("backward_path.depth", "critical path of backward", "operations", "counted", "critical path"),
     _bytes("weights", "weights", "held bytes"),

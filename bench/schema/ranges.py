@@ -110,6 +110,21 @@ def check_sums(flops: Any) -> Any:
     return flops
 
 
+def check_moved(traffic: Any) -> Any:
+    """Bytes of a step are those of its phases, and bytes of forward and backward those of their owners.
+
+    Raises:
+        ValueError: They are not; a sentence for a reader of the file.
+    """
+    if traffic.step != traffic.forward + traffic.backward + traffic.optimizer:
+        raise ValueError(f"step = {traffic.step} is not the sum of forward, backward and optimizer")
+    for phase in ("forward", "backward"):
+        owners = (traffic.backbone, traffic.method, traffic.head)
+        if getattr(traffic, phase) != sum(getattr(owner, phase) for owner in owners):
+            raise ValueError(f"{phase} = {getattr(traffic, phase)} is not the sum of backbone, method and head")
+    return traffic
+
+
 def check_peaks(record: Any) -> Any:
     """A peak holds at least the weights, which lie in memory all the time.
 

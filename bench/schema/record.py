@@ -166,6 +166,32 @@ class Flops(Owners):
     _sums = model_validator(mode="after")(ranges.check_sums)
 
 
+class MovedBytes(_Frozen):
+    """Bytes that the operations of one part of the model read and write."""
+
+    forward: Count = 0
+    """Bytes of forward."""
+    backward: Count = 0
+    """Bytes of backward, forward work done again during it included."""
+
+
+class Traffic(MovedBytes):
+    """Memory traffic of one training step on the probe's shape: in all and by owner."""
+
+    optimizer: Count = 0
+    """Bytes of the optimizer step with the method's own work after it; these have no owner and no layer."""
+    step: Count
+    """Sum of forward, backward and optimizer."""
+    backbone: MovedBytes
+    """Operations inside the backbone's modules."""
+    method: MovedBytes
+    """Operations of what the method added."""
+    head: MovedBytes
+    """Operations of the task head."""
+
+    _sums = model_validator(mode="after")(ranges.check_moved)
+
+
 class Bytes(_Frozen):
     """Bytes held during a training step."""
 
@@ -497,6 +523,9 @@ class CostRecord(_Counted):
     """Of one training step, counted, exact."""
     backward_path: PathCounts | None = None
     """Of ``loss.backward()``: what forward left has depth 0; None in records from before it was counted."""
+    traffic_bytes: Traffic | None = None
+    """Read and written by one training step, counted, exact; None where weights are packed in 4 bits, and in records
+    from before it was counted."""
     bytes: Bytes | None = None
     """Held during a training step, counted, exact."""
     largest_saved: tuple[SavedTensor, ...] = ()
@@ -555,6 +584,8 @@ class CountRecord(_Counted):
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
     """Without ``by_layer``: a sweep over depth would hold the same figures many times over."""
+    traffic_bytes: Traffic | None = None
+    """Read and written by one training step; None as in a `CostRecord`."""
     bytes: Bytes | None = None
     """Held during a training step, counted, exact."""
     predicted_peak_memory_bytes: PeakMemory | None = None
@@ -583,6 +614,8 @@ class Prediction(_Frozen):
     """Bytes stored per task: the delta without the head."""
     flops: Flops | None = None
     """Of one training step; None where it was not counted."""
+    traffic_bytes: Traffic | None = None
+    """Read and written by one training step; None as in a `CostRecord`."""
     bytes: Bytes | None = None
     """Held during a training step."""
     predicted_peak_memory_bytes: PeakMemory | None = None

@@ -96,7 +96,7 @@ def count_training(models: Models, spec: MethodSpec, found: Findings, known: Cou
         return
     step = models.step(spec.label, noise=False)
     if counts is None:
-        ledger = count_step(step.model, step.origin, step.forward, step.backward)
+        ledger = count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
     held, peak, source = measure_step(step)
     try:
         prove(step, models.batch(2, min(models.probe.length, PROVEN)))
@@ -174,7 +174,7 @@ class Unmoved:
         if counts is not None:
             return vars(counts)
         step = self.models.step(self.baseline.label, noise=False)
-        return vars(count_step(step.model, step.origin, step.forward, step.backward))
+        return vars(count_step(step.model, step.origin, step.forward, step.backward, step.optimize))
 
 
 def _difference(name: str, before: Any, after: Any) -> str:

@@ -55,8 +55,7 @@ def real_step(shape: BackboneSpec, name: str, setting: Setting, **config: object
 
 def real_counts(step: TrainingStep) -> Counts:
     """The counts of a real step, taken in the order of ``count``."""
-    ledger = count_step(step.model, step.origin, step.forward, step.backward)
-    step.optimize()
+    ledger = count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
     held, peak, _ = measure_step(step)
     delta = nbytes(step.method.delta(step.method.finalize(step.model.body)).values())
     return summary(step.model, ledger, held, peak, delta, step.notes)

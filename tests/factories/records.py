@@ -89,6 +89,13 @@ def flops(backward: float, label: str) -> dict:
     return whole | {"backbone": owners(0), "method": whole, "head": owners(8192), "by_layer": share}
 
 
+def traffic(trained: int) -> dict:
+    """Bytes moved, by phase and by owner; fused AdamW reads four numbers of each that trains and writes three."""
+    none, all_of_it = {"forward": 0, "backward": 0}, {"forward": 900_000_000, "backward": 1_400_000_000}
+    step = sum(all_of_it.values()) + 28 * trained
+    return {**all_of_it, "optimizer": 28 * trained, "step": step, "backbone": none, "method": all_of_it, "head": none}
+
+
 def inference(latency: float, merges: bool) -> dict:
     """What one inference takes; a method that is slower than the base takes more operations, one after the other."""
     base = {"operations": 87, "depth": 69, "flops": 680_000_000}
@@ -126,6 +133,7 @@ def _cost(label: str, seed: int, noise: float, shape: dict | None, changes: dict
         "trainable_parameters": {"method": trained, "head": 770},
         "delta_bytes": 4 * trained,
         "flops": flops(counted, label),
+        "traffic_bytes": traffic(trained),
         "bytes": {"weights": 90_261_504, "gradients": 4 * trained, "optimizer_state": 8 * trained,
                   "saved_activations": peak // 2},
         "peak_memory_bytes": {"forward": peak - 9, "backward": peak, "optimizer": peak // 2, "step": peak},

@@ -225,6 +225,9 @@ def _predicted(rows: Sequence[Prediction]) -> list[tuple[Column, list[str]]]:
     if whole:
         columns.append(_column("FLOPs", "bwd", f"/{PREDICTED_BASELINE}",
                               [fmt.ratio(f.backward / whole if f else None) for f in flops]))  # fmt: skip
+    if any(row.traffic_bytes for row in rows):
+        moved = [fmt.size(row.traffic_bytes.step if row.traffic_bytes else None) for row in rows]
+        columns.append(_column("", "bytes", "moved", moved))
     peaks = [row.predicted_peak_memory_bytes for row in rows]
     memory = "memory: predicted peak and its parts"
     columns += [
@@ -258,6 +261,8 @@ def _legend(rows: Sequence[Prediction]) -> list[str]:
         "together, and temporaries come on top.",
         "saved activ.: what autograd keeps for backward; trainable params and storage leave the task head out.",
     ]
+    if any(row.traffic_bytes for row in rows):
+        lines.insert(0, "bytes moved: what the operations of the step read and write, the update among them.")
     memory = next((row.device_memory_bytes for row in rows if row.device_memory_bytes is not None), None)
     if memory is not None:
         lines.append(
