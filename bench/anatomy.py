@@ -92,7 +92,7 @@ class Anatomy:
     post_norm: bool
     """Post-LN: the norm follows the residual addition (BERT); pre-LN: it precedes the sublayer (GPT-2, Llama, T5)."""
     parallel: bool
-    """Attention and FFN stand side by side, behind one norm."""
+    """Attention and FFN stand side by side, behind one norm or one each."""
     causal: bool
     rotary: Rotary
     """Which entries of a head the positions turn together."""
@@ -101,7 +101,7 @@ class Anatomy:
     numbering: Numbering
     """What learned positions number."""
     ffn_field: str
-    """Field of the configuration that sets ``ffn``."""
+    """Field of the configuration that sets ``ffn``; empty where it follows from the width."""
     hands_on: bool
     """Whether a block hands keyword arguments that it does not know to its attention."""
 
@@ -189,9 +189,7 @@ def anatomy(backbone: nn.Module) -> Anatomy:
     """
     config: Any = backbone.config
     check_family(config.model_type)
-    family = _EVERY[config.model_type + _variant(config)]
-    if config.model_type == "opt":
-        _check_opt(config)
+    family = _family(config)
     blocks: Any = backbone.get_submodule(family.layers)
     maps = _maps(family, config)
     layers = tuple(_layer(family, maps, f"{family.layers}.{index}") for index in range(len(blocks)))
@@ -223,20 +221,49 @@ def oriented(module: nn.Module) -> Tensor:
     Raises:
         BenchError: ``module`` is neither ``nn.Linear`` nor ``Conv1D``, e.g. a quantised layer.
     """
-    if type(module) is nn.Linear:
+    if isinstance(module, nn.Linear) and (type(module) is nn.Linear or _is_falcons(module)):
         return module.weight
     if type(module) is Conv1D:
         return module.weight.t()
     raise BenchError(f"cannot adapt a {type(module).__name__}; this method takes nn.Linear and transformers' Conv1D")
 
 
-def _variant(config: Any) -> str:
-    """What a configuration makes of its family's layout, as the table names it; empty where it is the usual one."""
-    if config.model_type == "t5" and config.is_gated_act:
-        return "/gated"
-    if config.model_type == "stablelm" and config.use_parallel_residual:
-        return "/parallel"
-    return ""
+def _is_falcons(module: nn.Module) -> bool:
+    """Whether ``module`` is Falcon's own class of linear map, which multiplies as ``nn.Linear`` does."""
+    kind = type(module)
+    return (kind.__name__, kind.__module__) == ("FalconLinear", "transformers.models.falcon.modeling_falcon")
+
+
+def _family(config: Any) -> _Family:
+    """The layout of a configuration's family, in the form that its fields ask for.
+
+    Raises:
+        BenchError: The harness has no such form of the family.
+    """
+    name = config.model_type
+    if name == "opt":
+        _check_opt(config)
+    if name == "t5" and config.is_gated_act:
+        name = "t5/gated"
+    if name == "stablelm" and config.use_parallel_residual:
+        name = "stablelm/parallel"
+    if name == "gpt_neox" and not config.use_parallel_residual:
+        name = "gpt_neox/sequential"
+    return _falcon(_EVERY[name], config) if name == "falcon" else _EVERY[name]
+
+
+def _falcon(family: _Family, config: Any) -> _Family:
+    """Falcon 40B has keys by group and a norm more; the small RefinedWeb models are sequential, with ALiBi."""
+    parallel = config.new_decoder_architecture or config.parallel_attn
+    two_norms = config.new_decoder_architecture and config.num_ln_in_parallel_attn != 1
+    norm = "ln_mlp" if two_norms else "input_layernorm" if parallel else "post_attention_layernorm"
+    return dataclasses.replace(
+        family,
+        by_group=config.new_decoder_architecture or not config.multi_query,
+        parallel=parallel,
+        ffn_norm=norm,
+        rotary="" if config.alibi else family.rotary,
+    )
 
 
 def _check_opt(config: Any) -> None:
@@ -274,6 +301,10 @@ def _maps(family: _Family, config: Any) -> dict[str, Projection]:
 
 def _key_heads(config: Any) -> int:
     """Heads of keys and values."""
+    if config.model_type == "falcon" and not config.new_decoder_architecture:
+        return 1 if config.multi_query else int(config.num_attention_heads)
+    if config.model_type == "falcon":
+        return int(config.num_kv_heads)
     return getattr(config, "num_key_value_heads", None) or int(config.num_attention_heads)
 
 

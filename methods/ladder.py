@@ -198,10 +198,11 @@ def _side_config(backbone: nn.Module, parts: Anatomy, reduction: int) -> Any:
     """The backbone's configuration at 1 / ``reduction`` of its widths, with the same number of heads."""
     config = copy.deepcopy(backbone.config)
     config.hidden_size = parts.hidden // reduction
-    setattr(config, parts.ffn_field, parts.ffn // reduction)
+    if parts.ffn_field:
+        setattr(config, parts.ffn_field, parts.ffn // reduction)
     if parts.family == "t5":
         config.d_kv = config.d_kv // reduction
-    elif getattr(config, "head_dim", None):
+    elif vars(config).get("head_dim"):  # else it follows from the width
         config.head_dim = config.head_dim // reduction
     return config
 

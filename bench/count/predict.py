@@ -88,6 +88,7 @@ def predictions(
     for named, config in asked:  # what is misspelled stops here
         guarded(named, functools.partial(_check, named, config))
     spec = backbone.shape_of(name)
+    setting = setting.model_copy(update={"attention": backbone.attention_of(spec, setting.attention)})
     bare = backbone.load(spec, device="meta")  # what no method is to blame for stops here
     check_positions(bare, setting.length, option="--seq")
     row = functools.partial(

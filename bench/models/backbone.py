@@ -13,6 +13,7 @@ from bench.models import configuration as fields
 from bench.models.hub import hub_reason, limit_silence, silent
 from bench.models.weights import pretrained, read_header, without_pooler
 from bench.schema import record
+from bench.schema.forms import Attention
 from bench.schema.jobs import BackboneSpec
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def load(
     *,
     device: str = "cpu",
     dtype: "torch.dtype | None" = None,
-    attention: str = "sdpa",
+    attention: Attention | None = None,
     seed: int = 0,
 ) -> "nn.Module":
     """Load the bare backbone: no pooler, frozen, in eval mode, fresh on each call.
@@ -259,22 +260,21 @@ def load(
         spec: A resolved backbone.
         device: ``cpu``, ``cuda`` or ``meta`` (shapes only).
         dtype: float32 unless told.
-        attention: Attention implementation, ``sdpa`` or ``eager``.
+        attention: Attention implementation; where None `attention_of` says which.
         seed: Seed of random weights; without meaning for pretrained ones.
 
     Raises:
-        BenchError: Its shape cannot be built, or its weights cannot be loaded whole.
+        BenchError: Its shape cannot be built, its weights cannot be loaded whole, or it has no such attention.
     """
     import torch
-    from transformers import AutoModel, AutoModelForTextEncoding
-
-    from bench.anatomy import check_family
 
     config = configuration(spec)
-    check_family(config.model_type)  # transformers has advice of its own for one that cannot be used here at all
-    auto: Any = AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
+    auto = _auto(config)
     extra: dict[str, Any] = without_pooler(auto._model_mapping[type(config)])
-    extra |= {"attn_implementation": attention, "dtype": dtype or torch.float32}
+    own = attention_of(spec, attention or "sdpa")
+    if attention not in (None, own):
+        raise BenchError(f"backbone {spec.name!r}: {_no_sdpa(config)}; set attention = {own!r}")
+    extra |= {"attn_implementation": own, "dtype": dtype or torch.float32}
     if spec.weights == "pretrained":
         describe(spec)  # its checks need the header alone
         backbone = pretrained(spec, auto, config, **extra).to(device)
@@ -289,6 +289,36 @@ def load(
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise BenchError(f"backbone {spec.name!r}: its shape cannot be built ({reason})") from error
     return backbone.requires_grad_(False).eval()
+
+
+def _auto(config: Any) -> Any:
+    """Class of transformers that builds the bare backbone.
+
+    Raises:
+        BenchError: The family is not one of the supported ones.
+    """
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    from bench.anatomy import check_family
+
+    check_family(config.model_type)  # transformers has advice of its own for one that cannot be used here at all
+    return AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
+
+
+def attention_of(spec: BackboneSpec, asked: Attention = "sdpa") -> Attention:
+    """The attention implementation that a step of ``spec`` takes: the one ``asked`` for, where its family has it.
+
+    What a step takes is in the shape of its figures, and a note of the backbone says why it is not ``sdpa``.
+    """
+    return asked if asked == "eager" or _has_sdpa(configuration(spec)) else "eager"
+
+
+def _has_sdpa(config: Any) -> bool:
+    return bool(_auto(config)._model_mapping[type(config)]._supports_sdpa)
+
+
+def _no_sdpa(config: Any) -> str:
+    return f"attention is eager, since family {config.model_type!r} has no fused one in transformers"
 
 
 def _check_stored(spec: BackboneSpec) -> None:
@@ -326,11 +356,12 @@ def configuration_notes(spec: BackboneSpec) -> tuple[str, ...]:
         BenchError: As ``configuration``.
     """
     found, where = _read(spec)
-    _, unknown_fields = fields.build(found, where)
+    config, unknown_fields = fields.build(found, where)
     unread = (
         (f"not read by transformers for {found.model_type}: {', '.join(unknown_fields)}",) if unknown_fields else ()
     )
-    return (*found.notes, *unread)
+    eager = () if _has_sdpa(config) else (_no_sdpa(config),)
+    return (*found.notes, *unread, *eager)
 
 
 def task_notes(name: str, task: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from bench.errors import BenchError
 
 SET: dict[str, Any] = {
     "use_cache": False, "return_dict": True, "output_hidden_states": False, "output_attentions": False,
-    "gradient_checkpointing": False, "chunk_size_feed_forward": 0, "layerdrop": 0.0,
+    "gradient_checkpointing": False, "chunk_size_feed_forward": 0, "layerdrop": 0.0, "output_router_logits": False,
 }  # fmt: skip
 """Fields that decide how a step computes, with the value that every step has here, whatever a file says."""
 CHOSEN = ("dtype", "torch_dtype", "attn_implementation", "_attn_implementation", "experts_implementation",
@@ -31,6 +31,8 @@ UNREAD = (
     *("seq_classif_dropout", "qa_dropout", "summary_type", "summary_use_proj", "summary_activation"),
     *("summary_proj_to_labels", "summary_first_dropout", "summary_last_dropout", "pretraining_tp"),
     *("num_decoder_layers", "scale_decoder_outputs", "pad_token", "model_max_length", "unpadded_vocab_size"),
+    *("pooler_dropout", "pooler_hidden_act", "pooler_hidden_size", "cls_dropout", "legacy", "router_aux_loss_coef"),
+    "slow_but_exact",  # with pretraining_tp alone, which is 1
 )
 """Fields that nothing in a bare backbone reads: heads, generation, where a file came from."""
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -42,6 +44,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "position_embedding_type": ((None, "absolute"), "names positions that transformers no longer has"),
     "per_layer_config": ((None, {}, []), "gives layers shapes of their own, and the harness counts on equal ones"),
     "tie_last_hidden_states": ((None,), "changes which states a backbone returns"),
+    "attention_head_size": ((None,), "gives heads a width that does not follow from hidden_size"),
 }
 """Fields that would change what is measured, with the values that ask for nothing and the reason."""
 KEPT = (
@@ -70,6 +73,13 @@ KEPT = (
     *("no_rope_layers", "no_rope_layer_interval", "norm_epsilon", "qk_layernorm", "use_qk_norm", "use_bias"),
     *("use_qkv_bias", "use_parallel_residual", "residual_dropout", "hidden_dropout"),
     *("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
+    *("original_max_position_embeddings", "rotary_pct", "rotary_emb_base", "n_embed"),
+    *("apply_residual_connection_post_layernorm", "alibi", "bias", "ffn_hidden_size", "multi_query", "num_kv_heads"),
+    *("new_decoder_architecture", "num_ln_in_parallel_attn", "parallel_attn"),
+    *("relative_attention", "pos_att_type", "position_biased_input", "max_relative_positions", "position_buckets"),
+    *("share_att_key", "norm_rel_ebd", "conv_kernel_size", "conv_act", "conv_groups"),
+    *("num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"),
+    *("mlp_only_layers", "norm_topk_prob", "router_jitter_noise"),
 )
 """Fields that are the backbone's own: sizes, activations, dropouts, starts. They come from the file."""
 DERIVED = ("is_gated_act", "dense_act_fn")
@@ -80,9 +90,12 @@ _SIZES = (
     *("dim", "hidden_dim", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "ffn_dim", "word_embed_proj_dim"),
     *("sliding_window", "local_attention", "global_attn_every_n_layers", "d_model", "d_kv", "d_ff", "num_layers"),
     *("num_heads", "relative_attention_num_buckets", "relative_attention_max_distance"),
+    *("original_max_position_embeddings", "n_embed", "ffn_hidden_size", "num_kv_heads", "num_experts"),
+    *("num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"),
 )
 """Whole numbers of at least 1."""
-_MAY_BE_NULL = ("n_inner", "head_dim", "num_key_value_heads", "sliding_window", "word_embed_proj_dim")
+_MAY_BE_NULL = ("n_inner", "head_dim", "num_key_value_heads", "sliding_window", "word_embed_proj_dim",
+                "ffn_hidden_size", "num_kv_heads")  # fmt: skip
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 MOST_LAYERS = 10_000
 """Layers of a backbone: each is built as modules, also without values."""
@@ -104,8 +117,10 @@ _ROTARY = ("rope_scaling", "rope_parameters")
 QUANTISED = ("quantization_config", "compression_config")
 """Fields that say how a file stores its weights: noted for a shape, refused with the weights."""
 _OF_OLD = ("rope_theta", "rope_scaling", "partial_rotary_factor", "global_rope_theta", "local_rope_theta",
-           "global_attn_every_n_layers", "tie_word_embeddings")  # fmt: skip
-"""Fields that transformers turns into others of its own where a family does not list them."""
+           "global_attn_every_n_layers", "tie_word_embeddings", "rotary_pct", "rotary_emb_base", "n_embed",
+           "position_buckets", "share_att_key", "norm_rel_ebd", "conv_kernel_size", "conv_act",
+           "conv_groups")  # fmt: skip
+"""Fields that a family reads though it does not list them, or that transformers turns into others of its own."""
 
 
 class Read(NamedTuple):
@@ -314,7 +329,12 @@ def _check_together(found: Read, where: str) -> None:
         alias = names.get(field, field)
         return found.values.get(alias, found.values.get(field, getattr(usual, field, None)))
 
-    width, heads, shared = value("hidden_size"), value("num_attention_heads"), value("num_key_value_heads")
+    width = found.values.get("n_embed") or value("hidden_size")  # BLOOM and Falcon of old
+    heads, sharing = (
+        value("num_attention_heads"),
+        "num_kv_heads" if found.model_type == "falcon" else "num_key_value_heads",
+    )
+    shared = value(sharing)
     own = type(usual).__dataclass_fields__.get("head_dim")  # some families have a size of their own, others divide
     size = found.values.get("head_dim", own.default if own else None)
     if found.model_type != "t5" and size is None and isinstance(heads, int) and width % heads:
@@ -322,10 +342,16 @@ def _check_together(found: Read, where: str) -> None:
             f"{where}: {names['hidden_size']} = {width} is no multiple of {names['num_attention_heads']} = {heads}; "
             "change one of the two"
         )
-    if "num_key_value_heads" in found.values and shared is not None and heads % shared:
+    if sharing in found.values and shared is not None and heads % shared:
         raise BenchError(
-            f"{where}: {heads} num_attention_heads cannot share {shared} num_key_value_heads evenly; give a number "
-            f"that divides {heads}"
+            f"{where}: {heads} num_attention_heads cannot share {shared} {sharing} evenly; give a number that divides "
+            f"{heads}"
+        )
+    experts = next((name for name in ("num_local_experts", "num_experts") if hasattr(usual, name)), None)
+    if experts and value("num_experts_per_tok") > value(experts):
+        raise BenchError(
+            f"{where}: num_experts_per_tok = {value('num_experts_per_tok')} is above {experts} = {value(experts)}; "
+            "lower it"
         )
     pad, vocabulary = found.values.get("pad_token_id"), value("vocab_size")
     if pad is not None and not (type(pad) is int and -vocabulary <= pad < vocabulary):
@@ -362,8 +388,8 @@ def _without_kind(reason: str) -> str:
 
 _IN_PROPORTION = (
     *("num_attention_heads", "num_key_value_heads"),
-    *("intermediate_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim"),
-    *("embedding_size", "word_embed_proj_dim"),
+    *("num_kv_heads", "intermediate_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    *("moe_intermediate_size", "embedding_size", "word_embed_proj_dim"),
 )
 """What grows with the width, as the families spell it: heads (each keeps its size), FFN, embeddings."""
 _DERIVED = ("layer_types", "num_decoder_layers")

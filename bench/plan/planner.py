@@ -92,9 +92,10 @@ def _sweep(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], in
         if name not in by_label:
             raise unknown("method", name, by_label, f"{place}.methods")
     values = table.model_dump(exclude={"name", "backbone", "methods"})
+    swept = spec if table.backbone is None else backbone.resolve(table.backbone, "random")
+    values["attention"] = backbone.attention_of(swept, table.attention)
     draft = Sweep(
-        id="", suite=suite.name, title=table.title, **values,
-        backbone=spec if table.backbone is None else backbone.resolve(table.backbone, "random"),
+        id="", suite=suite.name, title=table.title, **values, backbone=swept,
         methods=tuple(by_label[name] for name in table.methods) or methods,
     )  # fmt: skip
     _check_values(draft, place)
@@ -167,6 +168,7 @@ def make_plan(
     """
     methods = _methods(suite, where)  # what is misspelled stops here, before anything is loaded
     spec = backbone.resolve(suite.backbone.name, suite.backbone.weights, suite.backbone.revision)
+    suite = _with_attention(suite, spec)
     sizes: dict[str, Any] = {}
     if suite.match is not None:
         # what counts imports torch's compiler: a second that suites without a budget need not wait
@@ -190,6 +192,15 @@ def make_plan(
         for name, outcome in sizes.items():
             resolved["method"][name]["match"] = outcome
     return Plan(suite=ResolvedSuite.model_validate(resolved), probes=probes, cells=cells, sweeps=sweeps)
+
+
+def _with_attention(suite: Suite, spec: BackboneSpec) -> Suite:
+    """The suite with the attention that its backbone has in every shape."""
+    own = [backbone.attention_of(spec, one.attention) for one in suite.cost]
+    if own == [one.attention for one in suite.cost]:
+        return suite
+    costs = zip(suite.cost, own, strict=True)
+    return suite.model_copy(update={"cost": tuple(one.model_copy(update={"attention": its}) for one, its in costs)})
 
 
 def _check_tasks(suite: Suite, where: str) -> None:

@@ -84,10 +84,13 @@ def _low_rank(*, relative: bool = True, unmerges: bool = True, **config: Any) ->
 
 
 _WITHOUT_BIASES = (
-    "cohere", "gemma", "gemma3_text", "granite", "llama", "mistral", "modernbert", "olmo2", "qwen3", "smollm3",
-    "t5", "t5_gated",
+    "cohere", "gemma", "gemma3_text", "granite", "llama", "mistral", "modernbert", "olmo2", "phi3", "qwen3",
+    "smollm3", "t5", "t5_gated",
 )  # fmt: skip
-_NO_KEYWORDS = (("stablelm",), "hands its attention nothing beyond its own arguments")
+_NO_KEYWORDS = (
+    ("bloom", "falcon", "falcon_grouped", "falcon_rw", "stablelm"),
+    "hands its attention nothing beyond its own arguments",
+)
 METHODS: dict[str, Row] = {
     "full": Row(reach=FROM_EMBEDDINGS, merges=True, trains_backbone=True),
     "head": Row(reach=NOWHERE, merges=True),

@@ -21,6 +21,8 @@ _T5 = {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, 
 
 _GROUPED = {**COMMON, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _WIDE_HEADS = {"num_attention_heads": 2, "partial_rotary_factor": 0.5}
+_FALCON = {**COMMON, "ffn_hidden_size": 64}
+_FALCON.pop("intermediate_size")
 
 CONFIGS: dict[str, tuple[str, dict]] = {
     "bert": ("bert", COMMON),
@@ -48,6 +50,12 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "cohere": ("cohere", _GROUPED),
     "starcoder2": ("starcoder2", _GROUPED),
     "phi": ("phi", {**COMMON, **_WIDE_HEADS, "pad_token_id": 0}),
+    "phi3": ("phi3", _GROUPED),
+    "gpt_neox": ("gpt_neox", {**COMMON, "num_attention_heads": 2, "rotary_pct": 0.5}),
+    "bloom": ("bloom", {"vocab_size": 96, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "falcon": ("falcon", {**_FALCON, "num_attention_heads": 2}),
+    "falcon_grouped": ("falcon", {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon_rw": ("falcon", {**_FALCON, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
     "t5": ("t5", _T5),
     "t5_gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu"}),
 }
@@ -71,7 +79,12 @@ def tiny(family: str, seed: int = 0, frozen: bool = True, **overrides: object) -
 
 def key_width(family: str) -> int:
     """Width of keys and values, half of the states' where two heads share them."""
-    return 16 if "num_key_value_heads" in CONFIGS[family][1] else 32
+    return 16 if "num_key_value_heads" in CONFIGS[family][1] or family in {"falcon", "falcon_grouped"} else 32
+
+
+def ffn_width(family: str) -> int:
+    """Width of the FFN."""
+    return 128 if family == "bloom" else 64
 
 
 def batch(

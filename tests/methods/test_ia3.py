@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from bench.errors import BenchError
 from tests.methods.adapted import ONE_OF_EACH, adapt, bert_base, count, loss, randomise, shape_of, states, trained
-from tests.methods.families import FAMILIES, key_width, tiny
+from tests.methods.families import FAMILIES, ffn_width, key_width, tiny
 
 
 def test_count_on_bert_base():
@@ -18,7 +18,7 @@ def test_count_on_bert_base():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_count_is_keys_values_and_ffn(family):
     width = key_width(family)
-    assert count(adapt("ia3", family)[1]) == 2 * (2 * width + 64)
+    assert count(adapt("ia3", family)[1]) == 2 * (2 * width + ffn_width(family))
 
 
 @pytest.mark.parametrize("family", ONE_OF_EACH)

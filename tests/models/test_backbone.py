@@ -39,6 +39,44 @@ def test_a_loaded_backbone_is_frozen_bare_and_in_eval_mode():
     assert module.pooler is None
 
 
+EAGER = {"model_type": "bloom", "hidden_size": 32, "n_layer": 1, "n_head": 4, "vocab_size": 96}
+"""A family that has no fused attention in transformers."""
+
+
+@pytest.fixture
+def eager(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(EAGER))
+    return str(path)
+
+
+def test_a_family_without_fused_attention_takes_the_eager_one_and_its_record_says_so(eager):
+    spec = backbone.resolve(eager, "random")
+    assert backbone.load(spec, device="meta").config._attn_implementation == "eager"
+    note = "attention is eager, since family 'bloom' has no fused one in transformers"
+    assert note in backbone.describe(spec).notes
+    with pytest.raises(BenchError, match=f"{note}; set attention = 'eager'"):
+        backbone.load(spec, device="meta", attention="sdpa")
+
+
+def test_the_shape_of_every_figure_names_the_attention_that_is_taken(eager):
+    from bench.count.predict import predictions
+    from bench.plan.load import parse_suite
+    from bench.plan.planner import make_plan
+    from bench.report.sections.overview import shape_line
+    from bench.schema.shape import Setting
+
+    (row,) = predictions(eager, ["full"], Setting(batch=1, length=8))
+    assert "float32, eager, adamw_fused" in shape_line(row.shape)
+    suite = {
+        "name": "s", "question": "q", "backbone": {"name": eager, "weights": "random"}, "method": [{"name": "full"}],
+        "cost": [{"batch": 2, "length": 8}], "sweep": [{"vary": "length", "values": [8, 16], "batch": 1}],
+    }  # fmt: skip
+    plan = make_plan(parse_suite(suite, "s.toml"), "s.toml", "cpu")
+    assert [job.attention for job in (*plan.probes, *plan.sweeps)] == ["eager", "eager"]
+    assert [cost.attention for cost in plan.suite.cost] == ["eager"]
+
+
 def test_random_weights_depend_on_the_seed_alone():
     spec = backbone.resolve("tiny", "random")
     first, again, other = (backbone.load(spec, seed=seed) for seed in (0, 0, 1))

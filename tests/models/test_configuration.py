@@ -20,7 +20,7 @@ GROUPS = {"SET": SET, "CHOSEN": CHOSEN, "UNREAD": UNREAD, "REFUSED": REFUSED, "K
 METHODS = {"get_text_config", "standardize_rope_params", "validate_rope", "get_mtp_config", "save_pretrained",
            "to_dict", "sub_configs", "__class__", "is_heterogeneous", "base_model_tp_plan", "base_model_pp_plan",
            "_attn_implementation_internal", "_experts_implementation_internal", "nested_rope_parameter_keys",
-           "extra_files"}  # fmt: skip
+           "extra_files", "_is_quantized"}  # fmt: skip
 """What is read of a configuration and is no field of a file: its methods, and what its class holds."""
 ELSEWHERE = {
     "attention_chunk_size": "chunked attention", "is_causal": "masks", "mtp_hidden_states_first": "draft heads",
