@@ -105,13 +105,15 @@ def base_states(module: nn.Module) -> Tensor | None:
     vocabulary: int = module.config.vocab_size  # type: ignore[union-attr, assignment]
     row = torch.arange(TOKENS, device=weight.device)[None] % vocabulary
     modes = {part: part.training for part in module.modules()}
+    # frozen matrices of bfloat16 beside parameters of float32 run under autocast alone
+    mixed = {torch.bfloat16, torch.float32} <= {p.dtype for p in module.parameters()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(weight.device.type, torch.bfloat16, enabled=mixed):
             states: Tensor = module.eval()(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state
     finally:
         for part, training in modes.items():
             part.training = training
-    return states
+    return states.bfloat16() if mixed else states
 
 
 def moved(module: nn.Module, start: Tensor) -> tuple[str, ...]:

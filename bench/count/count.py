@@ -1,5 +1,6 @@
 """Counts a training step on tensors without data: of a method on a backbone's shape, and of a user's own module."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -20,7 +21,7 @@ from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
 from bench.count.roofline import Work
-from bench.count.step import TrainingStep, adapt, optimizer_groups, prove_graph, random_batch
+from bench.count.step import TrainingStep, adapt, hold, optimizer_groups, prove_graph, random_batch
 from bench.errors import BenchError, unknown
 from bench.method import Method
 from bench.models import backbone
@@ -30,6 +31,7 @@ from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
 from bench.schema.shape import Setting
 from bench.training.contract import finalize, notes_of, stored_bytes
+from bench.training.frozen import Frozen, Writes
 from bench.training.loop import check_real, make_optimizer, optimizer_for
 
 SMALLEST = 4096
@@ -134,7 +136,9 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
         stored, peak = _corrected(held, peak, step.origin, setting)
         if stored.weights != held.weights:  # packed, and what unpacks them is not among the operations of this step
             ledger = dataclasses.replace(ledger, traffic_bytes=None, work={})
-        return summary(step.model, ledger, stored, peak, delta, notes)
+        counts = summary(step.model, ledger, stored, peak, delta, notes)
+        hold(step)
+        return counts
 
 
 def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Ledger:
@@ -197,19 +201,31 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
     shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
     bare = backbone.load(shape, device="meta", dtype=setting.loaded, attention=setting.attention)
     vocabulary: int = bare.config.vocab_size  # type: ignore[union-attr, assignment]
-    origin, model = adapt(bare, method, config, make_head(bare, setting.outputs), setting)
+    own = {} if registry.ours(method) else dict(bare.named_parameters())
+    with Writes(own) if own else contextlib.nullcontext() as writes:
+        origin, model = adapt(bare, method, config, make_head(bare, setting.outputs), setting)
+    written = _written(Frozen(own, model.body), writes) if writes else ()
 
     def build() -> TrainingStep:
-        origin.replaced(fakeify(model, setting.device))
+        fakes = fakeify(model, setting.device)
+        origin.replaced(fakes)
         groups = optimizer_groups(model, method)
         eight_bit = setting.optimizer == "adamw_8bit"  # its library has no fake kernels
         make = EightBitState if eight_bit else functools.partial(make_optimizer, form=setting.optimizer)
-        notes: list[str] = []
+        notes: list[str] = [*written]
         optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
         batch = random_batch(setting.batch, setting.length, vocabulary=vocabulary, outputs=setting.outputs)
-        return TrainingStep(method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes))
+        frozen = Frozen({name: fakes.get(p, p) for name, p in own.items()}, model.body) if own else None
+        return TrainingStep(method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes), frozen)
 
     return build
+
+
+def _written(frozen: Frozen, writes: Writes) -> list[str]:
+    """That ``apply`` wrote into weights that stay frozen, as a sentence."""
+    names = [name for name in frozen.weights if name in writes.seen]
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [f"apply() writes into frozen weights of the backbone: {names[0]}{more}"] if names else []
 
 
 def _corrected(held: Bytes, peak: PeakMemory, origin: Origin, setting: Setting) -> tuple[Bytes, PeakMemory]:

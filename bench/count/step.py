@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from bench.method import Batch, Method
 from bench.models.head import TaskModel, generator
 from bench.schema.shape import Setting
 from bench.training.contract import MODULE
-from bench.training.loop import Reached, check_groups, head_groups, regularized, to_autocast
+from bench.training.frozen import Frozen, watched
+from bench.training.loop import PROOF, Reached, check_groups, head_groups, regularized, to_autocast
 
 MIDDLE = (1, 2)
 """Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""
@@ -34,8 +36,11 @@ class TrainingStep:
     autocast: bool = False
     notes: tuple[str, ...] = ()
     """What a reader must know of how the step was built."""
+    frozen: Frozen | None = None
+    """Weights of the backbone as they were before the first step, where a third party's method trains."""
 
     def __post_init__(self) -> None:
+        self.trained = tuple(p for p in self.model.parameters() if p.requires_grad)
         self._regularizer = OwnWork(self.method.regularizer)  # once: making a module would be timed with each step
 
     def forward(self) -> Tensor:
@@ -59,9 +64,12 @@ class TrainingStep:
 
 
 def adapt(
-    backbone: nn.Module, method: Method, config: Any, head: nn.Module, setting: Setting
-) -> tuple[Origin, TaskModel]:
+    backbone: nn.Module, method: Method, config: Any, head: nn.Module, setting: Setting,
+    applied: Callable[[nn.Module], object] = lambda body: None,
+) -> tuple[Origin, TaskModel]:  # fmt: skip
     """Apply ``method`` to a fresh bare ``backbone`` and put ``head`` on top, in the form that ``setting`` asks for.
+
+    ``applied`` gets what ``apply`` made, before any of it changes its type.
 
     Raises:
         BenchError: The family cannot carry the method, or cannot checkpoint.
@@ -73,6 +81,7 @@ def adapt(
     torch.manual_seed(0)
     with torch.device("meta") if meta else contextlib.nullcontext():
         body = given("apply", method.apply(backbone, config), nn.Module, MODULE)
+    applied(body)
     model = TaskModel(body, head).train()
     set_dropout(model, setting.dropout)
     if setting.autocast:
@@ -170,6 +179,27 @@ def prove_graph(step: TrainingStep) -> None:
     with _refusing_padding(), Padded(step.batch["attention_mask"]):
         loss = step.forward()
     Reached(step.model).see_graph(loss).check()
+
+
+def hold(step: TrainingStep) -> None:
+    """Take a few steps with a third party's method and hold its hooks against what they must leave alone.
+
+    They are told to be the first of ``PROOF`` steps, the second and so on to the last, on the gradients of one
+    backward pass. The step is of no further use.
+
+    Raises:
+        BenchError: One writes into a frozen weight of the backbone, or changes what trains.
+    """
+    if step.frozen is not None:
+        step.zero()
+        watched(step.model, step.frozen, step.trained, _parts(step))
+
+
+def _parts(step: TrainingStep) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield "a forward or backward pass", lambda: step.backward(step.forward())
+    for number in range(1, PROOF + 1):
+        yield "the optimizer", step.optimizer.step
+        yield "after_step()", functools.partial(step.method.after_step, step.model.body, number, PROOF)
 
 
 def padded(batch: Batch) -> Batch:

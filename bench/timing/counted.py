@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from bench.count.isolation import Lost, ProcessState, apart
 from bench.count.ledger import StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.outcome import Findings
-from bench.count.step import PROVEN, prove
+from bench.count.step import PROVEN, hold, prove
 from bench.errors import BenchError
+from bench.method import Batch
 from bench.models.head import trainable
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import CostRecord, Inference, Inferences
@@ -92,17 +94,19 @@ def count_training(models: Models, spec: MethodSpec, found: Findings, known: Cou
     counts = known or predicted(models, spec, found)
     if counts is not None:
         found.figures |= counts.figures(CostRecord)
+    if "/" in spec.name:
+        with _or_nothing(found):
+            step = models.step(spec.label, noise=False, checked=True)
+            step.batch = _short(models)
+            hold(step)
     if counts is not None and not models.probe.timed:
         return
     step = models.step(spec.label, noise=False)
     if counts is None:
         ledger = count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
     held, peak, source = measure_step(step)
-    try:
-        prove(step, models.batch(2, min(models.probe.length, PROVEN)))
-    except BenchError:
-        found.figures.clear()  # they would be those of something else
-        raise
+    with _or_nothing(found):
+        prove(step, _short(models))
     trained = trainable(step.model.body)
     found.held_bytes = held.weights + held.optimizer_state
     delta = stored_bytes(step.method, finalize(step.method, step.model.body), trained)
@@ -113,6 +117,20 @@ def count_training(models: Models, spec: MethodSpec, found: Findings, known: Cou
         "delta_bytes": delta, "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
         "peak_memory_bytes": peak, "peak_memory_source": source,
     }  # fmt: skip
+
+
+def _short(models: Models) -> Batch:
+    return models.batch(2, min(models.probe.length, PROVEN))
+
+
+@contextlib.contextmanager
+def _or_nothing(found: Findings) -> Iterator[None]:
+    """Keep no figure of a method that breaks its word inside: they would be those of something else."""
+    try:
+        yield
+    except BenchError:
+        found.figures.clear()
+        raise
 
 
 def predicted(models: Models, spec: MethodSpec, found: Findings) -> Counts | None:

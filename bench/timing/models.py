@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from bench import registry
 from bench.count.attribution import Origin
 from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch, randomise
 from bench.errors import BenchError
+from bench.method import Method
 from bench.models import backbone
 from bench.models.head import Head, TaskModel, check_positions, make_head
 from bench.schema.jobs import Probe
@@ -19,6 +20,18 @@ from bench.timing import inference as latency
 from bench.timing.clock import Seen, StepClock
 from bench.training.contract import Contract
 from bench.training.loop import make_optimizer, optimizer_for
+
+
+class Adapted(NamedTuple):
+    """An adapted backbone under a head."""
+
+    method: Method
+    config: Any
+    origin: Origin
+    """What the backbone was."""
+    model: TaskModel
+    contract: Contract | None
+    """What the method must keep, where that is asked."""
 
 
 class Models:
@@ -35,13 +48,24 @@ class Models:
         self.setting = Setting(**probe.step(), device=self.device, outputs=probe.outputs)
         self._pristine = backbone.load(probe.backbone, dtype=self.setting.loaded, attention=probe.attention)
 
-    def adapt(self, label: str) -> tuple[Any, Any, Origin, TaskModel]:
-        """Method ``label``, its configuration, what the backbone was, and the adapted model under a head."""
+    def adapt(self, label: str, *, checked: bool = False) -> Adapted:
+        """Method ``label`` on a fresh backbone; ``checked`` against what it promises of its start.
+
+        Raises:
+            BenchError: The family cannot carry it, or its start is not what it promises.
+        """
         spec = self._specs[label]
         method, config = registry.make(spec.name, spec.config, spec.label)
         longest = max(self.probe.length, self.probe.latency_length)
         check_positions(self._pristine, longest, method.reserved_positions(config), option="length", at=spec.label)
-        return method, config, *adapt(self.fresh(), method, config, self.head(), self.setting)
+        bare = self.fresh()
+        vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
+        contract = Contract(method, config, vocabulary, self.fresh) if checked else None
+        if contract:
+            contract.bare(bare)
+        applied = contract.adapted if contract else lambda body: None
+        origin, model = adapt(bare, method, config, self.head(), self.setting, applied)
+        return Adapted(method, config, origin, model, contract)
 
     def fresh(self) -> nn.Module:
         """The bare backbone."""
@@ -56,9 +80,9 @@ class Models:
         vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
         return random_batch(rows, length, vocabulary=vocabulary, outputs=self.probe.outputs, device=self.device)
 
-    def step(self, label: str, *, noise: bool) -> TrainingStep:
-        """A training step of method ``label``; ``noise`` moves its delta off zero."""
-        method, config, origin, model = self.adapt(label)
+    def step(self, label: str, *, noise: bool, checked: bool = False) -> TrainingStep:
+        """A training step of method ``label``; ``noise`` moves its delta off zero, ``checked`` is for `adapt`."""
+        method, config, origin, model, contract = self.adapt(label, checked=checked)
         if noise:
             randomise(model.body)
         groups = optimizer_groups(model, method, self.probe.learning_rate, self.probe.head_learning_rate)
@@ -66,7 +90,10 @@ class Models:
         notes: list[str] = []
         optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
         batch = self.batch(self.probe.batch, self.probe.length)
-        return TrainingStep(method, config, model, origin, optimizer, batch, self.setting.autocast, tuple(notes))
+        frozen = contract.starts(model.body) if contract else None
+        return TrainingStep(
+            method, config, model, origin, optimizer, batch, self.setting.autocast, tuple(notes), frozen
+        )
 
     def clock(self, label: str, seen: Seen | None = None) -> StepClock:
         """A training step of method ``label``, its delta moved off zero, ready to be timed."""
@@ -81,11 +108,9 @@ class Models:
         Raises:
             BenchError: A third party's finalize, merge or load_delta loses what the method computes.
         """
-        method, config, _, model = self.adapt(label)
+        method, _, _, model, contract = self.adapt(label, checked=checked)
         model.to(self.setting.loaded)  # what trained under autocast is deployed without
         randomise(model.body)
-        vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
-        contract = Contract(method, config, vocabulary, self.fresh) if checked else None
         return latency.deploy(method, model.body, model.head, contract)
 
     def base(self) -> TaskModel:

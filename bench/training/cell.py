@@ -139,8 +139,9 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     contract.finalized(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
-    merged = merge(method, model.body) if start else None
-    added = directions(start, weights(merged), recipe["directions"]) if merged is not None else Found({}, {})
+    merged = merge(method, model.body) if start or contract.merges else None
+    contract.merged(model.body, merged)
+    added = directions(start, weights(merged), recipe["directions"]) if start and merged is not None else Found({}, {})
     doubts = flags(
         losses, score, constant=constant_score(data.spec, predictions["label"]), bag_of_words=cell.task.floor,
         best_step=way.best_step,
@@ -178,7 +179,7 @@ def _fit(
         choice = Reading(epoch_ends(recipe.steps, max(1, len(rows) // recipe.batch_size)), selection)
     if recipe.dtype == "bfloat16_autocast":
         to_autocast(model)
-    contract.starts()
+    contract.starts(model.body)
     torch.manual_seed(_stream(cell.seed, "dropout"))
     work = Work()
     way = Milestones(model, work, curve, choice)

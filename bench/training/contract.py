@@ -11,6 +11,7 @@ from bench import registry
 from bench.errors import BenchError, given
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, check_shape
+from bench.training.frozen import Frozen
 
 TOKENS = 8
 """Of each of the two rows that outputs are compared on."""
@@ -96,7 +97,8 @@ Context = Callable[[], contextlib.AbstractContextManager[Any]]
 class Contract:
     """Holds what a third party's hooks return and leave behind against what its module computes and what it promises.
 
-    Methods of this project, the bridged among them, are held by its tests on every family: nothing is run for those.
+    Built-in methods are held by this project's tests on every family: nothing is run for those. Of a bridged one, an
+    inexact merge and a start elsewhere are notes of its own.
 
     Args:
         method: The method.
@@ -114,17 +116,20 @@ class Contract:
     ) -> None:  # fmt: skip
         self._method, self._config, self._fresh, self._context, self._form = method, config, fresh, context, form
         self._vocabulary = vocabulary
-        self.asked = not registry.ours(method)
+        self.asked = not registry.built_in(method)
         """Whether anything is run."""
+        self.merges = self.asked and not registry.ours(method)
+        """Whether what merge returns is held, which nothing else asks for."""
         self._computed: Tensor | None = None
         self._start: Tensor | None = None
         self._own: dict[str, nn.Parameter] = {}
-        self._frozen: dict[str, tuple[int, int]] = {}
+        self._frozen: Frozen | None = None
 
     def bare(self, backbone: nn.Module) -> None:
         """Take down what the bare backbone is and computes, before apply."""
         if self.asked:
             self._own = dict(backbone.named_parameters())
+        if self.asked and self._method.identity_at_init:
             self._start = states(backbone, self._vocabulary)
 
     def adapted(self, body: nn.Module) -> None:
@@ -143,10 +148,10 @@ class Contract:
                 f"state differs by {apart:.2g} of its largest value; mend apply(), or set identity_at_init = False"
             )
 
-    def starts(self) -> None:
-        """Take down the frozen weights of the backbone, before the first step."""
-        own = self._own.items() if self.asked else ()
-        self._frozen = {name: _checksum(p) for name, p in own if not p.requires_grad}
+    def starts(self, body: nn.Module) -> Frozen:
+        """Take down the frozen weights of the backbone in the adapted module, before the first step."""
+        self._frozen = Frozen(self._own, body)
+        return self._frozen
 
     def ends(self) -> None:
         """Hold those weights against what they were.
@@ -154,13 +159,8 @@ class Contract:
         Raises:
             BenchError: One has changed; it names the first.
         """
-        changed = [name for name, before in self._frozen.items() if _checksum(self._own[name]) != before]
-        if changed:
-            more = f" (and {len(changed) - 1} more of {len(self._frozen)})" if len(changed) > 1 else ""
-            raise BenchError(
-                f"frozen weight {changed[0]!r}{more} of the backbone changed during training: the method writes what "
-                "it neither counts nor stores; let apply() set requires_grad on all that changes"
-            )
+        if self._frozen is not None:
+            self._frozen.check()
 
     def trained(self, body: nn.Module) -> None:
         """Take down what the trained module computes."""
@@ -210,7 +210,8 @@ class Contract:
         if not self.asked or merged is None:
             return
         self._same(module, "merge() changes the module that it is given; let it return a new one (bench.method.clone)")
-        self._same(merged, "what merge() returns does not compute what the trained module computes")
+        if self.merges:
+            self._same(merged, "what merge() returns does not compute what the trained module computes")
 
     def _states(self, module: nn.Module) -> Tensor:
         return states(module, self._vocabulary, self._context)
@@ -251,13 +252,6 @@ def difference(one: Tensor, other: Tensor) -> float:
     """
     check_shape(one, other.shape)
     return float((one.float() - other.float()).abs().max() / other.float().abs().max().clamp_min(1e-30))
-
-
-def _checksum(parameter: Tensor) -> tuple[int, int]:
-    """What tells whether a tensor was written: its size, and the sum of its bits as whole numbers."""
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(parameter.element_size())
-    bits = parameter.detach() if whole is None else parameter.detach().view(whole)
-    return parameter.numel(), int(bits.sum(dtype=torch.int64))
 
 
 def _resolution(tensor: Tensor) -> float:

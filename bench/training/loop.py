@@ -14,6 +14,7 @@ from bench.errors import BenchError, given
 from bench.method import Method
 from bench.models.head import TaskModel
 from bench.schema.forms import Optimizer
+from bench.training.frozen import check_unchanged
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -346,24 +347,8 @@ def train(
     if len(losses) < recipe.steps:
         raise RuntimeError(f"the data gave {len(losses)} batches, the recipe asks for {recipe.steps} steps")
     reached.check_values()
-    _check_unchanged(model, trained)
+    check_unchanged(model, trained)
     return losses
-
-
-def _check_unchanged(model: nn.Module, trained: Sequence[Tensor]) -> None:
-    """End where other parameters require a gradient than those that the optimizer holds since the start.
-
-    Raises:
-        BenchError: It names the first of them.
-    """
-    held = {id(p) for p in trained}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad != (id(parameter) in held):
-            now = "is set to train" if parameter.requires_grad else "is frozen"
-            raise BenchError(
-                f"parameter {name.removeprefix('body.')!r} {now} since a hook ran during training, which the optimizer "
-                "cannot follow; let apply() set requires_grad, and no hook after it change that"
-            )
 
 
 def _backward(model: TaskModel, method: Method, body: nn.Module, batch: dict[str, Tensor], recipe: Recipe) -> Tensor:

@@ -124,7 +124,7 @@ def test_what_methods_do_amid_timing_is_found_by_timing_again_one_by_one(alone, 
     """Each name is told of its own fault; the first two end the process of all methods, the others change it."""
     lines = []
     labels = [f"faulty/{name}" for name in names]
-    asked = probe("full", *labels, "lora", latency_batches=(), rebuild=True, blocks=4, method_timeout_seconds=15.0)
+    asked = probe("full", *labels, "lora", latency_batches=(), rebuild=True, blocks=5, method_timeout_seconds=15.0)
     found = by_label(run_probe(asked, lines.append))
     for name, label in zip(names, labels, strict=True):
         status, reason, said = LATE[name]

@@ -16,6 +16,7 @@ from bench.schema.jobs import BackboneSpec, MethodSpec
 from bench.schema.shape import Setting
 from bench.timing.probe import run_probe
 from bench.training.cell import run_cell
+from methods.peft import Peft
 from tests.factories.faulty_plugin import GatedScale
 from tests.timing.test_probe import probe
 from tests.training.test_cell import cells
@@ -51,6 +52,7 @@ def changing_delta(self: Method, module: Any) -> dict[str, torch.Tensor]:
     return {"b" if fresh else "a": module.scale.detach()}
 
 
+SETTING = Setting(batch=2, length=8)
 STORES_NOTHING = "1 parameters of it train, but delta() of what finalize() returns stores 0 bytes"
 EMPTY = {
     "delta": with_(delta=lambda self, module: {}),
@@ -172,6 +174,62 @@ def tripled(self: Method, backbone: nn.Module, config: MethodConfig) -> nn.Modul
 
 
 START = "identity_at_init of the method promises the backbone's outputs at the start, and the last hidden state differs"
+
+
+def through_data(self: Method, module: Any, step: int, total: int) -> None:
+    if step == 3:
+        next(module.backbone.parameters()).data.mul_(1.5)
+
+
+def another_storage(self: Method, module: Any, step: int, total: int) -> None:
+    weight = next(module.backbone.parameters())
+    weight.data = weight.data.clone() * 2
+
+
+def another_parameter(self: Method, module: Any, step: int, total: int) -> None:
+    norm = module.backbone.embeddings.LayerNorm
+    norm.weight = nn.Parameter(2 * norm.weight.detach(), requires_grad=False)
+
+
+def swapped(self: Method, module: Any, step: int, total: int) -> None:
+    """Two rows change places: their sum stays."""
+    weight = module.backbone.embeddings.word_embeddings.weight.data
+    weight[:2] = weight[:2].flip(0).clone()
+
+
+class Writing(torch.optim.AdamW):
+    """Moves a weight that it holds beside those that train."""
+
+    beside: Any = None
+
+    def step(self, closure: Any = None) -> Any:
+        self.beside.data.add_(0.01)
+        return super().step(closure)
+
+
+def writing(self: Method, module: Any, groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
+    own = Writing(groups)
+    own.beside = next(module.backbone.parameters())
+    return own
+
+
+class WritingForward(GatedScale):
+    """Moves a frozen weight in every forward that trains."""
+
+    def forward(self, **inputs: Any) -> Any:
+        if self.training:
+            next(self.backbone.parameters()).data.mul_(0.99)
+        return super().forward(**inputs)
+
+
+def forwarding(self: Method, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+    return WritingForward(backbone).to(next(backbone.parameters()).device)
+
+
+def copied(self: Method, backbone: nn.Module, config: MethodConfig) -> nn.Module:
+    return Gated.apply(self, clone(backbone), config)
+
+
 BACKBONE: dict[str, tuple[type[Method], str]] = {
     "unfreezes": (with_(after_step=unfrozen), "' is set to train since a hook ran during training"),
     "freezes": (with_(after_step=frozen), "parameter 'scale' is frozen since a hook ran during training"),
@@ -180,18 +238,107 @@ BACKBONE: dict[str, tuple[type[Method], str]] = {
         with_(after_step=one_number),
         "frozen weight 'encoder.layer.1.output.dense.bias' of the backbone changed during training",
     ),
+    "writes through .data": (with_(after_step=through_data), "of the backbone changed during training"),
+    "gives a weight another storage": (with_(after_step=another_storage), "of the backbone changed during training"),
+    "puts another parameter": (
+        with_(after_step=another_parameter),
+        "frozen weight 'embeddings.LayerNorm.weight' of the backbone changed during training",
+    ),
+    "swaps rows": (
+        with_(after_step=swapped),
+        "frozen weight 'embeddings.word_embeddings.weight' of the backbone changed during training",
+    ),
+    "writes in the optimizer": (with_(optimizer=writing), "of the backbone changed during training"),
+    "writes in forward": (with_(apply=forwarding), "of the backbone changed during training"),
+    "writes into a copy": (with_(apply=copied, after_step=written), "of the backbone changed during training"),
     "halves the weights": (with_(apply=halved), START),
     "starts at 3": (with_(apply=tripled), START),
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16_autocast"])
-@pytest.mark.parametrize("name", BACKBONE)
+IN_TYPES = [
+    *((name, "float32") for name in BACKBONE),
+    *((name, "bfloat16_autocast") for name in ("unfreezes", "writes one number", "swaps rows", "halves the weights")),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), IN_TYPES)
 def test_what_a_method_does_to_the_frozen_backbone_is_named(name: str, dtype: str, installed: Any) -> None:
     kind, words = BACKBONE[name]
     record = trained(installed(kind), dtype=dtype)
     assert record.status == "failed"
     assert words in (record.reason or "")
+
+
+HOOKS = {
+    "unfreezes": "is set to train since after_step() ran",
+    "freezes": "is frozen since after_step() ran",
+    "writes": ": after_step() of the method writes",
+    "writes one number": ": after_step() of the method writes",
+    "writes through .data": ": after_step() of the method writes",
+    "swaps rows": ": after_step() of the method writes",
+    "writes in the optimizer": ": the optimizer of the method writes",
+    "writes in forward": ": a forward or backward pass of the method writes",
+    "writes into a copy": ": after_step() of the method writes",
+}
+UNSEEN = {"halves the weights", "starts at 3"}
+"""Starts that only values tell."""
+
+
+@pytest.mark.parametrize(("name", "dtype"), IN_TYPES)
+def test_no_cost_of_a_method_that_changes_the_frozen_backbone(name: str, dtype: Any, installed: Any) -> None:
+    kind, words = BACKBONE[name]
+    (record,) = run_probe(
+        probe(plugin := installed(kind), baseline=plugin, latency_batches=(1,), timed=False, dtype=dtype)
+    )
+    assert (record.status, record.flops) == ("failed", None)
+    assert words in (record.reason or "") or "since after_step() ran during training" in (record.reason or "")
+    assert HOOKS.get(name, "") in (record.reason or "")
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONE.keys() - UNSEEN))
+def test_without_values_the_same_is_seen(name: str) -> None:
+    kind, _ = BACKBONE[name]
+    with pytest.raises(BenchError, match=re.escape(HOOKS.get(name, "of the backbone changed during training"))):
+        count(BackboneSpec(name="tiny", weights="random"), kind(), MethodConfig(), Setting(batch=2, length=8))
+
+
+def test_without_values_a_start_that_writes_is_noted() -> None:
+    found = count(BackboneSpec(name="tiny", weights="random"), with_(apply=halved)(), MethodConfig(), SETTING)
+    assert any(note.startswith("apply() writes into frozen weights of the backbone: ") for note in found.notes)
+    assert not count(BackboneSpec(name="tiny", weights="random"), Gated(), MethodConfig(), SETTING).notes
+
+
+@pytest.mark.parametrize("name", ["swaps rows", "halves the weights"])
+def test_no_times_of_a_method_that_changes_the_frozen_backbone(name: str, installed: Any) -> None:
+    kind, words = BACKBONE[name]
+    found = {r.method.name: r for r in run_probe(probe("full", installed(kind), latency_batches=(), blocks=2))}
+    other, record = found["full"], found["third/party"]
+    assert (other.status, record.status, record.step_seconds) == ("ok", "failed", None)
+    assert words in (record.reason or "")
+
+
+def test_a_merge_that_computes_something_else_ends_a_cell(installed: Any) -> None:
+    for name in ("merge", "merge in place"):
+        kind, words = DEPLOYED[name]
+        record = trained(installed(kind))
+        assert (record.status, record.score) == ("failed", None)
+        assert words in (record.reason or "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16_autocast"])
+def test_a_bridged_method_is_held_to_the_same(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = cells(dtype=dtype)
+    lora = {"peft_type": "LORA", "r": 2, "target_modules": ["query", "value"]}
+    cell = cell.model_copy(update={"method": MethodSpec(label="peft", name="peft", config=lora, source_sha256="")})
+    record, _ = run_cell(cell)
+    assert record.status == "ok", record.traceback
+    if dtype != "float32":
+        return  # five steps move less than its rounding
+    monkeypatch.setattr(Peft, "load_delta", lambda self, backbone, config, delta: self.apply(backbone, config))
+    record, _ = run_cell(cell)
+    assert record.status == "failed"
+    assert "load_delta() puts the stored delta onto a fresh backbone, and what comes out" in (record.reason or "")
 
 
 def test_a_start_elsewhere_that_is_said_is_no_fault(installed: Any) -> None:
