@@ -104,6 +104,8 @@ class Anatomy:
     """Field of the configuration that sets ``ffn``; empty where it follows from the width."""
     hands_on: bool
     """Whether a block hands keyword arguments that it does not know to its attention."""
+    wide_positions: bool
+    """Whether every block maps one table of relative positions, as wide as the states."""
 
     def projections(self, targets: Iterable[str]) -> Iterator[tuple[int, Projection]]:
         """Yield ``(layer index, projection)`` for each role in ``targets``, layer by layer.
@@ -154,6 +156,7 @@ class _Family:
     numbering: Numbering = "columns"
     ffn_field: str = "intermediate_size"
     hands_on: bool = True
+    wide_positions: bool = False
 
 
 def _read() -> dict[str, _Family]:
@@ -171,12 +174,22 @@ _EVERY = _read()
 _FAMILIES = tuple(name for name in _EVERY if "/" not in name)
 
 
+_UNFIT = {
+    "albert": "all its layers are one block that runs many times, so that what a layer keeps, trains or hands back has "
+    "no place of its own; take bert or electra, whose blocks are its own kind",
+    "gemma3": 'it reads images too; name its text part in a config.json of model_type "gemma3_text"',
+}
+"""Families that people ask for and that the table of families cannot hold, with the reason and what works."""
+
+
 def check_family(model_type: str) -> None:
     """Raise where no family has this name of transformers.
 
     Raises:
-        BenchError: It names the families that there are.
+        BenchError: It names the families that there are, or says why this one is not among them.
     """
+    if reason := _UNFIT.get(model_type):
+        raise BenchError(f"backbone family {model_type!r} cannot be measured: {reason}")
     if model_type not in _FAMILIES:
         raise unknown("backbone family", model_type, _FAMILIES)
 
@@ -210,6 +223,7 @@ def anatomy(backbone: nn.Module) -> Anatomy:
         numbering=family.numbering,
         ffn_field=family.ffn_field,
         hands_on=family.hands_on,
+        wide_positions=family.wide_positions,
     )
 
 
@@ -249,7 +263,13 @@ def _family(config: Any) -> _Family:
         name = "stablelm/parallel"
     if name == "gpt_neox" and not config.use_parallel_residual:
         name = "gpt_neox/sequential"
-    return _falcon(_EVERY[name], config) if name == "falcon" else _EVERY[name]
+    if name == "mpnet" and config.pad_token_id != 1:
+        raise BenchError("MPNet numbers positions as if padding were token 1; set pad_token_id = 1")
+    family = _EVERY[name]
+    if name == "deberta-v2":
+        learned, wide = config.position_biased_input, getattr(config, "relative_attention", False)
+        return dataclasses.replace(family, learned_positions=learned, wide_positions=wide)
+    return _falcon(family, config) if name == "falcon" else family
 
 
 def _falcon(family: _Family, config: Any) -> _Family:

@@ -36,7 +36,12 @@ class BitFit(Method):
     Config = BitFitConfig
     # softmax over keys is invariant to the shift q^T b_k. Rotary positions (qwen2, whose name ends alike) break this:
     # there the key bias has a gradient. GPT-2 fuses the key's bias with query and value: only a third of it is zero.
-    zero_gradient = ("attention.self.key.bias", "attention.k_lin.bias", "self_attn.k_proj.bias")
+    zero_gradient = (
+        "attention.self.key.bias",
+        "attention.attn.k.bias",
+        "attention.k_lin.bias",
+        "self_attn.k_proj.bias",
+    )
 
     def apply(self, backbone: nn.Module, config: BitFitConfig) -> nn.Module:
         """Unfreeze the chosen biases.

@@ -166,6 +166,11 @@ def _kept_layers(parts: Anatomy, config: LSTConfig) -> tuple[int, ...]:
 
 def check_reduction(backbone: nn.Module, parts: Anatomy, reduction: int) -> None:
     """Refuse a reduction that leaves no whole head (rotary: no even head, its angles come in pairs)."""
+    if parts.wide_positions:
+        raise BenchError(
+            f"family {parts.family!r} has every block map one table of relative positions as wide as the backbone, "
+            "which narrower side blocks cannot read; take parallel_adapter or lora"
+        )
     allowed = reductions(backbone, parts)
     if reduction not in allowed:
         raise BenchError(

@@ -38,7 +38,12 @@ class LadderSideTuning(Method):
     size = "reduction"
     identity_at_init = True  # with add_backbone_output, the default; without it y is the side state alone
     # softmax over keys is invariant to the shift q^T b_k; not under rotary positions (qwen2), whose names end alike
-    zero_gradient = ("attention.self.key.bias", "attention.k_lin.bias", "self_attn.k_proj.bias")
+    zero_gradient = (
+        "attention.self.key.bias",
+        "attention.attn.k.bias",
+        "attention.k_lin.bias",
+        "self_attn.k_proj.bias",
+    )
 
     def apply(self, backbone: nn.Module, config: LSTConfig) -> nn.Module:
         """Build the side network beside ``backbone``.

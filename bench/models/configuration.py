@@ -96,6 +96,8 @@ _SIZES = (
 """Whole numbers of at least 1."""
 _MAY_BE_NULL = ("n_inner", "head_dim", "num_key_value_heads", "sliding_window", "word_embed_proj_dim",
                 "ffn_hidden_size", "num_kv_heads")  # fmt: skip
+_LEAST = {("t5", "relative_attention_num_buckets"): 4, ("deberta-v2", "type_vocab_size"): 0}
+"""Sizes that begin elsewhere: T5 halves its buckets twice, DeBERTa has no token types where it has none of them."""
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 MOST_LAYERS = 10_000
 """Layers of a backbone: each is built as modules, also without values."""
@@ -243,7 +245,7 @@ def build(found: Read, where: str) -> tuple[Any, tuple[str, ...]]:
     from transformers import AutoConfig
 
     for name, value in found.values.items():
-        if takes := _taken(name, value):
+        if takes := _taken(name, value, found.model_type):
             raise BenchError(f"{where}: {name} = {json.dumps(value)}; it takes {takes}")
     _check_together(found, where)
     try:
@@ -257,10 +259,10 @@ def build(found: Read, where: str) -> tuple[Any, tuple[str, ...]]:
     return config, tuple(sorted(name for name in found.values if name in vars(config) and name not in known))
 
 
-def _taken(name: str, value: Any) -> str:
+def _taken(name: str, value: Any, family: str) -> str:
     """What the field takes in words, where ``value`` is not that; empty where it is, or where transformers checks."""
     if name in _SIZES:
-        least = 4 if name == "relative_attention_num_buckets" else 1  # T5 halves them twice
+        least = _LEAST.get((family, name), 1)
         most = MOST_LAYERS if name in _LAYERS else MOST_SIZE
         fits = type(value) is int and least <= value <= most
         return "" if fits or (value is None and name in _MAY_BE_NULL) else f"a whole number from {least} to {most:,}"

@@ -84,11 +84,11 @@ def _low_rank(*, relative: bool = True, unmerges: bool = True, **config: Any) ->
 
 
 _WITHOUT_BIASES = (
-    "cohere", "gemma", "gemma3_text", "granite", "llama", "mistral", "modernbert", "olmo2", "phi3", "qwen3",
+    "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "modernbert", "olmo2", "phi3", "qwen3",
     "smollm3", "t5", "t5_gated",
 )  # fmt: skip
 _NO_KEYWORDS = (
-    ("bloom", "falcon", "falcon_grouped", "falcon_rw", "stablelm"),
+    ("bloom", "deberta-v2", "deberta-v3", "falcon", "falcon_grouped", "falcon_rw", "mpnet", "stablelm"),
     "hands its attention nothing beyond its own arguments",
 )
 METHODS: dict[str, Row] = {
@@ -116,7 +116,8 @@ METHODS: dict[str, Row] = {
     "adalora": _low_rank(initial_rank=3, target_rank=2),
     "vera": _low_rank(rank=5),
     "ia3": Row(reach=FROM_QUERY_KEY_VALUE, merges=True),
-    "lst": Row(reach=NOWHERE, config={"reduction": 4}, wrong={"layers": [7]}, untracked=8),
+    "lst": Row(reach=NOWHERE, config={"reduction": 4}, wrong={"layers": [7]}, untracked=8,
+               refused=(("deberta-v3",), "one table of relative positions")),
     "peft": Row(reach=FROM_QUERY_KEY_VALUE, config={"peft_type": "LORA", "r": 2, "target_modules": "all-linear"},
                 merges=True, relative=True),
 }  # fmt: skip

@@ -23,6 +23,10 @@ _GROUPED = {**COMMON, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id
 _WIDE_HEADS = {"num_attention_heads": 2, "partial_rotary_factor": 0.5}
 _FALCON = {**COMMON, "ffn_hidden_size": 64}
 _FALCON.pop("intermediate_size")
+_DEBERTA_V3 = {
+    "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True,
+    "pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0,
+}  # fmt: skip
 
 CONFIGS: dict[str, tuple[str, dict]] = {
     "bert": ("bert", COMMON),
@@ -56,6 +60,13 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "falcon": ("falcon", {**_FALCON, "num_attention_heads": 2}),
     "falcon_grouped": ("falcon", {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon_rw": ("falcon", {**_FALCON, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "gemma2": (
+        "gemma2",
+        {**_GROUPED, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8},
+    ),
+    "mpnet": ("mpnet", {**COMMON, "max_position_embeddings": 66}),
+    "deberta-v2": ("deberta-v2", {**COMMON, "type_vocab_size": 2}),
+    "deberta-v3": ("deberta-v2", {**COMMON, **_DEBERTA_V3}),
     "t5": ("t5", _T5),
     "t5_gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu"}),
 }

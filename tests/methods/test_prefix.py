@@ -39,8 +39,10 @@ def test_grouped_heads_and_narrow_keys_store_their_own_width():
     assert count(adapt("prefix_tuning", tiny("t5", d_kv=16), length=4)[1]) == 2 * 2 * 4 * 64
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "implementation"),
+    [(family, kind) for family in FAMILIES for kind in ("sdpa", "eager") if (family, kind) != ("gemma2", "sdpa")],
+)
 def test_padding_changes_nothing(family, implementation):
     _, module = adapt("prefix_tuning", tiny(family, attn_implementation=implementation), length=4)
     alone = states(module, **batch())
@@ -55,7 +57,7 @@ def test_padding_changes_nothing_with_shifted_positions(family):
     torch.testing.assert_close(states(module, **batch(pad=5))[:, :10], alone, atol=3e-6, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])
 def test_eager_and_sdpa_agree(family):
     outputs = []
     for implementation in ("eager", "sdpa"):
@@ -93,12 +95,14 @@ def test_every_token_sees_the_prefix_in_every_layer(family):
 def test_a_masked_prefix_gives_the_backbone_back(family):
     """A 4-D mask over p + T keys is the caller's own word about the prefix."""
     length = (
-        4 if family in {"gemma3_text", "mistral", "modernbert"} else 10
+        4 if family in {"gemma2", "gemma3_text", "mistral", "modernbert"} else 10
     )  # within the local window, which a 4-D mask leaves out
     inputs = batch(length=length)["input_ids"]
     see = torch.ones(3, 1, length, length, dtype=torch.bool)
     see = see.tril() if family in CAUSAL else see
     mask = torch.cat([torch.zeros(3, 1, length, 5, dtype=torch.bool), see], dim=-1)
+    if family == "gemma2":  # eager attention adds its mask
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
     _, module = adapt("prefix_tuning", family, length=5)
     # OPT counts positions in a 2-D mask, so it needs them with a 4-D one.
     extra = {"position_ids": torch.arange(length)[None]} if family == "opt" else {}
