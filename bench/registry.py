@@ -73,9 +73,8 @@ def load_method(name: str, where: str = "") -> type["Method"]:
     try:
         loaded = plugins[name].load()
     except Exception as error:  # a third party's import may fail in any way; the sentence names whose it is
-        raise BenchError(
-            f"method {name!r}: its plug-in cannot be imported ({type(error).__name__}: {error})"
-        ) from error
+        line = next(iter(str(error).strip().splitlines()), "")
+        raise BenchError(f"method {name!r}: its plug-in cannot be imported ({type(error).__name__}: {line})") from error
     from bench.method import Method
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):

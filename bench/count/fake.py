@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import masking_utils
 
 from bench.errors import BenchError
+from bench.training.blame import hook_of, reason_of
 
 
 @contextlib.contextmanager
@@ -140,6 +141,8 @@ def uncounted(error: BaseException) -> str:
             f"{operation} has no form for tensors without data; give it one with torch.library.register_fake, or run "
             "a suite with it, which counts on real tensors"
         )
+    if hook_of(error) is not None:
+        return f"{reason_of(error).rstrip('.')}, on tensors without data"
     reason = f"{type(error).__name__}: {line}".rstrip(": ")
     return f"its step does not run on tensors without data ({reason})"
 

@@ -134,8 +134,9 @@ def _answer(work: Callable[[Callable[[Any], None]], None], theirs: Connection, a
         except BenchError as error:
             said = ("refused", str(error))
         except BaseException as error:  # SystemExit too: what a method does to its process is a result
-            reason = (f"{type(error).__name__}: {error}".splitlines() or [type(error).__name__])[0]
-            said = ("raised", (reason.rstrip(": "), "".join(traceback.format_exception(error))))
+            from bench.training.blame import reason_of
+
+            said = ("raised", (reason_of(error), "".join(traceback.format_exception(error))))
         theirs.send_bytes(pickle.dumps(said))
         sys.stdout.flush()
         sys.stderr.flush()

@@ -37,10 +37,10 @@ class Findings:
     def fail(self, error: BaseException) -> None:
         """Take down what ended this method's part of the probe; figures taken before stay."""
         from bench.count.fake import limit
+        from bench.training.blame import reason_of
 
         self.status = _status(error)
-        sentence = str(error) if isinstance(error, BenchError) else limit(error) or f"{type(error).__name__}: {error}"
-        self.reason = (sentence.splitlines() or [type(error).__name__])[0]
+        self.reason = reason_of(error) if isinstance(error, BenchError) else limit(error) or reason_of(error)
         self.traceback = "".join(traceback.format_exception(error))
 
     def lose(self, lost: Lost) -> None:

@@ -38,6 +38,7 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Traine
     """
     import torch
 
+    from bench.training.blame import reason_of
     from bench.training.loop import NonFiniteLoss
 
     started, before = now(), torch.get_num_threads()
@@ -55,8 +56,7 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Traine
         return failure(cell, "failed", str(error), started, traceback.format_exc()), None
     except Exception as error:  # the outermost frame: any fault of a method becomes a record, the run goes on
         status = "oom" if _out_of_memory(error) else "failed"
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return failure(cell, status, reason, started, traceback.format_exc()), None
+        return failure(cell, status, reason_of(error), started, traceback.format_exc()), None
     finally:
         torch.set_num_threads(before)
     identity = _identity(cell)

@@ -19,7 +19,7 @@ from bench.schema.shape import Setting
 MODULE = "tests.factories.faulty_plugin"
 FAULTS = {
     "PatchesLinear": None, "PatchesTensors": None, "DefaultType": None, "Threads": None, "HooksEverything": None,
-    "Precision": None, "Raises": "its step does not run on tensors without data (ValueError: this method",
+    "Precision": None, "Raises": "apply() of the method raises ValueError: this method",
     "Leaves": "SystemExit: nothing more to do",
     "Interrupts": "KeyboardInterrupt", "Exits": "its process ended without an answer (exit code 0)",
     "ExitsInThree": "its process ended without an answer (exit code 3)",

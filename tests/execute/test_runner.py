@@ -95,7 +95,7 @@ def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_
     }  # fmt: skip
     assert summary["records"] == len(records)
     assert set(summary["failed"]) == {record.id for record in records.values() if record.status != "ok"}
-    assert records["faulty/raises"].reason == "ValueError: this method is broken"
+    assert records["faulty/raises"].reason == "apply() of the method raises ValueError: this method is broken"
     assert "faulty_plugin.py" in records["faulty/raises"].traceback
     assert "SIGKILL" in records["faulty/killed"].reason
     again = bench(*asked(suite, run), code=1).stdout  # what failed is a result: it is shown, not tried again

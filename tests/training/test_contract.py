@@ -457,6 +457,39 @@ def test_a_method_that_keeps_its_word_passes(name: str, installed: Any) -> None:
     assert record.status == "ok", record.traceback
 
 
+def raising(*args: Any, **kwargs: Any) -> Any:
+    raise LookupError("no such thing\nand more")
+
+
+class Mixed(GatedScale):
+    """Hands float64 to a product with the backbone's type."""
+
+    def forward(self, **inputs: Any) -> Any:
+        output = super().forward(**inputs)
+        states = output.last_hidden_state
+        output.last_hidden_state = states.double() @ torch.eye(states.shape[-1], device=states.device)
+        return output
+
+
+@pytest.mark.parametrize("hook", ["apply", "param_groups", "regularizer", "after_step", "finalize", "delta", "notes"])
+def test_a_hook_that_raises_is_named(hook: str, installed: Any) -> None:
+    def own(self: Method, *args: Any, **kwargs: Any) -> Any:
+        return raising()
+
+    plugin = installed(with_(**{hook: own}))
+    for record in (counted(plugin), trained(plugin)):
+        assert record.status == "failed"
+        assert record.reason == f"{hook}() of the method raises LookupError: no such thing"
+        assert "and more" in (record.traceback or "")
+
+
+def test_a_step_of_several_types_is_a_sentence(installed: Any) -> None:
+    plugin = installed(with_(apply=lambda self, backbone, config: Mixed(backbone), identity_at_init=False))
+    record = trained(plugin)
+    assert record.status == "failed"
+    assert (record.reason or "").startswith("an operation of the step takes tensors of one type and gets several")
+
+
 OF_ANOTHER_KIND: dict[str, tuple[dict[str, Any], str]] = {
     "apply": ({"apply": lambda self, backbone, config: None}, "apply() of the method gives None"),
     "optimizer": (
