@@ -233,7 +233,15 @@ def _check_same_suite(path: Path, suite: Mapping[str, Any], fresh: bool) -> None
         return
     keys = sorted(key for key in {*standing, *suite} if standing.get(key) != suite.get(key))
     remedy = "give another --out" + (" or --fresh" if "methods" in standing else "")
-    raise BenchError(f"{path}: holds a different suite ({', '.join(keys)} differ); {remedy}")
+    had = _counted(standing)
+    begun = "" if had == _counted(suite) else f"; it was begun {'with' if had else 'without'} --counts"
+    raise BenchError(f"{path}: holds a different suite ({', '.join(keys)} differ{begun}); {remedy}")
+
+
+def _counted(suite: Mapping[str, Any]) -> bool:
+    """Whether a resolved suite has shapes that are counted alone, as ``--counts`` asks."""
+    shapes = suite.get("cost")
+    return isinstance(shapes, list) and any(isinstance(one, dict) and one.get("timed") is False for one in shapes)
 
 
 def _widens(standing: Mapping[str, Any], suite: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ FEW = 3
 SHARE = 0.001
 """Their share of the rows of a large file."""
 _FORMATS = ("tsv", "jsonl", "parquet")
+_DIGITS = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 Row = tuple[str, Mapping[str, Any]]
 """Where the row stands ("line 7"), and its fields."""
@@ -86,10 +88,13 @@ def _read_split(folder: Path, spec: TaskSpec, stems: tuple[str, ...]) -> Rows:
     files = _files(folder, stems)
     for path in files:
         cut: list[int] = []
+        before = len(texts)
         rows, text_columns, label_column = _open(path, spec, cut)
         for place, fields in rows:
             texts.append(tuple(_text(path, place, fields, column) for column in text_columns))
             labels.append(parse_label(spec, fields.get(label_column), f"{path}: {place}, column {label_column!r}"))
+        if empty := sum(not all(map(str.strip, row)) for row in texts[before:]):
+            notes.append(f"{path.name}: {empty:,} {'row' if empty == 1 else 'rows'} with an empty text")
         if cut:
             _check_cut(path, cut, len(labels))
             notes.append(f"{path.name}: {len(cut)} {'line' if len(cut) == 1 else 'lines'} cut short, left out")
@@ -156,7 +161,11 @@ def _jsonl(path: Path, columns: tuple[str, ...]) -> Iterator[Row]:
         place = f"line {number}, "
         try:
             fields = json.loads(line, object_pairs_hook=functools.partial(_object, path, place))
-        except (ValueError, RecursionError) as error:
+        except json.JSONDecodeError as error:
+            raise BenchError(f"{path}: line {number} is not JSON ({error}); write one object per line") from error
+        except ValueError as error:  # Python's limit on digits
+            raise BenchError(f"{path}: line {number} holds a number of too many digits; shorten it") from error
+        except RecursionError as error:
             raise BenchError(f"{path}: line {number} is not JSON ({error}); write one object per line") from error
         if not isinstance(fields, dict):
             raise BenchError(f"{path}: line {number} is not a JSON object; write one object per line")
@@ -220,7 +229,7 @@ def _require(path: Path, found: tuple[str, ...], wanted: tuple[str, ...], place:
 def _text(path: Path, place: str, fields: Mapping[str, Any], column: str) -> str:
     value = fields[column]
     if not isinstance(value, str):
-        raise BenchError(f"{path}: {place}, column {column!r}: {value!r} is not text; write a string")
+        raise BenchError(f"{path}: {place}, column {column!r}: {_shown(value)} is not text; write a string")
     return value
 
 
@@ -233,7 +242,7 @@ def parse_label(spec: TaskSpec, value: object, where: str) -> int | float:
     if spec.regression:
         score = _number(value)
         if score is None or not 0.0 <= score <= 5.0:
-            raise BenchError(f"{where}: {value!r} is not a score of {spec.name}: must be a number from 0 to 5")
+            raise BenchError(f"{where}: {_shown(value)} is not a score of {spec.name}: must be a number from 0 to 5")
         return round(score, 3)  # published with three decimals; the hub stores them as float32
     if value in spec.labels:
         return spec.labels.index(str(value))
@@ -241,15 +250,22 @@ def parse_label(spec: TaskSpec, value: object, where: str) -> int | float:
     if number is not None and number.is_integer() and 0 <= number < len(spec.labels):
         return int(number)
     allowed = ", ".join(f"{i} or {name}" for i, name in enumerate(spec.labels))
-    raise BenchError(f"{where}: unknown label {value!r}; allowed: {allowed}")
+    raise BenchError(f"{where}: unknown label {_shown(value)}; allowed: {allowed}")
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
 
 
 def _number(value: object) -> float | None:
     """The finite number that ``value`` is or spells, else None."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
+    if isinstance(value, str) and not _DIGITS.fullmatch(value.strip()):
+        return None  # Python also takes 0_0 and the digits of other scripts
     try:
         number = float(value)
-    except ValueError:
+    except OverflowError:
         return None
     return number if math.isfinite(number) else None

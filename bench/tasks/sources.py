@@ -82,7 +82,7 @@ def load_task(
         train, test = hub.read_hub(spec)
     else:
         train, test = synthetic.rows(name, "train"), synthetic.rows(name, "test")
-    notes = (*train.notes, *test.notes)
+    notes = (*train.notes, *test.notes, *_fewer(train, train_rows, "train"), *_fewer(test, test_rows, "test"))
     train, test = subset(train, train_rows), subset(test, test_rows)
     if selection_rows is None:
         return TaskData(spec, source.kind, train, test, content_sha256((train, test)), notes=notes)
@@ -105,7 +105,14 @@ def load_trial(name: str, source: Source, train_rows: int | None, selection_rows
     spec = task(name)
     whole = _train(spec, source)
     train, selection = cut_selection(subset(whole, train_rows), selection_rows, name)
-    return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), selection, whole.notes)
+    notes = (*whole.notes, *_fewer(whole, train_rows, "train"))
+    return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), selection, notes)
+
+
+def _fewer(rows: Rows, asked: int | None, split: str) -> tuple[str, ...]:
+    """That a split has fewer rows than were asked for."""
+    few = asked is not None and len(rows) < asked
+    return (f"{split}_rows = {asked:,} are asked for, the task has {len(rows):,}: all are used",) if few else ()
 
 
 def rows_of(cell: Cell) -> TaskData:

@@ -73,6 +73,16 @@ def test_another_suite_in_the_same_folder_is_refused(tmp_path):
     assert len(read_run(tmp_path).records) == 1
 
 
+@pytest.mark.parametrize(("first", "word"), [(False, "with"), (True, "without")])
+def test_a_folder_of_counts_alone_says_so(tmp_path, first, word):
+    counted, timed = ({"cost": [{"batch": 2, "length": 8, "timed": flag}]} for flag in (False, True))
+    with open_store(tmp_path, SUITE.changed(**(timed if first else counted))):
+        pass
+    with pytest.raises(BenchError, match=rf"\(cost differ; it was begun {word} --counts\); give another --out"):
+        with open_store(tmp_path, SUITE.changed(**(counted if first else timed))):
+            raise AssertionError("mixed suites")
+
+
 def test_a_search_over_more_rates_goes_on_and_one_over_others_is_refused(tmp_path):
     grid = {"learning_rates": [1e-3, 1e-2], "head_learning_rates": [1e-2], "seeds": [100]}
     with open_store(tmp_path, SUITE.changed(tuning=grid)) as store:

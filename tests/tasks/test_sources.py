@@ -212,6 +212,15 @@ BAD_FILES = [
     ("train.jsonl", b'{"sentence": null, "label": 1}\n', r"line 1, column 'sentence': None is not text"),
     ("train.jsonl", b'{"sentence": "a", "label": true}\n', r"line 1, column 'label': unknown label True"),
     ("train.jsonl", b'{"sentence": "a", "label": -1}\n', r"unknown label -1"),
+    ("train.tsv", b"sentence\tlabel\na\t0_0\n", r"line 2, column 'label': unknown label '0_0'"),
+    ("train.tsv", "sentence\tlabel\na\t\u0661\n".encode(), r"line 2, column 'label': unknown label '\u0661'"),
+    ("train.tsv", b"sentence\tlabel\na\t" + b"7" * 500 + b"\n", r"unknown label '7{58}…; allowed"),
+    ("train.jsonl", b'{"sentence": "a", "label": ' + b"1" * 400 + b"}\n", r"column 'label': unknown label 1{59}…"),
+    (
+        "train.jsonl",
+        b'{"sentence": "a", "label": ' + b"1" * 5000 + b"}\n",
+        r"line 1 holds a number of too many digits; shorten it$",
+    ),
     ("train.parquet", b"no parquet", r"train\.parquet: not a parquet file"),
     ("train.txt", b"x", r"no train\.tsv; write one of train\.tsv, train\.jsonl, train\.parquet"),
 ]
@@ -283,6 +292,17 @@ def test_a_score_outside_the_scale_is_refused(tmp_path, score):
     write(tmp_path, "tsv", "stsb", Rows(PAIR.texts, (1.0, score)), PAIR)
     with pytest.raises(BenchError, match=f"'{score}' is not a score of stsb: must be a number from 0 to 5"):
         load_task("stsb", Source("folder", str(tmp_path), ""), None, None)
+
+
+def test_rows_with_an_empty_text_and_rows_asked_for_in_vain_are_notes(tmp_path):
+    source = Source("folder", str(tmp_path), "")
+    write(tmp_path, "jsonl", "mrpc", Rows((("a", ""), (" ", "b"), ("c", "d")), (0, 1, 1)), labelled("mrpc", (0, 1)))
+    found = load_task("mrpc", source, 3, 9)
+    assert found.notes == (
+        "train.jsonl: 2 rows with an empty text",
+        "test_rows = 9 are asked for, the task has 2: all are used",
+    )
+    assert load_trial("mrpc", source, 4, 1).notes[1:] == ("train_rows = 4 are asked for, the task has 3: all are used",)
 
 
 def with_lines_cut(root, rows, train, dev):
