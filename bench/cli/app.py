@@ -209,6 +209,10 @@ def predict(
     device_memory: Annotated[
         str | None, typer.Option(help="Also say what fits in this much memory, such as 24GiB or 80GB.")
     ] = None,
+    roofline: Annotated[
+        str | None,
+        typer.Option(help="Also estimate a step's time on a device: its FLOP/s,bytes/s, or a name such as l40s."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for two plots: memory, and backward pass by depth.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -218,11 +222,13 @@ def predict(
     """
     quiet_libraries()
     from bench.count.predict import predictions
+    from bench.count.roofline import rates
     from bench.errors import BenchError
 
     if not 0 <= dropout < 1:
         raise BenchError(f"--dropout {dropout:g}: must be at least 0 and below 1")
     memory = parse_size("--device-memory", device_memory) if device_memory is not None else None
+    speed = rates(roofline) if roofline is not None else None
     specs = None if method is None else [spec for text in method for spec in split_specs(text)]
     from bench.cli.progress import waiting
     from bench.schema.shape import Setting
@@ -232,7 +238,7 @@ def predict(
         checkpointing=checkpointing, weights=weights, device=device,
     )  # fmt: skip
     with waiting() as say:
-        rows = predictions(backbone, specs, setting, memory, say)
+        rows = predictions(backbone, specs, setting, memory, say, rates=speed)
     _show_predictions(rows, plot, as_json)
     raise typer.Exit(0 if any(row.flops for row in rows) else 1)
 

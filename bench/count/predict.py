@@ -15,6 +15,7 @@ from bench.schema.shape import Setting
 
 if TYPE_CHECKING:
     from bench.count.count import Counts
+    from bench.count.roofline import Rates
 
 MOST = 1 << 20
 """Where the search for a largest number ends."""
@@ -61,6 +62,8 @@ def predictions(
     setting: Setting,
     device_memory: int | None = None,
     progress: Callable[[str], object] = lambda line: None,
+    *,
+    rates: "Rates | None" = None,
 ) -> list[Prediction]:
     """Figures of each method on backbone ``name`` in ``setting``.
 
@@ -71,6 +74,7 @@ def predictions(
         setting: Shape and form of the training step.
         device_memory: Bytes that a step may take; None where nobody asked what fits.
         progress: Called with short lines such as ``counting lora, 3 of 13``.
+        rates: Peak rates of a device that a step's time is estimated on; None where nobody asked.
 
     Returns:
         One row a method. In place of figures ``refused`` says why the backbone cannot carry the method, or
@@ -94,7 +98,7 @@ def predictions(
     row = functools.partial(
         Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
     )
-    common = (*backbone.configuration_notes(spec), *_notes(setting))
+    common = (*backbone.configuration_notes(spec), *_notes(setting), *([] if rates is None else [rates.note]))
     found: dict[int, Prediction] = {}
     refusals: list[BenchError] = []
     # third parties' first, each in a fork: of a process that has run no method, and before torch begins threads in it
@@ -102,7 +106,9 @@ def predictions(
         label = registry.spell(named, config)
         progress(f"counting {label}, {len(found) + 1} of {len(asked)}")
         try:
-            figures = _apart(named, functools.partial(_counted, spec, bare, (named, config), setting, device_memory))
+            figures = _apart(
+                named, functools.partial(_counted, spec, bare, (named, config), setting, device_memory, rates)
+            )
         except BenchError as error:
             refusals.append(error)
             figures = {"refused": str(error)}
@@ -255,8 +261,9 @@ def _too_much(what: str, needed: int, limit: int) -> str:
 
 
 def _counted(
-    spec: BackboneSpec, bare: Any, asked: tuple[str, dict[str, Any]], setting: Setting, device_memory: int | None
-) -> dict[str, Any]:
+    spec: BackboneSpec, bare: Any, asked: tuple[str, dict[str, Any]], setting: Setting, device_memory: int | None,
+    rates: "Rates | None",
+) -> dict[str, Any]:  # fmt: skip
     """Fields of a `Prediction`."""
     from bench.count.count import count
     from bench.count.fake import uncounted
@@ -269,6 +276,10 @@ def _counted(
         row = counts.figures(Prediction)
         if device_memory is not None:
             row |= _capacity(spec, method, config, setting, counts, device_memory)
+        if rates is not None and counts.traffic_bytes is not None:
+            seconds = rates.seconds(counts.work)
+            tokens = setting.batch * setting.length
+            row |= {"estimated_step_seconds": seconds, "estimated_tokens_per_second": tokens / seconds}
     except BenchError:
         raise
     except Exception as error:  # whatever a third party's operation does on tensors without data

@@ -41,6 +41,19 @@ class Rates:
         """
         return sum(times * self._of(load) for load, times in work.items())
 
+    @property
+    def note(self) -> str:
+        """What an estimate with these rates says, and what it leaves out."""
+        same = self.half == self.single
+        products = f"{self.half / 1e12:,.4g} TFLOP/s" + (
+            "" if same else f" in bfloat16, {self.single / 1e12:,.4g} in float32"
+        )
+        return (
+            f"time of a step and tokens/s: an estimate, not measured, from {products} and {self.bandwidth / 1e9:,.4g} "
+            "GB/s: every operation takes the longer of its FLOPs and its bytes at those rates, one after another; "
+            "launches and idle time are left out, so that a real step takes longer"
+        )
+
     def _of(self, load: Load) -> float:
         rate = self.half if load.dtype in ("bfloat16", "float16") else self.single
         return max(load.flops / rate, load.bytes / self.bandwidth)

@@ -628,6 +628,10 @@ class Prediction(_Frozen):
     """Whether the peak is within ``device_memory_bytes``."""
     largest_batch: Count | None = None
     """Most rows whose peak is within it; 0 where not even one row is."""
+    estimated_step_seconds: Amount | None = None
+    """Least time of a step on a device whose peak rates were given; an estimate, never measured."""
+    estimated_tokens_per_second: Amount | None = None
+    """Tokens of a step over that time."""
     refused: str | None = None
     """Why the backbone cannot carry the method."""
     not_counted: str | None = None

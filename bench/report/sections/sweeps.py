@@ -237,6 +237,11 @@ def _predicted(rows: Sequence[Prediction]) -> list[tuple[Column, list[str]]]:
         _column(memory, "optimizer", "state", _held(rows, "optimizer_state")),
         _column(memory, "saved", "activ.", _held(rows, "saved_activations")),
     ]
+    if any(row.estimated_step_seconds for row in rows):
+        columns.append(_column("estimate", "step", "", [fmt.seconds(row.estimated_step_seconds) for row in rows]))
+        columns.append(
+            _column("estimate", "tokens", "/ s", [fmt.count(row.estimated_tokens_per_second) for row in rows])
+        )
     if any(row.fits is not None for row in rows):
         columns.append(_column("", "fits,", "largest", [_fits(row) for row in rows]))
     return columns
