@@ -35,7 +35,7 @@ def title(results: Results, name: str) -> str:
     asked = _asked(results, name)
     parts = [still(asked), asked.dtype, asked.optimizer]
     parts += [f"dropout {asked.dropout:g}"] if asked.dropout else []
-    parts += ["checkpointing"] if asked.checkpointing else []
+    parts += [name for name in ("checkpointing", "clipping") if getattr(asked, name)]
     parts += ["CUDA's forms"] if asked.device == "cuda" else []
     return fmt.plain(f"{name}: {', '.join(part for part in parts if part)}")
 
@@ -225,7 +225,7 @@ def _predicted(rows: Sequence[Prediction]) -> list[tuple[Column, list[str]]]:
     if whole:
         columns.append(_column("FLOPs", "bwd", f"/{PREDICTED_BASELINE}",
                               [fmt.ratio(f.backward / whole if f else None) for f in flops]))  # fmt: skip
-    if any(row.traffic_bytes for row in rows):
+    if _says_traffic(rows):
         moved = [fmt.size(row.traffic_bytes.step if row.traffic_bytes else None) for row in rows]
         columns.append(_column("", "bytes", "moved", moved))
     peaks = [row.predicted_peak_memory_bytes for row in rows]
@@ -251,6 +251,12 @@ def _column(title: str, first: str, second: str, cells: list[str]) -> tuple[Colu
     return Column(f"{title} {first} {second}".strip(), (title, first, second)), cells
 
 
+def _says_traffic(rows: Sequence[Prediction]) -> bool:
+    """Whether there is a column of bytes moved: beside what fits there is room for it where times are asked for."""
+    asked = any(row.estimated_step_seconds for row in rows) or all(row.fits is None for row in rows)
+    return asked and any(row.traffic_bytes for row in rows)
+
+
 def _held(rows: Sequence[Prediction], part: str) -> list[str]:
     return [fmt.size(getattr(row.bytes, part) if row.bytes else None) for row in rows]
 
@@ -266,7 +272,7 @@ def _legend(rows: Sequence[Prediction]) -> list[str]:
         "together, and temporaries come on top.",
         "saved activ.: what autograd keeps for backward; trainable params and storage leave the task head out.",
     ]
-    if any(row.traffic_bytes for row in rows):
+    if _says_traffic(rows):
         lines.insert(0, "bytes moved: what the operations of the step read and write, the update among them.")
     memory = next((row.device_memory_bytes for row in rows if row.device_memory_bytes is not None), None)
     if memory is not None:
