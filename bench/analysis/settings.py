@@ -56,7 +56,7 @@ def _work(shape: Shape) -> str:
 
 def place(shape: Shape) -> str:
     """A shape in few words: ``32 x 64 float32 sdpa adamw_fused``, and what is not usual."""
-    rare = [name for name in ("checkpointing", "compiled") if getattr(shape, name)]
+    rare = [name for name in ("checkpointing", "clipping", "compiled") if getattr(shape, name)]
     rare += [f"dropout {shape.dropout:g}"] if shape.dropout else []
     rare += [shape.weights] if shape.weights != "native" else []
     words = (f"{shape.batch} x {shape.length}", shape.dtype, shape.attention, shape.optimizer, *rare)

@@ -201,6 +201,7 @@ def predict(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Use activation checkpointing in every layer.")
     ] = False,
+    clipping: Annotated[bool, typer.Option("--clipping", help="Clip the gradients before the update.")] = False,
     dropout: Annotated[float, typer.Option(help="Dropout probability, in place of the model's own.")] = 0.0,
     weights: Annotated[
         Weights, typer.Option(help="Storage of frozen linear weights: as --dtype, or in 4 bits.")
@@ -235,7 +236,7 @@ def predict(
 
     setting = Setting(
         batch=batch, length=seq, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,
-        checkpointing=checkpointing, weights=weights, device=device,
+        checkpointing=checkpointing, clipping=clipping, weights=weights, device=device,
     )  # fmt: skip
     with waiting() as say:
         rows = predictions(backbone, specs, setting, memory, say, rates=speed)

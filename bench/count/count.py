@@ -216,7 +216,9 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
         optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
         batch = random_batch(setting.batch, setting.length, vocabulary=vocabulary, outputs=setting.outputs)
         frozen = Frozen({name: fakes.get(p, p) for name, p in own.items()}, model.body) if own else None
-        return TrainingStep(method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes), frozen)
+        return TrainingStep(
+            method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes), frozen, setting.clipping
+        )
 
     return build
 

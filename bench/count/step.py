@@ -38,6 +38,8 @@ class TrainingStep:
     """What a reader must know of how the step was built."""
     frozen: Frozen | None = None
     """Weights of the backbone as they were before the first step, where a third party's method trains."""
+    clipping: bool = False
+    """Whether the gradients are scaled to a global norm of at most 1 before the update."""
 
     def __post_init__(self) -> None:
         self.trained = tuple(p for p in self.model.parameters() if p.requires_grad)
@@ -54,7 +56,10 @@ class TrainingStep:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def optimize(self) -> None:
-        """Optimizer step with the method's own work after it."""
+        """Clipping where asked for, and optimizer step with the method's own work after it."""
+        if self.clipping:
+            # as torch itself chooses on real tensors, and not on fake ones
+            nn.utils.clip_grad_norm_(self.trained, 1.0, foreach=True)
         self.optimizer.step()
         self.method.after_step(self.model.body, *MIDDLE)
 

@@ -51,7 +51,8 @@ class ResolvedCost(_Table):
 
     def asks_for(self, shape: Shape) -> bool:
         """Whether this table asked for ``shape``; what it leaves open fits any."""
-        fields = {"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing", "threads"}
+        fields = {"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing", "clipping",
+                  "threads"}  # fmt: skip
         own = shape.model_dump(include=fields) | {"compile": shape.compiled}
         asked = self.model_dump(exclude_unset=True)
         return all(asked.get(key, own[key]) == own[key] for key in own)
@@ -72,6 +73,7 @@ class ResolvedSweep(_Table):
     optimizer: str = ""
     device: str = ""
     checkpointing: bool = False
+    clipping: bool = False
     dropout: float = 0.0
 
 

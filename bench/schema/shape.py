@@ -25,6 +25,8 @@ class StepForm(BaseModel):
     """Probability in place of every dropout that the model has; above 0, CPU attention leaves its fused path."""
     checkpointing: bool = False
     """Keep each backbone layer's input alone and run its forward again during backward."""
+    clipping: bool = False
+    """Scale the gradients to a global norm of at most 1 before the update, as recipes do unless told otherwise."""
 
     def step(self) -> dict[str, Any]:
         """These fields alone, by name: what another shape of the same step is made with."""

@@ -91,8 +91,9 @@ class Models:
         optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
         batch = self.batch(self.probe.batch, self.probe.length)
         frozen = contract.starts(model.body) if contract else None
+        form = self.setting
         return TrainingStep(
-            method, config, model, origin, optimizer, batch, self.setting.autocast, tuple(notes), frozen
+            method, config, model, origin, optimizer, batch, form.autocast, tuple(notes), frozen, form.clipping
         )
 
     def clock(self, label: str, seen: Seen | None = None) -> StepClock:

@@ -187,7 +187,8 @@ def read_reference(path: Path) -> Reference | None:
 
 def _shape_key(shape: Shape) -> dict[str, Any]:
     """What of a shape decides a count."""
-    return shape.model_dump(exclude={"threads"})
+    late = {"clipping"} if not shape.clipping else set()  # references from before it was asked for lack it
+    return shape.model_dump(exclude={"threads"} | late)
 
 
 def _exact_figures(record: CostRecord) -> dict[str, Exact]:

@@ -229,6 +229,20 @@ def test_clipping_reads_each_gradient_for_its_norm_and_scales_it() -> None:
     assert 3 * P * 3 * F <= size < 3 * P * 3 * F + 40 * F  # a few scalars
 
 
+@pytest.mark.parametrize("optimizer", ["adamw_fused", "adamw_foreach"])
+def test_a_step_that_clips_moves_each_gradient_three_times_more(optimizer: Optimizer, tiny_bert: BackboneSpec) -> None:
+    setting = Setting(batch=ROWS, length=LENGTH, optimizer=optimizer, clipping=True)
+    plain = fake_counts(tiny_bert, "full", setting.model_copy(update={"clipping": False}))
+    fake, real = fake_counts(tiny_bert, "full", setting), real_counts(real_step(tiny_bert, "full", setting))
+    assert fake.traffic_bytes == real.traffic_bytes
+    assert plain.traffic_bytes is not None
+    assert fake.traffic_bytes is not None
+    more = fake.traffic_bytes.optimizer - plain.traffic_bytes.optimizer
+    trained = (fake.trainable.method + fake.trainable.head) * 3 * F
+    assert trained <= more < 1.1 * trained  # norms and the factor beside
+    assert fake.traffic_bytes.backward == plain.traffic_bytes.backward
+
+
 def counted(name: str, **config: object) -> Traffic:
     found = ledger(name, **(config or sized(name))).traffic_bytes
     assert found is not None

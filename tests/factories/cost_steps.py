@@ -50,7 +50,10 @@ def real_step(shape: BackboneSpec, name: str, setting: Setting, **config: object
     notes: list[str] = []
     optimizer = optimizer_for(method, model.body, optimizer_groups(model, method), make=make, notes=notes)
     batch = random_batch(setting.batch, setting.length, vocabulary=bare.config.vocab_size, outputs=setting.outputs)
-    return TrainingStep(method, parsed, model, origin, optimizer, batch, setting.autocast, tuple(notes))
+    said = tuple(notes)
+    return TrainingStep(
+        method, parsed, model, origin, optimizer, batch, setting.autocast, said, clipping=setting.clipping
+    )
 
 
 def real_counts(step: TrainingStep) -> Counts:
