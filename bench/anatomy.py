@@ -145,7 +145,8 @@ class _Family:
     ffn_end: str
     ffn_norm: str
     maps: dict[str, str]
-    """Role -> path; the roles of a fused map in the order of its output: ``"query, key, value"``."""
+    """Role -> path; the roles of a fused map in the order of its output: ``"query, key, value"``. Experts of a mixture
+    have no role: none of them sees every token."""
     by_group: bool = False
     """Whether a fused map of queries, keys and values holds all three of one group of heads after those of another."""
     post_norm: bool = False
@@ -214,7 +215,7 @@ def anatomy(backbone: nn.Module) -> Anatomy:
         word_embeddings=family.word,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
-        ffn=_ffn_width(backbone, layers[0]),
+        ffn=_ffn_width(backbone, family, layers[0]),
         post_norm=family.post_norm,
         parallel=family.parallel,
         causal=family.causal,
@@ -299,7 +300,9 @@ def _positions(config: Any, numbering: Numbering) -> int:
     return int(config.max_position_embeddings) - reserved
 
 
-def _ffn_width(backbone: nn.Module, layer: Layer) -> int:
+def _ffn_width(backbone: nn.Module, family: _Family, layer: Layer) -> int:
+    if "ffn_out" not in layer.projections:  # experts
+        return int(getattr(backbone.config, family.ffn_field))
     module: Any = backbone.get_submodule(layer.projections["ffn_out"].path)
     return int(module.weight.shape[1] if isinstance(module, nn.Linear) else module.weight.shape[0])
 

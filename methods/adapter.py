@@ -61,8 +61,8 @@ class HoulsbyAdapter(Method):
                 norm.requires_grad_(True)
         parts = anatomy(backbone)
         for layer in parts.layers:
-            for path, role in ((layer.attention_end, "output"), (layer.ffn_end, "ffn_out")):
-                weight = backbone.get_submodule(layer.projections[role].path).weight
+            weight = backbone.get_submodule(layer.projections["output"].path).weight
+            for path in (layer.attention_end, layer.ffn_end):
                 adapter = Bottleneck(weight, parts.hidden, config.bottleneck, config.activation)
                 for matrix in (adapter.down.weight, adapter.up.weight):
                     _truncated_normal(matrix, 1e-3)
@@ -110,7 +110,7 @@ class PfeifferAdapter(Method):
         parts = anatomy(backbone)
         path_of, wrapper = ("ffn_norm", AroundNorm) if parts.post_norm else ("ffn_end", Serial)
         for layer in parts.layers:
-            weight = backbone.get_submodule(layer.projections["ffn_out"].path).weight
+            weight = backbone.get_submodule(layer.projections["output"].path).weight
             adapter = Bottleneck(weight, parts.hidden, config.bottleneck, config.activation)
             for matrix in (adapter.down.weight, adapter.up.weight):
                 nn.init.normal_(matrix, std=0.02)
@@ -160,7 +160,7 @@ class ParallelAdapter(Method):
         """
         parts = anatomy(backbone)
         for layer in parts.layers:
-            weight = backbone.get_submodule(layer.projections["ffn_in"].path).weight
+            weight = backbone.get_submodule(layer.projections["output"].path).weight
             adapter = Bottleneck(weight, parts.hidden, config.bottleneck, config.activation)
             nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
             nn.init.zeros_(adapter.up.weight)

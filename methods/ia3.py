@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.anatomy import Projection, anatomy
+from bench.errors import BenchError
 from bench.method import Method, MethodConfig, clone
 from methods.sliced import oriented, set_module, spread
 
@@ -35,9 +36,15 @@ class IA3(Method):
         """Wrap the key, value and second FFN map of each layer.
 
         Raises:
-            BenchError: The family is unknown.
+            BenchError: The family is unknown, or its FFN is a mixture of experts.
         """
-        for layer in anatomy(backbone).layers:
+        parts = anatomy(backbone)
+        if "ffn_out" not in parts.roles():
+            raise BenchError(
+                f"ia3: the FFN of family {parts.family!r} is a mixture of experts, whose activations have no place of "
+                "their own to scale; take lora on the attention or an adapter"
+            )
+        for layer in parts.layers:
             at: dict[str, list[Projection]] = {}
             for role in ("key", "value"):
                 at.setdefault(layer.projections[role].path, []).append(layer.projections[role])

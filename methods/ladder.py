@@ -171,6 +171,11 @@ def check_reduction(backbone: nn.Module, parts: Anatomy, reduction: int) -> None
             f"family {parts.family!r} has every block map one table of relative positions as wide as the backbone, "
             "which narrower side blocks cannot read; take parallel_adapter or lora"
         )
+    if "ffn_out" not in parts.roles():
+        raise BenchError(
+            f"the FFN of family {parts.family!r} is a mixture of experts, and a narrower mixture with a router of its "
+            "own is no side block of the paper's; take lora on the attention or an adapter"
+        )
     allowed = reductions(backbone, parts)
     if reduction not in allowed:
         raise BenchError(

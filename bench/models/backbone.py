@@ -361,7 +361,18 @@ def configuration_notes(spec: BackboneSpec) -> tuple[str, ...]:
         (f"not read by transformers for {found.model_type}: {', '.join(unknown_fields)}",) if unknown_fields else ()
     )
     eager = () if _has_sdpa(config) else (_no_sdpa(config),)
-    return (*found.notes, *unread, *eager)
+    return (*found.notes, *unread, *eager, *_of_experts(config))
+
+
+def _of_experts(config: Any) -> tuple[str, ...]:
+    every = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
+    if every is None:
+        return ()
+    active = config.num_experts_per_tok
+    return (
+        f"a mixture of experts: FLOPs are of the {active} of {every} that each token is routed to, by formula, "
+        "whichever these are; adapters stand outside of experts, which full alone trains",
+    )
 
 
 def task_notes(name: str, task: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import pytest
 
 from bench.count.count import CUBLAS_WORKSPACE, Counts, count, peak_of
 from bench.errors import BenchError
+from bench.models.backbone import attention_of
 from bench.registry import make
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Flops, Owners
@@ -69,6 +70,7 @@ def form(**fields: object) -> Setting:
 
 def counts_of_both(shape: BackboneSpec, name: str, setting: Setting) -> tuple[Counts, Counts]:
     config = sized(name)
+    setting = setting.model_copy(update={"attention": attention_of(shape, setting.attention)})
     return fake_counts(shape, name, setting, **config), real_counts(real_step(shape, name, setting, **config))
 
 
@@ -88,14 +90,14 @@ def test_fake_equals_real_to_the_byte(name: str, shapes: dict[str, BackboneSpec]
         for family in EVERY
         if family != "bert"
         for name in FEW
-        if family not in METHODS[name].refused[0]
+        if family not in METHODS[name].refused
     ]
     + [
         pytest.param(family, name, marks=[pytest.mark.slow] if name in RELATIVES else [])
         for family in ONE_OF_EACH
         if family != "bert"
         for name in BUILTIN
-        if name not in FEW and family not in METHODS[name].refused[0]
+        if name not in FEW and family not in METHODS[name].refused
     ],
 )
 def test_fake_equals_real_in_every_family(family: str, name: str, shapes: dict[str, BackboneSpec]) -> None:
@@ -124,7 +126,7 @@ def test_fake_equals_real_under_every_optimizer(optimizer: str, name: str, shape
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"),
-    [(family, name) for family in EVERY for name in FEW if family not in METHODS[name].refused[0]],
+    [(family, name) for family in EVERY for name in FEW if family not in METHODS[name].refused],
 )
 @pytest.mark.parametrize("fields", FORMS.values(), ids=FORMS)
 def test_fake_equals_real_in_every_form_of_every_family(

@@ -65,8 +65,8 @@ class Row:
     """Whether its delta can be taken out of the merged backbone again."""
     trains_backbone: bool = False
     """Whether the backbone's own weights train."""
-    refused: tuple[tuple[str, ...], str] = ((), "")
-    """Families that cannot carry it, and words of the refusal."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Families that cannot carry it -> words of the refusal."""
     wrong: dict[str, Any] = field(default_factory=dict)
     """A configuration that names a place which is not there."""
     relative: bool = False
@@ -83,19 +83,23 @@ def _low_rank(*, relative: bool = True, unmerges: bool = True, **config: Any) ->
                relative=relative)  # fmt: skip
 
 
-_WITHOUT_BIASES = (
-    "cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "modernbert", "olmo2", "phi3", "qwen3",
-    "smollm3", "t5", "t5_gated",
-)  # fmt: skip
-_NO_KEYWORDS = (
+_WITHOUT_BIASES = dict.fromkeys(
+    (
+        *("cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "modernbert", "olmo2"),
+        *("phi3", "qwen3", "qwen3_moe", "smollm3", "t5", "t5_gated"),
+    ),
+    "has no bias vectors to train",
+)
+_NO_KEYWORDS = dict.fromkeys(
     ("bloom", "deberta-v2", "deberta-v3", "falcon", "falcon_grouped", "falcon_rw", "mpnet", "stablelm"),
     "hands its attention nothing beyond its own arguments",
 )
+_MIXTURES = dict.fromkeys(("mixtral", "qwen3_moe"), "is a mixture of experts")
 METHODS: dict[str, Row] = {
     "full": Row(reach=FROM_EMBEDDINGS, merges=True, trains_backbone=True),
     "head": Row(reach=NOWHERE, merges=True),
     "bitfit": Row(  # the lowest bias is that of the embeddings' norm
-        reach=FROM_EMBEDDINGS, merges=True, refused=(_WITHOUT_BIASES, "has no bias vectors to train"),
+        reach=FROM_EMBEDDINGS, merges=True, refused=_WITHOUT_BIASES,
         wrong={"biases": "keys"},
     ),
     "houlsby_adapter": Row(reach=FROM_ATTENTION_OUT, config={"bottleneck": 5}),
@@ -115,9 +119,9 @@ METHODS: dict[str, Row] = {
     "pissa": _low_rank(rank=2, niter=4),
     "adalora": _low_rank(initial_rank=3, target_rank=2),
     "vera": _low_rank(rank=5),
-    "ia3": Row(reach=FROM_QUERY_KEY_VALUE, merges=True),
+    "ia3": Row(reach=FROM_QUERY_KEY_VALUE, merges=True, refused=_MIXTURES),
     "lst": Row(reach=NOWHERE, config={"reduction": 4}, wrong={"layers": [7]}, untracked=8,
-               refused=(("deberta-v3",), "one table of relative positions")),
+               refused=_MIXTURES | {"deberta-v3": "one table of relative positions"}),
     "peft": Row(reach=FROM_QUERY_KEY_VALUE, config={"peft_type": "LORA", "r": 2, "target_modules": "all-linear"},
                 merges=True, relative=True),
 }  # fmt: skip

@@ -67,13 +67,20 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     "mpnet": ("mpnet", {**COMMON, "max_position_embeddings": 66}),
     "deberta-v2": ("deberta-v2", {**COMMON, "type_vocab_size": 2}),
     "deberta-v3": ("deberta-v2", {**COMMON, **_DEBERTA_V3}),
+    "mixtral": ("mixtral", {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen3_moe": (
+        "qwen3_moe",
+        {**_GROUPED, "head_dim": 8, "moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2},
+    ),
     "t5": ("t5", _T5),
     "t5_gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu"}),
 }
+MIXTURES = {"mixtral", "qwen3_moe"}
+"""Families whose FFN is a mixture of experts, which no role names: what asks for roles of an FFN leaves them out."""
 OF_ANOTHERS_LAYOUT = {"camembert", "gemma", "gemma3_text", "granite", "mistral", "smollm3", "xlm-roberta"}
 """Families whose blocks are laid out as another's: what follows from the layout alone is tried on that one."""
 EVERY = sorted(CONFIGS)
-FAMILIES = [family for family in EVERY if family not in OF_ANOTHERS_LAYOUT]
+FAMILIES = [family for family in EVERY if family not in OF_ANOTHERS_LAYOUT | MIXTURES]
 
 
 def tiny(family: str, seed: int = 0, frozen: bool = True, **overrides: object) -> nn.Module:

@@ -10,7 +10,7 @@ from bench.anatomy import anatomy, oriented
 from bench.errors import BenchError
 from bench.models.backbone import load
 from bench.schema.jobs import BackboneSpec
-from tests.methods.families import EVERY, batch, ffn_width, tiny
+from tests.methods.families import EVERY, MIXTURES, batch, ffn_width, tiny
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -44,7 +44,7 @@ class Moved:
         self.backbone = tiny(family)
         self.parts = anatomy(self.backbone)
         self.maps = self.parts.layers[0].projections
-        self.still = {role: self.seen(role) for role in ("output", "ffn_out")}
+        self.still = {role: self.seen(role) for role in ("output", "ffn_out") if role in self.maps}
 
     def rows(self, role):
         """Outputs of the map that are the role's."""
@@ -95,7 +95,7 @@ def test_every_projection_feeds_what_its_role_says(family):
         assert moved.linear(role, "output") == (role == "value"), role
     if "ffn_gate" in moved.maps:
         assert moved.linear("ffn_in", "ffn_out") and not moved.linear("ffn_gate", "ffn_out")
-    else:
+    elif family not in MIXTURES:
         assert moved.by("ffn_in", "ffn_out").abs().max() > 1e-6
 
 
@@ -151,7 +151,7 @@ def test_mpnet_counts_positions_from_its_own_padding_alone():
         anatomy(tiny("mpnet", pad_token_id=0))
 
 
-OTHERS = ("mpt", "deberta", "mixtral", "bart", "xlnet", "mamba")
+OTHERS = ("mpt", "deberta", "bart", "xlnet", "mamba")
 
 
 @pytest.mark.parametrize("model_type", OTHERS)

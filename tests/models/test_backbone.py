@@ -77,6 +77,22 @@ def test_the_shape_of_every_figure_names_the_attention_that_is_taken(eager):
     assert [cost.attention for cost in plan.suite.cost] == ["eager"]
 
 
+def test_a_mixture_counts_the_experts_that_a_token_is_routed_to(tmp_path):
+    from bench.count.predict import predictions
+    from bench.schema.shape import Setting
+
+    path = tmp_path / "config.json"
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 96, "num_local_experts": 8, "num_experts_per_tok": 3}  # fmt: skip
+    path.write_text(json.dumps({"model_type": "mixtral", **sizes}))
+    (row,) = predictions(str(path), ["full"], Setting(batch=2, length=8))
+    attention = 2 * (2 * 32 * 32 + 2 * 32 * 16) + 2 * 2 * 8 * 32
+    experts = 2 * 3 * 3 * 32 * 64 + 2 * 32 * 8  # three maps of three experts, and the router's scores of eight
+    head = 2 * 2 * 32 * 2
+    assert row.flops.forward == 2 * 8 * 2 * (attention + experts) + head
+    assert any("the 3 of 8 that each token is routed to" in note for note in row.notes)
+
+
 def test_random_weights_depend_on_the_seed_alone():
     spec = backbone.resolve("tiny", "random")
     first, again, other = (backbone.load(spec, seed=seed) for seed in (0, 0, 1))
