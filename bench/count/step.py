@@ -17,7 +17,7 @@ from bench.models.head import TaskModel, generator
 from bench.schema.shape import Setting
 from bench.training.contract import MODULE
 from bench.training.frozen import Frozen, watched
-from bench.training.loop import PROOF, Reached, check_groups, head_groups, regularized, to_autocast
+from bench.training.loop import PROOF, Reached, groups_of, regularized, to_autocast, zeros_of
 
 MIDDLE = (1, 2)
 """Step and number of steps that a method's own work is told: amid training, where AdaLoRA deals out its ranks."""
@@ -111,9 +111,7 @@ def _checkpoint(backbone: nn.Module) -> None:
 
 def optimizer_groups(model: TaskModel, method: Method, rate: float = 1e-3, head_rate: float = 1e-3) -> list[Any]:
     """Parameter groups of method and head, checked to hold exactly what trains; the rates change no cost."""
-    groups = method.param_groups(model.body, rate) + head_groups(model.head, head_rate)
-    check_groups(groups, model)
-    return groups
+    return groups_of(method, model, rate, head_rate)
 
 
 def random_batch(
@@ -170,7 +168,7 @@ def prove(step: TrainingStep, batch: Batch) -> None:
     randomise(step.model.body)
     with _refusing_padding():
         step.backward(step.forward())
-    Reached(step.model, step.method.zero_gradients(step.model.body)).see_values().check_values()
+    Reached(step.model, zeros_of(step.method, step.model.body)).see_values().check_values()
 
 
 def prove_graph(step: TrainingStep) -> None:

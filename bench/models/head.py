@@ -171,6 +171,8 @@ def check_positions(
     Raises:
         BenchError: It has too few; the sentence says how long a row may be.
     """
+    if type(reserved) is not int or reserved < 0:
+        raise BenchError(f"reserved_positions() of the method gives {reserved!r}; it takes a whole number from 0 on")
     positions = anatomy(bare).positions
     if positions is None or reserved + length <= positions:
         return length

@@ -41,13 +41,27 @@ def merge(method: Method, module: nn.Module) -> nn.Module | None:
     return None if folded is None else given("merge", folded, nn.Module, f"{MODULE}, or None where it cannot")
 
 
+def delta_of(method: Method, finalized: nn.Module) -> dict[str, Tensor]:
+    """The delta of a finalized module.
+
+    Raises:
+        BenchError: That is no mapping of names to tensors.
+    """
+    stored: Any = method.delta(finalized)
+    if not isinstance(stored, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in stored.items()
+    ):
+        raise BenchError(f"delta() of the method gives {_short(stored)}; it takes a tensor for each name")
+    return dict(stored)
+
+
 def stored_bytes(method: Method, finalized: nn.Module, trained: int) -> int:
     """Bytes of the delta of a finalized module in which ``trained`` parameters were set to train.
 
     Raises:
         BenchError: Something trained and nothing is stored.
     """
-    stored = sum(tensor.numel() * tensor.element_size() for tensor in method.delta(finalized).values())
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in delta_of(method, finalized).values())
     if trained and not stored:
         raise BenchError(
             f"{trained:,} parameters of it train, but delta() of what finalize() returns stores 0 bytes: all that "
@@ -177,7 +191,7 @@ class Contract:
         if not self.asked:
             return
         self._same(module, "what finalize() returns does not compute what the trained module computes")
-        delta = self._method.delta(module)
+        delta = delta_of(self._method, module)
         loaded = self._loaded(delta)
         self._form(loaded)
         self._same(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.anatomy import anatomy, oriented
+from bench.errors import BenchError
 from bench.schema.record import Directions
 from bench.stats.subspaces import Vectors, angles, overlap
 
@@ -30,7 +31,7 @@ class GradientNorms:
         given = [id(p) for parameters in parts.values() for p in parameters]
         wanted = {id(p) for p in body.parameters() if p.requires_grad}
         if len(given) != len(set(given)) or set(given) != wanted:
-            raise RuntimeError("parts of the method do not hold exactly the trainable parameters, each once")
+            raise BenchError("parts() of the method does not hold exactly the trainable parameters, each once")
         self._parts = {name: list(parameters) for name, parameters in parts.items() if parameters}
         self._steps = steps
         self._noted: dict[str, list[Tensor]] = {name: [] for name in self._parts}

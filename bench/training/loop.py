@@ -112,8 +112,9 @@ def optimizer_for(
     Raises:
         BenchError: The method's own is no optimizer, needs a closure, or does not hold exactly what ``groups`` hold.
     """
-    asked = sorted(id(p) for group in groups for p in group["params"])  # its constructor may change the groups
-    own = method.optimizer(body, groups, weight_decay)
+    asked = sorted(id(p) for group in groups for p in group["params"])
+    # copies: it may change them, and where it gives None the recipe's rates stand
+    own = method.optimizer(body, [{**group, "params": list(group["params"])} for group in groups], weight_decay)
     if own is None:
         return make(groups, weight_decay=weight_decay)
     if not isinstance(own, torch.optim.Optimizer):
@@ -170,12 +171,45 @@ def head_groups(head: nn.Module, lr: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "lr": lr}, {"params": vectors, "lr": lr, "weight_decay": 0.0}]
 
 
+def groups_of(method: Method, model: TaskModel, rate: float, head_rate: float) -> list[dict[str, Any]]:
+    """Optimizer groups of method and head at their rates, checked to hold exactly what trains, each once.
+
+    Raises:
+        BenchError: What ``param_groups`` gives are no groups, or not those of what trains.
+    """
+    own: Any = method.param_groups(model.body, rate)
+    if not isinstance(own, list | tuple) or not all(isinstance(one, dict) and "params" in one for one in own):
+        raise BenchError("param_groups() of the method gives no list of groups; let each be a dict with its params")
+    groups = [{**one, "params": list(one["params"])} for one in own] + head_groups(model.head, head_rate)
+    check_groups(groups, model)
+    return groups
+
+
 def check_groups(groups: list[dict[str, Any]], module: nn.Module) -> None:
-    """Assert that the optimizer sees exactly the parameters that require a gradient, each once."""
-    given = [id(p) for group in groups for p in group["params"]]
+    """Hold groups against the parameters that require a gradient.
+
+    Raises:
+        BenchError: They do not hold exactly those, each once.
+    """
+    held = [id(p) for group in groups for p in group["params"]]
     wanted = {id(p) for p in module.parameters() if p.requires_grad}
-    if len(given) != len(set(given)) or set(given) != wanted:
-        raise RuntimeError("param_groups of the method do not hold exactly the trainable parameters, each once")
+    if len(held) != len(set(held)) or set(held) != wanted:
+        raise BenchError(
+            "param_groups() of the method does not hold exactly the trainable parameters, each once; give every "
+            "parameter with requires_grad to one group"
+        )
+
+
+def zeros_of(method: Method, body: nn.Module) -> tuple[str, ...]:
+    """Name endings of parameters that the method says never move.
+
+    Raises:
+        BenchError: That is no list of names: a text would stand for each of its letters.
+    """
+    said: Any = method.zero_gradients(body)
+    if isinstance(said, str) or not all(isinstance(one, str) and one for one in said):
+        raise BenchError(f"zero_gradients() of the method gives {said!r}; it takes a list of name endings, or ()")
+    return tuple(said)
 
 
 PROOF = 10
@@ -320,14 +354,13 @@ def train(
         NonFiniteLoss: The loss is NaN or infinite.
         BenchError: The loss never reaches a trainable parameter, or what trains changes on the way.
     """
-    groups = [*method.param_groups(body, recipe.learning_rate), *head_groups(model.head, recipe.head_learning_rate)]
-    check_groups(groups, model)
+    groups = groups_of(method, model, recipe.learning_rate, recipe.head_learning_rate)
     optimizer = optimizer_for(method, body, groups, weight_decay=recipe.weight_decay, notes=notes)
     schedule = linear_schedule(optimizer, recipe)
     trained = [p for group in groups for p in group["params"]]
     model.train()
     losses: list[float] = []
-    reached = Reached(model, method.zero_gradients(body))
+    reached = Reached(model, zeros_of(method, body))
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
         loss = _backward(model, method, body, batch, recipe)
         reached.see_values()

@@ -457,6 +457,28 @@ def test_a_method_that_keeps_its_word_passes(name: str, installed: Any) -> None:
     assert record.status == "ok", record.traceback
 
 
+def faster(self: Method, module: Any, groups: list[dict[str, Any]], weight_decay: float) -> None:
+    for group in groups:
+        group["lr"] = 1.0
+
+
+def test_rates_are_the_recipe_s_where_a_method_has_no_optimizer(installed: Any) -> None:
+    assert trained(installed(with_(optimizer=faster))).losses == trained(installed(Gated)).losses
+
+
+@pytest.mark.parametrize("said", [{"zero_gradient": "scale"}, {"zero_gradient": ("",)}])
+def test_a_gradient_is_declared_zero_by_whole_names(said: dict[str, Any], installed: Any) -> None:
+    record = trained(installed(with_(**said)))
+    assert (record.reason or "").startswith("zero_gradients() of the method gives ")
+
+
+@pytest.mark.parametrize("positions", [-5, "many", 2.0])
+def test_reserved_positions_are_a_whole_number(positions: Any, installed: Any) -> None:
+    plugin = installed(with_(reserved_positions=lambda self, config: positions))
+    for record in (counted(plugin), trained(plugin)):
+        assert (record.reason or "").startswith(f"reserved_positions() of the method gives {positions!r}; it takes")
+
+
 def raising(*args: Any, **kwargs: Any) -> Any:
     raise LookupError("no such thing\nand more")
 
@@ -508,6 +530,26 @@ OF_ANOTHER_KIND: dict[str, tuple[dict[str, Any], str]] = {
     "finalize": (
         {"finalize": lambda self, module: None},
         "finalize() of the method gives None; let it return a torch module",
+    ),
+    "groups that are spent": (
+        {"param_groups": lambda self, module, lr: ({"params": [p]} for p in module.parameters())},
+        "param_groups() of the method gives no list of groups; let each be a dict with its params",
+    ),
+    "groups without parameters": (
+        {"param_groups": lambda self, module, lr: [{"lr": lr}]},
+        "param_groups() of the method gives no list of groups",
+    ),
+    "groups that lack one": (
+        {"param_groups": lambda self, module, lr: []},
+        "param_groups() of the method does not hold exactly the trainable parameters, each once; give every",
+    ),
+    "a delta in a list": (
+        {"delta": lambda self, module: [module.scale]},
+        "delta() of the method gives [",
+    ),
+    "a delta of numbers": (
+        {"delta": lambda self, module: {"scale": 1.0}},
+        "delta() of the method gives {'scale': 1.0}; it takes a tensor for each name",
     ),
     "merge": (
         {"merge": lambda self, module: "merged"},

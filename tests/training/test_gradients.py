@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 
+from bench.errors import BenchError
 from bench.models.head import TaskModel, make_head
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan, plan_search
@@ -84,7 +85,7 @@ def test_parts_that_forget_or_repeat_a_parameter_are_refused():
     _, _, model = watched()
     trained = [p for p in model.body.parameters() if p.requires_grad]
     for wrong in (trained[:-1], [*trained, trained[0]]):
-        with pytest.raises(RuntimeError, match="parts of the method do not hold exactly the trainable parameters"):
+        with pytest.raises(BenchError, match=r"parts\(\) of the method does not hold exactly the trainable parameters"):
             GradientNorms({"delta": wrong}, model.body, 1)
 
 

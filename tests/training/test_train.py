@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.count.step import set_dropout
+from bench.errors import BenchError
 from bench.models.head import TaskModel, make_head
 from bench.registry import make
 from bench.training.loop import NonFiniteLoss, Recipe, check_groups, linear_schedule, to_autocast, train
@@ -89,7 +90,7 @@ def test_groups_that_forget_or_repeat_a_parameter_are_refused():
     trained = [p for p in model.parameters() if p.requires_grad]
     check_groups([{"params": trained}], model)
     for wrong in (trained[:-1], [*trained, trained[0]]):
-        with pytest.raises(RuntimeError, match="exactly the trainable parameters"):
+        with pytest.raises(BenchError, match="exactly the trainable parameters"):
             check_groups([{"params": wrong}], model)
 
 
