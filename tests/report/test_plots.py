@@ -17,9 +17,9 @@ from bench.report.charts.canvas import Words, save, styled
 from bench.report.charts.curves import training_loss
 from bench.report.charts.scores import COSTS, score_against
 from bench.report.charts.sheet import LONGEST, Sheet, groups, looks
-from bench.report.charts.step import anatomy, backward_by_depth, memory_breakdown
+from bench.report.charts.step import anatomy, backward_by_depth, memory_breakdown, moved_by_phase
 from bench.report.charts.times import inference, latency, latency_map
-from bench.schema.record import Flops
+from bench.schema.record import Flops, Traffic
 from bench.store.store import Run
 from tests.factories.figures import cells_of, named, overlapping, tangles, texts, written
 from tests.factories.records import LABELS, cost, glue_small, score, suite
@@ -119,6 +119,27 @@ def test_the_maps_scale_stays_readable_where_a_method_exceeds_next_to_nothing_a_
     ends = {image.get_clim() for panel in figure.axes[:2] for image in panel.images}
     assert ends == {(1e-9, 2.0)}  # one colour, one meaning
     assert (tmp_path / "map.svg").stat().st_size < 100_000
+
+
+def traffic(forward, backward, optimizer):
+    whole = {"forward": forward, "backward": backward}
+    none = {"forward": 0, "backward": 0}
+    return Traffic(**whole, optimizer=optimizer, step=forward + backward + optimizer, backbone=whole, method=none,
+                   head=none)  # fmt: skip
+
+
+def test_traffic_stacks_its_phases_and_says_the_whole_beside_the_baseline_s():
+    moved = {
+        "full": traffic(40_000_000, 60_000_000, 100_000_000),
+        "inside": traffic(40_000_000, 50_000_000, 10_000_000),
+    }
+    with styled():
+        figure = moved_by_phase(moved, "full", Words("title", ""), looks(list(moved), "full"))
+        without = moved_by_phase({"inside": moved["inside"]}, "full", Words("", ""), looks(["inside"], "full"))
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == [40, 40, 60, 50, 100, 10]
+    assert {"200 MB, 1.00 x", "100 MB, 0.50 x"} <= set(texts(figure))
+    assert without is None
 
 
 def memory(peak):
@@ -258,7 +279,15 @@ def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
     assert "peak memory (counted) of one training step (MB)" in shown["score-memory"]
     assert "(ms)" in shown["step-time"] and "n = 6 blocks" in shown["step-time"]
     assert "within 3 % of the base" in shown["latency"]
-    for name in ("backward-depth", "backward-anatomy", "memory", "inference", "score-memory", "score-stored"):
+    for name in (
+        "backward-depth",
+        "backward-anatomy",
+        "traffic",
+        "memory",
+        "inference",
+        "score-memory",
+        "score-stored",
+    ):
         assert "counted · exact on any machine" in shown[name]
     for name in ("step-time", "latency", "score-time"):
         assert "timed · this machine: CPU, 2 cores, no GPU" in shown[name]
@@ -275,7 +304,7 @@ def test_a_second_drawing_has_the_same_bytes(tmp_path):
 @pytest.mark.slow
 def test_a_second_drawing_has_the_same_bytes_also_of_a_broken_run(run):
     before = [path.read_bytes() for path in plots.draw(broken(run))]
-    assert len(before) == 24
+    assert len(before) == 26
     assert [path.read_bytes() for path in plots.draw(broken(run))] == before
 
 
@@ -293,7 +322,7 @@ def test_a_figure_that_no_longer_holds_is_removed(run):
     stale.touch()
     names = {path.name for path in plots.draw(replace(run, records=tuple(cost(label) for label in ("full", "ia3"))))}
     assert not stale.exists()
-    kept = ("backward-depth", "backward-anatomy", "memory", "step-time", "latency", "inference")
+    kept = ("backward-depth", "backward-anatomy", "traffic", "memory", "step-time", "latency", "inference")
     assert names == {f"{name}.{kind}" for name in kept for kind in ("png", "svg")}
 
 

@@ -40,6 +40,8 @@ PLOTS = (
     Plot("backward-anatomy", "Anatomy of backward",
          "Backward FLOPs of each method, split into input gradients, weight gradients and attention.",
          step.by_kind),
+    Plot("traffic", "Memory traffic",
+         "Bytes that forward, backward and update of each method read and write.", step.by_phase),
     Plot("memory", "Memory by part", "Memory of one training step of each method by part, with its peak.",
          step.by_part),
     Plot("step-time", "Time of a training step", "Time of forward, backward and optimizer of one training step.",

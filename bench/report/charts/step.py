@@ -1,4 +1,4 @@
-"""What one training step takes: backward FLOPs at each depth and by kind of gradient, and what fills memory."""
+"""What one training step takes: backward FLOPs by depth and by kind, bytes moved, and what fills memory."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from bench.report import format as fmt
 from bench.report.charts import canvas
 from bench.report.charts.canvas import BYTES, FAINT, GRID, INK, QUIET_INK, WIDTH, Floats, Layout, Words
 from bench.report.charts.sheet import Looks, Sheet
-from bench.schema.record import Flops, Owners
+from bench.schema.record import Flops, Owners, Traffic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -301,6 +301,52 @@ def _guide(axes: "Axes", share: float, name: str) -> None:
         textcoords="offset points", ha="center", va="bottom", fontsize=7.5, color=QUIET_INK,
         arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkB": 0, "shrinkA": 0},
     )  # fmt: skip
+
+
+MOVED = {"forward": ("forward", "#77AADD"), "backward": ("backward", "#EE8866"), "optimizer": ("update", "#EEDD88")}
+"""Phase among a record's bytes moved -> name and colour (Paul Tol's "light" scheme), left first."""
+
+
+def by_phase(sheet: Sheet) -> "Figure | None":
+    """`moved_by_phase` of a run."""
+    moved = {label: record.traffic_bytes for label, record in sheet.cost_records.items() if record.traffic_bytes}
+    words = sheet.words("Memory traffic: bytes that one training step moves", "", "counted")
+    return moved_by_phase(moved, sheet.baseline, words, sheet.looks)
+
+
+def moved_by_phase(moved: Mapping[str, Traffic], baseline: str, words: Words, style: Looks) -> "Figure | None":
+    """Stacked bars: bytes read and written by forward, backward and update, all of it / the baseline's beside.
+
+    It takes what `anatomy` does, traffic in place of FLOPs; None where nothing was counted or the baseline was not.
+    """
+    if baseline not in moved:
+        return None
+    names, whole = list(moved), moved[baseline].step
+    longest = max(one.step for one in moved.values())
+    size, unit = canvas.scaled([longest], BYTES)
+    words = Words(words.title, _moved_caption(fmt.plain(baseline)), words.subtitle, words.badges)
+    layout = Layout(canvas.depth(style, names), canvas.room_for(style, names), 0.2, keys=1)
+    figure, (axes,) = canvas.new_figure(words, layout)
+    y = canvas.rows(axes, style, names)
+    left = np.zeros(len(names))
+    for phase, (label, colour) in MOVED.items():
+        part = np.array([getattr(one, phase) for one in moved.values()], dtype=float) / size
+        left = canvas.stack(axes, y, left, part, colour, label=label)
+    for at, end, one in zip(y, left, moved.values(), strict=True):
+        text = f"{fmt.size(one.step)}, {fmt.ratio(one.step / whole)} x"
+        axes.text(end + 0.012 * longest / size, at, text, va="center", fontsize=8.5, color=INK, zorder=4)
+    axes.set_xlim(0, longest / size * 1.25)
+    axes.set_xlabel(f"bytes moved by one training step ({unit})")
+    canvas.key(figure, axes.get_legend_handles_labels()[0], layout)
+    return figure
+
+
+def _moved_caption(baseline: str) -> str:
+    return (
+        "Bytes that the operations of forward, backward and update read and write, each element once an operation, "
+        f"whatever a cache spares; n = 1, counts have no interval. Right: all of it, and / {baseline}. On "
+        "a device with much speed for its bandwidth a step takes as long as this says, rather than its FLOPs."
+    )
 
 
 PARTS = {
