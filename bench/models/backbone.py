@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import tomllib
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,42 +49,14 @@ PRETRAINED: dict[str, Pinned] = {
     "FacebookAI/roberta-base": Pinned(revision="e2da8e2f811d1448a5b465c236feacd80ffbac7b", sha256=None),
 }
 
-_BERT_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
-_T5_LARGE = {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16}
-_GPT2_MEDIUM = {"n_embd": 1024, "n_layer": 24, "n_head": 16}
-_LLAMA_3B = {
-    "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
-    "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072,
-}  # fmt: skip
-_QWEN_8B = {
-    "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960,
-}  # fmt: skip
-_MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-_TINY = {
-    "vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 128, "max_position_embeddings": 128,
-}  # fmt: skip
 
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "tiny": ("bert", _TINY),
-    "minilm-l6": ("bert", _MINILM),
-    "bert-base": ("bert", {}),
-    "bert-large": ("bert", _BERT_LARGE),
-    "roberta-base": ("roberta", _ROBERTA),
-    "roberta-large": ("roberta", {**_ROBERTA, **_BERT_LARGE}),
-    "distilbert": ("distilbert", {}),
-    "t5-base": ("t5", {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}),
-    "t5-large": ("t5", _T5_LARGE),
-    "t5-3b": ("t5", {**_T5_LARGE, "d_ff": 16384, "d_kv": 128, "num_heads": 32}),
-    "gpt2": ("gpt2", {}),
-    "gpt2-medium": ("gpt2", _GPT2_MEDIUM),
-    "llama-2-7b": ("llama", {}),
-    "llama-3.2-3b": ("llama", _LLAMA_3B),
-    "qwen3-8b": ("qwen3", _QWEN_8B),
-}
-"""Named shapes from published configurations (the transformers defaults where the value is empty); weights random."""
+def _shapes() -> dict[str, tuple[str, dict[str, Any]]]:
+    tables = tomllib.loads(Path(__file__).with_name("shapes.toml").read_text(encoding="utf-8"))
+    return {name: (fields.pop("model_type"), fields) for name, fields in tables.items()}
+
+
+SHAPES = _shapes()
+"""Named shapes from published configurations: family, and fields that differ from its defaults; weights random."""
 
 
 def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpec:

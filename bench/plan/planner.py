@@ -48,7 +48,7 @@ from bench.tasks.metrics import bag_of_words_floor
 from bench.tasks.rows import TaskData, check_labels, content_sha256
 from bench.tasks.sources import load_task, load_trial, resolve_source
 
-_SHARED = ("method.py", "anatomy.py", "families.toml", "models", "training/loop.py")
+_SHARED = ("method.py", "anatomy.py", "families.toml", "models", "models/shapes.toml", "training/loop.py")
 SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
     Cell: (*_SHARED, "stats/subspaces.py", "training", "tasks"),
     Probe: (*_SHARED, "stats/intervals.py", "schema/claims.py", "timing", "count"),
