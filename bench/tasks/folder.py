@@ -17,6 +17,8 @@ FEW = 3
 SHARE = 0.001
 """Their share of the rows of a large file."""
 _FORMATS = ("tsv", "jsonl", "parquet")
+_HALVES = re.compile("[\\ud800-\\udfff]")
+"""Halves of surrogate pairs, as JSON can spell them: no tokenizer takes one alone."""
 _DIGITS = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 Row = tuple[str, Mapping[str, Any]]
@@ -230,6 +232,8 @@ def _text(path: Path, place: str, fields: Mapping[str, Any], column: str) -> str
     value = fields[column]
     if not isinstance(value, str):
         raise BenchError(f"{path}: {place}, column {column!r}: {_shown(value)} is not text; write a string")
+    if _HALVES.search(value):
+        raise BenchError(f"{path}: {place}, column {column!r}: half of a surrogate pair; write whole characters")
     return value
 
 

@@ -221,6 +221,11 @@ BAD_FILES = [
         b'{"sentence": "a", "label": ' + b"1" * 5000 + b"}\n",
         r"line 1 holds a number of too many digits; shorten it$",
     ),
+    (
+        "train.jsonl",
+        rb'{"sentence": "a\ud800", "label": 1}',
+        r"line 1, column 'sentence': half of a surrogate pair; write whole",
+    ),
     ("train.parquet", b"no parquet", r"train\.parquet: not a parquet file"),
     ("train.txt", b"x", r"no train\.tsv; write one of train\.tsv, train\.jsonl, train\.parquet"),
 ]
