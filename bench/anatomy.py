@@ -86,6 +86,8 @@ class Anatomy:
     embeddings: str
     """Dotted path of the module whose output enters block 0 (where it is a module), else of the word embedding."""
     word_embeddings: str
+    lm_head: str | None
+    """Dotted path of the LM head in a whole language model; None in a bare backbone."""
     hidden: int
     heads: int
     ffn: int
@@ -195,8 +197,29 @@ def check_family(model_type: str) -> None:
         raise unknown("backbone family", model_type, _FAMILIES)
 
 
+def causal(model_type: str) -> bool:
+    """Whether a family's tokens see those before them alone.
+
+    Raises:
+        BenchError: No family has this name.
+    """
+    check_family(model_type)
+    return _FAMILIES[model_type].causal
+
+
+def _below_head(backbone: Any) -> str:
+    """Path of what gives the states, with a dot: ``model.`` in a whole language model, empty in a bare backbone."""
+    name = getattr(backbone, "base_model_prefix", "")
+    return f"{name}." if name and isinstance(getattr(backbone, name, None), nn.Module) else ""
+
+
+def _lm_head(backbone: Any, below: str) -> str | None:
+    output = backbone.get_output_embeddings() if below else None
+    return next((path for path, module in backbone.named_modules() if module is output), None) if below else None
+
+
 def anatomy(backbone: nn.Module) -> Anatomy:
-    """Read the roles of ``backbone``, a bare transformers model.
+    """Read the roles of ``backbone``, a bare transformers model or a whole language model.
 
     Raises:
         BenchError: Its family is not one of the supported ones, or the variant deviates from its family's layout.
@@ -204,15 +227,17 @@ def anatomy(backbone: nn.Module) -> Anatomy:
     config: Any = backbone.config
     check_family(config.model_type)
     family = _family(config)
-    blocks: Any = backbone.get_submodule(family.layers)
+    below = _below_head(backbone)
+    blocks: Any = backbone.get_submodule(below + family.layers)
     maps = _maps(family, config)
-    layers = tuple(_layer(family, maps, f"{family.layers}.{index}") for index in range(len(blocks)))
+    layers = tuple(_layer(family, maps, f"{below}{family.layers}.{index}") for index in range(len(blocks)))
     return Anatomy(
         family=config.model_type,
         layers=layers,
-        layers_path=family.layers,
-        embeddings=family.embeddings,
-        word_embeddings=family.word,
+        layers_path=below + family.layers,
+        embeddings=below + family.embeddings,
+        word_embeddings=below + family.word,
+        lm_head=_lm_head(backbone, below),
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
         ffn=_ffn_width(backbone, family, layers[0]),

@@ -4,6 +4,7 @@ import dataclasses
 
 from torch import nn
 
+from bench.anatomy import anatomy
 from bench.method import Method, MethodConfig
 
 
@@ -42,8 +43,11 @@ class HeadConfig(MethodConfig):
 class HeadOnly(Method):
     """``logits = head(pool(backbone(x)))`` with a fixed backbone, also called a linear probe.
 
+    On a language model the head is its LM head: a copy of that matrix, untied from the embeddings, is what trains.
+
     Paper: Devlin et al., NAACL 2019, arXiv:1810.04805, section 5.3.
-    Trains: 0 backbone parameters (bert-base: 0) and stores none; the harness's head is counted apart.
+    Trains: 0 backbone parameters (bert-base: 0) and stores none; the harness's head is counted apart. The objective
+    text: the LM head, ``V d`` (gpt2: 38,597,376).
     Backward: ends at the head; nothing in the backbone requires a gradient, so autograd records nothing there.
     Merging: returns the module itself, which is the untouched backbone.
     Use: as the floor: what a method scores above it is what training more than the head has bought.
@@ -52,7 +56,11 @@ class HeadOnly(Method):
     Config = HeadConfig
 
     def apply(self, backbone: nn.Module, config: HeadConfig) -> nn.Module:
-        """Return the backbone as it came, frozen."""
+        """Return the backbone as it came, frozen but for the LM head of a language model."""
+        if (path := anatomy(backbone).lm_head) is not None:
+            output = backbone.get_submodule(path)
+            for name, parameter in list(output.named_parameters()):  # new tensors: tied ones stay with the embeddings
+                setattr(output, name, nn.Parameter(parameter.detach().clone()))
         return backbone
 
     def merge(self, module: nn.Module) -> nn.Module:

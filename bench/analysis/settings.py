@@ -59,6 +59,9 @@ def place(shape: Shape) -> str:
     rare = [name for name in ("checkpointing", "clipping", "compiled") if getattr(shape, name)]
     rare += [f"dropout {shape.dropout:g}"] if shape.dropout else []
     rare += [shape.weights] if shape.weights != "native" else []
+    rare += [str(shape.objective)] if shape.objective != "classes" else []
+    rare += [f"{shape.loss} loss"] if shape.loss else []
+    rare += [f"{shape.target_tokens} targets"] if shape.target_tokens else []
     words = (f"{shape.batch} x {shape.length}", shape.dtype, shape.attention, shape.optimizer, *rare)
     return " ".join(words)
 

@@ -20,6 +20,8 @@ from bench.cli.options import (
     InconclusiveOption,
     JsonOption,
     MethodsOption,
+    Loss,
+    Objective,
     Optimizer,
     OutOption,
     RunArgument,
@@ -203,6 +205,17 @@ def predict(
     ] = False,
     clipping: Annotated[bool, typer.Option("--clipping", help="Clip the gradients before the update.")] = False,
     dropout: Annotated[float, typer.Option(help="Dropout probability, in place of the model's own.")] = 0.0,
+    objective: Annotated[
+        Objective | None,
+        typer.Option(help="What is trained on top; text for decoders, classes for encoders if omitted."),
+    ] = None,
+    loss: Annotated[
+        Loss | None,
+        typer.Option(help="Logits of text: of all positions (full, as transformers), of targets, or in chunks."),
+    ] = None,
+    target_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a row with a next-token target, the last ones; all if omitted.")
+    ] = None,
     weights: Annotated[
         Weights, typer.Option(help="Storage of frozen linear weights: as --dtype, or in 4 bits.")
     ] = "native",
@@ -222,7 +235,7 @@ def predict(
     Counts eager mode; torch.compile is not covered.
     """
     quiet_libraries()
-    from bench.count.predict import predictions
+    from bench.count.predict import predictions, setting_for
     from bench.count.roofline import rates
     from bench.errors import BenchError
 
@@ -232,12 +245,13 @@ def predict(
     speed = rates(roofline) if roofline is not None else None
     specs = None if method is None else [spec for text in method for spec in split_specs(text)]
     from bench.cli.progress import waiting
-    from bench.schema.shape import Setting
+    from bench.schema.shape import StepShape
 
-    setting = Setting(
+    form = StepShape(
         batch=batch, length=seq, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,
-        checkpointing=checkpointing, clipping=clipping, weights=weights, device=device,
+        checkpointing=checkpointing, clipping=clipping, objective=objective, loss=loss, target_tokens=target_tokens,
     )  # fmt: skip
+    setting = setting_for(backbone, form, weights=weights, device=device)
     with waiting() as say:
         rows = predictions(backbone, specs, setting, memory, say, rates=speed)
     _show_predictions(rows, plot, as_json)

@@ -11,6 +11,8 @@ from typer.core import TyperCommand
 from bench.schema.forms import Attention as Attention
 from bench.schema.forms import Device as Device
 from bench.schema.forms import Dtype as Dtype
+from bench.schema.forms import Loss as Loss
+from bench.schema.forms import Objective as Objective
 from bench.schema.forms import Optimizer as Optimizer
 from bench.schema.forms import Weights as Weights
 

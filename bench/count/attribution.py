@@ -8,6 +8,7 @@ from torch import Tensor, UntypedStorage, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bench.anatomy import anatomy
+from bench.models.text import TextBackbone
 
 Owner = Literal["backbone", "method", "head"]
 OTHER = "other"
@@ -54,6 +55,10 @@ class Origin:
             self.modules[module] = label
             for parameter in module.parameters(recurse=False):
                 self.parameters[parameter] = label
+        output: Any = backbone.get_output_embeddings() if isinstance(backbone, TextBackbone) else None  # type: ignore[operator]
+        if output is not None:  # the LM head; a tied matrix is looked up below it, which multiplies nothing
+            self.modules[output] = "head"
+            self.parameters |= dict.fromkeys(output.parameters(), "head")
 
     def replaced(self, tensors: Mapping[Tensor, Tensor]) -> None:
         """Follow the backbone's parameters into the tensors that took their places."""
@@ -70,7 +75,7 @@ class Places:
     """
 
     def __init__(self, origin: Origin, body: nn.Module, head: nn.Module) -> None:
-        self._modules: dict[nn.Module, Place] = {m: Place("backbone", layer) for m, layer in origin.modules.items()}
+        self._modules: dict[nn.Module, Place] = {m: _own(layer) for m, layer in origin.modules.items()}
         self._storages: dict[int, Place] = {}
         added = [(path, module) for path, module in body.named_modules() if module not in origin.modules]
         ladders = {path: len(module) - origin.depth for path, module in added if _is_ladder(module, origin.depth)}
@@ -80,7 +85,7 @@ class Places:
             self._modules.setdefault(module, Place("method", labels[path]))
         for path, parameter in body.named_parameters():
             layer = origin.parameters.get(parameter)
-            place = Place("method", _rung(path, ladders, labels)) if layer is None else Place("backbone", layer)
+            place = Place("method", _rung(path, ladders, labels)) if layer is None else _own(layer)
             self._storages.setdefault(parameter.untyped_storage()._cdata, place)
         for module in head.modules():
             self._modules[module] = Place("head", "head")
@@ -148,6 +153,11 @@ class Places:
 
     def _place(self, module: nn.Module) -> Place | None:
         return Place("method", OTHER) if isinstance(module, OwnWork) else self._modules.get(module)
+
+
+def _own(layer: str) -> Place:
+    """Place of what the backbone had; the LM head of a language model is what stands on it."""
+    return Place("head" if layer == "head" else "backbone", layer)
 
 
 def _is_ladder(module: nn.Module, depth: int) -> bool:

@@ -21,11 +21,11 @@ from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
 from bench.count.roofline import Work
-from bench.count.step import TrainingStep, adapt, hold, optimizer_groups, prove_graph, random_batch
+from bench.count.step import TrainingStep, adapt, hold, optimizer_groups, prove_graph, step_batch
 from bench.errors import BenchError, unknown
 from bench.method import Method
-from bench.models import backbone
-from bench.models.head import make_head, trainable, trained_dtypes
+from bench.models.head import trainable, trained_dtypes
+from bench.models.objective import make_objective, shape_for
 from bench.schema.forms import Optimizer
 from bench.schema.jobs import BackboneSpec
 from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
@@ -198,12 +198,11 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
 
     Modules cannot change their type or device among fake tensors, and some families draw weights by value.
     """
-    shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
-    bare = backbone.load(shape, device="meta", dtype=setting.loaded, attention=setting.attention)
-    vocabulary: int = bare.config.vocab_size  # type: ignore[union-attr, assignment]
+    bare = shape_for(spec, setting)  # no file of weights is read
+    shape = bare.config
     own = {} if registry.ours(method) else dict(bare.named_parameters())
     with Writes(own) if own else contextlib.nullcontext() as writes:
-        origin, model = adapt(bare, method, config, make_head(bare, setting.outputs), setting)
+        origin, model = adapt(bare, method, config, make_objective(bare, setting), setting)
     written = _written(Frozen(own, model.body), writes) if writes else ()
 
     def build() -> TrainingStep:
@@ -214,7 +213,7 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
         make = EightBitState if eight_bit else functools.partial(make_optimizer, form=setting.optimizer)
         notes: list[str] = [*written]
         optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
-        batch = random_batch(setting.batch, setting.length, vocabulary=vocabulary, outputs=setting.outputs)
+        batch = step_batch(shape, setting)
         frozen = Frozen({name: fakes.get(p, p) for name, p in own.items()}, model.body) if own else None
         return TrainingStep(
             method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes), frozen, setting.clipping

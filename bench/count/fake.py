@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import masking_utils
 
+from bench.count.chunked import as_on_cuda
 from bench.errors import BenchError
 from bench.training.blame import hook_of, reason_of
 
@@ -306,6 +307,8 @@ class _CudaForms(TorchFunctionMode):
             return self._backward(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:
             kwargs["dropout_p"] = 0.0
+        if func is functional.linear_cross_entropy:
+            return as_on_cuda(func, *args, **kwargs)
         if func in _FLOAT32_ON_CUDA and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map_only(Tensor, Tensor.float, (args, kwargs))
         return func(*args, **kwargs)

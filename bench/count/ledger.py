@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.count.attribution import Origin, Owner, Place, Places
+from bench.count.chunked import Taken, inside, taken
 from bench.count.fake import asked_device
 from bench.count.operations import CriticalPath, Product, factors, product, tensors, uncounted
 from bench.count.roofline import Load, Work
@@ -77,7 +78,8 @@ def count_step(
     places = Places(origin, model.body, model.head)  # type: ignore[arg-type]
     counter = _Counter(places)
     with places.following():
-        with _saved(model, places) as saved, counter:
+        with _saved(model, places) as (saved, keep), counter:
+            counter.keep = keep
             loss = forward()
         kept = dict(saved)
         saved.clear()
@@ -116,8 +118,11 @@ _Saved = dict[int, tuple[torch.UntypedStorage, SavedTensor]]
 
 
 @contextlib.contextmanager
-def _saved(model: nn.Module, places: Places) -> Iterator[_Saved]:
-    """Collect what autograd keeps, by storage; the storage is held so that its address is not used again."""
+def _saved(model: nn.Module, places: Places) -> Iterator[tuple[_Saved, Callable[[Tensor], Tensor]]]:
+    """Collect what autograd keeps, by storage; the storage is held so that its address is not used again.
+
+    Beside the collection comes the function that adds to it, for what an operation keeps by other means.
+    """
     own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
     kept: _Saved = {}
 
@@ -132,7 +137,7 @@ def _saved(model: nn.Module, places: Places) -> Iterator[_Saved]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
+        yield kept, pack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +163,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, places: Places) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.phase: Literal["forward", "backward", "optimizer"] = "forward"
+        self.keep: Callable[[Tensor], object] = lambda tensor: None
         self.uncounted: set[str] = set()
         self.work: collections.Counter[Load] = collections.Counter()
         self._places = places
@@ -175,6 +181,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         forward = self.phase == "forward" or (self.phase == "backward" and torch.is_grad_enabled())
         if forward:
             self._note_nodes(func, args, kwargs)
+        if (ahead := taken(func, args)) is not None:
+            return self._take(ahead, args)
         out = func(*args, **kwargs)
         if func in _COPIES:
             self._places.follow_copy(list(tensors(args)), out)
@@ -213,6 +221,20 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Place of the parameter whose gradient ``node`` adds up; None for another node."""
         variable = getattr(node, "variable", None)
         return None if variable is None else self._places.parameter([variable])
+
+    def _take(self, ahead: Taken, args: Any) -> Any:
+        """Run a loss that takes its gradients in forward and keeps them for backward; add it by what it computes."""
+        place = self._places.now(self._places.parameter(tensors(args)))
+        for part, flops in ahead._asdict().items():
+            self._tally[part, place] += flops
+        with _Moves() as moves:
+            out = inside(*args)
+        self.work += moves.work
+        self._moved[self.phase, place.owner] += sum(load.bytes * times for load, times in moves.work.items())
+        for gradient in out[1:]:
+            if gradient.numel():
+                self.keep(gradient)
+        return out
 
     def _note_nodes(self, func: Any, args: Any, kwargs: Any) -> None:
         # Autograd numbers a node just before it dispatches the operation: the numbers given since the last dispatch
@@ -283,6 +305,22 @@ def _type(factors: Any) -> str:
     """Type that a product is computed in: that of what it multiplies."""
     types = (tensor.dtype for tensor in tensors(factors) if tensor.dtype.is_floating_point or tensor.is_complex())
     return str(next(types, "")).removeprefix("torch.")
+
+
+class _Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what the operations of a whole one move and multiply."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.work: collections.Counter[Load] = collections.Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if moved := traffic(func, args, kwargs, out):
+            found = product(func, args, kwargs, out)
+            self.work[Load(_type(args), found.flops, moved) if found else Load("", 0, moved)] += 1
+        return out
 
 
 def _outer(func: Any, out: Any) -> Product | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.count.chunked import followed, inside
 from bench.count.fake import asked_device
 from bench.count.operations import tensors
 from bench.schema.record import Bytes, PeakMemory
@@ -75,7 +76,11 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (device := asked_device(func, args)) is not None:
             return device
-        out = func(*args, **(kwargs or {}))
+        if followed(func):
+            with self:  # its scratch is followed operation by operation
+                out = inside(*args)
+        else:
+            out = func(*args, **(kwargs or {}))
         for tensor in tensors(out):
             self._see(tensor)
         return out

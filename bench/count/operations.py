@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from bench.count.chunked import taken
 from bench.count.fake import asked_device
 
 Kind = Literal["linear", "attention", "both", "weight", "input"]
@@ -276,6 +277,8 @@ def product(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out
         return Product(flops, "both" if of_input and of_weight else "weight" if of_weight else "input")
     if isinstance(function, HigherOrderOperator) or function.namespace in _TORCHS:
         return None
+    if (ahead := taken(function, args)) is not None:
+        return Product(sum(ahead), "linear")
     if (name := function.name().partition(".")[0]) in _EXPERTS:
         formula, kind = _EXPERTS[name]
         return Product(formula(*args, **kwargs), kind)

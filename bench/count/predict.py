@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from bench import registry
 from bench.errors import BenchError, given
 from bench.models import backbone
+from bench.schema.forms import Weights
 from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
 from bench.schema.record import Prediction, Trainable
-from bench.schema.shape import Setting
+from bench.schema.shape import Setting, StepShape
 
 if TYPE_CHECKING:
     from bench.count.count import Counts
@@ -56,6 +57,19 @@ def _on_the_line(points: list[tuple[int, int]], limit: int, otherwise: int) -> i
     return first + (limit - low) * (second - first) // (high - low) if high > low else otherwise
 
 
+def setting_for(name: str, form: StepShape, *, weights: Weights, device: str) -> Setting:
+    """The setting of a step on backbone ``name``, with the objective and loss that it has there where none is given.
+
+    Raises:
+        BenchError: The backbone is unknown, or cannot have the objective.
+    """
+    from bench.models.objective import outputs_of, settle
+
+    settled = settle(backbone.shape_of(name), form, length=form.length)
+    outputs = outputs_of(settled["objective"])
+    return Setting(**form.step() | settled, weights=weights, device=device, outputs=outputs)
+
+
 def predictions(
     name: str,
     specs: Sequence[str] | None,
@@ -88,12 +102,13 @@ def predictions(
     asked = _asked(("all",) if specs is None else specs)
     from bench.count.isolation import guarded
     from bench.models.head import check_positions
+    from bench.models.objective import shape_for
 
     for named, config in asked:  # what is misspelled stops here
         guarded(named, functools.partial(_check, named, config))
     spec = backbone.shape_of(name)
     setting = setting.model_copy(update={"attention": backbone.attention_of(spec, setting.attention)})
-    bare = backbone.load(spec, device="meta")  # what no method is to blame for stops here
+    bare = shape_for(spec, setting)  # what no method is to blame for stops here
     check_positions(bare, setting.length, option="--seq")
     row = functools.partial(
         Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
@@ -174,7 +189,7 @@ def check_fit(plan: Plan) -> None:
             if used.label not in built:
                 built.add(used.label)
                 with contextlib.suppress(NotImplementedError):  # it starts from values, and is tried where they are
-                    _built(spec, method, config)
+                    _built(_without_values(spec), method, config)
             if length is not None:
                 check_positions(bare(spec), length, method.reserved_positions(config))
         except BenchError as error:
@@ -253,7 +268,8 @@ def _most(spec: BackboneSpec, setting: Setting) -> int:
     config = backbone.configuration(spec)
     tokens, heads = setting.batch * setting.length, config.num_attention_heads
     kept = tokens * (config.hidden_size * GENEROUS + heads * setting.length * 4) * config.num_hidden_layers
-    return int(4 * (4 * backbone.describe(spec).parameters + kept))
+    kept += tokens * config.vocab_size * 4 if setting.objective == "text" else 0  # logits, and what their loss keeps
+    return int(4 * (4 * backbone.describe(spec, setting.objective or "classes").parameters + kept))
 
 
 def _too_much(what: str, needed: int, limit: int) -> str:
@@ -306,22 +322,19 @@ def _capacity(
     }
 
 
-def _without_values(spec: BackboneSpec, dtype: Any = None) -> Any:
+def _without_values(spec: BackboneSpec) -> Any:
     """The backbone's shape, whatever its weights."""
-    return backbone.load(dataclasses.replace(spec, weights="random"), device="meta", dtype=dtype)
+    return backbone.load(dataclasses.replace(spec, weights="random"), device="meta")
 
 
-def _built(spec: BackboneSpec, method: Any, config: Any, setting: Setting | None = None) -> tuple[Any, Any]:
-    """The adapted backbone and the head, without values."""
+def _built(bare: Any, method: Any, config: Any) -> Any:
+    """The adapted backbone, without values."""
     import torch
 
-    from bench.models.head import make_head
     from bench.training.contract import MODULE
 
-    bare = _without_values(spec, setting.loaded if setting else None)
-    head = make_head(bare, setting.outputs if setting else 2)
     with torch.device("meta"):
-        return given("apply", method.apply(bare, config), torch.nn.Module, MODULE), head
+        return given("apply", method.apply(bare, config), torch.nn.Module, MODULE)
 
 
 def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> dict[str, Any]:
@@ -329,9 +342,12 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
     import torch
 
     from bench.models.head import TaskModel, trainable, trained_dtypes
+    from bench.models.objective import make_objective, shape_for
     from bench.training.contract import finalize, notes_of, stored_bytes
 
-    module, head = _built(spec, method, config, setting)
+    bare = shape_for(spec, setting)
+    head = make_objective(bare, setting)
+    module = _built(bare, method, config)
     with torch.device("meta"):
         trained = trainable(module)
         stored = stored_bytes(method, finalize(method, module), trained)

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bench.count.attribution import Origin, OwnWork
 from bench.count.fake import Padded
 from bench.errors import BenchError, given
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, generator
+from bench.models.text import IGNORED
 from bench.schema.shape import Setting
 from bench.training.contract import MODULE
 from bench.training.frozen import Frozen, watched
@@ -114,16 +116,64 @@ def optimizer_groups(model: TaskModel, method: Method, rate: float = 1e-3, head_
     return groups_of(method, model, rate, head_rate)
 
 
+def step_batch(config: Any, setting: Setting, *, device: torch.device | str = "cpu") -> Batch:
+    """A random batch of the shape and objective of ``setting`` for a backbone of this configuration."""
+    if setting.objective == "text":
+        return text_batch(
+            setting.batch, setting.length, vocabulary=config.vocab_size, targets=setting.target_tokens,
+            decoder=config.is_encoder_decoder, device=device,
+        )  # fmt: skip
+    return random_batch(
+        setting.batch, setting.length, vocabulary=config.vocab_size, outputs=setting.outputs, device=device
+    )
+
+
 def random_batch(
     rows: int, length: int, *, vocabulary: int, outputs: int, device: torch.device | str = "cpu", seed: int = 0
 ) -> Batch:
     """Random token ids ``[rows, length]`` without padding, and labels ``[rows]`` (floating for one output)."""
     stream = generator(seed, "probe batch")
-    ids = torch.randint(min(5, vocabulary - 1), vocabulary, (rows, length), generator=stream)
+    ids = _ids(rows, length, vocabulary, stream)
     integer = torch.randint(0, max(outputs, 2), (rows,), generator=stream)
     labels = integer if outputs > 1 else integer.float()
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def text_batch(
+    rows: int, length: int, *, vocabulary: int, targets: int | None, decoder: bool = False,
+    device: torch.device | str = "cpu", seed: int = 0,
+) -> Batch:  # fmt: skip
+    """Random token ids ``[rows, length]`` without padding, with next-token targets.
+
+    Args:
+        rows: Rows of the batch.
+        length: Tokens of a row; beside an encoder's, the decoder reads rows of its own.
+        vocabulary: Of the backbone.
+        targets: Tokens of a row that carry a target, the last ones; all where None. Beside an encoder the length of
+            the decoder's rows.
+        decoder: Whether a decoder reads beside an encoder.
+        device: Where the batch lies.
+        seed: Of the stream.
+    """
+    stream = generator(seed, "probe batch")
+    ids = _ids(rows, length, vocabulary, stream)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    # positions by arithmetic rather than by ``with_targets``: on tensors without data no label can be looked for
+    if decoder:
+        labels = _ids(rows, targets or length, vocabulary, stream)
+        batch |= {"decoder_input_ids": functional.pad(labels, (1, 0))[:, :-1], "labels": labels}
+        batch |= {"positions": torch.arange(labels.numel()), "targets": labels.flatten()}
+    else:
+        first = length - (targets or length - 1)
+        columns = torch.arange(first - 1, length - 1) + length * torch.arange(rows)[:, None]
+        batch["labels"] = torch.where(torch.arange(length) < first, IGNORED, ids)
+        batch |= {"positions": columns.flatten(), "targets": ids[:, first:].flatten()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _ids(rows: int, length: int, vocabulary: int, stream: torch.Generator) -> Tensor:
+    return torch.randint(min(5, vocabulary - 1), vocabulary, (rows, length), generator=stream)
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

@@ -75,13 +75,14 @@ def _counted(sweep: Sweep, spec: MethodSpec, value: int) -> Findings:
 def _count(sweep: Sweep, spec: MethodSpec, value: int) -> "Counts":
     from bench.count.count import count
     from bench.models.head import check_positions
+    from bench.models.objective import shape_for
     from bench.schema.shape import Setting
 
     method, config = registry.make(spec.name, sweep.config_at(spec, value), spec.label)
     shape = dataclasses.replace(sweep.backbone_at(value), weights="random")
     setting = Setting(**sweep.shape_at(value).step(), device=sweep.device, outputs=sweep.outputs)
     check_positions(
-        backbone.load(shape, device="meta"), setting.length, method.reserved_positions(config), option="length"
+        shape_for(shape, setting), setting.length, method.reserved_positions(config), option="length"
     )
     return count(shape, method, config, setting)
 
@@ -97,7 +98,7 @@ def _record(
     used = sweep.backbone_at(value)
     return CountRecord(
         id=count_id(sweep, spec, value), suite=sweep.suite, sweep=sweep.title, vary=sweep.vary, value=value,
-        status=found.status, reason=found.reason, traceback=found.traceback, backbone=backbone.describe(used),
+        status=found.status, reason=found.reason, traceback=found.traceback, backbone=backbone.describe(used, sweep.objective),
         method=registry.method_used(spec.label, spec.name, sweep.config_at(spec, value)), environment=around,
         started=started, ended=now(), flags=("random_weights",) if used.weights == "random" else (),
         shape=Shape(**sweep.shape_at(value).step(), device=sweep.device, threads=around["threads"]),

@@ -14,7 +14,7 @@ from bench.models import configuration as fields
 from bench.models.hub import hub_reason, limit_silence, silent
 from bench.models.weights import pretrained, read_header, without_pooler
 from bench.schema import record
-from bench.schema.forms import Attention
+from bench.schema.forms import Attention, Objective
 from bench.schema.jobs import BackboneSpec
 
 if TYPE_CHECKING:
@@ -226,8 +226,11 @@ def load(
     dtype: "torch.dtype | None" = None,
     attention: Attention | None = None,
     seed: int = 0,
+    objective: Objective = "classes",
 ) -> "nn.Module":
     """Load the bare backbone: no pooler, frozen, in eval mode, fresh on each call.
+
+    For the objective ``text`` it is the whole language model, whose forward ends below its LM head.
 
     Args:
         spec: A resolved backbone.
@@ -235,21 +238,25 @@ def load(
         dtype: float32 unless told.
         attention: Attention implementation; where None `attention_of` says which.
         seed: Seed of random weights; without meaning for pretrained ones.
+        objective: What stands on it.
 
     Raises:
-        BenchError: Its shape cannot be built, its weights cannot be loaded whole, or it has no such attention.
+        BenchError: Its shape cannot be built, it cannot have the objective, its weights cannot be loaded whole, or it
+            has no such attention.
     """
     import torch
 
     config = configuration(spec)
-    auto = _auto(config)
+    if objective == "text":
+        check_text(spec)
+    auto = _auto(config, objective)
     extra: dict[str, Any] = without_pooler(auto._model_mapping[type(config)])
     own = attention_of(spec, attention or "sdpa")
     if attention not in (None, own):
         raise BenchError(f"backbone {spec.name!r}: {_no_sdpa(config)}; set attention = {own!r}")
     extra |= {"attn_implementation": own, "dtype": dtype or torch.float32}
     if spec.weights == "pretrained":
-        describe(spec)  # its checks need the header alone
+        describe(spec, objective)  # its checks need the header alone
         backbone = pretrained(spec, auto, config, **extra).to(device)
     else:
         with torch.random.fork_rng(devices=[]), torch.device(device):
@@ -261,21 +268,53 @@ def load(
             except Exception as error:  # each family checks, or fails on, an odd value in its own way
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise BenchError(f"backbone {spec.name!r}: its shape cannot be built ({reason})") from error
+    if objective == "text":
+        from bench.models.text import text_backbone
+
+        backbone = text_backbone(backbone)
     return backbone.requires_grad_(False).eval()
 
 
-def _auto(config: Any) -> Any:
-    """Class of transformers that builds the bare backbone.
+def _auto(config: Any, objective: Objective = "classes") -> Any:
+    """Class of transformers that builds what the objective stands on.
 
     Raises:
-        BenchError: The family is not one of the supported ones.
+        BenchError: The family is not one of the supported ones, or cannot have the objective.
     """
-    from transformers import AutoModel, AutoModelForTextEncoding
+    import transformers
 
     from bench.anatomy import check_family
 
     check_family(config.model_type)  # transformers has advice of its own for one that cannot be used here at all
-    return AutoModelForTextEncoding if config.model_type == "t5" else AutoModel
+    if objective != "text":
+        return transformers.AutoModelForTextEncoding if config.model_type == "t5" else transformers.AutoModel
+    return transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+
+
+def check_text(spec: BackboneSpec) -> None:
+    """Refuse a backbone that does not tell the next token.
+
+    Raises:
+        BenchError: It is an encoder.
+    """
+    if usual_objective(spec) != "text":
+        family = configuration(spec).model_type
+        raise BenchError(
+            f"objective text trains the next token, and backbone {spec.name!r} ({family}) is an encoder; take classes "
+            "or score, or a decoder"
+        )
+
+
+def usual_objective(spec: BackboneSpec) -> Objective:
+    """``text`` for decoders and encoder-decoders, ``classes`` for encoders.
+
+    Raises:
+        BenchError: As ``configuration``, or the family is unknown.
+    """
+    from bench.anatomy import causal
+
+    config = configuration(spec)
+    return "text" if causal(config.model_type) or config.is_encoder_decoder else "classes"
 
 
 def attention_of(spec: BackboneSpec, asked: Attention = "sdpa") -> Attention:
@@ -304,10 +343,10 @@ def _check_stored(spec: BackboneSpec) -> None:
 
 
 @functools.cache
-def describe(spec: BackboneSpec) -> record.Backbone:
-    """What a record keeps of a backbone; the parameter count comes from the shapes alone."""
+def describe(spec: BackboneSpec, objective: Objective = "classes") -> record.Backbone:
+    """What a record keeps of a backbone under ``objective``; the parameter count comes from the shapes alone."""
     shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
-    bare: Any = load(shape, device="meta")
+    bare: Any = load(shape, device="meta", objective=objective)
     parameters = sum(p.numel() for p in bare.parameters())
     notes = configuration_notes(spec)
     unused: dict[str, int] = {}

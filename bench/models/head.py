@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -38,6 +38,23 @@ class Head(nn.Module):
             pooled = self.dropout(torch.tanh(self.dense(pooled)))
         logits: Tensor = self.linear(pooled)
         return logits
+
+    @property
+    def width(self) -> int:
+        """Width of the states that it reads."""
+        return self.linear.in_features
+
+    def answer(self, hidden: Tensor, batch: dict[str, Tensor], body: nn.Module) -> Tensor:
+        """Logits ``[B, outputs]`` of the states ``[B, T, d]`` that ``body`` gave for ``batch``."""
+        logits: Tensor = self(hidden, batch["attention_mask"])
+        return logits
+
+    def loss(self, hidden: Tensor, batch: dict[str, Tensor], body: nn.Module) -> Tensor:
+        """Cross-entropy for integer labels ``[B]``, mean squared error for floating ones."""
+        logits, labels = self.answer(hidden, batch, body), batch["labels"]
+        if labels.is_floating_point():
+            return functional.mse_loss(logits.squeeze(-1).float(), labels)
+        return functional.cross_entropy(logits.float(), labels)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "cls":
@@ -98,8 +115,17 @@ def check_shape(hidden: Tensor, expected: Sequence[int]) -> None:
         raise BenchError(f"{CALL_CONTRACT}; this one gives {list(hidden.shape)} where {list(expected)} is due")
 
 
+ASKED = frozenset({"labels", "positions", "targets"})
+"""What of a batch the loss alone reads."""
+
+
+def inputs_of(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of ``batch`` the body reads."""
+    return {name: tensor for name, tensor in batch.items() if name not in ASKED}
+
+
 class TaskModel(nn.Module):
-    """An adapted backbone with the task head on top."""
+    """An adapted backbone under what is trained on it: a ``Head`` of classes or scores, or a ``TextHead``."""
 
     def __init__(self, body: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -107,38 +133,34 @@ class TaskModel(nn.Module):
         self.head = head
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits ``[B, outputs]``; ``labels`` in ``batch`` are ignored.
+        """Logits ``[B, outputs]``, of text those of the next token; labels in ``batch`` are ignored."""
+        answer: Tensor = self.head.answer(self._hidden(batch), batch, self.body)  # type: ignore[operator]
+        return answer
 
-        A body without trainable parameters runs under ``no_grad``: nothing below the head is kept for backward.
-        """
+    def _hidden(self, batch: dict[str, Tensor]) -> Tensor:
+        """Last hidden state; a body without trainable parameters keeps nothing for backward."""
         trains = any(p.requires_grad for p in self.body.parameters())
         with contextlib.nullcontext() if trains else torch.no_grad():
-            hidden = self.states(batch)
-        logits: Tensor = self.head(hidden, batch["attention_mask"])
-        return logits
+            return self.states(batch)
 
     def states(self, batch: dict[str, Tensor]) -> Tensor:
-        """Last hidden state ``[B, T, d]`` of the body.
+        """Last hidden state ``[B, T, d]`` of the body, of an encoder-decoder the decoder's.
 
         Raises:
             BenchError: The body gives none, or one of another shape.
         """
-        output = self.body(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        output = self.body(**inputs_of(batch))
         hidden = getattr(output, "last_hidden_state", None)
         if not isinstance(hidden, Tensor):
             raise BenchError(f"{CALL_CONTRACT}; this one gives {type(output).__name__}, which has none")
-        linear = getattr(self.head, "linear", None)
-        expected = (*batch["input_ids"].shape, linear.in_features if linear is not None else hidden.shape[-1])
-        check_shape(hidden, expected)
+        rows = batch.get("decoder_input_ids", batch["input_ids"])
+        check_shape(hidden, (*rows.shape, getattr(self.head, "width", hidden.shape[-1])))
         return hidden
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Scalar: cross-entropy for integer labels ``[B]``, mean squared error for floating labels ``[B]``."""
-        logits = self(batch)
-        labels = batch["labels"]
-        if labels.is_floating_point():
-            return functional.mse_loss(logits.squeeze(-1).float(), labels)
-        return functional.cross_entropy(logits.float(), labels)
+        """Scalar loss of the objective."""
+        loss: Tensor = self.head.loss(self._hidden(batch), batch, self.body)  # type: ignore[operator]
+        return loss
 
 
 def trainable(module: nn.Module) -> int:

@@ -13,6 +13,7 @@ from bench.count.isolation import guarded
 from bench.errors import BenchError, unknown
 from bench.models import backbone
 from bench.models.head import check_positions
+from bench.models.objective import outputs_of, settle
 from bench.models.tokenizer import load_tokenizer
 from bench.plan.select import label
 from bench.schema.claims import timed_bounds
@@ -34,7 +35,6 @@ from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
 from bench.schema.suite import (
     DEFAULTS,
-    CostTable,
     MethodTable,
     RecipeValues,
     Suite,
@@ -91,11 +91,13 @@ def _sweep(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], in
     for name in table.methods:
         if name not in by_label:
             raise unknown("method", name, by_label, f"{place}.methods")
+    used = spec if table.backbone is None else backbone.resolve(table.backbone, "random")
     values = table.model_dump(exclude={"name", "backbone", "methods"})
-    swept = spec if table.backbone is None else backbone.resolve(table.backbone, "random")
-    values["attention"] = backbone.attention_of(swept, table.attention)
+    shortest = table.values[0] if table.vary == "length" else table.length
+    values |= settle(used, table, length=shortest, where=place)
+    values["attention"] = backbone.attention_of(used, table.attention)
     draft = Sweep(
-        id="", suite=suite.name, title=table.title, **values, backbone=swept,
+        id="", suite=suite.name, title=table.title, **values, backbone=used, outputs=outputs_of(values["objective"]),
         methods=tuple(by_label[name] for name in table.methods) or methods,
     )  # fmt: skip
     _check_values(draft, place)
@@ -176,7 +178,10 @@ def make_plan(
 
         suite, sizes = matched(suite, spec, device, where)
         methods = _methods(suite, where)
-    probes = tuple(_probe(suite, spec, methods, cost, device) for cost in suite.cost if not trials)
+    probes = tuple(
+        _probe(suite, spec, methods, index, f"{where}: cost[{index}]", device)
+        for index in range(0 if trials else len(suite.cost))
+    )
     sweeps = plan_sweeps(suite, spec, methods, where)
     check_crossovers(suite, sweeps, where)
     cells: tuple[Cell, ...] = ()
@@ -230,17 +235,22 @@ def _methods(suite: Suite, where: str) -> tuple[MethodSpec, ...]:
     return tuple(specs)
 
 
-def _probe(suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], cost: CostTable, device: str) -> Probe:
+def _probe(
+    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], index: int, place: str, device: str
+) -> Probe:
+    cost = suite.cost[index]
     values = cost.model_dump(exclude={"batch_on_cpu", "timeout_seconds", "methods"}) | {"batch": cost.batch_on(device)}
+    values |= settle(spec, cost, length=cost.length, where=place)
     if suite.baseline != "full" and not any(m.label == suite.baseline for m in methods):
         raise unknown("baseline", suite.baseline, (m.label for m in methods))
     labels = [method.label for method in methods]
     shapes = [claimed_shape(one, labels, device) for one in suite.cost]
-    shape = shapes[suite.cost.index(cost)]
+    shape = shapes[index]
     chosen = tuple(method for method in methods if method.label in shape.labels)
     values |= {
         "suite": suite.name, "backbone": spec, "methods": chosen, "baseline": suite.baseline, "device": device,
-        "learning_rate": DEFAULTS["learning_rate"], "head_learning_rate": DEFAULTS["head_learning_rate"], "outputs": 2,
+        "learning_rate": DEFAULTS["learning_rate"], "head_learning_rate": DEFAULTS["head_learning_rate"],
+        "outputs": outputs_of(values["objective"]),
         "timeout_seconds": cost.timeout_seconds,
         "bounds": timed_bounds(suite.claim, shape, shapes) if cost.timed else (),
     }  # fmt: skip
@@ -326,7 +336,8 @@ def _resolved(
     """The resolved suite as plain TOML values: lists of labels, where the data came from, what was measured."""
     tables = {label(table): table for table in suite.method}
     own = {"unused_tensors", "configuration"}  # of its files, which its hashes stand for
-    described = backbone.describe(spec).model_dump(mode="json", exclude_none=True, exclude=own)
+    objective = "classes" if suite.tasks or not probes else probes[0].objective
+    described = backbone.describe(spec, objective).model_dump(mode="json", exclude_none=True, exclude=own)
     resolved: dict[str, Any] = {
         "name": suite.name, "question": suite.question, "baseline": suite.baseline, "backbone": described,
         "methods": [method.label for method in methods], "tasks": list(suite.tasks), "seeds": list(suite.seeds),

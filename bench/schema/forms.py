@@ -14,6 +14,12 @@ Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", 
 Weights = Literal["native", "nf4"]
 """How frozen linear weights of the backbone's layers are stored: as computed with, or as 4-bit normal floats."""
 Device = Literal["cuda", "cpu"]
+Objective = Literal["classes", "score", "text"]
+"""What is trained on top of the backbone: a head of classes, a head of one number, or the model's own LM head on the
+next token."""
+Loss = Literal["full", "target", "chunked"]
+"""How the next-token loss is computed: over the logits of every position (transformers), of those with a target alone,
+or a piece of the rows at a time (``torch.nn.functional.linear_cross_entropy``). The value is the same."""
 
 
 def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from bench.schema.claims import EXTRA_SECONDS, TimedBound
 from bench.schema.record import TaskUsed, Tuning
 from bench.schema.resolved import ResolvedSuite
-from bench.schema.shape import StepForm, StepShape
+from bench.schema.shape import Decided, StepShape
 
 _ROOT = Path(__file__).parents[1]
 
@@ -171,7 +171,7 @@ class _Counting(_Job):
         return self.method_timeout_seconds or self.timeout_seconds / 4
 
 
-class Probe(_Counting, StepShape):
+class Probe(_Counting, StepShape, Decided):
     """Measures the cost of all methods on one shape."""
 
     methods: tuple[MethodSpec, ...]
@@ -208,7 +208,7 @@ class Probe(_Counting, StepShape):
         return self.rounds * (SMALL_BATCH_ROUNDS if batch == 1 else 1)
 
 
-class Sweep(_Counting, StepForm):
+class Sweep(_Counting, Decided):
     """Counts a training step of every method at every value of one quantity."""
 
     title: str

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.schema import ranges
 from bench.schema.forms import Status, Weights
 from bench.schema.ranges import Amount, Angle, Count, Interval, Ratio, Score, Share
-from bench.schema.shape import Setting, StepShape
+from bench.schema.shape import Decided, Setting, StepShape
 
 SCHEMA = 1
 """Version of the record format. 1: first format."""
@@ -348,7 +348,7 @@ class Inferences(_Frozen):
     """None where the method cannot be merged."""
 
 
-class Shape(StepShape):
+class Shape(StepShape, Decided):
     """What a probe measured on: part of every cost figure's key."""
 
     device: str

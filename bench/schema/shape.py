@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bench.schema.forms import Attention, Dtype, Optimizer, Weights
+from bench.schema.forms import Attention, Dtype, Loss, Objective, Optimizer, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,14 @@ class StepForm(BaseModel):
     """Keep each backbone layer's input alone and run its forward again during backward."""
     clipping: bool = False
     """Scale the gradients to a global norm of at most 1 before the update, as recipes do unless told otherwise."""
+    objective: Objective | None = None
+    """What is trained on top. Where left out ``text`` for decoders and encoder-decoders, ``classes`` for encoders;
+    records from before language models were counted have none, and ``classes``."""
+    loss: Loss | None = None
+    """Form of the next-token loss; ``full`` where left out. None for heads of classes and scores."""
+    target_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a row that carry a next-token target, the last ones; all where left out. Of an encoder-decoder all that
+    the decoder reads, ``length`` where left out."""
 
     def step(self) -> dict[str, Any]:
         """These fields alone, by name: what another shape of the same step is made with."""
@@ -39,14 +47,44 @@ class StepShape(StepForm):
     batch: int = Field(ge=1)
     """Rows of one training step."""
     length: int = Field(ge=1)
-    """Tokens per row."""
+    """Tokens per row; of an encoder-decoder those that the encoder reads."""
 
     def step(self) -> dict[str, Any]:
         """These fields alone, by name: what another shape of the same step is made with."""
         return {name: getattr(self, name) for name in StepShape.model_fields}
 
 
-class Setting(StepShape):
+class Decided(StepForm):
+    """A form in which the objective is settled: where none is given it is ``classes``, and the loss of text ``full``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        objective = values.get("objective") or "classes"
+        loss = values.get("loss") or ("full" if objective == "text" else None)
+        return values | {"objective": objective, "loss": loss}
+
+    @model_validator(mode="after")
+    def _loss_of_text(self) -> "Decided":
+        check_objective(self)
+        return self
+
+
+def check_objective(form: StepForm) -> None:
+    """Hold what a form says of the next-token loss against its objective.
+
+    Raises:
+        ValueError: A loss or target tokens are given for a head of classes or scores, or more targets than there are.
+    """
+    if form.objective in ("classes", "score"):
+        for name, value in (("loss", form.loss), ("target_tokens", form.target_tokens)):
+            if value is not None:
+                raise ValueError(f"{name} = {value} is of objective text, and this one is {form.objective}; omit it")
+
+
+class Setting(StepShape, Decided):
     """All that a count of a training step depends on beside the method and the backbone."""
 
     weights: Weights = "native"
@@ -54,7 +92,7 @@ class Setting(StepShape):
     device: str = "cpu"
     """``cpu`` or ``cuda``: where a real step runs, or whose forms a count on fake tensors imitates."""
     outputs: int = 2
-    """Classes of the head."""
+    """Outputs of a head of classes or scores; without meaning for text."""
 
     @property
     def loaded(self) -> "torch.dtype":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.count.ledger import forward_flops
 from bench.count.operations import CriticalPath
 from bench.method import Batch, Method, copy_delta
-from bench.models.head import TaskModel
+from bench.models.head import TaskModel, inputs_of
 from bench.schema.record import Inference, MergedEqualsBase
 from bench.timing.interleave import Arm, Round, between, clock
 from bench.training.contract import Contract, finalize, merge
@@ -96,8 +96,8 @@ def count_inference(model: nn.Module, batch: Batch) -> Inference:
 
 def compare_structure(merged: nn.Module, base: nn.Module, batch: Batch) -> MergedEqualsBase:
     """Whether the merged body is the bare backbone again, by everything but the values of its parameters."""
-    ours, ours_trace = forward_flops(lambda: merged(**_inputs(batch)))
-    theirs, base_trace = forward_flops(lambda: base(**_inputs(batch)))
+    ours, ours_trace = forward_flops(lambda: merged(**inputs_of(batch)))
+    theirs, base_trace = forward_flops(lambda: base(**inputs_of(batch)))
     return MergedEqualsBase(
         modules=_classes(merged) == _classes(base),
         parameters=_shapes(merged) == _shapes(base),
@@ -116,8 +116,8 @@ def merge_error(method: Method, unmerged: nn.Module, batch: Batch) -> dict[str, 
         merged = merge(method, module)
         assert merged is not None
         with torch.inference_mode():
-            ours = merged(**_inputs(batch)).last_hidden_state
-            theirs = module(**_inputs(batch)).last_hidden_state
+            ours = merged(**inputs_of(batch)).last_hidden_state
+            theirs = module(**inputs_of(batch)).last_hidden_state
         errors[str(dtype).removeprefix("torch.")] = (ours.float() - theirs.float()).abs().max().item()
     return errors
 
@@ -139,10 +139,6 @@ def switch_seconds(method: Method, finalized: nn.Module, device: str) -> float |
         seconds.append(between(start, clock(device))[0])
     copy_delta(held, own.keys(), own)
     return statistics.median(seconds)
-
-
-def _inputs(batch: Batch) -> Batch:
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
 
 
 def _classes(module: nn.Module) -> list[tuple[str, type]]:

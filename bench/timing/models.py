@@ -9,11 +9,11 @@ from torch import nn
 
 from bench import registry
 from bench.count.attribution import Origin
-from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch, randomise
+from bench.count.step import TrainingStep, adapt, optimizer_groups, randomise, step_batch
 from bench.errors import BenchError
 from bench.method import Method
-from bench.models import backbone
-from bench.models.head import Head, TaskModel, check_positions, make_head
+from bench.models.head import TaskModel, check_positions
+from bench.models.objective import bare_for, make_objective
 from bench.schema.jobs import Probe
 from bench.schema.shape import Setting
 from bench.timing import inference as latency
@@ -46,7 +46,7 @@ class Models:
         self._specs = {spec.label: spec for spec in probe.methods}
         self.device = device_of(probe)
         self.setting = Setting(**probe.step(), device=self.device, outputs=probe.outputs)
-        self._pristine = backbone.load(probe.backbone, dtype=self.setting.loaded, attention=probe.attention)
+        self._pristine = bare_for(probe.backbone, self.setting)
 
     def adapt(self, label: str, *, checked: bool = False) -> Adapted:
         """Method ``label`` on a fresh backbone; ``checked`` against what it promises of its start.
@@ -71,14 +71,15 @@ class Models:
         """The bare backbone."""
         return copy.deepcopy(self._pristine).to(self.device)
 
-    def head(self) -> Head:
-        """The task head."""
-        return make_head(self._pristine, self.probe.outputs).to(self.device)
+    def head(self) -> nn.Module:
+        """What stands on the backbone."""
+        return make_objective(self._pristine, self.setting).to(self.device)
 
     def batch(self, rows: int, length: int) -> dict[str, torch.Tensor]:
-        """Random rows ``[rows, length]``."""
-        vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
-        return random_batch(rows, length, vocabulary=vocabulary, outputs=self.probe.outputs, device=self.device)
+        """Random rows ``[rows, length]``; shorter ones than a step's carry targets as far as they reach."""
+        targets = self.setting.target_tokens and min(self.setting.target_tokens, length - 1)
+        shape = {"batch": rows, "length": length, "target_tokens": targets}
+        return step_batch(self._pristine.config, self.setting.model_copy(update=shape), device=self.device)
 
     def step(self, label: str, *, noise: bool, checked: bool = False) -> TrainingStep:
         """A training step of method ``label``; ``noise`` moves its delta off zero, ``checked`` is for `adapt`."""

@@ -137,7 +137,7 @@ def _common(probe: Probe, started: str, around: dict[str, Any]) -> dict[str, Any
     gpus = around["hardware"]["gpus"]
     on_gpu = probe.device == "cuda" or (probe.device == "auto" and gpus)
     return {
-        "suite": probe.suite, "backbone": backbone.describe(probe.backbone), "environment": around,
+        "suite": probe.suite, "backbone": backbone.describe(probe.backbone, probe.objective), "environment": around,
         "baseline": probe.baseline, "flags": ("random_weights",) if probe.backbone.weights == "random" else (),
         "started": started, "ended": now(),
         "shape": Shape(

@@ -165,10 +165,11 @@ def _eight_bit(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim
 
 
 def head_groups(head: nn.Module, lr: float) -> list[dict[str, Any]]:
-    """Optimizer groups of the head at its own rate; biases take no decay."""
+    """Optimizer groups of the head at its own rate, none where it has nothing that trains; biases take no decay."""
     matrices = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim <= 1]
-    return [{"params": matrices, "lr": lr}, {"params": vectors, "lr": lr, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "lr": lr}, {"params": vectors, "lr": lr, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def groups_of(method: Method, model: TaskModel, rate: float, head_rate: float) -> list[dict[str, Any]]:

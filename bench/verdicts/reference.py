@@ -186,9 +186,12 @@ def read_reference(path: Path) -> Reference | None:
 
 
 def _shape_key(shape: Shape) -> dict[str, Any]:
-    """What of a shape decides a count."""
-    late = {"clipping"} if not shape.clipping else set()  # references from before it was asked for lack it
-    return shape.model_dump(exclude={"threads"} | late)
+    """What of a shape decides a count; fields from after the first references where they are not as those had it."""
+    key = shape.model_dump(exclude={"threads"}, exclude_none=True)
+    return {name: value for name, value in key.items() if (name, value) not in _FIRST}
+
+
+_FIRST = (("clipping", False), ("objective", "classes"))
 
 
 def _exact_figures(record: CostRecord) -> dict[str, Exact]:

@@ -302,15 +302,23 @@ def timed_on(results: Results, shape: Shape) -> str:
 
 
 def shape_line(shape: Shape | Setting) -> str:
-    """What a step was measured or counted on, in words."""
+    """What a step was measured or counted on, in words, with the objective and its loss."""
     rare = [name for name in ("checkpointing", "clipping", "compiled") if getattr(shape, name, False)]
     rare += [] if shape.weights == "native" else [f"{shape.weights} weights"]
     rare += [fmt.plural(shape.threads, "thread")] if isinstance(shape, Shape) else []
     parts = (
-        f"{shape.batch} x {shape.length} tokens", *map(fmt.plain, (shape.dtype, shape.attention, shape.optimizer)),
+        f"{shape.batch} x {shape.length} tokens", *objective_words(shape), *map(fmt.plain, (shape.dtype, shape.attention, shape.optimizer)),
         f"dropout {shape.dropout:g}", *rare, fmt.plain(shape.device),
     )  # fmt: skip
     return ", ".join(parts)
+
+
+def objective_words(shape: Shape | Setting) -> list[str]:
+    """What was trained on top: ``classes``, or ``text``, its targets and the form of its loss."""
+    if shape.objective != "text":
+        return [str(shape.objective)]
+    targets = f"{shape.target_tokens} targets a row" if shape.target_tokens else "all targets"
+    return [f"text ({shape.loss} loss, {targets})"]
 
 
 def preamble(results: Results) -> Facts:

@@ -1,0 +1,77 @@
+"""What is trained on top of a backbone, by the form of a step: settled for the backbone, and built for it."""
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from bench.errors import BenchError
+from bench.models import backbone
+from bench.models.head import make_head
+from bench.models.text import TextHead
+from bench.schema.forms import Objective
+from bench.schema.jobs import BackboneSpec
+from bench.schema.shape import Setting, StepForm, check_objective
+
+
+def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str = "") -> dict[str, Any]:
+    """Fields of ``form`` that depend on the backbone, where it leaves them out: the objective, and the loss of text.
+
+    Args:
+        spec: A resolved backbone.
+        form: As a suite or a command states it.
+        length: Tokens of a row, where it has one length.
+        where: Prefix of the error message.
+
+    Raises:
+        BenchError: The backbone cannot have the objective, what is given belongs to another one, or a row has fewer
+            tokens than targets.
+    """
+    place = f"{where}: " if where else ""
+    objective = form.objective or backbone.usual_objective(spec)
+    settled = form.model_copy(update={"objective": objective})
+    try:
+        check_objective(settled)
+    except ValueError as error:
+        raise BenchError(f"{place}{error}") from error
+    if objective == "text":
+        backbone.check_text(spec)
+        targets = form.target_tokens
+        most = None if length is None else length - 1  # the first token of a decoder's row follows nothing
+        if not backbone.configuration(spec).is_encoder_decoder and most is not None:
+            if most < 1:
+                raise BenchError(f"{place}length 1 has no token that follows another; objective text takes 2 at least")
+            if targets is not None and targets > most:
+                raise BenchError(
+                    f"{place}target_tokens = {targets} is above {most}, the tokens of a row of {length} that follow "
+                    "another; lower it"
+                )
+    return {"objective": objective, "loss": (form.loss or "full") if objective == "text" else None}
+
+
+def outputs_of(objective: Objective | None) -> int:
+    """Outputs of the harness's own head: two classes, or one score."""
+    return 1 if objective == "score" else 2
+
+
+def bare_for(spec: BackboneSpec, setting: Setting, **options: Any) -> nn.Module:
+    """The bare backbone that the objective of ``setting`` stands on, in its type and attention."""
+    kept = {"dtype": setting.loaded, "attention": setting.attention, "objective": setting.objective}
+    return backbone.load(spec, **(kept | options))
+
+
+def shape_for(spec: BackboneSpec, setting: Setting) -> nn.Module:
+    """As ``bare_for``, without values and whatever the weights."""
+    return bare_for(dataclasses.replace(spec, weights="random"), setting, device="meta")
+
+
+def make_objective(bare: Any, setting: Setting) -> nn.Module:
+    """What stands on ``bare``: the harness's head, or the way from states to the next-token loss.
+
+    Raises:
+        BenchError: The family cannot have the form of the loss.
+    """
+    if setting.objective == "text":
+        assert setting.loss is not None, "a setting of text has a form of its loss"
+        return TextHead(bare.config, setting.loss)
+    return make_head(bare, setting.outputs)

@@ -1,0 +1,152 @@
+"""The objective ``text``: a language model's own LM head on its states, and the next-token loss in three forms."""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.errors import BenchError
+from bench.schema.forms import Loss
+
+IGNORED = -100
+"""Label of a position without a target, as transformers and torch have it."""
+
+
+class TextBackbone(nn.Module):
+    """Base of the classes that ``text_backbone`` makes: a language model whose forward ends below its LM head."""
+
+
+def text_backbone(model: nn.Module) -> nn.Module:
+    """Let a causal or encoder-decoder language model of transformers give its states in place of logits.
+
+    Modules, parameters and their names stay the whole model's, the LM head among them, so that a method, or ``peft``,
+    finds ``lm_head`` and ``model.layers.0`` where it looks for them. Changes the class of ``model``, in place.
+    """
+    kind: Any = type(model)
+    model.__class__ = _giving_states(kind)
+    return model
+
+
+@functools.cache
+def _giving_states(kind: Any) -> type:
+    from transformers import MODEL_MAPPING
+
+    below: Any = MODEL_MAPPING[kind.config_class]
+
+    @functools.wraps(below.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        inner = getattr(self, self.base_model_prefix, None)
+        # T5 has no module between: encoder and decoder are the whole model's own, and its base class runs them
+        return inner(*args, **kwargs) if inner is not None else below.forward(self, *args, **kwargs)
+
+    return type(kind.__name__, (kind, TextBackbone), {"forward": forward, "__module__": kind.__module__})
+
+
+def language_model(body: nn.Module) -> Any:
+    """The language model in an adapted ``body``, whatever a method has put around it.
+
+    Raises:
+        BenchError: There is none.
+    """
+    found = next((module for module in body.modules() if isinstance(module, TextBackbone)), None)
+    if found is None:
+        raise BenchError("the module of the method lacks the backbone that it was given, whose LM head it needs")
+    return found
+
+
+class TextHead(nn.Module):
+    """What stands between states and the next-token loss; the matrix itself is the backbone's, adapted or not.
+
+    Args:
+        config: The backbone's configuration, read for what the family does to its logits: a factor (Cohere, Granite),
+            a soft cap (Gemma 2), and T5's d_model^-0.5 on the states of a tied model.
+        form: Form of the loss.
+    """
+
+    def __init__(self, config: Any, form: Loss) -> None:
+        super().__init__()
+        self.form = form
+        self.width: int = config.hidden_size
+        self.vocabulary: int = config.vocab_size
+        self.shifted = not config.is_encoder_decoder
+        """Whether the state at a token tells the next one; a decoder beside an encoder reads its row shifted."""
+        tied = config.is_encoder_decoder and getattr(config, "scale_decoder_outputs", False)
+        self.of_states = config.hidden_size**-0.5 if tied else None
+        divisor = getattr(config, "logits_scaling", None)
+        self.of_logits = 1 / divisor if divisor else getattr(config, "logit_scale", None)
+        self.divisor = divisor
+        self.cap: float | None = getattr(config, "final_logit_softcapping", None)
+        if form == "chunked" and self.cap is not None:
+            raise BenchError(
+                f"loss chunked knows no soft cap, which {config.model_type} puts on its logits; take full or target"
+            )
+
+    def answer(self, hidden: Tensor, batch: dict[str, Tensor], body: nn.Module) -> Tensor:
+        """Logits ``[B, V]`` of the token that follows each row of ``hidden`` ``[B, T, d]``."""
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        mask = batch["attention_mask"] if self.shifted else torch.ones_like(batch["decoder_input_ids"])
+        last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+        return self.logits(hidden[rows, last], body)
+
+    def logits(self, hidden: Tensor, body: nn.Module) -> Tensor:
+        """Logits ``[..., V]`` of states ``[..., d]``, as the family makes them."""
+        if self.of_states is not None:
+            hidden = hidden * self.of_states
+        found: Tensor = language_model(body).get_output_embeddings()(hidden)
+        if self.divisor is not None:
+            found = found / self.divisor
+        elif self.of_logits is not None:
+            found = found * self.of_logits
+        if self.cap is not None:
+            found = torch.tanh(found / self.cap) * self.cap
+        return found
+
+    def loss(self, hidden: Tensor, batch: dict[str, Tensor], body: nn.Module) -> Tensor:
+        """Mean cross-entropy, in nats, over the targets of ``batch`` (see ``with_targets``)."""
+        if self.form == "full":
+            return self._full(self.logits(hidden, body), batch["labels"])
+        states = hidden.flatten(0, 1).index_select(0, batch["positions"])
+        if self.form == "target":
+            return functional.cross_entropy(self.logits(states, body).float(), batch["targets"])
+        return self._chunked(states, batch["targets"], body)
+
+    def _full(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """As transformers has it for the family: logits of every position; decoders' in float32, T5's as they are."""
+        if self.shifted:
+            from transformers.loss.loss_utils import ForCausalLMLoss
+
+            return ForCausalLMLoss(logits, labels, vocab_size=logits.shape[-1])
+        return functional.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1), ignore_index=IGNORED)
+
+    def _chunked(self, states: Tensor, targets: Tensor, body: nn.Module) -> Tensor:
+        output = language_model(body).get_output_embeddings()
+        if type(output) is not nn.Linear:
+            raise BenchError(
+                "loss chunked reads the LM head as one matrix, and the method has put something else in its place; "
+                "take full or target"
+            )
+        factor = (self.of_states or 1.0) * (self.of_logits or 1.0)
+        states = states * factor if factor != 1.0 else states
+        if torch.is_autocast_enabled(states.device.type):
+            # autocast does not know this operation: what a linear map would be given is cast here
+            states = states.to(torch.get_autocast_dtype(states.device.type))
+        return functional.linear_cross_entropy(
+            states, output.weight.to(states.dtype), targets,
+            linear_bias=None if output.bias is None else output.bias.to(states.dtype),
+            options=nn.LinearCrossEntropyOptions(),
+        )  # fmt: skip
+
+
+def with_targets(batch: dict[str, Tensor], *, shifted: bool) -> dict[str, Tensor]:
+    """``batch`` with ``positions`` and ``targets``, each ``[N]``: which states, of all rows in turn, tell which token.
+
+    Args:
+        batch: ``labels`` ``[B, T]`` among it, ``IGNORED`` where a position has no target.
+        shifted: Whether the state at position t tells the label at t + 1, as in a decoder, or that at t.
+    """
+    labels = batch["labels"]
+    told = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:] if shifted else labels
+    positions = (told.flatten() != IGNORED).nonzero().squeeze(1)
+    return batch | {"positions": positions, "targets": told.flatten()[positions]}
