@@ -204,7 +204,7 @@ def causal(model_type: str) -> bool:
         BenchError: No family has this name.
     """
     check_family(model_type)
-    return _FAMILIES[model_type].causal
+    return _EVERY[model_type].causal
 
 
 def _below_head(backbone: Any) -> str:

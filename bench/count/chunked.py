@@ -51,22 +51,20 @@ def sealed() -> bool:
     return _sealed.get()
 
 
-def as_on_cuda(loss: Callable[..., Tensor], states: Tensor, weight: Tensor, *rest: Any, **options: Any) -> Tensor:
+def as_on_cuda(loss: Callable[..., Tensor], states: Tensor, matrix: Tensor, *rest: Any, **options: Any) -> Tensor:
     """The loss with the scratch that CUDA needs: the CPU casts where CUDA's products read one type and give another.
 
     In half precision logits of a piece stand in float32, and beside them once in the type of the weight for the
     product with it (``_ChunkContext`` of torch 2.13, policy ``compact``); the pieces are half as long as the CPU's.
     """
     summed = torch.float32 if states.dtype in (torch.bfloat16, torch.float16) else None
-    chosen = nn.LinearCrossEntropyOptions(
-        chunking_method="aspect_ratio:2", acc_policy="compact", acc_dtype=summed
-    )
-    rows = chosen._compute_batch_chunk_size(*states.shape, weight.shape[0])
-    half = states.dtype != torch.float32
-    scratch = [states.new_empty(max(1, rows), weight.shape[0], dtype=torch.float32)]
-    scratch += [states.new_empty(max(1, rows), weight.shape[0])] if half else []
+    chosen = nn.LinearCrossEntropyOptions(chunking_method="aspect_ratio:2", acc_policy="compact", acc_dtype=summed)
+    (rows, width), vocabulary = states.shape, matrix.shape[0]
+    piece = max(1, chosen._compute_batch_chunk_size(rows, width, vocabulary))
+    scratch = [states.new_empty(piece, vocabulary, dtype=torch.float32)]
+    scratch += [states.new_empty(piece, vocabulary)] if summed else []
     with _closed():
-        found = loss(states, weight, *rest, **options)
+        found = loss(states, matrix, *rest, **options)
     del scratch
     return found
 

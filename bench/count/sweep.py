@@ -81,9 +81,7 @@ def _count(sweep: Sweep, spec: MethodSpec, value: int) -> "Counts":
     method, config = registry.make(spec.name, sweep.config_at(spec, value), spec.label)
     shape = dataclasses.replace(sweep.backbone_at(value), weights="random")
     setting = Setting(**sweep.shape_at(value).step(), device=sweep.device, outputs=sweep.outputs)
-    check_positions(
-        shape_for(shape, setting), setting.length, method.reserved_positions(config), option="length"
-    )
+    check_positions(shape_for(shape, setting), setting.length, method.reserved_positions(config), option="length")
     return count(shape, method, config, setting)
 
 
