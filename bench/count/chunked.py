@@ -1,4 +1,4 @@
-"""torch's chunked cross-entropy (``linear_cross_entropy``): its gradients are taken in forward, out of every mode's sight.
+"""torch's chunked cross-entropy (``linear_cross_entropy``), whose gradients are taken in forward, out of sight.
 
 One custom operation runs over pieces of the rows, keeps the logits of one piece and gives the loss with the gradients
 of states and weight. Dispatch sees the operation whole: its products need a formula, and its scratch is followed by

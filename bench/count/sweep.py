@@ -96,7 +96,8 @@ def _record(
     used = sweep.backbone_at(value)
     return CountRecord(
         id=count_id(sweep, spec, value), suite=sweep.suite, sweep=sweep.title, vary=sweep.vary, value=value,
-        status=found.status, reason=found.reason, traceback=found.traceback, backbone=backbone.describe(used, sweep.objective),
+        status=found.status, reason=found.reason, traceback=found.traceback,
+        backbone=backbone.describe(used, sweep.objective),
         method=registry.method_used(spec.label, spec.name, sweep.config_at(spec, value)), environment=around,
         started=started, ended=now(), flags=("random_weights",) if used.weights == "random" else (),
         shape=Shape(**sweep.shape_at(value).step(), device=sweep.device, threads=around["threads"]),

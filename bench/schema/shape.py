@@ -55,7 +55,7 @@ class StepShape(StepForm):
 
 
 class Decided(StepForm):
-    """A form in which the objective is settled: where none is given it is ``classes``, and the loss of text ``full``."""
+    """A form with a settled objective: where none is given it is ``classes``, and the loss of text ``full``."""
 
     @model_validator(mode="before")
     @classmethod

@@ -212,7 +212,7 @@ def test_the_table_stands_at_118_columns_with_all_methods_and_a_memory(monkeypat
     monkeypatch.setattr("bench.count.count.count", lambda *asked: next(given_out))
     text = shown([row.model_copy(update=room) for row in predictions("tiny", None, SETTING)])
     assert max(map(len, text.splitlines())) <= 118
-    assert "4 x 32 tokens, float32, sdpa, adamw_fused, dropout 0, cuda" in text
+    assert "4 x 32 tokens, classes, float32, sdpa, adamw_fused, dropout 0, cuda" in text
     (heads,) = [line for line in text.splitlines() if line.startswith("method")]
     for word in ("head", "task", "/full", "state", "activ.", "largest"):
         assert word in heads

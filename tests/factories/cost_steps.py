@@ -11,10 +11,10 @@ from bench import registry
 from bench.count.count import Counts, count, summary
 from bench.count.ledger import Ledger, count_step
 from bench.count.memory import measure_step, nbytes
-from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch
+from bench.count.step import TrainingStep, adapt, optimizer_groups, random_batch, step_batch
 from bench.method import Method
-from bench.models import backbone
 from bench.models.head import make_head
+from bench.models.objective import bare_for, make_objective
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
 from bench.training.loop import make_optimizer, optimizer_for
@@ -43,13 +43,13 @@ def tiny_shape(family: str, folder: Path) -> BackboneSpec:
 
 def real_step(shape: BackboneSpec, name: str, setting: Setting, **config: object) -> TrainingStep:
     """What ``bench.count.count.count`` counts without data, built on real tensors."""
-    bare = backbone.load(shape, dtype=setting.loaded, attention=setting.attention)
+    bare = bare_for(shape, setting)
     method, parsed = registry.make(name, config)
-    origin, model = adapt(bare, method, parsed, make_head(bare, setting.outputs), setting)
+    origin, model = adapt(bare, method, parsed, make_objective(bare, setting), setting)
     make = functools.partial(make_optimizer, form=setting.optimizer)
     notes: list[str] = []
     optimizer = optimizer_for(method, model.body, optimizer_groups(model, method), make=make, notes=notes)
-    batch = random_batch(setting.batch, setting.length, vocabulary=bare.config.vocab_size, outputs=setting.outputs)
+    batch = step_batch(bare.config, setting)
     said = tuple(notes)
     return TrainingStep(
         method, parsed, model, origin, optimizer, batch, setting.autocast, said, clipping=setting.clipping

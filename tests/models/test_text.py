@@ -76,7 +76,7 @@ def test_a_soft_cap_is_applied_and_refuses_the_chunked_form() -> None:
     assert expected.abs().max() <= 0.1
     answer = TaskModel(text_backbone(model), TextHead(config, "full"))(given)
     torch.testing.assert_close(answer, expected, rtol=0, atol=1e-6)
-    with pytest.raises(BenchError, match="loss chunked knows no soft cap, which gemma3_text .* full or target"):
+    with pytest.raises(BenchError, match=r"loss chunked knows no soft cap, which gemma3_text .* full or target"):
         TextHead(config, "chunked")
 
 

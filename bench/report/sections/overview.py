@@ -307,7 +307,8 @@ def shape_line(shape: Shape | Setting) -> str:
     rare += [] if shape.weights == "native" else [f"{shape.weights} weights"]
     rare += [fmt.plural(shape.threads, "thread")] if isinstance(shape, Shape) else []
     parts = (
-        f"{shape.batch} x {shape.length} tokens", *objective_words(shape), *map(fmt.plain, (shape.dtype, shape.attention, shape.optimizer)),
+        f"{shape.batch} x {shape.length} tokens", *objective_words(shape),
+        *map(fmt.plain, (shape.dtype, shape.attention, shape.optimizer)),
         f"dropout {shape.dropout:g}", *rare, fmt.plain(shape.device),
     )  # fmt: skip
     return ", ".join(parts)
