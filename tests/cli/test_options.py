@@ -39,6 +39,7 @@ def test_what_is_not_a_size_is_one_sentence(text):
 
 UNITS = {
     "workers": "workers", "seconds": "seconds", "batch": "rows", "seq": "tokens", "dropout": "probability",
+    "target_tokens": "tokens",
     ("ab", "margin"): "relative", ("gate", "margin"): "points",
 }  # fmt: skip
 
@@ -50,7 +51,7 @@ def test_the_help_of_every_number_names_its_unit():
             kind, *option = get_args(hint) or (hint,)
             if {int, float} & {kind, *get_args(kind)}:
                 numbers[command.callback.__name__, name] = option[0].help
-    assert {name for _, name in numbers} == {"workers", "seconds", "batch", "seq", "dropout", "margin"}
+    assert {name for _, name in numbers} == {name if isinstance(name, str) else name[1] for name in UNITS}
     for (command, name), text in numbers.items():
         assert UNITS.get((command, name), UNITS.get(name)) in text.lower()
 
