@@ -76,7 +76,7 @@ def test_an_option_that_is_given_twice_takes_both_values_or_is_refused(command, 
 
 def test_methods_of_a_prediction_add_up(monkeypatch):
     asked = []
-    monkeypatch.setattr("bench.count.predict.predictions", lambda name, specs, *rest: asked.append(specs) or [])
+    monkeypatch.setattr("bench.count.predict.predictions", lambda name, specs, *rest, **more: asked.append(specs) or [])
     for words in (["--method", "lora", "--method", "full,ia3"], ["--method", "lora,full,ia3"]):
         CliRunner().invoke(app, ["predict", "--backbone", "tiny", *words])
     assert asked == [["lora", "full", "ia3"]] * 2
