@@ -299,7 +299,15 @@ def _family(config: Any) -> _Family:
 
 
 def _falcon(family: _Family, config: Any) -> _Family:
-    """Falcon 40B has keys by group and a norm more; the small RefinedWeb models are sequential, with ALiBi."""
+    """Falcon 40B has keys by group and a norm more; the small RefinedWeb models are sequential, with ALiBi.
+
+    Raises:
+        BenchError: The fields ask for norms that such a block does not call.
+    """
+    if config.new_decoder_architecture and not config.parallel_attn:
+        raise BenchError("Falcon with new_decoder_architecture runs attention beside the FFN; set parallel_attn = true")
+    if config.num_ln_in_parallel_attn == 2 and not config.new_decoder_architecture:
+        raise BenchError("Falcon without new_decoder_architecture has one norm; leave num_ln_in_parallel_attn out")
     parallel = config.new_decoder_architecture or config.parallel_attn
     two_norms = config.new_decoder_architecture and config.num_ln_in_parallel_attn != 1
     norm = "ln_mlp" if two_norms else "input_layernorm" if parallel else "post_attention_layernorm"

@@ -252,8 +252,13 @@ def _shifted(peak: PeakMemory, always: int, in_products: int) -> PeakMemory:
     return PeakMemory(forward=forward, backward=backward, optimizer=optimizer, step=step)
 
 
+def packed(module: nn.Module) -> bool:
+    """Whether transformers stores the weight of ``module`` in 4 bits: that of a subclass or of experts it leaves."""
+    return type(module) is nn.Linear or isinstance(module, Conv1D)
+
+
 def _frozen_linear(module: nn.Module) -> list[torch.Tensor]:
-    weight = module.weight if isinstance(module, nn.Linear | Conv1D) else None
+    weight = module.weight if packed(module) else None
     return [weight] if isinstance(weight, torch.Tensor) and not weight.requires_grad else []
 
 

@@ -113,7 +113,7 @@ def predictions(
     row = functools.partial(
         Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
     )
-    common = (*backbone.configuration_notes(spec), *_notes(setting), *([] if rates is None else [rates.note]))
+    common = (*backbone.configuration_notes(spec), *_notes(setting, bare), *([] if rates is None else [rates.note]))
     found: dict[int, Prediction] = {}
     refusals: list[BenchError] = []
     # third parties' first, each in a fork: of a process that has run no method, and before torch begins threads in it
@@ -359,7 +359,23 @@ def _sizes(spec: BackboneSpec, method: Any, config: Any, setting: Setting) -> di
     }
 
 
-def _notes(setting: Setting) -> list[str]:
+def _left_whole(bare: Any) -> list[str]:
+    """Classes of modules in the backbone's layers that hold matrices which 4-bit storage leaves as they are."""
+    from torch import nn
+
+    from bench.anatomy import anatomy
+    from bench.count.count import packed
+
+    found = {
+        type(module).__name__
+        for module in bare.get_submodule(anatomy(bare).layers_path).modules()
+        if not packed(module) and not isinstance(module, nn.Embedding)
+        and any(p.ndim > 1 for p in module.parameters(recurse=False))
+    }  # fmt: skip
+    return sorted(found)
+
+
+def _notes(setting: Setting, bare: Any) -> list[str]:
     """What the figures of a setting leave out or take from a formula."""
     from bench.count.count import CUBLAS_WORKSPACE
 
@@ -376,6 +392,8 @@ def _notes(setting: Setting) -> list[str]:
             "4-bit size of the frozen linear weights is by formula; they are unpacked one matrix at a time, and the "
             "bytes that this moves are not counted"
         )
+        if whole := _left_whole(bare):
+            notes.append(f"4-bit storage leaves {', '.join(whole)} as they are: transformers packs nn.Linear alone")
     if setting.optimizer == "adamw_8bit":
         notes.append("size and traffic of the optimizer's 8-bit state are by formula")
     return notes

@@ -332,19 +332,20 @@ def _check_together(found: Read, where: str) -> None:
         return found.values.get(alias, found.values.get(field, getattr(usual, field, None)))
 
     width = found.values.get("n_embed") or value("hidden_size")  # BLOOM and Falcon of old
-    heads, sharing = (
-        value("num_attention_heads"),
-        "num_kv_heads" if found.model_type == "falcon" else "num_key_value_heads",
-    )
-    shared = value(sharing)
-    own = type(usual).__dataclass_fields__.get("head_dim")  # some families have a size of their own, others divide
-    size = found.values.get("head_dim", own.default if own else None)
+    heads = value("num_attention_heads")
+    sharing = "num_kv_heads" if found.model_type == "falcon" else "num_key_value_heads"
+
+    def listed(field: str) -> Any:  # as the family lists it: where it lists none, it divides the width or the heads
+        own = type(usual).__dataclass_fields__.get(field)
+        return found.values.get(field, own.default if own else None)
+
+    shared, size = listed(sharing), listed("head_dim")
     if found.model_type != "t5" and size is None and isinstance(heads, int) and width % heads:
         raise BenchError(
             f"{where}: {names['hidden_size']} = {width} is no multiple of {names['num_attention_heads']} = {heads}; "
             "change one of the two"
         )
-    if sharing in found.values and shared is not None and heads % shared:
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
         raise BenchError(
             f"{where}: {heads} num_attention_heads cannot share {shared} {sharing} evenly; give a number that divides "
             f"{heads}"

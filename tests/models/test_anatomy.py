@@ -151,6 +151,18 @@ def test_mpnet_counts_positions_from_its_own_padding_alone():
         anatomy(tiny("mpnet", pad_token_id=0))
 
 
+@pytest.mark.parametrize(
+    ("family", "fields", "sentence"),
+    [
+        ("falcon_grouped", {"parallel_attn": False}, "set parallel_attn = true"),
+        ("falcon", {"num_ln_in_parallel_attn": 2}, "leave num_ln_in_parallel_attn out"),
+    ],
+)
+def test_a_falcon_that_cannot_run_is_refused(family, fields, sentence):
+    with pytest.raises(BenchError, match=sentence):
+        anatomy(tiny(family, **fields))
+
+
 OTHERS = ("mpt", "deberta", "bart", "xlnet", "mamba")
 
 

@@ -93,6 +93,25 @@ def test_a_mixture_counts_the_experts_that_a_token_is_routed_to(tmp_path):
     assert any("the 3 of 8 that each token is routed to" in note for note in row.notes)
 
 
+@pytest.mark.parametrize(
+    ("family", "whole"),
+    [("llama", ""), ("falcon", "FalconLinear"), ("mixtral", "MixtralExperts, MixtralTopKRouter")],
+)
+def test_what_four_bits_do_not_hold_is_said_and_not_counted_as_packed(tmp_path, family, whole):
+    from bench.count.predict import predictions
+    from bench.schema.shape import Setting
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 96,
+             "num_key_value_heads": 4, "intermediate_size": 64}  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": family, **sizes}))
+    (plain,), (packed,) = (
+        predictions(str(path), ["lora(rank=2)"], Setting(batch=1, length=8, weights=kind)) for kind in ("native", "nf4")
+    )
+    assert any(f"4-bit storage leaves {whole} as they are" in note for note in packed.notes) == bool(whole)
+    assert (packed.bytes.weights == plain.bytes.weights) == (family == "falcon")
+
+
 def test_random_weights_depend_on_the_seed_alone():
     spec = backbone.resolve("tiny", "random")
     first, again, other = (backbone.load(spec, seed=seed) for seed in (0, 0, 1))

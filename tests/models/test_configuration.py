@@ -246,6 +246,29 @@ def test_fields_of_old_that_transformers_turns_into_others_are_known(tmp_path):
     assert backbone.configuration(spec).rope_parameters["factor"] == 2.0
 
 
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"model_type": "mistral", "num_attention_heads": 4},
+            "4 num_attention_heads cannot share 8 num_key_value_heads",
+        ),
+        (
+            {"model_type": "falcon", "hidden_size": 32, "num_attention_heads": 4, "num_kv_heads": 3},
+            "4 num_attention_heads cannot share 3 num_kv_heads evenly; give a number that divides 4",
+        ),
+        ({"model_type": "mixtral", "num_experts_per_tok": 9}, "num_experts_per_tok = 9 is above num_local_experts = 8"),
+        ({"model_type": "bloom", "n_embed": 30, "n_head": 4}, "hidden_size = 30 is no multiple of n_head = 4"),
+        ({"model_type": "deberta-v2", "attention_head_size": 8}, "attention_head_size = 8 gives heads a width"),
+    ],
+)
+def test_what_a_file_says_fits_what_its_family_says_where_it_is_silent(tmp_path, fields, sentence):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(BenchError, match=sentence):
+        backbone.configuration(backbone.shape_of(str(path)))
+
+
 IMPOSSIBLE = [
     ("bert", '"layer_norm_eps": NaN', "NaN is no finite number"),
     ("bert", '"initializer_range": Infinity', "Infinity is no finite number"),
