@@ -330,9 +330,13 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 ALLOCATIONS = frozenset(
-    {_ATEN.empty, _ATEN.empty_like, _ATEN.empty_permuted, _ATEN.empty_strided, _ATEN.new_empty, _ATEN.new_empty_strided}
+    {
+        *(_ATEN.empty, _ATEN.empty_like, _ATEN.empty_permuted, _ATEN.empty_strided, _ATEN.new_empty),
+        *(_ATEN.new_empty_strided, _ATEN.lift_fresh),
+    }
 )
-"""Operations that make a tensor and put nothing into it."""
+"""Operations that make a tensor and put nothing into it; the last makes one of a constant of Python's, which on fake
+tensors alone is a new one."""
 
 _Storages = set[StorageWeakRef]
 

@@ -108,7 +108,9 @@ def _checkpoint(backbone: nn.Module) -> None:
         enable({"use_reentrant": False})
         backbone.disable_input_require_grads()  # type: ignore[operator]
     except ValueError as error:
-        raise BenchError(f"checkpointing: this backbone does not support it ({error}); leave it off") from error
+        raise BenchError(
+            f"checkpointing: {type(backbone).__name__} has no layers that transformers can checkpoint; leave it off"
+        ) from error
 
 
 def optimizer_groups(model: TaskModel, method: Method, rate: float = 1e-3, head_rate: float = 1e-3) -> list[Any]:

@@ -29,7 +29,7 @@ def traffic(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: An
     if isinstance(func, HigherOrderOperator):
         return _bytes(tensors((args, kwargs))) + _bytes(tensors(out))
     packet, form = func._overloadpacket, _form(func)
-    if packet in _NOTHING or form.view:
+    if packet in ALLOCATIONS or form.view:
         return 0
     named: _Named = {**dict(zip(form.names, args, strict=False)), **kwargs}
     given = {tensor.untyped_storage()._cdata for value in named.values() for tensor in _listed(value)}
@@ -43,10 +43,6 @@ def traffic(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: An
         return part * partial.times + _bytes(_all(others)) + _bytes(fresh)
     read = _bytes(_all(value for name, value in named.items() if name not in form.unread))
     return read + _bytes(_all(named.get(name) for name in form.written)) + _bytes(fresh)
-
-
-_NOTHING = ALLOCATIONS | {_ATEN.lift_fresh}
-"""They move nothing; the last makes a constant of Python's a tensor, on fake tensors a new one."""
 
 
 class _Form(NamedTuple):

@@ -56,6 +56,11 @@ def test_a_residual_costs_its_sum(x):
     assert followed(lambda: norm(x + net(x))) == (3, 3)
 
 
+def test_a_constant_of_python_is_no_operation(x):
+    """On fake tensors alone it makes a new one: figures of a checkpointed Falcon were not those of a real step."""
+    assert followed(lambda: x * torch.tensor(2.0)) == (1, 1)
+
+
 def test_operations_that_lead_nowhere_count_but_do_not_lengthen_the_path(x):
     net = stack(3)
 
