@@ -344,9 +344,7 @@ def test_a_family_without_a_switch_for_checkpointing_is_refused(monkeypatch: pyt
 
     monkeypatch.setattr(BertModel, "supports_gradient_checkpointing", False)
     shape = BackboneSpec(name="tiny", weights="random")
-    with pytest.raises(
-        BenchError, match="checkpointing: .* has no layers that transformers can checkpoint; leave it off"
-    ):
+    with pytest.raises(BenchError, match="BertModel has no layers that transformers can checkpoint; leave it off"):
         count(shape, *make("full", {}), form(checkpointing=True))
 
 
