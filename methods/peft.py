@@ -14,7 +14,7 @@ from bench.method import Method, clone, copy_delta
 from methods import peft_optimizer, peft_text
 from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
 from methods.peft_names import Fitted
-from methods.peft_notes import base_states, folded, moved, said_of, without_values
+from methods.peft_notes import base_states, folded, moved, said_of, task_of, without_values
 from methods.peft_refusals import SHAPES, check_ranks, refusal
 
 ADAPTER = "default"
@@ -236,7 +236,7 @@ class Peft(Method):
 
 
 def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -> Bridged:
-    structure = _structure(backbone)
+    structure, task = _structure(backbone), task_of(backbone)
     checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in backbone.modules())
     weightless = next(backbone.parameters()).is_meta
     notes: list[str] = []
@@ -277,7 +277,7 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
         backbone.disable_input_require_grads()  # type: ignore[operator]
     fitted.check(*(getattr(model.base_model, f"targeted_{kind}_names", ()) for kind in ("module", "parameter")))
     check_ranks(model, config)
-    module = Bridged(model, config, structure, (*notes, *fitted.notes, *said_of(model, config)))
+    module = Bridged(model, config, structure, (*notes, *fitted.notes, *said_of(model, config, task)))
     if start is not None and not module.prompted:
         module.notes += moved(module, start)
     return module

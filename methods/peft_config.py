@@ -18,7 +18,7 @@ from methods import peft_fields, peft_optimizer, peft_text
 
 DIMENSIONS = ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules")
 """Of the backbone that a saved prompt was trained on: peft takes those of the backbone here where they are left out."""
-OURS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "revision", "runtime_config", "task_type")
+OURS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "revision", "runtime_config")
 """Fields of peft's configurations that say how peft is called, not what trains: the harness sets them."""
 
 
@@ -113,7 +113,7 @@ def to_library(config: PeftConfig, *, deployed: bool = False) -> Any:
     in until the first step.
     """
     values = {f.name: copy.deepcopy(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    for key in ("peft_type", "peft_version", *peft_optimizer.FIELDS, *DIMENSIONS):
+    for key in ("peft_type", "peft_version", "task_type", *peft_optimizer.FIELDS, *DIMENSIONS):
         values.pop(key, None)
     if config.peft_type == "ADALORA":
         values["rank_pattern"] = None  # an earlier training's
@@ -211,6 +211,9 @@ def _check_keys(given: Mapping[str, Any], where: str) -> None:
     for key in given.keys() - {"peft_type", "peft_version"}:
         if key not in _defaults(kind):
             raise unknown("key", key, ("adapter_config", "peft_type", *_defaults(kind)), where)
+    task = given.get("task_type")
+    if task is not None and task not in (known := [kind.value for kind in library().TaskType]):
+        raise unknown("task_type", str(task), known, where)
 
 
 @functools.cache
@@ -220,6 +223,7 @@ def _defaults(kind: str) -> dict[str, Any]:
         if field.init and field.name not in (*OURS, "peft_type", "peft_version"):
             made = field.default_factory() if callable(field.default_factory) else field.default
             found[field.name] = json.loads(json.dumps(made))
+    found["task_type"] = None
     return found | (peft_optimizer.FIELDS if kind == peft_optimizer.KIND else {})
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from bench.anatomy import anatomy
 from methods.peft_config import DIMENSIONS
 
 TOKENS = 8
@@ -15,10 +16,13 @@ COUNTS_FROM_THE_LEFT = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", 
 """Types that put their positions before the tokens' embeddings."""
 
 
-def said_of(model: Any, config: Any) -> Iterator[str]:
-    """What of ``config`` did something else than it says, or nothing, in peft's ``model``."""
+def said_of(model: Any, config: Any, task: str) -> Iterator[str]:
+    """What of ``config`` did something else than it says, or nothing, in peft's ``model``; ``task`` as `task_of`."""
     (used,) = model.peft_config.values()
     yield from _replaced(used, config)
+    if config.task_type not in (None, "FEATURE_EXTRACTION", task):
+        stands = "its own LM head" if task else "the harness's own head"
+        yield f"task_type = {config.task_type!r} is not what is trained here: on this backbone stands {stands}"
     if getattr(used, "bias", "none") != "none" and not _trains_biases(model):
         yield f"bias = {used.bias!r} trains nothing more: no layer that it is about has a bias"
     if config.peft_type == "ADALORA" and config.rank_pattern:
@@ -32,6 +36,13 @@ def said_of(model: Any, config: Any) -> Iterator[str]:
     yield from _of_windows(model, used)
     yield from _on_embeddings(model, used)
     yield from _beyond_linear(model, used)
+
+
+def task_of(backbone: nn.Module) -> str:
+    """What peft calls the task of a bare ``backbone``; empty where the harness's head stands on it."""
+    if anatomy(backbone).lm_head is None:
+        return ""
+    return "SEQ_2_SEQ_LM" if backbone.config.is_encoder_decoder else "CAUSAL_LM"  # type: ignore[union-attr]
 
 
 def _replaced(used: Any, config: Any) -> Iterator[str]:

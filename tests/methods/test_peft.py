@@ -33,7 +33,7 @@ def test_a_file_is_its_content_and_keys_beside_it_win(tmp_path):
     }
     (tmp_path / "adapter_config.json").write_text(json.dumps(saved))
     _, config = make("peft", {"adapter_config": str(tmp_path), "r": 2})
-    assert config == make("peft", LORA | {"r": 2})[1]
+    assert config == make("peft", LORA | {"r": 2, "task_type": "CAUSAL_LM"})[1]
     assert json.loads(json.dumps(resolved(config))) == resolved(config)
     assert str(tmp_path) not in str(resolved(config))
 
@@ -44,7 +44,8 @@ def test_a_file_is_its_content_and_keys_beside_it_win(tmp_path):
         ({}, "peft_type is missing"),
         ({"peft_type": "LORAA"}, "Did you mean 'LORA'"),
         ({"peft_type": "LORA", "rr": 4}, "unknown key 'rr'"),
-        ({"peft_type": "LORA", "task_type": "SEQ_CLS"}, "set by the harness"),
+        ({"peft_type": "LORA", "task_type": "CAUSL_LM"}, "Did you mean 'CAUSAL_LM'"),
+        ({"peft_type": "LORA", "inference_mode": True}, "set by the harness"),
         ({"peft_type": "ADALORA", "orth_reg_weight": -1}, "orth_reg_weight = -1; it takes at least 0"),
         ({"adapter_config": "nowhere.json"}, "no readable JSON"),
     ],
