@@ -132,6 +132,32 @@ def parse_size(option: str, text: str) -> int:
     return size
 
 
+def parse_reserve(option: str, text: str, memory: int) -> int:
+    """Bytes of ``memory`` that are kept free: a share of it such as ``5%``, or a size such as ``800MB``.
+
+    Args:
+        option: The option that it was given to, for the error.
+        text: What was given.
+        memory: Bytes of the device.
+
+    Raises:
+        BenchError: It is neither, or leaves nothing.
+    """
+    from bench.errors import BenchError
+
+    if text.strip() == "0":
+        return 0
+    if (share := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)) is not None:
+        reserve = int(memory * float(share[1]) / 100)
+    elif re.fullmatch(r"\s*[\d.]+\s*", text):
+        raise BenchError(f"{option} {text.strip()} has no unit; did you mean {text.strip()}% or {text.strip()}GiB?")
+    else:
+        reserve = parse_size(option, text)
+    if reserve >= memory:
+        raise BenchError(f"{option} {text.strip()} leaves nothing of {memory / 2**30:.4g} GiB; lower it")
+    return reserve
+
+
 def split_specs(text: str) -> list[str]:
     """Split at commas outside parentheses: ``"full,lora(rank=4, alpha=8)"`` gives two specs."""
     parts, depth, current = [], 0, ""

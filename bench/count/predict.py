@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import registry
 from bench.errors import BenchError, given
@@ -17,6 +17,20 @@ from bench.schema.shape import Setting, StepShape
 if TYPE_CHECKING:
     from bench.count.count import Counts
     from bench.count.roofline import Rates
+
+
+class Room(NamedTuple):
+    """Memory of a device that a step must fit into; fields as those of a `Prediction`."""
+
+    device_memory_bytes: int
+    reserve_bytes: int
+    """Of these, what a step must leave."""
+
+    @property
+    def usable(self) -> int:
+        """Bytes that a step may take."""
+        return self.device_memory_bytes - self.reserve_bytes
+
 
 MOST = 1 << 20
 """Where the search for a largest number ends."""
@@ -77,6 +91,7 @@ def predictions(
     device_memory: int | None = None,
     progress: Callable[[str], object] = lambda line: None,
     *,
+    reserve: int = 0,
     rates: "Rates | None" = None,
 ) -> list[Prediction]:
     """Figures of each method on backbone ``name`` in ``setting``.
@@ -86,8 +101,9 @@ def predictions(
         specs: Methods as ``name(key=value, ...)``; ``all`` stands for every built-in method that is not named beside
             it, None for that alone.
         setting: Shape and form of the training step.
-        device_memory: Bytes that a step may take; None where nobody asked what fits.
+        device_memory: Bytes that the device has; None where nobody asked what fits.
         progress: Called with short lines such as ``counting lora, 3 of 13``.
+        reserve: Bytes of it that a step must leave.
         rates: Peak rates of a device that a step's time is estimated on; None where nobody asked.
 
     Returns:
@@ -110,6 +126,7 @@ def predictions(
     setting = setting.model_copy(update={"attention": backbone.attention_of(spec, setting.attention)})
     bare = shape_for(spec, setting)  # what no method is to blame for stops here
     check_positions(bare, setting.length, option="--seq")
+    room = None if device_memory is None else Room(device_memory, reserve)
     row = functools.partial(
         Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
     )
@@ -121,9 +138,7 @@ def predictions(
         label = registry.spell(named, config)
         progress(f"counting {label}, {len(found) + 1} of {len(asked)}")
         try:
-            figures = _apart(
-                named, functools.partial(_counted, spec, bare, (named, config), setting, device_memory, rates)
-            )
+            figures = _apart(named, functools.partial(_counted, spec, bare, (named, config), setting, room, rates))
         except BenchError as error:
             refusals.append(error)
             figures = {"refused": str(error)}
@@ -277,7 +292,7 @@ def _too_much(what: str, needed: int, limit: int) -> str:
 
 
 def _counted(
-    spec: BackboneSpec, bare: Any, asked: tuple[str, dict[str, Any]], setting: Setting, device_memory: int | None,
+    spec: BackboneSpec, bare: Any, asked: tuple[str, dict[str, Any]], setting: Setting, room: "Room | None",
     rates: "Rates | None",
 ) -> dict[str, Any]:  # fmt: skip
     """Fields of a `Prediction`."""
@@ -290,8 +305,8 @@ def _counted(
     try:
         counts = count(spec, method, config, setting)
         row = counts.figures(Prediction)
-        if device_memory is not None:
-            row |= _capacity(spec, method, config, setting, counts, device_memory)
+        if room is not None:
+            row |= _capacity(spec, method, config, setting, counts, room.usable) | room._asdict()
         if rates is not None and counts.traffic_bytes is not None:
             seconds = rates.seconds(counts.work)
             tokens = setting.batch * setting.length
@@ -316,7 +331,6 @@ def _capacity(
         return peak_of(spec, method, config, setting.model_copy(update={"batch": batch})).step
 
     return {
-        "device_memory_bytes": device_memory,
         "fits": counts.peak.step <= device_memory,
         "largest_batch": largest_within(peak, device_memory, setting.batch),
     }

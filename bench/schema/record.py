@@ -623,11 +623,13 @@ class Prediction(_Frozen):
     largest_saved: tuple[SavedTensor, ...] | None = None
     """The largest ten of the saved activations."""
     device_memory_bytes: Count | None = None
-    """Bytes that a step may take; None where nobody asked what fits."""
+    """Bytes that the device has; None where nobody asked what fits."""
+    reserve_bytes: Count | None = None
+    """Of these, left to the allocator and the CUDA context; a step may take the rest."""
     fits: bool | None = None
-    """Whether the peak is within ``device_memory_bytes``."""
+    """Whether the peak is within ``device_memory_bytes`` less ``reserve_bytes``."""
     largest_batch: Count | None = None
-    """Most rows whose peak is within it; 0 where not even one row is."""
+    """Most rows whose peak is within that; 0 where not even one row is."""
     estimated_step_seconds: Amount | None = None
     """Least time of a step on a device whose peak rates were given; an estimate, never measured."""
     estimated_tokens_per_second: Amount | None = None

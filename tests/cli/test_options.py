@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from bench.cli.app import app
 from bench.cli.ci import ci
-from bench.cli.options import parse_size, split_specs
+from bench.cli.options import parse_reserve, parse_size, split_specs
+from bench.cli.predict import counting
 from bench.cli.tune import search
 from bench.errors import BenchError
 
@@ -37,6 +38,29 @@ def test_what_is_not_a_size_is_one_sentence(text):
         parse_size("--device-memory", text)
 
 
+@pytest.mark.parametrize(
+    ("text", "size"), [("5%", 50), (" 12.5 % ", 125), ("0%", 0), ("0", 0), ("800B", 800), ("0.5kB", 500)]
+)
+def test_a_reserve_is_a_share_of_the_memory_or_a_size(text, size):
+    assert parse_reserve("--reserve", text, 1000) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("5", "5 has no unit; did you mean 5% or 5GiB"), ("much", "must be a size above 0 with its unit"),
+     ("-5%", "must be a size above 0"), ("100%", r"100% leaves nothing of 2 GiB; lower it"),
+     ("2GiB", "leaves nothing of 2 GiB")],
+)  # fmt: skip
+def test_what_is_no_reserve_or_leaves_nothing_is_one_sentence(text, says):
+    with pytest.raises(BenchError, match=rf"^--reserve .*{says}"):
+        parse_reserve("--reserve", text, 2**31)
+
+
+def test_a_reserve_of_no_memory_is_refused():
+    done = CliRunner().invoke(app, ["predict", "--backbone", "tiny", "--reserve", "5%"])
+    assert "--reserve is a part of --device-memory; give that too" in str(done.exception)
+
+
 UNITS = {
     "workers": "workers", "seconds": "seconds", "batch": "rows", "seq": "tokens", "dropout": "probability",
     "target_tokens": "tokens",
@@ -46,7 +70,7 @@ UNITS = {
 
 def test_the_help_of_every_number_names_its_unit():
     numbers = {}
-    for command in (one for part in (app, search, ci) for one in part.registered_commands):
+    for command in (one for part in (app, counting, search, ci) for one in part.registered_commands):
         for name, hint in get_type_hints(command.callback, include_extras=True).items():
             kind, *option = get_args(hint) or (hint,)
             if {int, float} & {kind, *get_args(kind)}:
@@ -58,7 +82,7 @@ def test_the_help_of_every_number_names_its_unit():
 
 VALUED = [
     (command.name or command.callback.__name__, option)
-    for part in (app, search, ci)
+    for part in (app, counting, search, ci)
     for command in part.registered_commands
     for option in get_command_from_info(command, pretty_exceptions_short=True, rich_markup_mode=None).params
     if option.param_type_name == "option" and not option.is_flag

@@ -87,7 +87,7 @@ def test_as_json_a_row_has_a_key_for_what_is_known_and_none_for_what_is_not():
     common = ["method", "backbone", "backbone_parameters", "shape", "notes"]
     sizes = ["trainable_parameters", "trained_dtypes", "delta_bytes"]
     counted = [*sizes, "flops", "traffic_bytes", "bytes", "predicted_peak_memory_bytes", "largest_saved"]
-    room = ["device_memory_bytes", "fits", "largest_batch"]
+    room = ["device_memory_bytes", "reserve_bytes", "fits", "largest_batch"]
     known = {"head": counted, "prompt_tuning(length=20)": ["refused"]}
     setting = SETTING.model_copy(update={"length": 120})
     for memory, more in ((None, []), (10**9, room)):
@@ -126,6 +126,27 @@ def test_the_largest_batch_fits_and_one_row_more_does_not(name):
     assert peak(name, most) <= memory < peak(name, most + 1)
     assert row.fits is (most >= SETTING.batch)
     assert row.device_memory_bytes == memory
+
+
+def test_a_reserve_is_taken_off_before_anything_fits_and_said_beside_the_memory():
+    whole = peak("lora", SETTING.batch)
+    (tight,) = predictions("tiny", ["lora"], SETTING, whole)
+    (less,) = predictions("tiny", ["lora"], SETTING, whole, reserve=1)
+    (more,) = predictions("tiny", ["lora"], SETTING, whole + 1, reserve=1)
+    assert [row.fits for row in (tight, less, more)] == [True, False, True]
+    assert [row.largest_batch for row in (tight, less, more)] == [4, 3, 4]
+    assert (less.device_memory_bytes, less.reserve_bytes) == (whole, 1)
+    assert less.predicted_peak_memory_bytes.step == whole  # never hidden in the peak
+
+
+def test_the_command_leaves_five_percent_unless_told_otherwise():
+    words = "predict --backbone tiny --method head --seq 16 --json --device-memory 1GB".split()
+    for asked, reserve in (([], 5 * 10**7), (["--reserve", "300MB"], 3 * 10**8), (["--reserve", "0"], 0)):
+        (row,) = json.loads(CliRunner().invoke(cli.app, [*words, *asked]).stdout)
+        assert (row["device_memory_bytes"], row["reserve_bytes"]) == (10**9, reserve)
+    text = " ".join(CliRunner().invoke(cli.app, [word for word in words if word != "--json"]).stdout.split())
+    said = "1.0 GB (0.9313 GiB) less a reserve of 5 % (50.0 MB) for the allocator and the CUDA context: 950 MB"
+    assert said in text
 
 
 def test_where_not_even_one_row_fits_the_largest_batch_is_zero():
@@ -206,7 +227,12 @@ def test_the_exit_code_says_whether_anything_was_counted(opaque, methods, code):
 
 
 def test_the_table_stands_at_118_columns_with_all_methods_and_a_memory(monkeypatch):
-    room = {"device_memory_bytes": 6 * 2**30, "fits": True, "largest_batch": 54_321}  # the search is tested above
+    room = {
+        "device_memory_bytes": 6 * 2**30,
+        "reserve_bytes": 2**28,
+        "fits": True,
+        "largest_batch": 54_321,
+    }  # the search is tested above
     known = [count(backbone.shape_of("tiny"), *registry.make(name, {}), SETTING) for name in ("full", "lora")]
     given_out = itertools.cycle(known)  # figures of any method are as wide as these
     monkeypatch.setattr("bench.count.count.count", lambda *asked: next(given_out))

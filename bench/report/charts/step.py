@@ -377,7 +377,8 @@ def memory_breakdown(held: Sequence[Mapping[str, Any]], words: Words, style: Loo
 
     Args:
         held: By method: ``method``, ``bytes`` and ``predicted_peak_memory_bytes`` as a cost record has them; where it
-            ran also ``peak_memory_bytes`` and ``peak_memory_source``, and ``device_memory_bytes`` where one was named.
+            ran also ``peak_memory_bytes`` and ``peak_memory_source``, and ``device_memory_bytes`` with
+            ``reserve_bytes`` where one was named.
         words: Title, subtitle and badges; the caption is written here.
         style: Look of each method.
 
@@ -394,7 +395,9 @@ def memory_breakdown(held: Sequence[Mapping[str, Any]], words: Words, style: Loo
     source = next((row["peak_memory_source"] for row in held if row.get("peak_memory_bytes")), None)
     longest = float(np.nanmax([*sums, *peaks]))
     size, unit = canvas.scaled([longest], BYTES[:3])
+    reserve = held[0].get("reserve_bytes") or 0
     limit = held[0].get("device_memory_bytes")
+    limit = limit if limit is None else limit - reserve
     beyond = limit is not None and limit > 3 * longest
     words = Words(words.title, _memory_caption(source, limit if beyond else None), words.subtitle, words.badges)
     layout = Layout(canvas.depth(style, names), canvas.room_for(style, names), 0.2, keys=1)
@@ -411,7 +414,8 @@ def memory_breakdown(held: Sequence[Mapping[str, Any]], words: Words, style: Loo
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})  # fmt: skip
     right = longest / size * 1.12
     if limit is not None and not beyond:
-        axes.axvline(limit / size, color="#AA3377", linewidth=1.2, linestyle="--", label=f"device, {fmt.size(limit)}")
+        name = f"device{' less its reserve' if reserve else ''}, {fmt.size(limit)}"
+        axes.axvline(limit / size, color="#AA3377", linewidth=1.2, linestyle="--", label=name)
         right = max(right, limit / size * 1.03)
     axes.set_xlim(0, right)
     axes.set_xlabel(f"memory of one training step ({unit})")

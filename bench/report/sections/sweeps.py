@@ -274,13 +274,21 @@ def _legend(rows: Sequence[Prediction]) -> list[str]:
     ]
     if _says_traffic(rows):
         lines.insert(0, "bytes moved: what the operations of the step read and write, the update among them.")
-    memory = next((row.device_memory_bytes for row in rows if row.device_memory_bytes is not None), None)
-    if memory is not None:
+    held = next((row for row in rows if row.device_memory_bytes is not None), None)
+    if held is not None:
         lines.append(
-            f"fits, largest: whether the peak fits into {fmt.size(memory)} ({memory / 2**30:.4g} GiB), and the most "
-            "rows of that length that do."
+            f"fits, largest: whether the peak fits into {room_line(held)}, and the most rows of that length that do."
         )
     return [*lines, *notes_on(rows)]
+
+
+def room_line(row: Prediction) -> str:
+    """``25.8 GB (24 GiB) less a reserve of 5 % (1.3 GB) ...: 24.5 GB``: what a step may take of a device's memory."""
+    memory, reserve = row.device_memory_bytes or 0, row.reserve_bytes or 0
+    whole = f"{fmt.size(memory)} ({memory / 2**30:.4g} GiB)"
+    share = fmt.percent(reserve / memory)
+    kept = f"a reserve of {share} ({fmt.size(reserve)}) for the allocator and the CUDA context"
+    return f"{whole} less {kept}: {fmt.size(memory - reserve)}"
 
 
 def notes_on(rows: Sequence[Prediction]) -> list[str]:
