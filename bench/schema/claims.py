@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from bench.schema import figures
 from bench.schema.figures import BASE, MODES
+from bench.schema.forms import Loss, Objective
 
 _OF_INFERENCE = ("latency_seconds", "inference")
 """Fields of a cost record that hold figures of the base and of each mode."""
@@ -68,6 +69,10 @@ class ClaimTable(_Table):
     length: int | None = Field(default=None, ge=1)
     """Tokens in a row of the shape that the figure is taken on, of one of inference those of its rows; where left out,
     it is the first of the run's shapes that holds all methods of the claim."""
+    objective: Objective | None = None
+    """Objective of that shape, where the suite has shapes of several."""
+    loss: Loss | None = None
+    """Form of its next-token loss, likewise."""
     tasks: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Tasks over which scores are compared; all of the suite where left out."""
     price: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
@@ -86,8 +91,9 @@ class ClaimTable(_Table):
             raise ValueError(f"claim {self.name!r}: difference compares scores, and a score is compared by difference")
         if self.tasks and self.metric != "score":
             raise ValueError(f"claim {self.name!r}: tasks applies to metric 'score' only, not to {self.metric}")
-        if self.length is not None and self.metric == "score":
-            raise ValueError(f"claim {self.name!r}: length applies to costs only, not to metric 'score'")
+        for field in ("length", "objective", "loss"):
+            if getattr(self, field) is not None and self.metric == "score":
+                raise ValueError(f"claim {self.name!r}: {field} applies to costs only, not to metric 'score'")
         self._check_kind()
         if self.ratio is not None and any(end is not None and end <= 0 for end in (self.ratio.min, self.ratio.max)):
             raise ValueError(f"claim {self.name!r}: bounds of a ratio must be above 0; for an exact zero give value")
@@ -176,6 +182,13 @@ def _check_shape(claim: ClaimTable, shapes: Sequence["ClaimedShape"]) -> None:
         field = "latency_length" if of_inference(claim.metric) else "length"
         had = ", ".join(map(str, dict.fromkeys(lengths)))
         raise ValueError(f"claim {claim.name!r}: no [[cost]] has {field} = {claim.length}; the suite has {had}")
+    for field in ("objective", "loss"):
+        asked, known = getattr(claim, field), [getattr(shape, field) for shape in shapes]
+        if asked is not None and not {asked, None} & {*known}:
+            raise ValueError(
+                f"claim {claim.name!r}: no [[cost]] has {field} = {asked!r}; the suite has "
+                f"{', '.join(dict.fromkeys(map(str, known)))}"
+            )
     if judged_on(claim, shapes) is None:
         where = "the suite" if claim.length is None else f"length {claim.length}"
         raise ValueError(
@@ -193,6 +206,15 @@ class ClaimedShape(_Table):
     """None where no inference was measured."""
     labels: tuple[str, ...]
     """Methods that are measured on it."""
+    objective: Objective | None = None
+    """None where a suite leaves it to the backbone."""
+    loss: Loss | None = None
+
+    def is_of(self, claim: ClaimTable) -> bool:
+        """Whether it is what the claim names of it: its length, its objective and its loss."""
+        named = ((claim.objective, self.objective), (claim.loss, self.loss))
+        settled = all(None in (asked, own) or asked == own for asked, own in named)
+        return settled and claim.length in (None, self.tokens_of(claim))
 
     def tokens_of(self, claim: ClaimTable) -> int | None:
         """Length of the rows that the claim's figure is taken on."""
@@ -204,7 +226,7 @@ def judged_on(claim: ClaimTable, shapes: Sequence[ClaimedShape]) -> ClaimedShape
 
     First comes the one that holds most methods, then the one with most tokens.
     """
-    fit = [s for s in shapes if claim.labels <= {*s.labels} and claim.length in (None, s.tokens_of(claim))]
+    fit = [shape for shape in shapes if claim.labels <= {*shape.labels} and shape.is_of(claim)]
     return min(fit, key=lambda shape: (-len(shape.labels), -shape.batch * shape.length), default=None)
 
 

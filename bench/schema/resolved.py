@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.schema.claims import EXTRA_SECONDS
+from bench.schema.forms import Loss, Objective
 from bench.schema.record import Shape
+from bench.schema.shape import StepShape
 from bench.schema.suite import Figure, MatchTable
 
 
@@ -51,8 +53,7 @@ class ResolvedCost(_Table):
 
     def asks_for(self, shape: Shape) -> bool:
         """Whether this table asked for ``shape``; what it leaves open fits any."""
-        fields = {"batch", "length", "dtype", "attention", "optimizer", "dropout", "checkpointing", "clipping",
-                  "threads"}  # fmt: skip
+        fields = {*StepShape.model_fields, "threads"}
         own = shape.model_dump(include=fields) | {"compile": shape.compiled}
         asked = self.model_dump(exclude_unset=True)
         return all(asked.get(key, own[key]) == own[key] for key in own)
@@ -75,6 +76,9 @@ class ResolvedSweep(_Table):
     checkpointing: bool = False
     clipping: bool = False
     dropout: float = 0.0
+    objective: Objective = "classes"
+    loss: Loss | None = None
+    target_tokens: int | None = None
 
 
 class ResolvedCrossover(_Table):

@@ -117,7 +117,7 @@ def _costs(results: Results, claim: ClaimTable) -> dict[str, CostRecord]:
     for shape in results.shapes:
         held = {r.method.label: r for r in results.cost_records if r.shape == shape}
         found.setdefault(_claimed(results.suite, shape, held), held)
-    right = [shape for shape in found if claim.length in (None, shape.tokens_of(claim))]
+    right = [shape for shape in found if shape.is_of(claim)]
     chosen = judged_on(claim, right) or max(right, key=lambda shape: len(claim.labels & {*shape.labels}), default=None)
     return found[chosen] if chosen is not None else {}
 
@@ -126,7 +126,10 @@ def _claimed(suite: ResolvedSuite, shape: Shape, held: dict[str, CostRecord]) ->
     """``shape`` with what was measured on it; a method that failed early says nothing of its rows of inference."""
     told = (record.latency_length for record in held.values())
     lengths = (length for length in (*told, suite.asked_of(shape).latency_length) if length)
-    return ClaimedShape(batch=shape.batch, length=shape.length, latency_length=next(lengths, None), labels=tuple(held))
+    return ClaimedShape(
+        batch=shape.batch, length=shape.length, latency_length=next(lengths, None), labels=tuple(held),
+        objective=shape.objective, loss=shape.loss,
+    )  # fmt: skip
 
 
 def _kind(claim: ClaimTable) -> Literal["exact", "timed", "score"]:

@@ -9,7 +9,7 @@ from bench.analysis.scores import MIN_SEEDS
 from bench.report import format as fmt
 from bench.report.document import Fact, Facts
 from bench.schema.record import Record, Shape, TaskUsed, Tuning
-from bench.schema.resolved import ResolvedCost, ResolvedData
+from bench.schema.resolved import ResolvedCost, ResolvedData, ResolvedSweep
 from bench.schema.shape import Setting
 from bench.stats.intervals import QUIET
 
@@ -314,7 +314,7 @@ def shape_line(shape: Shape | Setting) -> str:
     return ", ".join(parts)
 
 
-def objective_words(shape: Shape | Setting) -> list[str]:
+def objective_words(shape: Shape | Setting | ResolvedSweep) -> list[str]:
     """What was trained on top: ``classes``, or ``text``, its targets and the form of its loss."""
     if shape.objective != "text":
         return [str(shape.objective)]
