@@ -263,7 +263,9 @@ FAULTS = {
 def counted(name, method=None):
     """The record of smoke's method ``name`` counted alone in a fork, or here with class ``method`` in its place."""
     where = contextlib.nullcontext() if method is None else here()
-    own = mock.patch.object(registry, "ours", return_value=True)  # a fault of this project's own code
+    own = mock.patch.multiple(
+        registry, ours=lambda method: True, built_in=lambda method: True
+    )  # faults of our own code
     place = {} if method is None else {name: f"{__name__}:planted"}
     with mock.patch.dict(BUILTIN, place), mock.patch.dict(globals(), planted=method), own:
         suite = select(load_suite("smoke"), Selection(methods=(LABELS[name],), counts=True))
