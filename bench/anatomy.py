@@ -73,6 +73,20 @@ class Layer:
     """Module whose output is the FFN's result, after dropout where one is a module, before the residual."""
     ffn_norm: str
     """Norm of the FFN sublayer: after the residual in post-LN families, before the FFN in pre-LN families."""
+    cross: dict[str, Projection] = dataclasses.field(default_factory=dict)
+    """Linear maps of the attention to an encoder's states, by role; empty but in a decoder beside an encoder."""
+    cross_attention: str | None = None
+    """The module of that attention."""
+
+    @property
+    def maps(self) -> tuple[Projection, ...]:
+        """Every linear map that a role names, those of cross-attention last."""
+        return (*self.projections.values(), *self.cross.values())
+
+    @property
+    def attentions(self) -> tuple[str, ...]:
+        """The attention modules, in the order in which they run."""
+        return (self.attention,) if self.cross_attention is None else (self.attention, self.cross_attention)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +95,11 @@ class Anatomy:
 
     family: str
     layers: tuple[Layer, ...]
+    """In the order in which they run: of an encoder-decoder the encoder's, then the decoder's."""
     layers_path: str
-    """Dotted path of the ``ModuleList`` of blocks."""
+    """Dotted path of the ``ModuleList`` of blocks, of an encoder-decoder the encoder's."""
+    decoder_path: str | None
+    """Dotted path of the decoder's blocks in an encoder-decoder; None in a backbone of one stack."""
     embeddings: str
     """Dotted path of the module whose output enters block 0 (where it is a module), else of the word embedding."""
     word_embeddings: str
@@ -108,9 +125,14 @@ class Anatomy:
     """Whether a block hands keyword arguments that it does not know to its attention."""
     wide_positions: bool
     """Whether every block maps one table of relative positions, as wide as the states."""
+    takes_positions: bool
+    """Whether a caller may number the positions; BART numbers columns, whatever it is given."""
 
     def projections(self, targets: Iterable[str]) -> Iterator[tuple[int, Projection]]:
         """Yield ``(layer index, projection)`` for each role in ``targets``, layer by layer.
+
+        In a decoder beside an encoder a role of attention stands twice in a layer: for self-attention and, behind all
+        of that, for cross-attention.
 
         Raises:
             BenchError: A target is no role, or this family has no such projection.
@@ -128,6 +150,9 @@ class Anatomy:
         for index, layer in enumerate(self.layers):
             for target in targets:
                 yield index, layer.projections[target]
+            for target in targets:
+                if target in layer.cross:
+                    yield index, layer.cross[target]
 
     def roles(self) -> list[str]:
         """Roles that this family's blocks have, in ``ROLES`` order."""
@@ -160,23 +185,43 @@ class _Family:
     ffn_field: str = "intermediate_size"
     hands_on: bool = True
     wide_positions: bool = False
+    takes_positions: bool = True
+    cross_attention: str | None = None
+    cross: dict[str, str] = dataclasses.field(default_factory=dict)
+    """As ``maps``, of the attention to an encoder's states."""
+    decoder: "_Family | None" = None
+    """The blocks of the decoder of an encoder-decoder, where a model has one."""
 
 
 def _read() -> dict[str, _Family]:
     """Families by the name that transformers gives them; a variant's is ``family/variant``."""
     tables = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
     plain: dict[str, dict[str, Any]] = {}
+    forms: dict[str, dict[str, Any]] = {}
     for name, given in tables.items():
-        variants = given.pop("variants", {})
-        plain[name] = plain.get(given.pop("like", ""), {}) | given
-        plain |= {f"{name}/{variant}": plain[name] | fields for variant, fields in variants.items()}
-    return {name: _Family(**fields) for name, fields in plain.items()}
+        like = given.pop("like", "")
+        forms[name] = given.pop("variants", forms.get(like, {}))
+        plain[name] = _over(plain.get(like, {}), given)
+        plain |= {f"{name}/{variant}": _over(plain[name], fields) for variant, fields in forms[name].items()}
+    return {name: _made(**fields) for name, fields in plain.items()}
+
+
+def _over(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``fields`` in place of its own, those of the decoder one by one."""
+    return base | fields | {"decoder": base.get("decoder", {}) | fields.get("decoder", {})}
+
+
+def _made(decoder: dict[str, Any], **fields: Any) -> _Family:
+    """A family; what its decoder does not say is as in its encoder."""
+    return _Family(**fields, decoder=_Family(**fields | decoder) if decoder else None)
 
 
 _EVERY = _read()
 _FAMILIES = tuple(name for name in _EVERY if "/" not in name)
 
 
+T5 = ("t5", "mt5")
+"""Families whose first block of a stack has the relative positions of all of its blocks."""
 _UNFIT = {
     "albert": "all its layers are one block that runs many times, so that what a layer keeps, trains or hands back has "
     "no place of its own; take bert or electra, whose blocks are its own kind",
@@ -213,9 +258,9 @@ def _below_head(backbone: Any) -> str:
     return f"{name}." if name and isinstance(getattr(backbone, name, None), nn.Module) else ""
 
 
-def _lm_head(backbone: Any, below: str) -> str | None:
-    output = backbone.get_output_embeddings() if below else None
-    return next((path for path, module in backbone.named_modules() if module is output), None) if below else None
+def _lm_head(backbone: Any) -> str | None:
+    output = backbone.get_output_embeddings()
+    return next((path for path, module in backbone.named_modules() if module is output), None) if output else None
 
 
 def anatomy(backbone: nn.Module) -> Anatomy:
@@ -228,16 +273,16 @@ def anatomy(backbone: nn.Module) -> Anatomy:
     check_family(config.model_type)
     family = _family(config)
     below = _below_head(backbone)
-    blocks: Any = backbone.get_submodule(below + family.layers)
-    maps = _maps(family, config)
-    layers = tuple(_layer(family, maps, f"{below}{family.layers}.{index}") for index in range(len(blocks)))
+    decoder = family.decoder if config.is_encoder_decoder else None
+    layers = _blocks(backbone, family, below) + (_blocks(backbone, decoder, below) if decoder else ())
     return Anatomy(
         family=config.model_type,
         layers=layers,
         layers_path=below + family.layers,
+        decoder_path=below + decoder.layers if decoder else None,
         embeddings=below + family.embeddings,
         word_embeddings=below + family.word,
-        lm_head=_lm_head(backbone, below),
+        lm_head=_lm_head(backbone),
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
         ffn=_ffn_width(backbone, family, layers[0]),
@@ -250,6 +295,7 @@ def anatomy(backbone: nn.Module) -> Anatomy:
         ffn_field=family.ffn_field,
         hands_on=family.hands_on,
         wide_positions=family.wide_positions,
+        takes_positions=family.takes_positions,
     )
 
 
@@ -283,8 +329,10 @@ def _family(config: Any) -> _Family:
     name = config.model_type
     if name == "opt":
         _check_opt(config)
-    if name == "t5" and config.is_gated_act:
-        name = "t5/gated"
+    if name in T5 and config.is_gated_act:
+        name = f"{name}/gated"
+    if name == "bart":
+        _check_bart(config)
     if name == "stablelm" and config.use_parallel_residual:
         name = "stablelm/parallel"
     if name == "gpt_neox" and not config.use_parallel_residual:
@@ -327,6 +375,16 @@ def _check_opt(config: Any) -> None:
         )
 
 
+def _check_bart(config: Any) -> None:
+    for what in ("attention_heads", "ffn_dim"):
+        encoder, decoder = (getattr(config, f"{stack}_{what}") for stack in ("encoder", "decoder"))
+        if encoder != decoder:
+            raise BenchError(
+                f"bart with encoder_{what} = {encoder} and decoder_{what} = {decoder} is not supported; give both "
+                "stacks the same sizes"
+            )
+
+
 def _positions(config: Any, numbering: Numbering) -> int:
     # RoBERTa counts positions from padding_idx + 1 = 2: two rows of its table hold no token.
     reserved = 2 if numbering == "ids" else 0
@@ -340,10 +398,17 @@ def _ffn_width(backbone: nn.Module, family: _Family, layer: Layer) -> int:
     return int(module.weight.shape[1] if isinstance(module, nn.Linear) else module.weight.shape[0])
 
 
-def _maps(family: _Family, config: Any) -> dict[str, Projection]:
+def _blocks(backbone: nn.Module, family: _Family, below: str) -> tuple[Layer, ...]:
+    """The blocks of one stack."""
+    blocks: Any = backbone.get_submodule(below + family.layers)
+    maps, cross = (_maps(family, named, backbone.config) for named in (family.maps, family.cross))
+    return tuple(_layer(family, maps, cross, f"{below}{family.layers}.{index}") for index in range(len(blocks)))
+
+
+def _maps(family: _Family, paths: dict[str, str], config: Any) -> dict[str, Projection]:
     """Projections of a block by role, with paths relative to it."""
     found: dict[str, Projection] = {}
-    for named, path in family.maps.items():
+    for named, path in paths.items():
         roles = named.split(", ")
         sizes, groups = (1,) * len(roles), 1
         if "query" in roles and len(roles) > 1:
@@ -364,13 +429,18 @@ def _key_heads(config: Any) -> int:
     return getattr(config, "num_key_value_heads", None) or int(config.num_attention_heads)
 
 
-def _layer(family: _Family, maps: dict[str, Projection], path: str) -> Layer:
+def _layer(family: _Family, maps: dict[str, Projection], cross: dict[str, Projection], path: str) -> Layer:
     def full(relative: str) -> str:
         return f"{path}.{relative}"
 
+    def placed(maps: dict[str, Projection]) -> dict[str, Projection]:
+        return {role: dataclasses.replace(own, path=full(own.path)) for role, own in maps.items()}
+
     return Layer(
         path=path,
-        projections={role: dataclasses.replace(own, path=full(own.path)) for role, own in maps.items()},
+        projections=placed(maps),
+        cross=placed(cross),
+        cross_attention=full(family.cross_attention) if family.cross_attention else None,
         attention=full(family.attention),
         attention_end=full(family.attention_end),
         ffn_start=full(family.ffn_start),

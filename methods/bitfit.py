@@ -41,6 +41,7 @@ class BitFit(Method):
         "attention.attn.k.bias",
         "attention.k_lin.bias",
         "self_attn.k_proj.bias",
+        "encoder_attn.k_proj.bias",
     )
 
     def apply(self, backbone: nn.Module, config: BitFitConfig) -> nn.Module:

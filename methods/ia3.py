@@ -24,7 +24,7 @@ class IA3(Method):
 
     Paper: Liu et al. (T-Few), NeurIPS 2022, arXiv:2205.05638.
     Trains: ``L (d_k + d_v + f)`` parameters, d_k and d_v being the widths of keys and values (bert-base: ``L (2 d +
-    f)`` = 55,296).
+    f)`` = 55,296; t5-base, whose decoder has two attentions a layer: ``L (2 d + f) + L (4 d + f)`` = 129,024).
     Backward: saves the scaled activations for the vectors' gradients and crosses every map above layer 0's keys.
     Merging: rows of W_k, W_v and their biases, columns of W_2; dividing again would be inexact, so it is not unmerged.
     Use: where a task must be small and inference must not cost more. Not to save activations: it keeps those it scales.
@@ -33,7 +33,7 @@ class IA3(Method):
     Config = IA3Config
 
     def apply(self, backbone: nn.Module, config: IA3Config) -> nn.Module:
-        """Wrap the key, value and second FFN map of each layer.
+        """Wrap the key, value and second FFN map of each layer; in cross-attention too, where there is one.
 
         Raises:
             BenchError: The family is unknown, or its FFN is a mixture of experts.
@@ -46,8 +46,9 @@ class IA3(Method):
             )
         for layer in parts.layers:
             at: dict[str, list[Projection]] = {}
-            for role in ("key", "value"):
-                at.setdefault(layer.projections[role].path, []).append(layer.projections[role])
+            for projection in layer.maps:
+                if projection.role in ("key", "value"):
+                    at.setdefault(projection.path, []).append(projection)
             for path, projections in at.items():
                 set_module(backbone, path, ScaledOutput(backbone.get_submodule(path), projections))
             path = layer.projections["ffn_out"].path

@@ -2,18 +2,21 @@
 
 import copy
 import dataclasses
+import functools
 import inspect
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bench.anatomy import Anatomy
+from bench.anatomy import T5, Anatomy
 from bench.errors import BenchError
 from bench.method import MethodConfig, at_least
 
-_T5_POSITION_BIAS = 2
-"""Place of ``position_bias`` among the positional arguments of a T5 block."""
+_SOURCE = "encoder_hidden_states"
+"""Argument of a decoder's block that holds what its cross-attention reads."""
+_BIASES = ("position_bias", "encoder_decoder_position_bias")
+"""Arguments of a T5 block that the block before it returns, of self- and of cross-attention."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,8 @@ class LSTConfig(MethodConfig):
     reduction: int = 8
     """Factor by which the side network is narrower than the backbone; divides the width of an attention head."""
     layers: Literal["all"] | tuple[int, ...] = "all"
-    """Indices of the backbone's layers that keep a side block; the others run without one (paper, section 3.3)."""
+    """Indices of the backbone's layers that keep a side block; the others run without one (paper, section 3.3). Those
+    of a decoder beside an encoder follow the encoder's: 12 is the first of t5-base's decoder."""
     init: Literal["random", "pruned"] = "random"
     """Start of the side blocks: each layer's own default, or the backbone's weights pruned by Fisher importance."""
     fisher_samples: int = 1024
@@ -47,7 +51,8 @@ class _Tap:
     """What went into and came out of one backbone layer."""
 
     state: Tensor
-    inputs: tuple[Any, ...]
+    arguments: dict[str, Any]
+    """Positional ones behind the state, in their order."""
     keywords: dict[str, Any]
 
 
@@ -60,11 +65,16 @@ class Ladder(nn.Module):
         self.config = config
         self.kept = _kept_layers(parts, config)
         self.layers_path = parts.layers_path
+        self.paths = [parts.layers[i].path for i in self.kept]
+        self.entries = [f"{path}.0" for path in (parts.layers_path, parts.decoder_path) if path]
+        """The blocks that begin a stack."""
         self.family, self.causal, self.rotary = parts.family, parts.causal, parts.rotary
         self.backbone_alone = False
         """While True the module is the bare backbone with gradients: the pass that Fisher importance is taken from."""
         self.prepare_note = ""
         """Why the side blocks did not start as the configuration asked; empty where they did."""
+        self.below = sum(not parts.layers[i].cross for i in self.kept)
+        """Kept layers of the first stack, which is all of them but beside an encoder-decoder."""
         width = parts.hidden // config.reduction
         weight = backbone.get_submodule(parts.layers[0].projections["query"].path).weight
         with torch.device(weight.device):
@@ -74,25 +84,34 @@ class Ladder(nn.Module):
             relative = parts.layers[0].ffn_norm.removeprefix(f"{parts.layers[0].path}.")
             self.norm = copy.deepcopy(self.blocks[0].get_submodule(relative))
             self.up = nn.Linear(width, parts.hidden)
+            self.decoder = nn.ModuleDict()
+            if parts.decoder_path:
+                self.decoder = nn.ModuleDict({"down": nn.Linear(parts.hidden, width), "norm": copy.deepcopy(self.norm)})
             if config.add_backbone_output:
                 nn.init.zeros_(self.up.weight)
                 nn.init.zeros_(self.up.bias)
-        for part in (self.downs, self.blocks, self.norm, self.up):
+        for part in (self.downs, self.blocks, self.norm, self.up, self.decoder):
             part.to(weight.dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the backbone without gradients, then the side network on its taps."""
         if self.backbone_alone:
             return self.backbone(*args, **kwargs)
-        output, entry, taps = self._read(*args, **kwargs)
-        state = self.up(self.norm(self._climb(entry, taps)))
+        output, entries, taps = self._read(*args, **kwargs)
+        rungs = list(zip(torch.sigmoid(self.gates / self.config.gate_temperature).unbind(), self.downs[1:], self.blocks,
+                         taps, strict=True))  # fmt: skip
+        state = self.norm(self._climb(self.downs[0](entries[0]), rungs[: self.below], None))
+        if self.decoder:
+            beside = self._climb(self.decoder["down"](entries[1]), rungs[self.below :], state)
+            state = self.decoder["norm"](beside)
+        state = self.up(state)
         if self.config.add_backbone_output:
             state = state + output.last_hidden_state.detach()
         output.last_hidden_state = state
         return output
 
-    def _read(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor, list[_Tap]]:
-        """Run the backbone; give its output, the state that enters its first layer, and the kept layers' taps."""
+    def _read(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor], list[_Tap]]:
+        """Run the backbone; give its output, the state that enters each stack, and the kept layers' taps."""
         if self.causal:
             # A cache would keep every layer's keys and values alive, and side blocks have none of their own.
             kwargs["use_cache"] = False
@@ -104,41 +123,48 @@ class Ladder(nn.Module):
 
         def leave(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
             state = output[0] if isinstance(output, tuple) else output
-            taps.append(_Tap(state.detach(), inputs[1:], keywords))
+            taps.append(_Tap(state.detach(), self._arguments(module, inputs), keywords))
 
         # Hooks live for one call only: a copied or stored module holds none, and no tap outlives the call.
-        layers = self.backbone.get_submodule(self.layers_path)
-        handles = [layers[0].register_forward_pre_hook(enter)]
-        handles += [layers[i].register_forward_hook(leave, with_kwargs=True) for i in self.kept]
+        handles = [self.backbone.get_submodule(path).register_forward_pre_hook(enter) for path in self.entries]
+        blocks = [self.backbone.get_submodule(path) for path in self.paths]
+        handles += [block.register_forward_hook(leave, with_kwargs=True) for block in blocks]
         try:
             with torch.no_grad():
                 output = self.backbone(*args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
-        return output, entries[0], taps
+        return output, entries, taps
 
-    def _climb(self, entry: Tensor, taps: list[_Tap]) -> Tensor:
-        """Side state ``[B, T, d / r]`` after the last kept layer."""
-        state = self.downs[0](entry)
-        shares = torch.sigmoid(self.gates / self.config.gate_temperature).unbind()
-        position_bias = None
-        for share, down, block, tap in zip(shares, self.downs[1:], self.blocks, taps, strict=True):
+    def _arguments(self, block: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Any]:
+        """Positional arguments of a block behind the state, by name, but for those that are the side network's own."""
+        own = (_SOURCE, *_BIASES) if self.family in T5 else (_SOURCE,)
+        return {
+            name: None if name in own else value for name, value in zip(_names(type(block)), inputs[1:], strict=False)
+        }
+
+    def _climb(self, state: Tensor, rungs: list[Any], source: Tensor | None) -> Tensor:
+        """Side state ``[B, T, d / r]`` after the last kept layer of a stack.
+
+        Args:
+            state: The narrow state that enters the stack.
+            rungs: Gate, projection, side block and tap of each kept layer.
+            source: What the cross-attention of a decoder reads.
+        """
+        biases: tuple[Any, ...] = ()
+        for share, down, block, tap in rungs:
             entering = down(tap.state)
             # lerp(a, b, w) = (1 - w) a + w b: one kernel for the gate; under autocast a norm gives another type
             state = torch.lerp(entering, state.to(entering.dtype), share)
-            output = block(state, *self._narrow(tap.inputs, position_bias), **self._narrow_rotary(tap.keywords))
+            given = tap.arguments | dict(zip(_BIASES, biases, strict=False))
+            if source is not None:
+                given[_SOURCE] = source
+            output = block(state, *given.values(), **self._narrow_rotary(tap.keywords))
             state = output[0] if isinstance(output, tuple) else output
-            if self.family == "t5":
-                position_bias = output[1]
+            if self.family in T5:
+                biases = output[1:]
         return state
-
-    def _narrow(self, inputs: tuple[Any, ...], position_bias: Tensor | None) -> tuple[Any, ...]:
-        """Put the side network's own position bias in the place of the backbone's (T5)."""
-        if self.family != "t5":
-            return inputs
-        place = _T5_POSITION_BIAS - 1  # the state, first of the arguments, is not among ``inputs``
-        return (*inputs[:place], position_bias, *inputs[place + 1 :])
 
     def _narrow_rotary(self, keywords: dict[str, Any]) -> dict[str, Any]:
         """Rotary angles for heads of d_h / r: theta^(-2j / (d_h / r)) is every r-th frequency of the backbone."""
@@ -155,12 +181,23 @@ class Ladder(nn.Module):
         return angles.unflatten(-1, (-1, 2))[..., ::step, :].flatten(-2).clone()
 
 
+@functools.cache
+def _names(block: type[nn.Module]) -> tuple[str, ...]:
+    """Arguments of a block's forward behind itself and the state."""
+    return tuple(inspect.signature(block.forward).parameters)[2:]
+
+
 def _kept_layers(parts: Anatomy, config: LSTConfig) -> tuple[int, ...]:
     count = len(parts.layers)
     if config.layers == "all":
         return tuple(range(count))
     if outside := [i for i in config.layers if not 0 <= i < count]:
         raise BenchError(f"layers names {outside[0]}, but the backbone has layers 0 to {count - 1}; name some of these")
+    if len({bool(parts.layers[i].cross) for i in config.layers}) < 1 + bool(parts.decoder_path):
+        raise BenchError(
+            f"layers = {list(config.layers)} keeps no layer of the encoder or of the decoder; name some of both, the "
+            f"decoder's from {sum(not layer.cross for layer in parts.layers)} on"
+        )
     return config.layers
 
 
@@ -193,7 +230,7 @@ def reductions(backbone: nn.Module, parts: Anatomy) -> list[int]:
 
 
 def _head_width(config: Any) -> int:
-    if config.model_type == "t5":
+    if config.model_type in T5:
         return int(config.d_kv)
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
@@ -204,13 +241,13 @@ def _turned(config: Any) -> int:
     return int(_head_width(config) * rope.get("partial_rotary_factor", 1.0))
 
 
-def _side_config(backbone: nn.Module, parts: Anatomy, reduction: int) -> Any:
-    """The backbone's configuration at 1 / ``reduction`` of its widths, with the same number of heads."""
-    config = copy.deepcopy(backbone.config)
+def _side_config(own: Any, parts: Anatomy, reduction: int) -> Any:
+    """The configuration of a stack at 1 / ``reduction`` of its widths, with the same number of heads."""
+    config = copy.deepcopy(own)
     config.hidden_size = parts.hidden // reduction
-    if parts.ffn_field:
-        setattr(config, parts.ffn_field, parts.ffn // reduction)
-    if parts.family == "t5":
+    for field in {parts.ffn_field, "decoder_ffn_dim"} & vars(config).keys():
+        setattr(config, field, parts.ffn // reduction)
+    if parts.family in T5:
         config.d_kv = config.d_kv // reduction
     elif vars(config).get("head_dim"):  # else it follows from the width
         config.head_dim = config.head_dim // reduction
@@ -218,16 +255,29 @@ def _side_config(backbone: nn.Module, parts: Anatomy, reduction: int) -> Any:
 
 
 def _side_blocks(backbone: nn.Module, parts: Anatomy, config: LSTConfig, kept: tuple[int, ...]) -> nn.ModuleList:
-    """One narrow block of the family a kept layer; T5's first gets the backbone's relative attention bias."""
-    layers = backbone.get_submodule(parts.layers_path)
-    side = _side_config(backbone, parts, config.reduction)
-    known = inspect.signature(type(layers[0])).parameters
-    blocks = nn.ModuleList()
+    """One narrow block of the family a kept layer, stack by stack."""
+    below = [i for i in kept if not parts.layers[i].cross]
+    blocks = _side_stack(backbone, parts, config, parts.layers_path, below, backbone.config)
+    if parts.decoder_path:
+        decoder: Any = backbone.get_submodule(parts.decoder_path.rpartition(".")[0])
+        above = [i for i in kept if parts.layers[i].cross]
+        blocks += _side_stack(backbone, parts, config, parts.decoder_path, above, decoder.config)
+    return nn.ModuleList(blocks)
+
+
+def _side_stack(
+    backbone: nn.Module, parts: Anatomy, config: LSTConfig, path: str, kept: list[int], own: Any
+) -> list[nn.Module]:
+    """The side blocks of one stack; T5's first gets the stack's relative attention bias."""
+    first: Any = backbone.get_submodule(f"{path}.0")
+    side = _side_config(own, parts, config.reduction)
+    known = inspect.signature(type(first)).parameters
+    blocks: list[Any] = []
     for position, index in enumerate(kept):
         arguments = {"layer_idx": index, "has_relative_attention_bias": position == 0}
-        blocks.append(type(layers[0])(side, **{k: v for k, v in arguments.items() if k in known}))
-    if parts.family == "t5":
-        source = backbone.get_submodule(parts.layers[0].attention).relative_attention_bias.weight
+        blocks.append(type(first)(side, **{k: v for k, v in arguments.items() if k in known}))
+    if parts.family in T5:
         with torch.no_grad():
+            source = first.layer[0].SelfAttention.relative_attention_bias.weight
             blocks[0].layer[0].SelfAttention.relative_attention_bias.weight.copy_(source)
     return blocks

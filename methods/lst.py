@@ -25,9 +25,12 @@ class LadderSideTuning(Method):
     as for every other method, so the taps are noisy there; after the norm there is none but the head's. U starts at
     zero where b_L is added, so that training starts from the backbone; the paper leaves it at its random start.
 
+    Beside an encoder-decoder stand a side encoder and a side decoder, each with projections, gates and norm of its own;
+    the side decoder attends to the side encoder's last state and U stands behind it alone, as in the authors' code.
+
     Paper: Sung, Cho, Bansal, NeurIPS 2022, arXiv:2206.06522, section 3.
     Trains: ``n (side block) + (n + 1)(d D + D) + n + norm + (D d + d)`` for n kept layers, where BERT's side block has
-    ``4 (D^2 + D) + (D F + F) + (F D + D) + 4 D`` (bert-base, n = 12, r = 8: 2,376,492).
+    ``4 (D^2 + D) + (D F + F) + (F D + D) + 4 D`` (bert-base, n = 12, r = 8: 2,376,492; t5-base, 9 + 9 kept: 3,878,706).
     Backward: stays in the side network; no FLOP of it is spent in the backbone.
     Merging: none; the side network runs at inference too.
     Use: where the memory of training decides: of the backbone only the states between layers are kept for backward. The
@@ -43,6 +46,7 @@ class LadderSideTuning(Method):
         "attention.attn.k.bias",
         "attention.k_lin.bias",
         "self_attn.k_proj.bias",
+        "encoder_attn.k_proj.bias",
     )
 
     def apply(self, backbone: nn.Module, config: LSTConfig) -> nn.Module:
@@ -100,6 +104,8 @@ def _prune(ladder: Ladder, loss: Callable[[Batch], Tensor], batches: Iterable[Ba
 
 
 def _undefined(backbone: nn.Module, parts: Anatomy) -> str:
+    if parts.decoder_path:
+        return f"init = 'pruned' has no rule for the cross-attention of family {parts.family!r}: random start"
     if "ffn_gate" in parts.layers[0].projections:
         return f"init = 'pruned' has no rule for the gated FFN of family {parts.family!r}: random start"
     if parts.parallel:

@@ -79,7 +79,7 @@ class Bridged(nn.Module):
             if SHAPES.search(str(error)):
                 raise BenchError(f"peft: {kind} does not fit this backbone: {first_line(error)}") from error
             raise
-        length = input_ids.shape[1]
+        length = kwargs.get("decoder_input_ids", input_ids).shape[1]
         if output.last_hidden_state.shape[1] > length:
             output.last_hidden_state = output.last_hidden_state[:, -length:]
             if layers := output.get("hidden_states"):
@@ -249,6 +249,11 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
         raise NotImplementedError(
             "peft LORA with monteclora_config makes its samplers, which train, where there are values alone; run "
             "counts it on real ones"
+        )
+    if config.peft_type in CACHED and backbone.config.is_encoder_decoder:
+        raise BenchError(
+            f"peft: {config.peft_type} hands its prefix over as one cache, which cannot stand in front of an encoder "
+            "and its decoder; prefix_tuning has a prefix in all of their attentions"
         )
     start = None if deployed else base_states(backbone)
     if not torch.sparse.check_sparse_tensor_invariants.is_enabled():

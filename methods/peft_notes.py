@@ -120,7 +120,10 @@ def base_states(module: nn.Module) -> Tensor | None:
     mixed = {torch.bfloat16, torch.float32} <= {p.dtype for p in module.parameters()}
     try:
         with torch.no_grad(), torch.autocast(weight.device.type, torch.bfloat16, enabled=mixed):
-            states: Tensor = module.eval()(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state
+            read = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+            if module.config.is_encoder_decoder:  # type: ignore[union-attr]
+                read["decoder_input_ids"] = row
+            states: Tensor = module.eval()(**read).last_hidden_state
     finally:
         for part, training in modes.items():
             part.training = training

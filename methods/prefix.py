@@ -98,17 +98,22 @@ def _redirect(backbone: nn.Module, parts: Anatomy, length: int) -> None:
                 copies[id(config)][1]._attn_implementation = _IMPLEMENTATION[own]
                 copies[id(config)][1].prefix_length = length
             module.config = copies[id(config)][1]
-    for index, layer in enumerate(parts.layers):
-        backbone.get_submodule(layer.attention).prefix_layer = index
+    for index, path in enumerate(_attentions(parts)):
+        backbone.get_submodule(path).prefix_layer = index
+
+
+def _attentions(parts: Anatomy) -> list[str]:
+    """Every attention: of an encoder-decoder the encoder's, the decoder's and, behind each of those, its cross one."""
+    return [path for layer in parts.layers for path in layer.attentions]
 
 
 def _shape(backbone: nn.Module, parts: Anatomy, length: int) -> tuple[int, ...]:
-    """Shape ``[L, 2, kv heads, p, d_h]`` of all keys and values."""
+    """Shape ``[L, 2, kv heads, p, d_h]`` of all keys and values, L being the number of attentions."""
     key = parts.layers[0].projections["key"]
     module = backbone.get_submodule(key.path)
     fused = module.weight.shape[0] if isinstance(module, nn.Linear) else module.weight.shape[1]
     heads = getattr(backbone.config, "num_key_value_heads", None) or parts.heads
-    return len(parts.layers), 2, heads, length, key.width(fused) // heads
+    return len(_attentions(parts)), 2, heads, length, key.width(fused) // heads
 
 
 class Prefix(nn.Module):
@@ -201,9 +206,10 @@ class PrefixConfig(MethodConfig):
 
 def _apply(backbone: nn.Module, config: PrefixConfig, std: float) -> Prefixed:
     parts = anatomy(backbone)
-    if config.position_shift and parts.positions is None:
+    if config.position_shift and (parts.positions is None or not parts.takes_positions):
+        lacks = "lacks" if parts.positions is None else "numbers by itself alone"
         raise BenchError(
-            f"position_shift = true needs learned positions, which family {parts.family!r} lacks; leave it false"
+            f"position_shift = true needs learned positions, which family {parts.family!r} {lacks}; leave it false"
         )
     if config.position_shift:
         check_length(config.length, parts)
@@ -241,7 +247,8 @@ class PrefixTuning(Method):
     Paper: Li, Liang, ACL 2021, arXiv:2101.00190.
     Trains: as many as it stores, ``2 L p d`` (bert-base, p = 20: 368,640), with the keys' and values' own width for
     ``d`` where heads are grouped; or with ``reparametrise`` ``p d + d h + h + 2 L d h + 2 L d`` (h = 512: 9,864,704),
-    where ``finalize`` computes P once and leaves the MLP out.
+    where ``finalize`` computes P once and leaves the MLP out. L counts attentions: an encoder-decoder has a prefix in
+    the encoder's, the decoder's and the cross-attention, as the paper's has (t5-base, p = 20: 1,105,920).
     Backward: crosses the backbone down to layer 0's attention and saves nothing for weight gradients; scores grow by
     ``T p`` a head, linear maps not at all.
     Merging: none; but P does not depend on the input.

@@ -111,7 +111,7 @@ def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager
 
 
 class Prompted(nn.Module):
-    """A backbone that reads ``[P; E(x)]`` and gives back the states of ``x`` alone."""
+    """A backbone that reads ``[P; E(x)]`` and gives back the states of ``x`` alone, or of what its decoder reads."""
 
     def __init__(self, backbone: nn.Module, prompt: nn.Module, length: int, position_shift: bool) -> None:
         super().__init__()
@@ -126,6 +126,8 @@ class Prompted(nn.Module):
         # where columns count and the prompt takes the first, the backbone numbers both as it should by itself
         by_column = parts.numbering == "columns" and position_shift
         self.own_positions = parts.positions is not None and not by_column
+        self.in_front = 0 if parts.decoder_path else length
+        """States of the output that are the prompt's: none in a decoder, beside whose encoder the prompt stands."""
 
     def forward(
         self,
@@ -156,8 +158,8 @@ class Prompted(nn.Module):
         output = self.backbone(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
         layers = output.get("hidden_states")
         return BaseModelOutput(
-            last_hidden_state=output.last_hidden_state[:, self.length :],
-            hidden_states=layers and tuple(states[:, self.length :] for states in layers),
+            last_hidden_state=output.last_hidden_state[:, self.in_front :],
+            hidden_states=layers and tuple(states[:, self.in_front :] for states in layers),
         )
 
     def _positions(self, input_ids: Tensor, attention_mask: Tensor | None, given: Tensor | None) -> Tensor:
@@ -197,8 +199,8 @@ class PromptTuningConfig(MethodConfig):
 class PromptTuning(Method):
     """``X' = [P; E(x)]``: ``p`` learned vectors in front of the word embeddings, everything else frozen.
 
-    In ModernBERT's local layers only tokens near the front see the prompt. The paper is on T5 with its LM head; here
-    the shared head reads the states.
+    In ModernBERT's local layers only tokens near the front see the prompt. Beside a decoder the prompt stands in front
+    of the encoder's input, as in the paper, which is on T5 with its LM head.
 
     Paper: Lester, Al-Rfou, Constant, EMNLP 2021, arXiv:2104.08691.
     Trains: ``p d`` parameters and stores as many (bert-base, p = 20: 15,360), ``d`` the width of the word embeddings.
@@ -223,9 +225,10 @@ class PromptTuning(Method):
         parts = anatomy(backbone)
         if config.position_shift:
             check_length(config.length, parts)
-        elif parts.positions is None:
+        elif parts.positions is None or not parts.takes_positions:
+            lacks = "lacks" if parts.positions is None else "numbers by itself alone"
             raise BenchError(
-                f"position_shift = false needs learned positions, which family {parts.family!r} lacks; leave it true"
+                f"position_shift = false needs learned positions, which family {parts.family!r} {lacks}; leave it true"
             )
         words = backbone.get_submodule(parts.word_embeddings)
         return Prompted(backbone, Prompt(_initial(words, config)), config.length, config.position_shift)

@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 if model_type := os.environ.get("BENCH_WARM_MODEL_TYPE"):
     config = type(AutoConfig.for_model(model_type))
-    table = auto.MODEL_FOR_TEXT_ENCODING_MAPPING if model_type == "t5" else auto.MODEL_MAPPING
+    table = auto.MODEL_FOR_TEXT_ENCODING_MAPPING if model_type in ("t5", "mt5") else auto.MODEL_MAPPING
     table[config]  # imports the backbone's modelling file
 
 if os.environ.get("BENCH_WARM_CELLS"):  # data, tokenizers and metrics, which no probe needs

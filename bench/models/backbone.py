@@ -247,8 +247,7 @@ def load(
     import torch
 
     config = configuration(spec)
-    if objective == "text":
-        check_text(spec)
+    check_objective_of(spec, objective)
     auto = _auto(config, objective)
     extra: dict[str, Any] = without_pooler(auto._model_mapping[type(config)])
     own = attention_of(spec, attention or "sdpa")
@@ -268,11 +267,24 @@ def load(
             except Exception as error:  # each family checks, or fails on, an odd value in its own way
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise BenchError(f"backbone {spec.name!r}: its shape cannot be built ({reason})") from error
+            if objective == "text":
+                _untie(backbone)
     if objective == "text":
         from bench.models.text import text_backbone
 
         backbone = text_backbone(backbone)
     return backbone.requires_grad_(False).eval()
+
+
+def _untie(model: Any) -> None:
+    """Give T5 1.1, Flan-T5 and mT5 the output matrix of its own that their files of weights have.
+
+    transformers 5 ties the matrix of every T5, and unties it where a file holds another one.
+    """
+    from torch import nn
+
+    if model.config.model_type in _ENCODER_MODELS and not getattr(model.config, "scale_decoder_outputs", False):
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
 
 
 def _auto(config: Any, objective: Objective = "classes") -> Any:
@@ -287,22 +299,47 @@ def _auto(config: Any, objective: Objective = "classes") -> Any:
 
     check_family(config.model_type)  # transformers has advice of its own for one that cannot be used here at all
     if objective != "text":
-        return transformers.AutoModelForTextEncoding if config.model_type == "t5" else transformers.AutoModel
+        return transformers.AutoModelForTextEncoding if config.model_type in _ENCODER_MODELS else transformers.AutoModel
     return transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
 
 
-def check_text(spec: BackboneSpec) -> None:
-    """Refuse a backbone that does not tell the next token.
+def check_objective_of(spec: BackboneSpec, objective: Objective) -> None:
+    """Refuse an objective that nothing of the backbone can have.
 
     Raises:
-        BenchError: It is an encoder.
+        BenchError: It does not tell the next token, or classes are to stand beside its decoder.
     """
-    if usual_objective(spec) != "text":
-        family = configuration(spec).model_type
+    if objective == "text":
+        if usual_objective(spec) != "text":
+            raise BenchError(f"objective text trains the next token, and {_encoder(spec)}")
+        return
+    family = configuration(spec).model_type
+    if family in fields.PAIRED and (family not in _ENCODER_MODELS or (spec.name in SHAPES and is_whole(spec))):
+        half = f"{spec.name}-encoder"
+        remedy = half if half in SHAPES else "an encoder such as t5-base-encoder"
         raise BenchError(
-            f"objective text trains the next token, and backbone {spec.name!r} ({family}) is an encoder; take classes "
-            "or score, or a decoder"
+            f"objective {objective} stands on an encoder, and backbone {spec.name!r} ({family}) is one with its "
+            f"decoder; take {remedy}, or objective text"
         )
+
+
+_ENCODER_MODELS = ("t5", "mt5")
+"""Encoder-decoders of which transformers has the encoder alone."""
+
+
+def _encoder(spec: BackboneSpec) -> str:
+    family, whole = configuration(spec).model_type, spec.name.removesuffix("-encoder")
+    remedy = f"{whole}, which has its decoder" if whole != spec.name and whole in SHAPES else "a decoder"
+    return f"backbone {spec.name!r} ({family}) is an encoder; take classes or score, or {remedy}"
+
+
+def is_whole(spec: BackboneSpec) -> bool:
+    """Whether ``spec`` names an encoder with its decoder.
+
+    Raises:
+        BenchError: As ``configuration``.
+    """
+    return bool(configuration(spec).is_encoder_decoder)
 
 
 def usual_objective(spec: BackboneSpec) -> Objective:
@@ -348,7 +385,7 @@ def describe(spec: BackboneSpec, objective: Objective = "classes") -> record.Bac
     shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
     bare: Any = load(shape, device="meta", objective=objective)
     parameters = sum(p.numel() for p in bare.parameters())
-    notes = configuration_notes(spec)
+    notes = (*configuration_notes(spec), *_of_half(spec, objective))
     unused: dict[str, int] = {}
     if spec.weights == "pretrained":
         _check_stored(spec)
@@ -374,6 +411,12 @@ def configuration_notes(spec: BackboneSpec) -> tuple[str, ...]:
     )
     eager = () if _has_sdpa(config) else (_no_sdpa(config),)
     return (*found.notes, *unread, *eager, *_of_experts(config))
+
+
+def _of_half(spec: BackboneSpec, objective: Objective) -> tuple[str, ...]:
+    if objective == "text" or not is_whole(spec):
+        return ()
+    return (f"the encoder alone stands here: objective {objective} reads no decoder",)
 
 
 def _of_experts(config: Any) -> tuple[str, ...]:

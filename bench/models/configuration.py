@@ -15,6 +15,7 @@ from bench.errors import BenchError
 SET: dict[str, Any] = {
     "use_cache": False, "return_dict": True, "output_hidden_states": False, "output_attentions": False,
     "gradient_checkpointing": False, "chunk_size_feed_forward": 0, "layerdrop": 0.0, "output_router_logits": False,
+    "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
 }  # fmt: skip
 """Fields that decide how a step computes, with the value that every step has here, whatever a file says."""
 CHOSEN = ("dtype", "torch_dtype", "attn_implementation", "_attn_implementation", "experts_implementation",
@@ -25,12 +26,13 @@ UNREAD = (
     *("architectures", "auto_map", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash"),
     *("model_type", "task_specific_params", "tokenizer_class", "finetuning_task", "prefix", "torchscript"),
     "use_return_dict",  # return_dict, by the name that files of old give it
-    *("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "is_encoder_decoder"),
+    *("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id"),
+    "forced_eos_token_id",
     *("num_labels", "id2label", "label2id", "problem_type", "classifier_dropout", "classifier_pooling"),
     *("classifier_bias", "classifier_activation", "decoder_bias", "sparse_prediction", "sparse_pred_ignore_index"),
     *("seq_classif_dropout", "qa_dropout", "summary_type", "summary_use_proj", "summary_activation"),
     *("summary_proj_to_labels", "summary_first_dropout", "summary_last_dropout", "pretraining_tp"),
-    *("num_decoder_layers", "scale_decoder_outputs", "pad_token", "model_max_length", "unpadded_vocab_size"),
+    *("pad_token", "model_max_length", "unpadded_vocab_size"),
     *("pooler_dropout", "pooler_hidden_act", "pooler_hidden_size", "cls_dropout", "legacy", "router_aux_loss_coef"),
     "slow_but_exact",  # with pretraining_tp alone, which is 1
 )
@@ -68,7 +70,9 @@ KEPT = (
     *("layer_norm_elementwise_affine", "attention_bias", "mlp_bias", "rope_parameters", "layer_types"),
     *("local_attention", "sliding_window", "use_sliding_window", "max_window_layers"),
     *("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "relative_attention_num_buckets"),
-    *("relative_attention_max_distance", "feed_forward_proj"),
+    *("relative_attention_max_distance", "feed_forward_proj", "num_decoder_layers", "is_encoder_decoder"),
+    *("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim"),
+    *("decoder_ffn_dim", "scale_embedding", "activation_dropout"),
     *("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale"),
     *("no_rope_layers", "no_rope_layer_interval", "norm_epsilon", "qk_layernorm", "use_qk_norm", "use_bias"),
     *("use_qkv_bias", "use_parallel_residual", "residual_dropout", "hidden_dropout"),
@@ -82,23 +86,32 @@ KEPT = (
     *("mlp_only_layers", "norm_topk_prob", "router_jitter_noise"),
 )
 """Fields that are the backbone's own: sizes, activations, dropouts, starts. They come from the file."""
-DERIVED = ("is_gated_act", "dense_act_fn")
-"""Fields that transformers makes of ``feed_forward_proj``, whatever a file says beside it."""
+DERIVED = ("is_gated_act", "dense_act_fn", "scale_decoder_outputs")
+"""Fields that transformers makes of ``feed_forward_proj`` or ``tie_word_embeddings``, whatever a file says beside."""
+PAIRED = ("t5", "mt5", "bart")
+"""Families of an encoder with a decoder; a file without ``is_encoder_decoder`` has both."""
 _SIZES = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "n_layers", "n_heads"),
     *("dim", "hidden_dim", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "ffn_dim", "word_embed_proj_dim"),
     *("sliding_window", "local_attention", "global_attn_every_n_layers", "d_model", "d_kv", "d_ff", "num_layers"),
-    *("num_heads", "relative_attention_num_buckets", "relative_attention_max_distance"),
+    *("num_decoder_layers", "num_heads", "relative_attention_num_buckets", "relative_attention_max_distance"),
     *("original_max_position_embeddings", "n_embed", "ffn_hidden_size", "num_kv_heads", "num_experts"),
     *("num_local_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step"),
+    *("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim"),
+    "decoder_ffn_dim",
 )
 """Whole numbers of at least 1."""
 _MAY_BE_NULL = ("n_inner", "head_dim", "num_key_value_heads", "sliding_window", "word_embed_proj_dim",
-                "ffn_hidden_size", "num_kv_heads")  # fmt: skip
-_LEAST = {("t5", "relative_attention_num_buckets"): 4, ("deberta-v2", "type_vocab_size"): 0}
+                "ffn_hidden_size", "num_kv_heads", "num_decoder_layers")  # fmt: skip
+_LEAST = {
+    ("t5", "relative_attention_num_buckets"): 4,
+    ("mt5", "relative_attention_num_buckets"): 4,
+    ("deberta-v2", "type_vocab_size"): 0,
+}
 """Sizes that begin elsewhere: T5 halves its buckets twice, DeBERTa has no token types where it has none of them."""
-_LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+_LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "num_decoder_layers",
+           "encoder_layers", "decoder_layers")  # fmt: skip
 MOST_LAYERS = 10_000
 """Layers of a backbone: each is built as modules, also without values."""
 MOST_SIZE = 2**31
@@ -106,7 +119,7 @@ MOST_SIZE = 2**31
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation", "feed_forward_proj")
 _DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout", "dropout_rate"),
-    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "embedding_dropout", "mlp_dropout", "activation_dropout"),
 )
 _FROM_ZERO = (
     *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps", "initializer_range", "init_std"),
@@ -160,6 +173,8 @@ def read(given: Mapping[str, Any], where: str) -> Read:
             raise BenchError(f"{where}: {field} = {json.dumps(asked)}; it takes {', '.join(_DTYPES)}, or leave it out")
     quantised = next((_stored(given[field], f"{where}: {field}") for field in QUANTISED if given.get(field)), "")
     ours = {*SET, *CHOSEN, *UNREAD, *DERIVED, *REFUSED, *QUANTISED, *_generation()}.difference(KEPT)
+    if family not in PAIRED:
+        ours.add("is_encoder_decoder")  # it chooses among classes that such a family does not have
     values = {field: value for field, value in given.items() if field not in ours}
     notes = []
     if quantised:
@@ -167,8 +182,9 @@ def read(given: Mapping[str, Any], where: str) -> Read:
             f"quantization_config ({quantised}) is not applied: weights have the type of the shape; "
             "predict counts 4-bit ones with --weights nf4"
         )
-    if given.get("layerdrop"):
-        notes.append(f"layerdrop = {given['layerdrop']} is set to 0: every layer takes part in every step")
+    for field in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+        if given.get(field):
+            notes.append(f"{field} = {given[field]} is set to 0: every layer takes part in every step")
     if remote:
         notes.append("code of its own (auto_map) is not run: the family's own class of transformers stands in")
     return Read(str(family), values, quantised, remote, tuple(notes))
@@ -340,7 +356,7 @@ def _check_together(found: Read, where: str) -> None:
         return found.values.get(field, own.default if own else None)
 
     shared, size = listed(sharing), listed("head_dim")
-    if found.model_type != "t5" and size is None and isinstance(heads, int) and width % heads:
+    if found.model_type not in ("t5", "mt5") and size is None and isinstance(heads, int) and width % heads:
         raise BenchError(
             f"{where}: {names['hidden_size']} = {width} is no multiple of {names['num_attention_heads']} = {heads}; "
             "change one of the two"
@@ -393,10 +409,13 @@ _IN_PROPORTION = (
     *("num_attention_heads", "num_key_value_heads"),
     *("num_kv_heads", "intermediate_size", "hidden_dim", "d_ff", "n_inner", "ffn_dim", "ffn_hidden_size"),
     *("moe_intermediate_size", "embedding_size", "word_embed_proj_dim"),
+    *("decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim"),
 )
 """What grows with the width, as the families spell it: heads (each keeps its size), FFN, embeddings."""
-_DERIVED = ("layer_types", "num_decoder_layers")
+_DERIVED = ("layer_types",)
 """What transformers derives again from the depth."""
+_OF_DECODER = ("num_decoder_layers", "decoder_layers")
+"""The depth of a decoder beside an encoder, which is that of the encoder at another depth."""
 
 
 def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any:
@@ -405,7 +424,7 @@ def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any
     Args:
         config: A transformers configuration; untouched.
         name: Of the backbone, for error messages.
-        layers: Number of layers; as it is where None.
+        layers: Number of layers, of each stack of an encoder-decoder; as it is where None.
         width: Hidden size; number of heads, FFN width and embedding width change in proportion. As it is where None.
 
     Raises:
@@ -424,6 +443,7 @@ def resize(config: Any, name: str, layers: int | None, width: int | None) -> Any
             raise BenchError(f"{layers:,} layers of {name!r} are more than {MOST_LAYERS:,}; give fewer")
         values[key("num_hidden_layers")] = layers
         values = {field: value for field, value in values.items() if field not in _DERIVED}
+        values |= {field: layers for field in _OF_DECODER if field in values}
     if width is not None:
         hidden: int = config.hidden_size
         present = {key(field): getattr(config, field, None) for field in _IN_PROPORTION}

@@ -34,8 +34,8 @@ def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str
         check_objective(settled)
     except ValueError as error:
         raise BenchError(f"{place}{error}") from error
+    backbone.check_objective_of(spec, objective)
     if objective == "text":
-        backbone.check_text(spec)
         targets = form.target_tokens
         most = None if length is None else length - 1  # the first token of a decoder's row follows nothing
         if not backbone.configuration(spec).is_encoder_decoder and most is not None:

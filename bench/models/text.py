@@ -94,7 +94,10 @@ class TextHead(nn.Module):
         """Logits ``[..., V]`` of states ``[..., d]``, as the family makes them."""
         if self.of_states is not None:
             hidden = hidden * self.of_states
-        found: Tensor = language_model(body).get_output_embeddings()(hidden)
+        model = language_model(body)
+        found: Tensor = model.get_output_embeddings()(hidden)
+        if (bias := _bias(model)) is not None:
+            found = found + bias
         if self.divisor is not None:
             found = found / self.divisor
         elif self.of_logits is not None:
@@ -121,12 +124,14 @@ class TextHead(nn.Module):
         return functional.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1), ignore_index=IGNORED)
 
     def _chunked(self, states: Tensor, targets: Tensor, body: nn.Module) -> Tensor:
-        output = language_model(body).get_output_embeddings()
+        model = language_model(body)
+        output = model.get_output_embeddings()
         if type(output) is not nn.Linear:
             raise BenchError(
                 "loss chunked reads the LM head as one matrix, and the method has put something else in its place; "
                 "take full or target"
             )
+        bias = output.bias if (apart := _bias(model)) is None else apart[0]
         factor = (self.of_states or 1.0) * (self.of_logits or 1.0)
         states = states * factor if factor != 1.0 else states
         if torch.is_autocast_enabled(states.device.type):
@@ -134,9 +139,15 @@ class TextHead(nn.Module):
             states = states.to(torch.get_autocast_dtype(states.device.type))
         return functional.linear_cross_entropy(
             states, output.weight.to(states.dtype), targets,
-            linear_bias=None if output.bias is None else output.bias.to(states.dtype),
+            linear_bias=bias if bias is None else bias.to(states.dtype),
             options=nn.LinearCrossEntropyOptions(),
         )  # fmt: skip
+
+
+def _bias(model: Any) -> Tensor | None:
+    """BART's bias ``[1, V]`` of its logits, which stands outside of its LM head and never trains."""
+    found: Tensor | None = getattr(model, "final_logits_bias", None)
+    return found
 
 
 def with_targets(batch: dict[str, Tensor], *, shifted: bool) -> dict[str, Tensor]:

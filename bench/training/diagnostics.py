@@ -66,7 +66,7 @@ class Found:
     """Of one trained model."""
 
     figures: dict[str, Directions]
-    """By map, such as ``0.query``."""
+    """By map, such as ``0.query``, that of cross-attention ``0.cross_query``."""
     left: dict[str, Vectors]
     """Leading left singular vectors of the update by map, ``[out, leading]``, falling."""
 
@@ -77,7 +77,10 @@ def weights(backbone: nn.Module) -> dict[str, Tensor]:
     for layer, projection in anatomy(backbone).projections(ROLES):
         weight = oriented(backbone.get_submodule(projection.path))
         rows = weight[projection.rows(weight.shape[0])].detach()
-        found[f"{layer}.{projection.role}"] = rows.to("cpu", copy=True)  # where they wait for training to end
+        name = f"{layer}.{projection.role}"
+        found[name if name not in found else f"{layer}.cross_{projection.role}"] = rows.to(
+            "cpu", copy=True
+        )  # where they wait for training to end
     return found
 
 

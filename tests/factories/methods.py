@@ -86,7 +86,7 @@ def _low_rank(*, relative: bool = True, unmerges: bool = True, **config: Any) ->
 _WITHOUT_BIASES = dict.fromkeys(
     (
         *("cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "modernbert", "olmo2"),
-        *("phi3", "qwen3", "qwen3_moe", "smollm3", "t5", "t5_gated"),
+        *("phi3", "qwen3", "qwen3_moe", "smollm3", "t5", "t5_gated", "t5_gated_whole", "t5_whole"),
     ),
     "has no bias vectors to train",
 )

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from bench.models.text import text_backbone
 from bench.models.weights import without_pooler
 
 COMMON = {
@@ -17,6 +18,10 @@ _DISTIL = {"vocab_size": 96, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim
 _GPT2 = {"vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64, "n_positions": 64}
 _OPT = {**COMMON, "ffn_dim": 64, "word_embed_proj_dim": 32}
 _OPT.pop("intermediate_size")
+_BART = {
+    "vocab_size": 96, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64,
+}  # fmt: skip
 _T5 = {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
 
 _GROUPED = {**COMMON, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -74,22 +79,31 @@ CONFIGS: dict[str, tuple[str, dict]] = {
     ),
     "t5": ("t5", _T5),
     "t5_gated": ("t5", {**_T5, "feed_forward_proj": "gated-gelu"}),
+    "t5_whole": ("t5", _T5),
+    "t5_gated_whole": ("t5", {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "mt5_whole": ("mt5", _T5),
+    "bart": ("bart", _BART),
 }
+ENCODER_DECODERS = ["bart", "t5_gated_whole", "t5_whole"]
+"""Whole models whose decoder reads beside an encoder; the objective text alone stands on them."""
 MIXTURES = {"mixtral", "qwen3_moe"}
 """Families whose FFN is a mixture of experts, which no role names: what asks for roles of an FFN leaves them out."""
 OF_ANOTHERS_LAYOUT = {"camembert", "gemma", "gemma3_text", "granite", "mistral", "smollm3", "xlm-roberta"}
 """Families whose blocks are laid out as another's: what follows from the layout alone is tried on that one."""
-EVERY = sorted(CONFIGS)
+EVERY = sorted(CONFIGS.keys() - {*ENCODER_DECODERS, "mt5_whole"})
 FAMILIES = [family for family in EVERY if family not in OF_ANOTHERS_LAYOUT | MIXTURES]
 
 
 def tiny(family: str, seed: int = 0, frozen: bool = True, **overrides: object) -> nn.Module:
     """Build the tiny backbone of ``family`` in eval mode; equal seeds give equal weights."""
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForTextEncoding
 
     model_type, values = CONFIGS[family]
     config = AutoConfig.for_model(model_type, **{**values, **overrides})
     torch.default_generator.manual_seed(seed)  # torch.manual_seed notes its whole stack for each kind of device
+    if family in ENCODER_DECODERS:
+        config.use_cache = False
+        return text_backbone(AutoModelForSeq2SeqLM.from_config(config).eval()).requires_grad_(not frozen)
     auto = AutoModelForTextEncoding if model_type == "t5" else AutoModel
     backbone = auto.from_config(config, **without_pooler(auto._model_mapping[type(config)])).eval()
     return backbone.requires_grad_(not frozen)
@@ -115,3 +129,12 @@ def batch(
     ids = torch.cat([ids, torch.zeros(rows, pad, dtype=torch.long)], dim=1)
     mask = torch.cat([mask, torch.zeros(rows, pad, dtype=torch.long)], dim=1)
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def beside_decoder(given: dict[str, torch.Tensor], length: int = 10, vocabulary: int = 96) -> dict[str, torch.Tensor]:
+    """``given`` with tokens ``[B, length]`` for a decoder, the same whatever the encoder reads, and its targets."""
+    rows = len(given["input_ids"])
+    told = torch.randint(5, vocabulary, (3, length + 1), generator=torch.Generator().manual_seed(7))[:rows]
+    labels = told[:, 1:].contiguous()
+    every = {"positions": torch.arange(labels.numel()), "targets": labels.flatten()}
+    return given | {"decoder_input_ids": told[:, :-1], "labels": labels} | every

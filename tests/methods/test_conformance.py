@@ -11,13 +11,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.errors import BenchError
-from bench.models.head import TaskModel, make_head
+from bench.models.head import TaskModel, inputs_of, make_head
+from bench.models.text import TextBackbone, TextHead
 from bench.registry import load_method, make, resolved
 from bench.training.loop import check_groups, head_groups, make_optimizer
 from methods import BRIDGES, BUILTIN
 from tests.factories.methods import METHODS, sized
 from tests.methods.adapted import ONE_OF_EACH, randomise, shape_of
-from tests.methods.families import EVERY, MIXTURES, batch, tiny
+from tests.methods.families import ENCODER_DECODERS, EVERY, MIXTURES, batch, beside_decoder, tiny
 
 REFUSED = {(name, family): words for name, row in METHODS.items() for family, words in row.refused.items()}
 """(method, family) -> words of the refusal; every other pair works."""
@@ -32,12 +33,14 @@ def pairs(own: list[str], relatives: list[str]) -> list[object]:
             marks=[] if family in (relatives if METHODS[method].relative else own) else [pytest.mark.slow],
         )
         for method in METHODS
-        for family in EVERY
+        for family in (*EVERY, *ENCODER_DECODERS)
         if (method, family) not in REFUSED
     ]
 
 
-on_one_of_each = pytest.mark.parametrize("trained", pairs(ONE_OF_EACH, ["bert"]), indirect=True, ids="-".join)
+on_one_of_each = pytest.mark.parametrize(
+    "trained", pairs([*ONE_OF_EACH, "t5_whole"], ["bert"]), indirect=True, ids="-".join
+)
 """For what a method's own tensors decide, wherever they stand in the backbone; of relatives one place is enough."""
 
 
@@ -65,8 +68,22 @@ def adapted(method: str, backbone: nn.Module):
 
 
 def hidden(module: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
+    """Last states ``[B, T, 32]``; of a decoder beside an encoder those of ten fixed tokens."""
+    given = inputs or batch()
+    if any(isinstance(part, TextBackbone) for part in module.modules()):
+        given = inputs_of(beside_decoder(given))
     with torch.no_grad():
-        return module(**(inputs or batch())).last_hidden_state
+        return module(**given).last_hidden_state
+
+
+def head_on(backbone: nn.Module, seed: int = 0) -> nn.Module:
+    whole = isinstance(backbone, TextBackbone)
+    return TextHead(backbone.config, "target") if whole else make_head(backbone, 2, seed=seed)
+
+
+def answered(family: str, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``given`` with what the loss asks for."""
+    return beside_decoder(given) if family in ENCODER_DECODERS else given | {"labels": torch.tensor([0, 1, 1])}
 
 
 @functools.cache
@@ -83,7 +100,7 @@ def still(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def run(method: str, family: str, seed: int = 0) -> Run:
     backbone = tiny(family)
-    head = make_head(backbone, 2, seed=seed)
+    head = head_on(backbone, seed)
     torch.manual_seed(seed)
     instance, config, module = adapted(method, backbone)
     first, start = hidden(module.eval()), still(module)
@@ -93,7 +110,7 @@ def run(method: str, family: str, seed: int = 0) -> Run:
     optimizer = make_optimizer(groups)
     moved, losses = {}, []
     for step in range(STEPS):
-        loss = model.loss(batch(pad=2, seed=step) | {"labels": torch.tensor([0, 1, 1])})
+        loss = model.loss(answered(family, batch(pad=2, seed=step)))
         extra = instance.regularizer(module)
         (loss if extra is None else loss + extra).backward()
         for name, parameter in module.named_parameters():
@@ -109,7 +126,7 @@ def run(method: str, family: str, seed: int = 0) -> Run:
 cached = functools.cache(run)
 
 
-@pytest.fixture(scope="module", params=pairs(EVERY, ONE_OF_EACH), ids="-".join)
+@pytest.fixture(scope="module", params=pairs([*EVERY, *ENCODER_DECODERS], [*ONE_OF_EACH, "t5_whole"]), ids="-".join)
 def trained(request) -> Run:
     return cached(*request.param)
 
@@ -209,7 +226,7 @@ def test_padding_changes_nothing(trained):
     ragged["attention_mask"][0, 6:] = 0
     alone = hidden(trained.module, **{name: tensor[:1, :6] for name, tensor in batch().items()})
     mixed = hidden(trained.module, **ragged)
-    torch.testing.assert_close(mixed[:1, :6], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mixed[:1, :6], alone[:, :6], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(mixed[1:], bare[1:], atol=1e-5, rtol=1e-5)
 
 
@@ -226,7 +243,9 @@ def test_merged_equals_unmerged_in_the_backbones_own_structure(trained, request)
     assert (merged is not None) == METHODS[name].merges
     if merged is None:
         return
-    assert shape_of(merged) == shape_of(bare(trained.family))
+    (modules, sizes), (own_modules, own_sizes) = shape_of(merged), shape_of(bare(trained.family))
+    assert modules == own_modules
+    assert [size for size in sizes if size[0] != "lm_head.weight"] == own_sizes  # head unties a tied matrix
     torch.testing.assert_close(hidden(merged.eval()), hidden(module), atol=1e-5, rtol=1e-4)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     if METHODS[name].unmerges:
@@ -285,13 +304,13 @@ def test_counts_and_steps_need_no_weights(trained, request):
         backbone.to(torch.bfloat16)
     # outside of that context: what a method and the head add goes by itself to the device of the backbone
     _, _, module = adapted(method, backbone)
-    head = make_head(backbone, 2)
+    head = head_on(backbone)
     assert all(t.is_meta for part in (module, head) for t in (*part.parameters(), *part.buffers()))
     shapes = {name: (p.shape, p.requires_grad) for name, p in module.named_parameters()}
     assert shapes == {name: (p.shape, p.requires_grad) for name, p in trained.module.named_parameters()}
     with FakeTensorMode():
         model = TaskModel(without_storage(module), without_storage(head))
-        model.loss(batch() | {"labels": torch.tensor([0, 1, 1])}).backward()
+        model.loss(answered(family, batch())).backward()
         assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
 
 

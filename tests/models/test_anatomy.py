@@ -9,8 +9,9 @@ from torch import nn
 from bench.anatomy import anatomy, oriented
 from bench.errors import BenchError
 from bench.models.backbone import load
+from bench.models.head import inputs_of
 from bench.schema.jobs import BackboneSpec
-from tests.methods.families import EVERY, MIXTURES, batch, ffn_width, tiny
+from tests.methods.families import ENCODER_DECODERS, EVERY, MIXTURES, batch, beside_decoder, ffn_width, tiny
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -33,6 +34,47 @@ def test_sizes(family):
     backbone = tiny(family)
     parts = anatomy(backbone)
     assert (parts.hidden, parts.heads, parts.ffn) == (32, backbone.config.num_attention_heads, ffn_width(family))
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_a_decoders_layers_follow_the_encoders_and_have_a_second_attention(family):
+    backbone = tiny(family)
+    parts = anatomy(backbone)
+    assert [len(layer.attentions) for layer in parts.layers] == [1, 1, 2, 2]
+    assert parts.decoder_path and parts.layers[2].path == f"{parts.decoder_path}.0"
+    assert backbone.get_submodule(parts.lm_head) is backbone.get_output_embeddings()
+    for layer in parts.layers:
+        paths = (layer.attention_end, layer.ffn_start, layer.ffn_end, layer.ffn_norm, *layer.attentions)
+        for path in (*paths, *(one.path for one in layer.maps)):
+            backbone.get_submodule(path)
+        inside = {backbone.get_submodule(one.path) for one in layer.cross.values()}
+        assert inside == set(backbone.get_submodule(layer.attentions[-1]).children()) or not layer.cross
+    at = [(index, one.path) for index, one in parts.projections(["query", "ffn_in"])]
+    assert len(set(at)) == len(at) == 2 * 2 + 2 * 3
+    assert [one.role for index, one in parts.projections(["query", "ffn_in"]) if index == 3] == [
+        "query",
+        "ffn_in",
+        "query",
+    ]
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_cross_attention_takes_keys_and_values_from_the_encoder(family):
+    backbone = tiny(family)
+    held = {}
+    for role, one in anatomy(backbone).layers[3].cross.items():
+        module = backbone.get_submodule(one.path)
+        module.register_forward_pre_hook(lambda m, inputs, role=role: held.update({role: inputs[0]}))
+    with torch.no_grad():
+        output = backbone(**inputs_of(beside_decoder(batch(length=7), length=4)))
+    for role in ("key", "value"):
+        assert torch.equal(held[role], output.encoder_last_hidden_state)
+    assert held["query"].shape == held["output"].shape == (3, 4, 32)
+
+
+def test_a_bart_whose_stacks_differ_is_refused():
+    with pytest.raises(BenchError, match=r"encoder_ffn_dim = 64 and decoder_ffn_dim = 48 is not supported; give both"):
+        anatomy(tiny("bart", decoder_ffn_dim=48))
 
 
 class Moved:
@@ -163,7 +205,7 @@ def test_a_falcon_that_cannot_run_is_refused(family, fields, sentence):
         anatomy(tiny(family, **fields))
 
 
-OTHERS = ("mpt", "deberta", "bart", "xlnet", "mamba")
+OTHERS = ("mpt", "deberta", "pegasus", "xlnet", "mamba")
 
 
 @pytest.mark.parametrize("model_type", OTHERS)
@@ -174,5 +216,5 @@ def test_a_family_that_is_not_supported_is_refused_for_that_reason(model_type, a
     path.write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(BenchError) as refusal:
         load(BackboneSpec(name=str(path), weights="random"), device="meta", attention=attention)
-    assert str(refusal.value).startswith(f"unknown backbone family '{model_type}'; known: bert, bloom, camembert, ")
+    assert str(refusal.value).startswith(f"unknown backbone family '{model_type}'; known: bart, bert, bloom, ")
     assert "http" not in str(refusal.value)

@@ -37,7 +37,8 @@ TINY = {
     "opt": {"vocab_size": 100, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
             "word_embed_proj_dim": 32, "max_position_embeddings": 64},
     "qwen3": {**BERT, "num_key_value_heads": 2, "head_dim": 8}, "modernbert": {**BERT, "pad_token_id": 0},
-    "t5": {"vocab_size": 100, "d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4},
+    "t5": {"vocab_size": 100, "d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4,
+           "is_encoder_decoder": False},
 }  # fmt: skip
 
 
@@ -109,7 +110,8 @@ ODD = [
     ("bert", "num_labels", 1),
     ("bert", "id2label", {"0": "a", "1": "b", "2": "c"}),
     ("t5", "is_gated_act", True),
-    ("t5", "is_encoder_decoder", False),
+    ("t5", "is_encoder_decoder", True),
+    ("bert", "is_encoder_decoder", True),
     ("llama", "pretraining_tp", 4),
     ("bert", "distributed_config", {"tp_size": 2}),
     ("bert", "fusion_config", {"x": 1}),

@@ -227,8 +227,9 @@ def test_tensors_without_a_place_are_counted_and_a_head_of_a_task_is_noted(
     tensors = save(tmp_path, family, values, auto)
     described = backbone.describe(spec_of(tmp_path))
     assert described.unused_tensors == unused
-    assert len(described.notes) == len(head)
-    assert all(f"{name}" in note for name, note in zip(head, described.notes, strict=True))
+    notes = [note for note in described.notes if not note.startswith("the encoder alone stands here")]
+    assert (len(notes) < len(described.notes)) == (family == "t5")
+    assert all(f"{name}" in note for name, note in zip(head, notes, strict=True))
     loaded = backbone.load(spec_of(tmp_path)).state_dict()
     held = [value for name, value in tensors.items() if not any(name.startswith(f"{one}.") for one in unused)]
     assert len(tensors) - len(held) == sum(unused.values())
