@@ -41,7 +41,7 @@ HARM = {
     "ExitsInThree": ("crashed", "its process ended without an answer (exit code 3)", ""),
     "LeavesAChild": ("crashed", "its process ended without an answer (exit code 4)", ""),
     "Leaves": ("failed", "SystemExit: nothing more to do", ""),
-    "Interrupts": ("failed", "KeyboardInterrupt: ", ""),
+    "Interrupts": ("failed", "KeyboardInterrupt", ""),
 }
 LATE = {
     "ExitsLate": ("crashed", "its process ended without an answer (exit code 5)", ""),
