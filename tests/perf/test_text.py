@@ -1,4 +1,4 @@
-"""LoRA on a decoder of 135 M parameters against peft on the same: equal losses cost no more, targets alone much less."""
+"""LoRA on a decoder of 135 M parameters against peft: the same loss costs no more, logits at targets alone much less."""
 
 import pytest
 import torch
@@ -12,10 +12,11 @@ from bench.stats.intervals import block_bootstrap_ratio
 from bench.timing.interleave import Arm, Samples, between, clock, interleave
 
 ROWS, LENGTH, TARGETS = 4, 64, 15
-BLOCKS, ROUNDS = 6, 3
+BLOCKS, ROUNDS = 5, 2
 PHASES = ("forward", "backward", "step")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:peft"),
 ]
@@ -94,13 +95,13 @@ def samples():
     return kept
 
 
-def test_lora_under_the_same_loss_is_not_slower_than_pefts(samples):
+def test_lora_under_the_same_loss_is_not_slower_than_pefts(samples, record_property):
     found = {phase: block_bootstrap_ratio(samples["full"].cpu[phase], samples["peft"].cpu[phase]) for phase in PHASES}
-    print({phase: (round(ratio, 3), interval) for phase, (ratio, interval) in found.items()})
+    record_property("ours_over_peft", found)
     assert all(interval[0] <= 1.0 for _, interval in found.values()), found
 
 
-def test_logits_at_targets_alone_take_at_most_four_fifths_of_a_step(samples):
+def test_logits_at_targets_alone_take_at_most_four_fifths_of_a_step(samples, record_property):
     ratio, interval = block_bootstrap_ratio(samples["target"].cpu["step"], samples["peft"].cpu["step"])
-    print(round(ratio, 3), interval)
+    record_property("ours_over_peft", (ratio, interval))
     assert ratio <= 0.80, interval
