@@ -21,7 +21,7 @@ from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
 from bench.count.roofline import Work
-from bench.count.step import TrainingStep, adapt, hold, optimizer_groups, prove_graph, step_batch
+from bench.count.step import Accumulated, TrainingStep, adapt, hold, optimizer_groups, prove_graph, step_batch
 from bench.errors import BenchError, unknown
 from bench.method import Method
 from bench.models.head import trainable, trained_dtypes
@@ -153,12 +153,14 @@ def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting)
         return count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
 
 
-def peak_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> PeakMemory:
-    """Peaks of one training step alone, in half the time of ``count``."""
+def peak_of(
+    spec: BackboneSpec, method: Method, config: Any, setting: Setting, *, accumulating: bool = False
+) -> PeakMemory:
+    """Peaks of one training step alone, in half the time of ``count``; also of one that adds up several batches."""
     build = _builder(spec, method, config, setting)
     with without_data(setting.device):
         step = build()
-        held, peak, _ = measure_step(step)
+        held, peak, _ = measure_step(Accumulated(step) if accumulating else step)
         return _corrected(held, peak, step.origin, setting)[1]
 
 

@@ -131,6 +131,7 @@ def predictions(
         Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
     )
     common = (*backbone.configuration_notes(spec), *_notes(setting, bare), *([] if rates is None else [rates.note]))
+    by_name = [registry.parse_spec(text) for text in specs or ()]
     found: dict[int, Prediction] = {}
     refusals: list[BenchError] = []
     # third parties' first, each in a fork: of a process that has run no method, and before torch begins threads in it
@@ -138,7 +139,9 @@ def predictions(
         label = registry.spell(named, config)
         progress(f"counting {label}, {len(found) + 1} of {len(asked)}")
         try:
-            figures = _apart(named, functools.partial(_counted, spec, bare, (named, config), setting, room, rates))
+            say = functools.partial(_say, progress, label) if (named, config) in by_name else None
+            work = functools.partial(_counted, spec, bare, (named, config), setting, room, rates, say)
+            figures = _apart(named, work)
         except BenchError as error:
             refusals.append(error)
             figures = {"refused": str(error)}
@@ -147,6 +150,10 @@ def predictions(
     if len(refusals) == len(found):
         raise refusals[0]
     return [found[index] for index in range(len(asked))]
+
+
+def _say(progress: Callable[[str], object], label: str, what: str) -> None:
+    progress(f"counting {label}, which does not fit: {what}")
 
 
 def _asked(specs: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -293,11 +300,12 @@ def _too_much(what: str, needed: int, limit: int) -> str:
 
 def _counted(
     spec: BackboneSpec, bare: Any, asked: tuple[str, dict[str, Any]], setting: Setting, room: "Room | None",
-    rates: "Rates | None",
+    rates: "Rates | None", say: Callable[[str], object] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Fields of a `Prediction`."""
+    """Fields of a `Prediction`; with ``say`` also what to change where the step does not fit."""
     from bench.count.count import count
     from bench.count.fake import uncounted
+    from bench.count.fitting import Step
     from bench.models.head import check_positions
 
     method, config = registry.make(*asked, "--method")
@@ -307,6 +315,11 @@ def _counted(
         row = counts.figures(Prediction)
         if room is not None:
             row |= _capacity(spec, method, config, setting, counts, room.usable) | room._asdict()
+            if say is not None and not row["fits"]:
+                flops = counts.flops.forward + counts.flops.backward
+                row["changes"] = Step(
+                    spec, method, config, setting, peak=counts.peak.step, flops=flops, usable=room.usable
+                ).changes(say)
         if rates is not None and counts.traffic_bytes is not None:
             seconds = rates.seconds(counts.work)
             tokens = setting.batch * setting.length

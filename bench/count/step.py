@@ -70,6 +70,23 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
 
+class Accumulated:
+    """A step whose gradients add up over two batches before the update, for the peak: more batches take no more.
+
+    Its forward holds the whole first batch, which leaves its gradients beside the second.
+    """
+
+    def __init__(self, step: TrainingStep) -> None:
+        self._step = step
+        self.model, self.optimizer, self.batch = step.model, step.optimizer, step.batch
+        self.optimize, self.zero, self.backward = step.optimize, step.zero, step.backward
+
+    def forward(self) -> Tensor:
+        """Scalar loss of the second batch."""
+        self._step.backward(self._step.forward())
+        return self._step.forward()
+
+
 def adapt(
     backbone: nn.Module, method: Method, config: Any, head: nn.Module, setting: Setting,
     applied: Callable[[nn.Module], object] = lambda body: None,

@@ -592,6 +592,23 @@ class CountRecord(_Counted):
     """Peaks of a training step, counted on fake tensors."""
 
 
+class Change(_Frozen):
+    """What else a user may ask of a training step, and what the step then takes; every figure is counted."""
+
+    options: str
+    """As the command line spells them, beside what was asked."""
+    batches: Count = 1
+    """Whose gradients add up to a step of as many rows as asked; above 1 where the batch is smaller."""
+    predicted_peak_memory_bytes: Count
+    """Largest of the step."""
+    flops_ratio: Ratio
+    """Forward and backward of as many rows as asked, against the step as asked."""
+    same_gradients: bool
+    """Whether the gradients are those of the step as asked, to rounding."""
+    fits: bool
+    """Whether the peak leaves the reserve."""
+
+
 class Prediction(_Frozen):
     """What ``predict`` says of one method on a backbone's shape; the figures are those of a `CountRecord`."""
 
@@ -630,6 +647,9 @@ class Prediction(_Frozen):
     """Whether the peak is within ``device_memory_bytes`` less ``reserve_bytes``."""
     largest_batch: Count | None = None
     """Most rows whose peak is within that; 0 where not even one row is."""
+    changes: tuple[Change, ...] | None = None
+    """Of a step that does not fit: what lowers its peak, cheapest first; None where it fits, and where the method was
+    not named."""
     estimated_step_seconds: Amount | None = None
     """Least time of a step on a device whose peak rates were given; an estimate, never measured."""
     estimated_tokens_per_second: Amount | None = None

@@ -97,12 +97,12 @@ def counted_once(counted: Callable[..., Any]) -> Callable[..., Any]:
     """
     held: dict[tuple[object, ...], Any] = {}
 
-    def known(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Any:
+    def known(spec: BackboneSpec, method: Method, config: Any, setting: Setting, **more: Any) -> Any:
         if not type(method).__module__.startswith("methods."):
-            return counted(spec, method, config, setting)
-        key = (spec, type(method), repr(config), repr(setting))
+            return counted(spec, method, config, setting, **more)
+        key = (spec, type(method), repr(config), repr(setting), repr(more))
         if key not in held:
-            held[key] = counted(spec, method, config, setting)
+            held[key] = counted(spec, method, config, setting, **more)
         return held[key]
 
     return known

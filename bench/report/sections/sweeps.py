@@ -13,7 +13,7 @@ from bench.report import format as fmt
 from bench.report.document import Block, Cell, Column, Document, Fact, Facts, Section, Table, Text
 from bench.report.sections import overview as facts
 from bench.report.sections import plain_table, word
-from bench.schema.record import Prediction
+from bench.schema.record import Change, Prediction
 from bench.schema.resolved import ResolvedSweep
 
 NAMES: dict[Figure, str] = {
@@ -199,6 +199,7 @@ def prediction(rows: Sequence[Prediction]) -> Document:
     screen: list[Block] = [Facts((Fact("step", facts.shape_line(rows[0].shape)),)), table]
     screen += [Text(tuple(why), tone="warn")] if why else []
     screen.append(Text(tuple(_legend(rows)), "note"))
+    screen += [block for row in rows if row.changes is not None for block in _changes(row)]
     head = f"{backbone_line(rows)}: counted, exact on any machine"
     return Document("prediction", "", head, (Section("prediction", "", (), tuple(screen)),))
 
@@ -265,6 +266,44 @@ def _fits(row: Prediction) -> str:
     return fmt.MISSING if row.fits is None else f"{'yes' if row.fits else 'NO'} {row.largest_batch}"
 
 
+def _changes(row: Prediction) -> list[Block]:
+    """What to change so that a step fits: a table, cheapest first, and a sentence of what it comes to."""
+    changes, label = row.changes or (), fmt.plain(row.method)
+    chosen = next((at for at, change in enumerate(changes) if change.fits), None)
+    columns = (
+        Column("peak", ("", "", "peak")), Column("FLOPs", ("", "FLOPs", "/ asked")),
+        Column("fits", ("", "", "fits"), words=True), Column("same gradient", ("", "same", "gradient"), words=True),
+        Column("change", ("", "", "change"), words=True, ends_line=True),
+    )  # fmt: skip
+    body = tuple(
+        (Cell(fmt.size(change.predicted_peak_memory_bytes)), Cell(fmt.ratio(change.flops_ratio)),
+         word(("YES" if at == chosen else "yes") if change.fits else "no"),
+         word("yes" if change.same_gradients else "rounded"), word(_asked_for(change)))
+        for at, change in enumerate(changes)
+    )  # fmt: skip
+    memory = (row.device_memory_bytes or 0) - (row.reserve_bytes or 0)
+    peak = row.predicted_peak_memory_bytes.step if row.predicted_peak_memory_bytes else 0
+    head = f"{label} takes {fmt.size(peak)} and may take {fmt.size(memory)}"
+    if not changes:
+        return [Text((f"{head}: no change of the step lowers its peak.",), tone="warn")]
+    if chosen is None:
+        least = min(change.predicted_peak_memory_bytes for change in changes)
+        head += f": nothing below fits; the least peak is {fmt.size(least)}"
+    return [Table(f"{head}. What to change, cheapest first, each counted:", columns, body), Text(CHANGES, "note")]
+
+
+CHANGES = (
+    "FLOPs: forward and backward of as many rows, against the step as asked. They are not all that costs time: smaller "
+    "batches read the weights more often, 4-bit weights are unpacked. YES: the first that fits.",
+    "same gradient: as asked, to rounding; or of numbers that are stored in fewer bits. x 2: gradients of two batches "
+    "added up.",
+)
+
+
+def _asked_for(change: Change) -> str:
+    return change.options + (f" (x {change.batches})" if change.batches > 1 else "")
+
+
 def _legend(rows: Sequence[Prediction]) -> list[str]:
     """Lines below the table that say what its columns mean."""
     lines = [
@@ -279,6 +318,8 @@ def _legend(rows: Sequence[Prediction]) -> list[str]:
         lines.append(
             f"fits, largest: whether the peak fits into {room_line(held)}, and the most rows of that length that do."
         )
+    if any(row.fits is False and row.changes is None for row in rows):
+        lines.append("What to change so that a step fits is counted for methods that are named with --method.")
     return [*lines, *notes_on(rows)]
 
 
