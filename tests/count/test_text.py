@@ -21,6 +21,8 @@ OTHER = {
     "bfloat16": {"dtype": "bfloat16", "target_tokens": 5},
     "checkpointing": {"checkpointing": True},
 }
+WHOLE = {"llama": "full", "t5_whole": "chunked", "t5_gated_whole": "full", "bart": "target"}
+"""A decoder, and encoders with their decoders, each with a loss of its own: those see all three."""
 FEW = ("full", "head", "lora", "lst", "prompt_tuning")
 
 
@@ -29,24 +31,34 @@ def form(**fields: object) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> BackboneSpec:
-    return tiny_shape("llama", tmp_path_factory.mktemp("shapes"))
+def llama(shapes: dict[str, BackboneSpec]) -> BackboneSpec:
+    return shapes["llama"]
 
 
-@pytest.mark.parametrize("name", [name for name in BUILTIN if "llama" not in METHODS[name].refused])
-def test_fake_equals_real_to_the_byte_for_every_method(name: str, llama: BackboneSpec) -> None:
-    config = sized(name)
-    assert fake_counts(llama, name, TEXT, **config) == real_counts(real_step(llama, name, TEXT, **config))
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BackboneSpec]:
+    return {family: tiny_shape(family, tmp_path_factory.mktemp(family)) for family in WHOLE}
+
+
+PAIRS = [(name, family) for name in BUILTIN for family in WHOLE if family not in METHODS[name].refused]
+
+
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_fake_equals_real_to_the_byte_for_every_method(name: str, family: str, shapes: dict[str, BackboneSpec]) -> None:
+    shape, config = shapes[family], sized(name)
+    setting = form(loss=WHOLE[family], target_tokens=6)  # which is the length of rows of a decoder beside an encoder
+    assert fake_counts(shape, name, setting, **config) == real_counts(real_step(shape, name, setting, **config))
 
 
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize("fields", OTHER.values(), ids=OTHER)
 @pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("family", ["llama", "t5_whole"])
 def test_fake_equals_real_in_every_loss_and_form(
-    loss: str, fields: dict[str, object], name: str, llama: BackboneSpec
+    family: str, loss: str, fields: dict[str, object], name: str, shapes: dict[str, BackboneSpec]
 ) -> None:
-    setting, config = form(loss=loss, **fields), sized(name)
-    assert fake_counts(llama, name, setting, **config) == real_counts(real_step(llama, name, setting, **config))
+    shape, setting, config = shapes[family], form(loss=loss, **fields), sized(name)
+    assert fake_counts(shape, name, setting, **config) == real_counts(real_step(shape, name, setting, **config))
 
 
 def counted(llama: BackboneSpec, name: str, **fields: object) -> Counts:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from bench.anatomy import anatomy, causal
 from bench.errors import BenchError
@@ -11,31 +11,45 @@ from bench.models.head import TaskModel
 from bench.models.objective import settle
 from bench.models.text import IGNORED, TextHead, text_backbone, with_targets
 from bench.schema.shape import StepShape
-from tests.methods.families import CONFIGS, EVERY, batch
+from tests.methods.families import CONFIGS, ENCODER_DECODERS, EVERY, batch, beside_decoder
 
 DECODERS = [family for family in EVERY if causal(CONFIGS[family][0])]
+LANGUAGE_MODELS = [*DECODERS, *ENCODER_DECODERS, "mt5_whole"]
 FORMS = ("full", "target", "chunked")
 
 
 def language_model(family: str) -> torch.nn.Module:
     model_type, values = CONFIGS[family]
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **values, use_cache=False)).eval()
+    config = AutoConfig.for_model(model_type, **values, use_cache=False)
+    auto = AutoModelForCausalLM if family in DECODERS else AutoModelForSeq2SeqLM
+    model = auto.from_config(config).eval()
+    for name, buffer in model.named_buffers():
+        if name == "final_logits_bias":  # zeros would hide that BART adds it
+            buffer.normal_(0, 0.1)
+    return model
 
 
-def answered(rows: int = 3, length: int = 10) -> dict[str, torch.Tensor]:
-    """Rows whose last tokens alone carry a target, another number of them in each row."""
-    given = batch(rows, length)
-    labels = given["input_ids"].clone()
+def answered(family: str, rows: int = 3, length: int = 10) -> dict[str, torch.Tensor]:
+    """Rows whose last tokens alone carry a target, another number of them in each row.
+
+    Beside an encoder it is the first ones, as a batch of texts that differ in length has them.
+    """
+    shifted = family in DECODERS
+    given = batch(rows, length, pad=0 if shifted else 3)
+    given |= {"labels": given["input_ids"].clone()} if shifted else beside_decoder(given, length)
     for row in range(rows):
-        labels[row, : 4 + row] = IGNORED
-    return with_targets(given | {"labels": labels}, shifted=True)
+        given["labels"][row, slice(4 + row) if shifted else slice(4 + row, None)] = IGNORED
+    return with_targets(given, shifted=shifted)
 
 
-@pytest.mark.parametrize("family", DECODERS)
+READ = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
+
+
+@pytest.mark.parametrize("family", LANGUAGE_MODELS)
 def test_every_form_of_the_loss_is_transformers_own_in_value_and_gradients(family: str) -> None:
-    model, given = language_model(family), answered()
-    expected = model(**{name: given[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+    model, given = language_model(family), answered(family)
+    expected = model(**{name: given[name] for name in READ if name in given}).loss
     expected.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     body = text_backbone(model)
@@ -58,6 +72,14 @@ def test_the_answer_is_the_logits_of_the_next_token(family: str) -> None:
     last = model(**given).logits[:, 6]
     answer = TaskModel(text_backbone(model), TextHead(model.config, "full"))(given)
     torch.testing.assert_close(answer, last, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_the_answer_beside_an_encoder_is_the_logits_at_the_last_token_that_the_decoder_reads(family: str) -> None:
+    model, given = language_model(family), beside_decoder(batch(2, 7, pad=2), 5)
+    last = model(**{name: given[name] for name in READ[:3]}).logits[:, 4]
+    answer = TaskModel(text_backbone(model), TextHead(model.config, "full"))(given)
+    torch.testing.assert_close(answer, last, rtol=1e-5, atol=1e-6)
 
 
 def test_names_are_those_of_the_whole_model() -> None:
@@ -88,7 +110,13 @@ def test_targets_are_the_labels_that_a_state_tells() -> None:
     assert as_they_are["positions"].tolist() == [0, 2, 3, 5]
 
 
-USUAL = [("bert-base", "classes", None), ("gpt2", "text", "full"), ("llama-3.2-3b", "text", "full")]
+USUAL = [
+    ("bert-base", "classes", None),
+    ("gpt2", "text", "full"),
+    ("t5-base", "text", "full"),
+    ("t5-base-encoder", "classes", None),
+    ("llama-3.2-3b", "text", "full"),
+]
 
 
 @pytest.mark.parametrize(("name", "objective", "loss"), USUAL)
@@ -99,6 +127,10 @@ def test_an_objective_that_is_left_out_is_the_backbones_own(name: str, objective
 
 IMPOSSIBLE = [
     ("bert-base", {"objective": "text"}, "objective text trains the next token, and backbone 'bert-base' .*encoder"),
+    ("t5-base", {"objective": "classes"}, "objective classes stands on an encoder, .* take t5-base-encoder, or obj"),
+    ("flan-t5-base", {"objective": "score"}, "take an encoder such as t5-base-encoder, or objective text"),
+    ("bart-base", {"objective": "classes"}, "take an encoder such as t5-base-encoder, or objective text"),
+    ("t5-base-encoder", {"objective": "text"}, r"'t5-base-encoder' \(t5\) is an encoder; .* or t5-base, which has its"),
     ("bert-base", {"loss": "target"}, "loss = target is of objective text, and this one is classes; omit it"),
     ("gpt2", {"objective": "score", "target_tokens": 3}, "target_tokens = 3 is of objective text, .* score"),
     ("gpt2", {"target_tokens": 8}, "target_tokens = 8 is above 7, the tokens of a row of 8 that follow another"),
