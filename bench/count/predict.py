@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench import registry
 from bench.errors import BenchError, given
 from bench.models import backbone
-from bench.schema.forms import Weights
+from bench.schema.forms import Objective, Weights
 from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
 from bench.schema.record import Prediction, Trainable
 from bench.schema.shape import Setting, StepShape
@@ -130,7 +130,11 @@ def predictions(
     row = functools.partial(
         Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
     )
-    common = (*backbone.configuration_notes(spec), *_notes(setting, bare), *([] if rates is None else [rates.note]))
+    common = (
+        *backbone.configuration_notes(spec, setting.objective or "classes"),
+        *_notes(setting, bare),
+        *([] if rates is None else [rates.note]),
+    )
     by_name = [registry.parse_spec(text) for text in specs or ()]
     found: dict[int, Prediction] = {}
     refusals: list[BenchError] = []
@@ -195,14 +199,14 @@ def check_fit(plan: Plan) -> None:
     for probe in plan.probes:
         lengths = {"length": probe.length} | ({"latency_length": probe.latency_length} if probe.latency_batches else {})
         for option, tokens in lengths.items():
-            check_positions(_without_values(probe.backbone), tokens, option=option, at=probe.name)
-    trials: list[tuple[BackboneSpec, MethodSpec, int | None]] = []
-    trials += [(probe.backbone, method, None) for probe in plan.probes for method in probe.methods]
-    trials += [(cell.backbone, cell.method, cell.recipe["max_length"]) for cell in plan.cells]
+            check_positions(_without_values(probe.backbone, probe.objective), tokens, option=option, at=probe.name)
+    trials: list[tuple[BackboneSpec, Objective | None, MethodSpec, int | None]] = []
+    trials += [(probe.backbone, probe.objective, method, None) for probe in plan.probes for method in probe.methods]
+    trials += [(cell.backbone, "classes", cell.method, cell.recipe["max_length"]) for cell in plan.cells]
     bare = functools.cache(_without_values)  # for its positions: no method is applied to what is kept
     built: set[str] = set()
     checked: set[tuple[str, int | None]] = set()
-    for spec, used, length in trials:
+    for spec, objective, used, length in trials:
         if used.name not in registry.BUILTIN | registry.BRIDGES or (used.label, length) in checked:
             continue
         checked.add((used.label, length))
@@ -211,7 +215,7 @@ def check_fit(plan: Plan) -> None:
             if used.label not in built:
                 built.add(used.label)
                 with contextlib.suppress(NotImplementedError):  # it starts from values, and is tried where they are
-                    _built(_without_values(spec), method, config)
+                    _built(_without_values(spec, objective), method, config)
             if length is not None:
                 check_positions(bare(spec), length, method.reserved_positions(config))
         except BenchError as error:
@@ -349,9 +353,9 @@ def _capacity(
     }
 
 
-def _without_values(spec: BackboneSpec) -> Any:
+def _without_values(spec: BackboneSpec, objective: Objective | None = "classes") -> Any:
     """The backbone's shape, whatever its weights."""
-    return backbone.load(dataclasses.replace(spec, weights="random"), device="meta")
+    return backbone.load(dataclasses.replace(spec, weights="random"), device="meta", objective=objective or "classes")
 
 
 def _built(bare: Any, method: Any, config: Any) -> Any:

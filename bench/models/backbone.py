@@ -385,7 +385,7 @@ def describe(spec: BackboneSpec, objective: Objective = "classes") -> record.Bac
     shape = dataclasses.replace(spec, weights="random")  # no file of weights is read
     bare: Any = load(shape, device="meta", objective=objective)
     parameters = sum(p.numel() for p in bare.parameters())
-    notes = (*configuration_notes(spec), *_of_half(spec, objective))
+    notes = configuration_notes(spec, objective)
     unused: dict[str, int] = {}
     if spec.weights == "pretrained":
         _check_stored(spec)
@@ -398,8 +398,8 @@ def describe(spec: BackboneSpec, objective: Objective = "classes") -> record.Bac
     )  # fmt: skip
 
 
-def configuration_notes(spec: BackboneSpec) -> tuple[str, ...]:
-    """What is done otherwise than the configuration of ``spec`` says.
+def configuration_notes(spec: BackboneSpec, objective: Objective) -> tuple[str, ...]:
+    """What is done otherwise than the configuration of ``spec`` says, under ``objective``.
 
     Raises:
         BenchError: As ``configuration``.
@@ -410,13 +410,10 @@ def configuration_notes(spec: BackboneSpec) -> tuple[str, ...]:
         (f"not read by transformers for {found.model_type}: {', '.join(unknown_fields)}",) if unknown_fields else ()
     )
     eager = () if _has_sdpa(config) else (_no_sdpa(config),)
-    return (*found.notes, *unread, *eager, *_of_experts(config))
-
-
-def _of_half(spec: BackboneSpec, objective: Objective) -> tuple[str, ...]:
-    if objective == "text" or not is_whole(spec):
-        return ()
-    return (f"the encoder alone stands here: objective {objective} reads no decoder",)
+    half: tuple[str, ...] = ()
+    if objective != "text" and config.is_encoder_decoder:
+        half = (f"the encoder alone stands here: objective {objective} reads no decoder",)
+    return (*found.notes, *unread, *half, *eager, *_of_experts(config))
 
 
 def _of_experts(config: Any) -> tuple[str, ...]:

@@ -38,7 +38,14 @@ def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str
     if objective == "text":
         targets = form.target_tokens
         most = None if length is None else length - 1  # the first token of a decoder's row follows nothing
-        if not backbone.configuration(spec).is_encoder_decoder and most is not None:
+        config = backbone.configuration(spec)
+        if config.is_encoder_decoder:
+            places = getattr(config, "max_position_embeddings", None)
+            if targets is not None and places is not None and targets > places:
+                raise BenchError(
+                    f"{place}target_tokens = {targets} is above {places}, the positions of the decoder; lower it"
+                )
+        elif most is not None:
             if most < 1:
                 raise BenchError(f"{place}length 1 has no token that follows another; objective text takes 2 at least")
             if targets is not None and targets > most:

@@ -15,7 +15,9 @@ from bench.count.predict import largest_within
 from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.models.head import check_positions, trainable
+from bench.models.objective import settle
 from bench.plan.select import label
+from bench.schema.forms import Objective
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
 from bench.schema.suite import DEFAULTS, MatchTable, MethodTable, Suite
@@ -101,7 +103,10 @@ class _Search:
         self._spec = dataclasses.replace(spec, weights="random")  # no file of weights is read
         self._place = place
         self._method, self._config = registry.make(table.name, table.config, place)
-        self._setting = _setting(suite, device) if self._match.peak_memory_bytes is not None else None
+        own = settle(spec, suite.cost[0], length=suite.cost[0].length, where=place) if suite.cost else {}
+        peak = self._match.peak_memory_bytes is not None
+        self._setting = _setting(suite, device, own) if peak else None
+        self._objective: Objective = "classes" if suite.tasks else own.get("objective", "classes")
         self._longest = _longest(suite)
         self._counts: dict[int, int | BenchError] = {}
 
@@ -173,13 +178,13 @@ class _Search:
     @functools.cached_property
     def _bare(self) -> Any:
         """The backbone, which every size is tried on a copy of."""
-        return backbone.load(self._spec, device="meta")
+        return backbone.load(self._spec, device="meta", objective=self._objective)
 
 
-def _setting(suite: Suite, device: str) -> Setting:
-    """The training step of the suite's first cost shape."""
+def _setting(suite: Suite, device: str, own: dict[str, Any]) -> Setting:
+    """The training step of the suite's first cost shape, with what is the backbone's ``own`` in it."""
     first = suite.cost[0]
-    return Setting(**first.step() | {"batch": first.batch_on(device)}, device=device)
+    return Setting(**first.step() | own | {"batch": first.batch_on(device)}, device=device)
 
 
 def _longest(suite: Suite) -> int:

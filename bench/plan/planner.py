@@ -123,7 +123,9 @@ def _check_values(sweep: Sweep, place: str) -> None:
             raise BenchError(f"{place}.vary: no method of this sweep has an integer field {sweep.vary[7:]!r}")
     shape = dataclasses.replace(sweep.backbone, weights="random")
     longest = max(sweep.shape_at(value).length for value in sweep.values)
-    check_positions(backbone.load(shape, device="meta"), longest, option="length", at=place)
+    check_positions(
+        backbone.load(shape, device="meta", objective=sweep.objective or "classes"), longest, option="length", at=place
+    )
 
 
 def check_crossovers(suite: Suite, sweeps: tuple[Sweep, ...], where: str) -> None:

@@ -76,8 +76,12 @@ class Models:
         return make_objective(self._pristine, self.setting).to(self.device)
 
     def batch(self, rows: int, length: int) -> dict[str, torch.Tensor]:
-        """Random rows ``[rows, length]``; shorter ones than a step's carry targets as far as they reach."""
-        targets = self.setting.target_tokens and min(self.setting.target_tokens, length - 1)
+        """Random rows ``[rows, length]``; shorter ones than a step's carry targets as far as they reach.
+
+        Rows of a decoder beside an encoder have a length of their own.
+        """
+        targets, beside = self.setting.target_tokens, self._pristine.config.is_encoder_decoder  # type: ignore[union-attr]
+        targets = targets if targets is None or beside else min(targets, length - 1)
         shape = {"batch": rows, "length": length, "target_tokens": targets}
         return step_batch(self._pristine.config, self.setting.model_copy(update=shape), device=self.device)
 

@@ -11,6 +11,7 @@ from bench import registry
 from bench.errors import BenchError, given
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, check_shape
+from bench.models.text import TextBackbone
 from bench.training.frozen import Frozen
 
 TOKENS = 8
@@ -249,6 +250,8 @@ def states(
     rows = torch.arange(2 * TOKENS, device=weight.device).reshape(2, TOKENS) % vocabulary
     batch: Batch = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
     modes = {part: part.training for part in module.modules()}
+    if any(isinstance(part, TextBackbone) and part.config.is_encoder_decoder for part in module.modules()):  # type: ignore[union-attr]
+        batch["decoder_input_ids"] = rows
     model = TaskModel(module, nn.Identity())
     try:
         with torch.random.fork_rng([weight.device] if weight.is_cuda else []), torch.no_grad(), context():
