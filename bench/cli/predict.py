@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bench.schema.record import Prediction
 
 counting = Commands()
+SEQ = 128
+"""Tokens of a row where nobody says."""
 RESERVE = "5%"
 """Of a device's memory, what is left to the allocator and the CUDA context (METHODOLOGY.md, What fits)."""
 
@@ -40,7 +42,11 @@ def predict(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Rows per training step.")] = 8,
-    seq: Annotated[int, typer.Option(min=1, help="Tokens per row, excluding prompts.")] = 128,
+    seq: Annotated[int | None, typer.Option(min=1, help="Tokens per row, excluding prompts; 128 if omitted.")] = None,
+    lengths: Annotated[
+        Path | None,
+        typer.Option(help="File with the tokens of each of your rows, one whole number a line; in place of --seq."),
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Data type of the computation.")] = "float32",
     optimizer: Annotated[Optimizer, typer.Option(help="Optimizer and its implementation.")] = "adamw_fused",
     attention: Annotated[Attention, typer.Option(help="Attention implementation.")] = "sdpa",
@@ -83,12 +89,17 @@ def predict(
     Counts eager mode; torch.compile is not covered.
     """
     quiet_libraries()
+    from bench.count.lengths import read_lengths
     from bench.count.predict import predictions, setting_for
     from bench.count.roofline import rates
     from bench.errors import BenchError
 
     if not 0 <= dropout < 1:
         raise BenchError(f"--dropout {dropout:g}: must be at least 0 and below 1")
+    if lengths is not None and seq is not None:
+        raise BenchError("--lengths takes the place of --seq: the longest row of the file decides; give one of them")
+    rows_of = read_lengths("--lengths", lengths) if lengths is not None else None
+    length = rows_of.tokens[-1] if rows_of is not None else (SEQ if seq is None else seq)
     memory = parse_size("--device-memory", device_memory) if device_memory is not None else None
     if reserve is not None and memory is None:
         raise BenchError("--reserve is a part of --device-memory; give that too, or omit --reserve")
@@ -99,12 +110,12 @@ def predict(
     from bench.schema.shape import StepShape
 
     form = StepShape(
-        batch=batch, length=seq, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,
+        batch=batch, length=length, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,
         checkpointing=checkpointing, clipping=clipping, objective=objective, loss=loss, target_tokens=target_tokens,
     )  # fmt: skip
     setting = setting_for(backbone, form, weights=weights, device=device)
     with waiting() as say:
-        rows = predictions(backbone, specs, setting, memory, say, reserve=kept, rates=speed)
+        rows = predictions(backbone, specs, setting, memory, say, reserve=kept, rates=speed, lengths=rows_of)
     _show_predictions(rows, plot, as_json)
     raise typer.Exit(0 if any(row.flops for row in rows) else 1)
 

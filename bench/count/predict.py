@@ -11,11 +11,12 @@ from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.schema.forms import Objective, Weights
 from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
-from bench.schema.record import Prediction, Trainable
+from bench.schema.record import MeanBatch, Prediction, RowLengths, Trainable
 from bench.schema.shape import Setting, StepShape
 
 if TYPE_CHECKING:
     from bench.count.count import Counts
+    from bench.count.lengths import Lengths
     from bench.count.roofline import Rates
 
 
@@ -93,6 +94,7 @@ def predictions(
     *,
     reserve: int = 0,
     rates: "Rates | None" = None,
+    lengths: "Lengths | None" = None,
 ) -> list[Prediction]:
     """Figures of each method on backbone ``name`` in ``setting``.
 
@@ -105,6 +107,7 @@ def predictions(
         progress: Called with short lines such as ``counting lora, 3 of 13``.
         reserve: Bytes of it that a step must leave.
         rates: Peak rates of a device that a step's time is estimated on; None where nobody asked.
+        lengths: Rows whose longest is the length of ``setting``; None where that was given.
 
     Returns:
         One row a method. In place of figures ``refused`` says why the backbone cannot carry the method, or
@@ -125,10 +128,19 @@ def predictions(
     spec = backbone.shape_of(name)
     setting = setting.model_copy(update={"attention": backbone.attention_of(spec, setting.attention)})
     bare = shape_for(spec, setting)  # what no method is to blame for stops here
-    check_positions(bare, setting.length, option="--seq")
+    fit = functools.partial(check_positions, bare, setting.length, option="--seq")
+    if lengths is not None:
+        fit = functools.partial(fit, option="a row of", at=f"{lengths.file}, line {lengths.line}")
+    fit()
+    held = None if lengths is None else lengths.of_batches(setting.batch)
+    mean = None if held is None else _mean_setting(spec, setting, held)
     room = None if device_memory is None else Room(device_memory, reserve)
     row = functools.partial(
-        Prediction, backbone=name, backbone_parameters=sum(p.numel() for p in bare.parameters()), shape=setting
+        Prediction,
+        backbone=name,
+        backbone_parameters=sum(p.numel() for p in bare.parameters()),
+        shape=setting,
+        lengths=held,
     )
     common = (
         *backbone.configuration_notes(spec, setting.objective or "classes"),
@@ -144,7 +156,7 @@ def predictions(
         progress(f"counting {label}, {len(found) + 1} of {len(asked)}")
         try:
             say = functools.partial(_say, progress, label) if (named, config) in by_name else None
-            work = functools.partial(_counted, spec, bare, (named, config), setting, room, rates, say)
+            work = functools.partial(_counted, spec, bare, (named, config), setting, room, rates, say, fit, mean)
             figures = _apart(named, work)
         except BenchError as error:
             refusals.append(error)
@@ -154,6 +166,19 @@ def predictions(
     if len(refusals) == len(found):
         raise refusals[0]
     return [found[index] for index in range(len(asked))]
+
+
+def _mean_setting(spec: BackboneSpec, setting: Setting, rows: RowLengths) -> Setting:
+    """``setting`` at the length that batches of random rows are padded to in the mean.
+
+    Raises:
+        BenchError: Such a batch is shorter than the objective or its targets need.
+    """
+    from bench.models.objective import settle
+
+    mean = setting.model_copy(update={"length": round(rows.mean_longest)})
+    settle(spec, mean, length=mean.length, where=f"the mean batch, {mean.length} tokens long")
+    return mean
 
 
 def _say(progress: Callable[[str], object], label: str, what: str) -> None:
@@ -304,16 +329,15 @@ def _too_much(what: str, needed: int, limit: int) -> str:
 
 def _counted(
     spec: BackboneSpec, bare: Any, asked: tuple[str, dict[str, Any]], setting: Setting, room: "Room | None",
-    rates: "Rates | None", say: Callable[[str], object] | None,
+    rates: "Rates | None", say: Callable[[str], object] | None, fit: Callable[[int], object], mean: Setting | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Fields of a `Prediction`; with ``say`` also what to change where the step does not fit."""
     from bench.count.count import count
     from bench.count.fake import uncounted
     from bench.count.fitting import Step
-    from bench.models.head import check_positions
 
     method, config = registry.make(*asked, "--method")
-    check_positions(bare, setting.length, method.reserved_positions(config), option="--seq")
+    fit(method.reserved_positions(config))
     try:
         counts = count(spec, method, config, setting)
         row = counts.figures(Prediction)
@@ -324,6 +348,12 @@ def _counted(
                 row["changes"] = Step(
                     spec, method, config, setting, peak=counts.peak.step, flops=flops, usable=room.usable
                 ).changes(say)
+        if mean is not None:
+            of_mean = count(spec, method, config, mean)
+            flops = of_mean.flops.forward + of_mean.flops.backward
+            row["mean_batch"] = MeanBatch(
+                length=mean.length, flops=flops, predicted_peak_memory_bytes=of_mean.peak.step
+            )
         if rates is not None and counts.traffic_bytes is not None:
             seconds = rates.seconds(counts.work)
             tokens = setting.batch * setting.length

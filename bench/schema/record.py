@@ -592,6 +592,34 @@ class CountRecord(_Counted):
     """Peaks of a training step, counted on fake tensors."""
 
 
+class RowLengths(_Frozen):
+    """Tokens of the rows that somebody trains on, and what batches of them are padded to."""
+
+    rows: Count
+    """How many there are."""
+    shortest: Count
+    """Tokens of the shortest."""
+    longest: Count
+    """Tokens of the longest: the length of the step, for the batch that holds it decides the peak."""
+    mean: Amount
+    """Tokens of a row, mean."""
+    mean_longest: Amount
+    """Tokens of the longest row of a batch of random rows, mean over all such batches."""
+    padding_share: Share
+    """Of the positions of these batches, those of padding."""
+
+
+class MeanBatch(_Frozen):
+    """A step whose rows are padded to ``mean_longest``, rounded to whole tokens."""
+
+    length: Count
+    """Tokens of each row, padding among them."""
+    flops: Count
+    """Of forward and backward."""
+    predicted_peak_memory_bytes: Count
+    """Largest of the step."""
+
+
 class Change(_Frozen):
     """What else a user may ask of a training step, and what the step then takes; every figure is counted."""
 
@@ -654,6 +682,10 @@ class Prediction(_Frozen):
     """Least time of a step on a device whose peak rates were given; an estimate, never measured."""
     estimated_tokens_per_second: Amount | None = None
     """Tokens of a step over that time."""
+    lengths: RowLengths | None = None
+    """Of the rows whose longest is the length of the step; None where a length was given."""
+    mean_batch: MeanBatch | None = None
+    """What a batch of these rows takes that is as long as the mean one."""
     refused: str | None = None
     """Why the backbone cannot carry the method."""
     not_counted: str | None = None

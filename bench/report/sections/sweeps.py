@@ -13,7 +13,7 @@ from bench.report import format as fmt
 from bench.report.document import Block, Cell, Column, Document, Fact, Facts, Section, Table, Text
 from bench.report.sections import overview as facts
 from bench.report.sections import plain_table, word
-from bench.schema.record import Change, Prediction
+from bench.schema.record import Change, Prediction, RowLengths
 from bench.schema.resolved import ResolvedSweep
 
 NAMES: dict[Figure, str] = {
@@ -196,7 +196,9 @@ def prediction(rows: Sequence[Prediction]) -> Document:
     columns, cells = zip(*_predicted(rows), strict=True)
     body = tuple((word(row.method), *(Cell(column[at]) for column in cells)) for at, row in enumerate(rows))
     table = Table("", (Column("method"), *columns), body)
-    screen: list[Block] = [Facts((Fact("step", facts.shape_line(rows[0].shape)),)), table]
+    said = [Fact("step", facts.shape_line(rows[0].shape))]
+    said += [Fact("lengths", _lengths(rows[0].lengths, rows[0].shape.batch))] if rows[0].lengths else []
+    screen: list[Block] = [Facts(tuple(said)), table, *([_by_batch(rows)] if rows[0].lengths else [])]
     screen += [Text(tuple(why), tone="warn")] if why else []
     screen.append(Text(tuple(_legend(rows)), "note"))
     screen += [block for row in rows if row.changes is not None for block in _changes(row)]
@@ -264,6 +266,34 @@ def _held(rows: Sequence[Prediction], part: str) -> list[str]:
 
 def _fits(row: Prediction) -> str:
     return fmt.MISSING if row.fits is None else f"{'yes' if row.fits else 'NO'} {row.largest_batch}"
+
+
+def _lengths(held: RowLengths, batch: int) -> str:
+    """What rows there are and what a batch of random ones is padded to."""
+    return (
+        f"{fmt.plural(held.rows, 'row')} of {held.shortest:,} to {held.longest:,} tokens, mean {held.mean:,.1f}; the "
+        f"step above is as long as the longest. A batch of {batch} random rows is {held.mean_longest:,.1f} long in the "
+        f"mean, {fmt.percent(held.padding_share)} of it padding"
+    )
+
+
+def _by_batch(rows: Sequence[Prediction]) -> Table:
+    """The worst batch, which holds the longest row, beside the mean one."""
+    length = next((row.mean_batch.length for row in rows if row.mean_batch), None)
+    worst, mean = f"worst batch, {rows[0].shape.length} tokens", f"mean batch, {length or fmt.MISSING} tokens"
+    columns = [Column("method")]
+    for batch, figure in itertools.product((worst, mean), ("peak", "FLOPs")):
+        columns.append(Column(f"{batch}: {figure}", (batch, "", figure)))
+    body = []
+    for row in rows:
+        peak, flops, mean_batch = row.predicted_peak_memory_bytes, row.flops, row.mean_batch
+        cells = (
+            fmt.size(peak.step if peak else None), fmt.count(flops.forward + flops.backward if flops else None),
+            fmt.size(mean_batch.predicted_peak_memory_bytes if mean_batch else None),
+            fmt.count(mean_batch.flops if mean_batch else None),
+        )  # fmt: skip
+        body.append((word(row.method), *map(Cell, cells)))
+    return Table("", tuple(columns), tuple(body))
 
 
 def _changes(row: Prediction) -> list[Block]:
