@@ -121,6 +121,9 @@ class Method(abc.ABC):
     """Whether the backbone's output is unchanged before the first step; a run holds a third party's method to it."""
     zero_gradient: ClassVar[tuple[str, ...]] = ()
     """Name endings of trainable parameters whose gradient is zero by theory, such as a key bias under softmax."""
+    takes_float32: ClassVar[bool] = False
+    """Whether what it adds may be float32 beside a backbone in bfloat16 without autocast: its layers cast what they
+    read to the type of their own tensors, and give back the type that they were given, as peft's do."""
     size: ClassVar[str | None] = None
     """Whole-number field of ``Config`` that decides how much trains, such as a rank: what a budget chooses. None: the
     method has no size to choose."""
@@ -135,6 +138,16 @@ class Method(abc.ABC):
 
     def prepare(self, module: nn.Module, loss: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> None:  # noqa: B027
         """Start from data, before training; ``loss(batch)`` is the scalar task loss of ``module`` with its head."""
+
+    def widen(self, module: nn.Module, added: Sequence[nn.Parameter]) -> None:
+        """Turn what the method adds to a backbone in bfloat16 into float32, in place, where it ``takes_float32``.
+
+        Args:
+            module: What ``apply`` returned.
+            added: Its trainable parameters that are not the backbone's own, which stay as they are.
+        """
+        for parameter in added:
+            parameter.data = parameter.data.to(torch.float32)
 
     def zero_gradients(self, module: nn.Module) -> Sequence[str]:
         """Name endings of parameters of the freshly adapted ``module`` that never move: ``zero_gradient``, or more."""

@@ -103,6 +103,7 @@ class AdaLoRA(Method):
     """
 
     Config = AdaLoRAConfig
+    takes_float32 = True
     size = "initial_rank"
 
     def apply(self, backbone: nn.Module, config: AdaLoRAConfig) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.anatomy import anatomy
 from bench.method import Method, MethodConfig, at_least
-from methods.sliced import set_module
+from methods.sliced import alike, set_module
 
 Activation = Literal["gelu", "relu", "silu"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
@@ -47,6 +47,7 @@ class HoulsbyAdapter(Method):
     """
 
     Config = HoulsbyConfig
+    takes_float32 = True
     size = "bottleneck"
     identity_at_init = False
 
@@ -98,6 +99,7 @@ class PfeifferAdapter(Method):
     """
 
     Config = PfeifferConfig
+    takes_float32 = True
     size = "bottleneck"
     identity_at_init = False
 
@@ -150,6 +152,7 @@ class ParallelAdapter(Method):
     """
 
     Config = ParallelConfig
+    takes_float32 = True
     size = "bottleneck"
 
     def apply(self, backbone: nn.Module, config: ParallelConfig) -> nn.Module:
@@ -184,7 +187,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [..., d]`` to ``[..., d]``."""
-        return self.up(_ACTIVATIONS[self.activation](self.down(x)))
+        return alike(self.up(_ACTIVATIONS[self.activation](self.down(alike(x, self.down.weight)))), x)
 
 
 class Serial(nn.Module):

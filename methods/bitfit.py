@@ -34,6 +34,7 @@ class BitFit(Method):
     """
 
     Config = BitFitConfig
+    takes_float32 = True
     # softmax over keys is invariant to the shift q^T b_k. Rotary positions (qwen2, whose name ends alike) break this:
     # there the key bias has a gradient. GPT-2 fuses the key's bias with query and value: only a third of it is zero.
     zero_gradient = (

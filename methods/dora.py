@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from bench.anatomy import Projection
 from bench.method import Method, clone
 from methods.low_rank import LoRAConfig, LowRank, factors
-from methods.sliced import oriented, part_of, places, set_module, spread
+from methods.sliced import alike, oriented, part_of, places, set_module, spread
 
 
 class DoRA(Method):
@@ -25,6 +25,7 @@ class DoRA(Method):
     """
 
     Config = LoRAConfig
+    takes_float32 = True
     size = "rank"
 
     def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
@@ -74,7 +75,7 @@ class Decomposed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [..., in]`` to ``[..., out]``."""
         weight, bias = oriented(self.branch.base), self.branch.base.bias
-        factor = self._factor()
+        factor = alike(self._factor(), weight)
         if self.training and self.branch.dropout:
             dropped = F.dropout(x, self.branch.dropout)
             plain = F.linear(dropped, weight)

@@ -1,6 +1,7 @@
 """The two ends of the scale: full fine-tuning and the head alone; neither adds a parameter to the backbone."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -25,6 +26,7 @@ class FullFineTuning(Method):
     """
 
     Config = FullConfig
+    takes_float32 = True
 
     def apply(self, backbone: nn.Module, config: FullConfig) -> nn.Module:
         """Unfreeze everything."""
@@ -54,6 +56,7 @@ class HeadOnly(Method):
     """
 
     Config = HeadConfig
+    takes_float32 = True
 
     def apply(self, backbone: nn.Module, config: HeadConfig) -> nn.Module:
         """Return the backbone as it came, frozen but for the LM head of a language model."""
@@ -62,6 +65,9 @@ class HeadOnly(Method):
             for name, parameter in list(output.named_parameters()):  # new tensors: tied ones stay with the embeddings
                 setattr(output, name, nn.Parameter(parameter.detach().clone()))
         return backbone
+
+    def widen(self, module: nn.Module, added: Sequence[nn.Parameter]) -> None:
+        """Nothing: its LM head is the model's own, untied."""
 
     def merge(self, module: nn.Module) -> nn.Module:
         """Return ``module`` itself: it is the backbone."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bench.anatomy import Projection, anatomy
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, clone
-from methods.sliced import oriented, set_module, spread
+from methods.sliced import alike, oriented, set_module, spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class IA3(Method):
     """
 
     Config = IA3Config
+    takes_float32 = True
 
     def apply(self, backbone: nn.Module, config: IA3Config) -> nn.Module:
         """Wrap the key, value and second FFN map of each layer; in cross-attention too, where there is one.
@@ -83,7 +84,8 @@ class ScaledOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [..., in]`` to ``[..., out]``."""
-        return self.base(x) * self.vector()
+        y = self.base(x)
+        return y * alike(self.vector(), y)
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -109,7 +111,7 @@ class ScaledInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x [..., in]`` to ``[..., out]``."""
-        return self.base(x * self.scale)
+        return self.base(x * alike(self.scale, x))
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from bench.anatomy import T5, Anatomy
 from bench.errors import BenchError
 from bench.method import MethodConfig, at_least
+from methods.sliced import alike
 
 _SOURCE = "encoder_hidden_states"
 """Argument of a decoder's block that holds what its cross-attention reads."""
@@ -100,11 +102,12 @@ class Ladder(nn.Module):
         output, entries, taps = self._read(*args, **kwargs)
         rungs = list(zip(torch.sigmoid(self.gates / self.config.gate_temperature).unbind(), self.downs[1:], self.blocks,
                          taps, strict=True))  # fmt: skip
-        state = self.norm(self._climb(self.downs[0](entries[0]), rungs[: self.below], None))
+        entry, *more = (alike(state, self.up.weight) for state in entries)
+        state = self.norm(self._climb(self.downs[0](entry), rungs[: self.below], None))
         if self.decoder:
-            beside = self._climb(self.decoder["down"](entries[1]), rungs[self.below :], state)
+            beside = self._climb(self.decoder["down"](more[0]), rungs[self.below :], state)
             state = self.decoder["norm"](beside)
-        state = self.up(state)
+        state = alike(self.up(state), output.last_hidden_state)
         if self.config.add_backbone_output:
             state = state + output.last_hidden_state.detach()
         output.last_hidden_state = state
@@ -154,17 +157,22 @@ class Ladder(nn.Module):
         """
         biases: tuple[Any, ...] = ()
         for share, down, block, tap in rungs:
-            entering = down(tap.state)
+            entering = down(alike(tap.state, self.up.weight))
             # lerp(a, b, w) = (1 - w) a + w b: one kernel for the gate; under autocast a norm gives another type
             state = torch.lerp(entering, state.to(entering.dtype), share)
             given = tap.arguments | dict(zip(_BIASES, biases, strict=False))
             if source is not None:
                 given[_SOURCE] = source
-            output = block(state, *given.values(), **self._narrow_rotary(tap.keywords))
+            # a mask that is added to scores has the backbone's type
+            given, keywords = tree_map_only(Tensor, self._own_type, (given, self._narrow_rotary(tap.keywords)))
+            output = block(state, *given.values(), **keywords)
             state = output[0] if isinstance(output, tuple) else output
             if self.family in T5:
                 biases = output[1:]
         return state
+
+    def _own_type(self, tensor: Tensor) -> Tensor:
+        return alike(tensor, self.up.weight) if tensor.is_floating_point() else tensor
 
     def _narrow_rotary(self, keywords: dict[str, Any]) -> dict[str, Any]:
         """Rotary angles for heads of d_h / r: theta^(-2j / (d_h / r)) is every r-th frequency of the backbone."""

@@ -103,6 +103,7 @@ class LowRankMethod(Method):
     """What the methods whose update is ``scale B A`` share; each says how its branches start and train."""
 
     Config: ClassVar[type[MethodConfig]] = LoRAConfig
+    takes_float32 = True
     size = "rank"
 
     def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -38,6 +38,7 @@ class LadderSideTuning(Method):
     """
 
     Config = LSTConfig
+    takes_float32 = True
     size = "reduction"
     identity_at_init = True  # with add_backbone_output, the default; without it y is the side state alone
     # softmax over keys is invariant to the shift q^T b_k; not under rotary positions (qwen2), whose names end alike

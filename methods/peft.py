@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,6 +114,7 @@ class Peft(Method):
     """
 
     Config = PeftConfig
+    takes_float32 = True
     identity_at_init = False  # the configuration decides: zeros in LoRA, a random prompt elsewhere
     zero_gradient = (f"trainable_tokens_delta.{ADAPTER}",)  # of tokens that a batch does not hold
 
@@ -125,6 +126,16 @@ class Peft(Method):
             NotImplementedError: The backbone has no weights, and this type starts from their values.
         """
         return _build(backbone, config)
+
+    def widen(self, module: Bridged, added: Sequence[nn.Parameter]) -> None:
+        """As peft's ``autocast_adapter_dtype``: what its tuner layers hold, frozen tensors of theirs among it."""
+        cast = getattr(module.peft.base_model, "_cast_adapter_dtype", None)
+        if module.prompted or cast is None:  # prompts are float32 from the start, and adaption prompts stay as they are
+            return
+        trains = {name: p.requires_grad for name, p in module.named_parameters()}
+        cast(ADAPTER, autocast_adapter_dtype=True)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(trains[name])  # where it makes a new parameter of a frozen one, that one trains
 
     def param_groups(self, module: Bridged, lr: float) -> list[dict[str, Any]]:
         """As for every method, but under ``optimizer_type = "lora+"``, whose B have a rate of their own."""
@@ -264,7 +275,7 @@ def _build(backbone: nn.Module, config: PeftConfig, *, deployed: bool = False) -
             options = to_library(config, deployed=deployed)
             peft_text.settle(options, backbone)
             fitted = Fitted(options, backbone)
-            # in the backbone's type, as every method here: what trains in float32 is for the recipe to say
+            # in the backbone's type, as every method here: widen() casts where the step asks for it
             model = library().get_peft_model(backbone, options, ADAPTER, autocast_adapter_dtype=False)
             peft_optimizer.freeze(model, config)
             _freeze_unused(model)

@@ -257,6 +257,7 @@ class PrefixTuning(Method):
     """
 
     Config = PrefixConfig
+    takes_float32 = True
     size = "length"
     identity_at_init = False
     _start_std = 1.0

@@ -212,6 +212,7 @@ class PromptTuning(Method):
     """
 
     Config = PromptTuningConfig
+    takes_float32 = True
     size = "length"
     identity_at_init = False
 
@@ -295,6 +296,7 @@ class PTuning(Method):
     """
 
     Config = PTuningConfig
+    takes_float32 = True
     size = "length"
     identity_at_init = False
 

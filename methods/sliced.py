@@ -20,6 +20,13 @@ def set_module(backbone: nn.Module, path: str, module: nn.Module) -> None:
     backbone.set_submodule(path, module)
 
 
+def alike(x: Tensor, other: Tensor) -> Tensor:
+    """``x`` in the type of ``other``, as peft casts around its layers; as it is where autocast chooses the types."""
+    if x.dtype == other.dtype or torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(other.dtype)
+
+
 class Sliced(nn.Module):
     """A frozen linear map with a branch beside each of its adapted slices.
 
@@ -89,8 +96,8 @@ class Factored(Sliced):
     def add(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the branches' images of ``x [..., in]`` to ``y [..., out]``; returns a new tensor."""
         wide = y.reshape(-1, y.shape[-1])
-        flat = x.reshape(-1, x.shape[-1])
         maps = [self.inner(role) for role in self.projections]
+        flat = alike(x.reshape(-1, x.shape[-1]), maps[0])
         if len(maps) == 1:
             narrow: Sequence[Tensor] = [flat @ maps[0].t()]
         else:  # the slices read x once, through their matrices stacked
@@ -99,7 +106,8 @@ class Factored(Sliced):
 
     def _add(self, y: Tensor, narrow: Tensor, role: str) -> Tensor:
         # product, scale and sum in one kernel: a separate scale and sum would each pass over [B T, out] again
-        return torch.addmm(y, narrow, self.outer(role).t(), alpha=self.scale)
+        outer = self.outer(role)
+        return alike(torch.addmm(alike(y, outer), alike(narrow, outer), outer.t(), alpha=self.scale), y)
 
 
 Change = Callable[[Tensor], Tensor]

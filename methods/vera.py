@@ -58,6 +58,7 @@ class VeRA(Method):
     """
 
     Config = VeRAConfig
+    takes_float32 = True
     size = "rank"
 
     def apply(self, backbone: nn.Module, config: VeRAConfig) -> nn.Module:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SHAPE = (
     *("batch", "length", "dtype", "device", "attention", "optimizer", "dropout", "threads"),
-    *("checkpointing", "compiled", "weights", "clipping", "objective", "loss", "target_tokens"),
+    *("checkpointing", "compiled", "weights", "clipping", "objective", "loss", "target_tokens", "adapter_dtype"),
 )
 """Fields of a shape in the order of the columns, which other programs may count on."""
 

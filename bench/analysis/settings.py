@@ -59,6 +59,7 @@ def place(shape: Shape) -> str:
     rare = [name for name in ("checkpointing", "clipping", "compiled") if getattr(shape, name)]
     rare += [f"dropout {shape.dropout:g}"] if shape.dropout else []
     rare += [shape.weights] if shape.weights != "native" else []
+    rare += [f"{shape.adapter_dtype} adapters"] if shape.adapter_dtype else []
     rare += [str(shape.objective)] if shape.objective != "classes" else []
     rare += [f"{shape.loss} loss"] if shape.loss else []
     rare += [f"{shape.target_tokens} targets"] if shape.target_tokens else []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from bench.schema.forms import AdapterDtype as AdapterDtype
 from bench.schema.forms import Attention as Attention
 from bench.schema.forms import Device as Device
 from bench.schema.forms import Dtype as Dtype

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import (
+    AdapterDtype,
     Attention,
     Commands,
     Device,
@@ -48,6 +49,10 @@ def predict(
         typer.Option(help="File with the tokens of each of your rows, one whole number a line; in place of --seq."),
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Data type of the computation.")] = "float32",
+    adapter_dtype: Annotated[
+        AdapterDtype | None,
+        typer.Option(help="Type of what a method adds beside bfloat16: float32 if omitted (as peft), or the model's."),
+    ] = None,
     optimizer: Annotated[Optimizer, typer.Option(help="Optimizer and its implementation.")] = "adamw_fused",
     attention: Annotated[Attention, typer.Option(help="Attention implementation.")] = "sdpa",
     checkpointing: Annotated[
@@ -66,6 +71,9 @@ def predict(
     target_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a row with a next-token target, the last ones; all if omitted.")
     ] = None,
+    padded: Annotated[
+        bool, typer.Option("--padded", help="Rows of unequal length, --seq the longest: attention gets a mask.")
+    ] = False,
     weights: Annotated[
         Weights, typer.Option(help="Storage of frozen linear weights: as --dtype, or in 4 bits.")
     ] = "native",
@@ -110,10 +118,11 @@ def predict(
     from bench.schema.shape import StepShape
 
     form = StepShape(
-        batch=batch, length=length, dtype=dtype, attention=attention, optimizer=optimizer, dropout=dropout,
-        checkpointing=checkpointing, clipping=clipping, objective=objective, loss=loss, target_tokens=target_tokens,
+        batch=batch, length=length, dtype=dtype, adapter_dtype=adapter_dtype, attention=attention, optimizer=optimizer,
+        dropout=dropout, checkpointing=checkpointing, clipping=clipping, objective=objective, loss=loss,
+        target_tokens=target_tokens,
     )  # fmt: skip
-    setting = setting_for(backbone, form, weights=weights, device=device)
+    setting = setting_for(backbone, form, weights=weights, device=device, padded=padded)
     with waiting() as say:
         rows = predictions(backbone, specs, setting, memory, say, reserve=kept, rates=speed, lengths=rows_of)
     _show_predictions(rows, plot, as_json)

@@ -21,7 +21,16 @@ from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
 from bench.count.roofline import Work
-from bench.count.step import Accumulated, TrainingStep, adapt, hold, optimizer_groups, prove_graph, step_batch
+from bench.count.step import (
+    Accumulated,
+    TrainingStep,
+    adapt,
+    hold,
+    kept_narrow,
+    optimizer_groups,
+    prove_graph,
+    step_batch,
+)
 from bench.errors import BenchError, unknown
 from bench.method import Method
 from bench.models.head import trainable, trained_dtypes
@@ -206,6 +215,7 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
     with Writes(own) if own else contextlib.nullcontext() as writes:
         origin, model = adapt(bare, method, config, make_objective(bare, setting), setting)
     written = _written(Frozen(own, model.body), writes) if writes else ()
+    narrow = kept_narrow(method, model, origin, setting)
 
     def build() -> TrainingStep:
         fakes = fakeify(model, setting.device)
@@ -213,13 +223,14 @@ def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
         groups = optimizer_groups(model, method)
         eight_bit = setting.optimizer == "adamw_8bit"  # its library has no fake kernels
         make = EightBitState if eight_bit else functools.partial(make_optimizer, form=setting.optimizer)
-        notes: list[str] = [*written]
+        notes: list[str] = [*written, *narrow]
         optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
         batch = step_batch(shape, setting)
         frozen = Frozen({name: fakes.get(p, p) for name, p in own.items()}, model.body) if own else None
         return TrainingStep(
-            method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes), frozen, setting.clipping
-        )
+            method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes), frozen, setting.clipping,
+            setting.padded,
+        )  # fmt: skip
 
     return build
 

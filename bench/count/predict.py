@@ -72,7 +72,7 @@ def _on_the_line(points: list[tuple[int, int]], limit: int, otherwise: int) -> i
     return first + (limit - low) * (second - first) // (high - low) if high > low else otherwise
 
 
-def setting_for(name: str, form: StepShape, *, weights: Weights, device: str) -> Setting:
+def setting_for(name: str, form: StepShape, *, weights: Weights, device: str, padded: bool = False) -> Setting:
     """The setting of a step on backbone ``name``, with the objective and loss that it has there where none is given.
 
     Raises:
@@ -82,7 +82,7 @@ def setting_for(name: str, form: StepShape, *, weights: Weights, device: str) ->
 
     settled = settle(backbone.shape_of(name), form, length=form.length)
     outputs = outputs_of(settled["objective"])
-    return Setting(**form.step() | settled, weights=weights, device=device, outputs=outputs)
+    return Setting(**form.step() | settled, weights=weights, device=device, padded=padded, outputs=outputs)
 
 
 def predictions(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from bench.count.attribution import Origin, OwnWork
@@ -43,13 +44,19 @@ class TrainingStep:
     clipping: bool = False
     """Whether the gradients are scaled to a global norm of at most 1 before the update."""
 
+    padded: bool = False
+    """Whether a row of the batch is padded."""
+
     def __post_init__(self) -> None:
         self.trained = tuple(p for p in self.model.parameters() if p.requires_grad)
         self._regularizer = OwnWork(self.method.regularizer)  # once: making a module would be timed with each step
 
     def forward(self) -> Tensor:
         """Scalar loss with the method's regularizer."""
-        with torch.autocast(self.batch["input_ids"].device.type, torch.bfloat16, enabled=self.autocast):
+        mask = self.batch["attention_mask"]
+        # without values nobody can see that a mask masks something
+        seen = Padded(mask) if self.padded and isinstance(mask, FakeTensor) else contextlib.nullcontext()
+        with seen, torch.autocast(mask.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.model.loss(self.batch)
             return regularized(loss, self._regularizer(self.model.body))
 
@@ -110,7 +117,23 @@ def adapt(
     set_dropout(model, setting.dropout)
     if setting.autocast:
         to_autocast(model)
+    if setting.widened and method.takes_float32:
+        method.widen(body, _narrow(body, origin))
     return origin, model
+
+
+def _narrow(body: nn.Module, origin: Origin) -> list[nn.Parameter]:
+    """What trains of ``body`` in bfloat16 and is not the backbone's own."""
+    return [
+        p for p in body.parameters() if p.requires_grad and p.dtype == torch.bfloat16 and p not in origin.parameters
+    ]
+
+
+def kept_narrow(method: Method, model: TaskModel, origin: Origin, setting: Setting) -> list[str]:
+    """That a method keeps the backbone's type where float32 was asked for, as a sentence."""
+    if not setting.widened or method.takes_float32 or not _narrow(model.body, origin):
+        return []
+    return ["adapters stay in bfloat16: the method does not say that its layers take float32 (takes_float32)"]
 
 
 def _checkpoint(backbone: nn.Module) -> None:
@@ -138,13 +161,15 @@ def optimizer_groups(model: TaskModel, method: Method, rate: float = 1e-3, head_
 def step_batch(config: Any, setting: Setting, *, device: torch.device | str = "cpu") -> Batch:
     """A random batch of the shape and objective of ``setting`` for a backbone of this configuration."""
     if setting.objective == "text":
-        return text_batch(
+        batch = text_batch(
             setting.batch, setting.length, vocabulary=config.vocab_size, targets=setting.target_tokens,
             decoder=config.is_encoder_decoder, device=device,
         )  # fmt: skip
-    return random_batch(
-        setting.batch, setting.length, vocabulary=config.vocab_size, outputs=setting.outputs, device=device
-    )
+    else:
+        batch = random_batch(
+            setting.batch, setting.length, vocabulary=config.vocab_size, outputs=setting.outputs, device=device
+        )
+    return padded(batch) if setting.padded else batch
 
 
 def random_batch(

@@ -11,11 +11,11 @@ from bench.models.head import make_head
 from bench.models.text import TextHead
 from bench.schema.forms import Objective
 from bench.schema.jobs import BackboneSpec
-from bench.schema.shape import Setting, StepForm, check_objective
+from bench.schema.shape import Setting, StepForm, check_adapters, check_objective
 
 
 def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str = "") -> dict[str, Any]:
-    """Fields of ``form`` that depend on the backbone, where it leaves them out: the objective, and the loss of text.
+    """Fields of ``form`` that it may leave out, decided: objective, loss of text, type of adapters.
 
     Args:
         spec: A resolved backbone.
@@ -32,6 +32,7 @@ def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str
     settled = form.model_copy(update={"objective": objective})
     try:
         check_objective(settled)
+        check_adapters(settled)
     except ValueError as error:
         raise BenchError(f"{place}{error}") from error
     backbone.check_objective_of(spec, objective)
@@ -53,7 +54,11 @@ def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str
                     f"{place}target_tokens = {targets} is above {most}, the tokens of a row of {length} that follow "
                     "another; lower it"
                 )
-    return {"objective": objective, "loss": (form.loss or "full") if objective == "text" else None}
+    return {
+        "objective": objective,
+        "loss": (form.loss or "full") if objective == "text" else None,
+        "adapter_dtype": (form.adapter_dtype or "float32") if form.dtype == "bfloat16" else None,
+    }
 
 
 def outputs_of(objective: Objective | None) -> int:

@@ -9,6 +9,8 @@ from bench.errors import BenchError
 Status = Literal["ok", "oom", "nan", "timeout", "crashed", "failed"]
 Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
 """``bfloat16_autocast``: forward under autocast, frozen matrices bfloat16, vectors and all that trains float32."""
+AdapterDtype = Literal["float32", "model"]
+"""Type of what a method adds beside a backbone in bfloat16: float32, as peft has it by default, or the backbone's."""
 Attention = Literal["sdpa", "eager"]
 Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
 Weights = Literal["native", "nf4"]

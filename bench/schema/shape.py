@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bench.schema.forms import Attention, Dtype, Loss, Objective, Optimizer, Weights
+from bench.schema.forms import AdapterDtype, Attention, Dtype, Loss, Objective, Optimizer, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,9 @@ class StepForm(BaseModel):
 
     dtype: Dtype = "float32"
     """Type of weights and computation."""
+    adapter_dtype: AdapterDtype | None = None
+    """Type of what a method adds to a backbone in bfloat16; ``float32`` where left out, and ``model`` in records from
+    before it was asked for. None beside the other types: what trains is float32 there."""
     attention: Attention = "sdpa"
     """Attention implementation."""
     optimizer: Optimizer = "adamw_fused"
@@ -55,7 +58,7 @@ class StepShape(StepForm):
 
 
 class Decided(StepForm):
-    """A form with a settled objective: where none is given it is ``classes``, and the loss of text ``full``."""
+    """A settled form: objective ``classes``, loss of text ``full``, ``adapter_dtype`` ``model`` where none is given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -64,12 +67,24 @@ class Decided(StepForm):
             return values
         objective = values.get("objective") or "classes"
         loss = values.get("loss") or ("full" if objective == "text" else None)
-        return values | {"objective": objective, "loss": loss}
+        adapters = values.get("adapter_dtype") or ("model" if values.get("dtype") == "bfloat16" else None)
+        return values | {"objective": objective, "loss": loss, "adapter_dtype": adapters}
 
     @model_validator(mode="after")
-    def _loss_of_text(self) -> "Decided":
+    def _fits(self) -> "Decided":
         check_objective(self)
+        check_adapters(self)
         return self
+
+
+def check_adapters(form: StepForm) -> None:
+    """Hold the type of adapters against that of the step.
+
+    Raises:
+        ValueError: It is given, and the step is in a type beside which adapters are float32 anyway.
+    """
+    if form.adapter_dtype is not None and form.dtype != "bfloat16":
+        raise ValueError(f"adapter_dtype = {form.adapter_dtype} is of dtype bfloat16, not of {form.dtype}; omit it")
 
 
 def check_objective(form: StepForm) -> None:
@@ -91,6 +106,9 @@ class Setting(StepShape, Decided):
     """How the backbone's frozen linear weights are stored."""
     device: str = "cpu"
     """``cpu`` or ``cuda``: where a real step runs, or whose forms a count on fake tensors imitates."""
+    padded: bool = False
+    """Whether rows are of unequal length, the last one half padded: attention then gets a mask, for which transformers
+    leaves the kernels that need none."""
     outputs: int = 2
     """Outputs of a head of classes or scores; without meaning for text."""
 
@@ -100,6 +118,11 @@ class Setting(StepShape, Decided):
         import torch
 
         return torch.float32 if self.dtype == "float32" else torch.bfloat16
+
+    @property
+    def widened(self) -> bool:
+        """Whether what a method adds is float32 beside a backbone in bfloat16, without autocast."""
+        return self.adapter_dtype == "float32"
 
     @property
     def autocast(self) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 
 from bench import registry
 from bench.count.attribution import Origin
-from bench.count.step import TrainingStep, adapt, optimizer_groups, randomise, step_batch
+from bench.count.step import TrainingStep, adapt, kept_narrow, optimizer_groups, randomise, step_batch
 from bench.errors import BenchError
 from bench.method import Method
 from bench.models.head import TaskModel, check_positions
@@ -92,7 +92,7 @@ class Models:
             randomise(model.body)
         groups = optimizer_groups(model, method, self.probe.learning_rate, self.probe.head_learning_rate)
         make = functools.partial(make_optimizer, form=self.probe.optimizer)
-        notes: list[str] = []
+        notes = kept_narrow(method, model, origin, self.setting)
         optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
         batch = self.batch(self.probe.batch, self.probe.length)
         frozen = contract.starts(model.body) if contract else None

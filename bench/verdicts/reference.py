@@ -191,7 +191,7 @@ def _shape_key(shape: Shape) -> dict[str, Any]:
     return {name: value for name, value in key.items() if (name, value) not in _FIRST}
 
 
-_FIRST = (("clipping", False), ("objective", "classes"))
+_FIRST = (("clipping", False), ("objective", "classes"), ("adapter_dtype", "model"))
 
 
 def _exact_figures(record: CostRecord) -> dict[str, Exact]:

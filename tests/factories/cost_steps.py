@@ -52,7 +52,16 @@ def real_step(shape: BackboneSpec, name: str, setting: Setting, **config: object
     batch = step_batch(bare.config, setting)
     said = tuple(notes)
     return TrainingStep(
-        method, parsed, model, origin, optimizer, batch, setting.autocast, said, clipping=setting.clipping
+        method,
+        parsed,
+        model,
+        origin,
+        optimizer,
+        batch,
+        setting.autocast,
+        said,
+        clipping=setting.clipping,
+        padded=setting.padded,
     )
 
 

@@ -30,12 +30,12 @@ def test_a_sweep_has_the_form_of_its_steps(kind):
 
 
 def test_a_step_is_made_from_another_ones_fields():
-    cost = CostTable(batch=8, length=128, dropout=0.1, checkpointing=True, optimizer="sgd")
+    cost = CostTable(batch=8, length=128, dropout=0.1, checkpointing=True, optimizer="sgd", objective="classes")
     assert Setting(**cost.step()).step() == cost.step()
 
 
 def test_a_sweep_gives_the_step_at_each_value():
-    table = SweepTable(vary="length", values=(16, 32), batch=4)
+    table = SweepTable(vary="length", values=(16, 32), batch=4, objective="classes")
     sweep = {"id": "", "suite": "s", "backbone": {"name": "tiny", "weights": "random"}, "methods": (), "title": "t"}
     made = Sweep(**sweep, **table.model_dump(exclude={"name", "backbone", "methods"}))
     assert made.shape_at(32) == StepShape(batch=4, length=32)

@@ -303,7 +303,8 @@ def timed_on(results: Results, shape: Shape) -> str:
 
 def shape_line(shape: Shape | Setting) -> str:
     """What a step was measured or counted on, in words, with the objective and its loss."""
-    rare = [name for name in ("checkpointing", "clipping", "compiled") if getattr(shape, name, False)]
+    rare = [name for name in ("checkpointing", "clipping", "padded", "compiled") if getattr(shape, name, False)]
+    rare += [f"{shape.adapter_dtype} adapters"] if shape.adapter_dtype == "float32" else []
     rare += [] if shape.weights == "native" else [f"{shape.weights} weights"]
     rare += [fmt.plural(shape.threads, "thread")] if isinstance(shape, Shape) else []
     parts = (

@@ -34,6 +34,7 @@ def title(results: Results, name: str) -> str:
     """``batch: bert-base, 128 tokens, float32, sdpa, adamw_fused``; only what the suite says."""
     asked = _asked(results, name)
     parts = [still(asked), *facts.objective_words(asked), asked.dtype, asked.optimizer]
+    parts += [f"{asked.adapter_dtype} adapters"] if asked.adapter_dtype else []
     parts += [f"dropout {asked.dropout:g}"] if asked.dropout else []
     parts += [name for name in ("checkpointing", "clipping") if getattr(asked, name)]
     parts += ["CUDA's forms"] if asked.device == "cuda" else []
