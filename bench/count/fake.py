@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import masking_utils
 
 from bench.count.chunked import as_on_cuda
@@ -251,18 +252,17 @@ class Padded(TorchDispatchMode):
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._of_mask = {id(mask): mask}
-        """Held, so that no id is used again."""
+        self._of_mask = WeakIdKeyDictionary({mask: None})  # not held: what a step frees must be freed
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        masks = [id(value) in self._of_mask for value in given]
+        masks = [value in self._of_mask for value in given]
         if func is torch.ops.aten._local_scalar_dense.default and any(masks) and given[0].dtype == torch.bool:
             return False
         result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result) if any(masks) else ():
             if isinstance(value, Tensor) and (all(masks) or not value.dtype.is_floating_point):
-                self._of_mask[id(value)] = value
+                self._of_mask[value] = None
         return result
 
 

@@ -38,7 +38,7 @@ def test_a_sweep_gives_the_step_at_each_value():
     table = SweepTable(vary="length", values=(16, 32), batch=4, objective="classes")
     sweep = {"id": "", "suite": "s", "backbone": {"name": "tiny", "weights": "random"}, "methods": (), "title": "t"}
     made = Sweep(**sweep, **table.model_dump(exclude={"name", "backbone", "methods"}))
-    assert made.shape_at(32) == StepShape(batch=4, length=32)
+    assert made.shape_at(32) == StepShape(batch=4, length=32, objective="classes")
 
 
 @pytest.mark.parametrize("name", suite_names())
