@@ -71,6 +71,7 @@ class ResolvedSweep(_Table):
     length: int | None = None
     attention: str = ""
     dtype: str = ""
+    adapter_dtype: str | None = None
     optimizer: str = ""
     device: str = ""
     checkpointing: bool = False

@@ -42,8 +42,10 @@ def types(step: Any, *, trains: bool) -> set[torch.dtype]:
     return {p.dtype for p in step.model.body.parameters() if p.requires_grad == trains}
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("family", "objective"), [("bert", "classes"), ("llama", "text")])
+CASES = [(name, *of) for name in METHODS for of in (("bert", "classes"), ("llama", "text"))] + [("lst", "t5", "text")]
+
+
+@pytest.mark.parametrize(("name", "family", "objective"), CASES)
 def test_what_a_built_in_method_adds_is_float32_on_real_and_fake_tensors(
     name: str, family: str, objective: str, tmp_path: Path
 ) -> None:
