@@ -35,11 +35,13 @@ class HoulsbyConfig(MethodConfig):
 class HoulsbyAdapter(Method):
     """``A(h) = h + W_up gelu(W_down h + b_down) + b_up``, two in each layer.
 
-    One after attention and one after the FFN, on the sublayer's result after its dropout and before the residual sum.
+    One after attention and one after the FFN, on the sublayer's result after its dropout and before the residual sum. A
+    decoder beside an encoder has none after its cross-attention, as in the code of the paper on Ladder Side-Tuning.
     Matrices start from a normal of 1e-3 truncated at two deviations, biases at zero: near the identity, not at it.
 
     Paper: Houlsby et al., ICML 2019, arXiv:1902.00751.
-    Trains: ``2 L (2 d m + m + d)`` parameters (bert-base, m = 64: 2,379,264; 2,417,664 with its 25 norms).
+    Trains: ``2 L (2 d m + m + d)`` parameters (bert-base, m = 64: 2,379,264; 2,417,664 with its 25 norms; t5-base's 24
+    layers, m = 48: 3,578,112).
     Backward: saves the adapters' inputs and bottlenecks and crosses every map above layer 0's attention.
     Merging: none; a non-linearity stands between the two maps.
     Use: where tasks are modules that plug into one untouched backbone and inference may take longer: two small maps in

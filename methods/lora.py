@@ -88,7 +88,7 @@ class LoRA(LowRankMethod):
 
     Paper: Hu et al., ICLR 2022, arXiv:2106.09685.
     Trains: ``r (in + out)`` parameters a target, ``out`` being the slice where query, key and value are one fused map
-    (bert-base, query and value, r = 8: 294,912).
+    (bert-base, query and value, r = 8: 294,912). Targets of attention stand in cross-attention too (t5-base: 884,736).
     Backward: rank-r weight gradients only, from x and ``x A^T``, but input gradients of every frozen map above the
     lowest target: about half of full, not nothing.
     Merging: ``W + (alpha / r) B A`` is the backbone's own structure again, and unmerging subtracts it.

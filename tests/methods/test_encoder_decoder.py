@@ -1,6 +1,7 @@
 """What a whole T5 is and what methods train of it, beside what the paper on Ladder Side-Tuning prints of T5-base."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.factories.cost_steps import fake_counts, tiny_shape
 from tests.methods.adapted import adapt, count, randomise, trained
 from tests.methods.families import ENCODER_DECODERS, batch, beside_decoder, tiny
 
+METHODOLOGY = Path(__file__).resolve().parents[2] / "METHODOLOGY.md"
 D, F, VOCABULARY, HEADS = 768, 3072, 32_128, 12
 
 
@@ -106,6 +108,8 @@ def test_shares_that_the_paper_on_ladder_side_tuning_prints(name: str):
     assert count(adapt(name, whole(), **config)[1]) == expected
     assert described("t5-base").parameters - PRINTED_OF == (VOCABULARY - 32_100) * D
     assert round(100 * (expected + biases) / PRINTED_OF, 2) == per_cent
+    share = round(100 * expected / PRINTED_OF, 2)
+    assert f"| {expected:,} | {share:.2f} | {per_cent:.2f}" in METHODOLOGY.read_text()
 
 
 def test_bitfit_of_the_paper_trains_biases_that_t5_has_not():
