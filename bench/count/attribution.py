@@ -46,6 +46,9 @@ class Origin:
     def __init__(self, backbone: nn.Module, blocks: Sequence[str] | None = None) -> None:
         blocks = [layer.path for layer in anatomy(backbone).layers] if blocks is None else blocks
         self.depth = len(blocks)
+        self.ladders: frozenset[str] | None = None
+        """Paths of a method's lists with one entry a layer, where they are known: at a depth of 2 any pair looks like
+        one."""
         self.modules: dict[nn.Module, str] = {}
         self.parameters: dict[Tensor, str] = {}
         for path, module in backbone.named_modules():
@@ -78,7 +81,13 @@ class Places:
         self._modules: dict[nn.Module, Place] = {m: _own(layer) for m, layer in origin.modules.items()}
         self._storages: dict[int, Place] = {}
         added = [(path, module) for path, module in body.named_modules() if module not in origin.modules]
-        ladders = {path: len(module) - origin.depth for path, module in added if _is_ladder(module, origin.depth)}
+        known = origin.ladders
+        ladders = {
+            path: len(module) - origin.depth
+            for path, module in added
+            if (_is_ladder(module, origin.depth) if known is None else path in known)
+        }
+        self.ladders = frozenset(ladders)
         labels: dict[str, str] = {}
         for path, module in body.named_modules():
             labels[path] = origin.modules.get(module) or _rung(path, ladders, labels)

@@ -132,22 +132,27 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
     Raises:
         BenchError: The family cannot carry the method in this setting.
     """
-    build = _builder(spec, method, config, setting)
+    adapted = Adapted(spec, method, config, setting)
     with without_data(setting.device):
-        step = build()
+        step = adapted.step()
         ledger = count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
         held, peak, _ = measure_step(step)
         if not registry.built_in(method):  # those are proven on padded rows of every family by the project's tests
             prove_graph(step)
-        trained = trainable(step.model.body)
-        delta = stored_bytes(method, finalize(method, step.model.body), trained)
-        notes = (*notes_of(method, step.model.body), *step.notes)
-        stored, peak = _corrected(held, peak, step.origin, setting)
-        if stored.weights != held.weights:  # packed, and what unpacks them is not among the operations of this step
-            ledger = dataclasses.replace(ledger, traffic_bytes=None, work={})
-        counts = summary(step.model, ledger, stored, peak, delta, notes)
+        counts = counted(adapted, ledger, held, peak, step.notes)
         hold(step)
         return counts
+
+
+def counted(adapted: "Adapted", ledger: Ledger, held: Bytes, peak: PeakMemory, notes: Iterable[str]) -> Counts:
+    """Bring the figures of a step of ``adapted`` together, with what no tensor without data shows."""
+    model, method = adapted.model, adapted.method
+    delta = stored_bytes(method, finalize(method, model.body), trainable(model.body))
+    notes = (*notes_of(method, model.body), *notes)
+    stored, peak = corrected(held, peak, adapted)
+    if stored.weights != held.weights:  # packed, and what unpacks them is not among the operations of this step
+        ledger = dataclasses.replace(ledger, traffic_bytes=None, loads=())
+    return summary(model, ledger, stored, peak, delta, notes)
 
 
 def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Ledger:
@@ -156,9 +161,9 @@ def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting)
     Raises:
         BenchError: The family cannot carry the method in this setting.
     """
-    build = _builder(spec, method, config, setting)
+    adapted = Adapted(spec, method, config, setting)
     with without_data(setting.device):
-        step = build()
+        step = adapted.step()
         return count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
 
 
@@ -166,11 +171,11 @@ def peak_of(
     spec: BackboneSpec, method: Method, config: Any, setting: Setting, *, accumulating: bool = False
 ) -> PeakMemory:
     """Peaks of one training step alone, in half the time of ``count``; also of one that adds up several batches."""
-    build = _builder(spec, method, config, setting)
+    adapted = Adapted(spec, method, config, setting)
     with without_data(setting.device):
-        step = build()
+        step = adapted.step()
         held, peak, _ = measure_step(Accumulated(step) if accumulating else step)
-        return _corrected(held, peak, step.origin, setting)[1]
+        return corrected(held, peak, adapted)[1]
 
 
 def summary(
@@ -204,35 +209,43 @@ def _left_out(ledger: Ledger) -> list[str]:
     return [f"FLOPs leave out {names}: there is no formula for them here (METHODOLOGY.md, FLOPs)"] if names else []
 
 
-def _builder(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Callable[[], TrainingStep]:
-    """Build the model on the meta device, now; the step on fake tensors once called among them.
+class Adapted:
+    """A backbone of one depth with a method on it, on the meta device: what steps on fake tensors are built of.
 
     Modules cannot change their type or device among fake tensors, and some families draw weights by value.
-    """
-    bare = shape_for(spec, setting)  # no file of weights is read
-    shape = bare.config
-    own = {} if registry.ours(method) else dict(bare.named_parameters())
-    with Writes(own) if own else contextlib.nullcontext() as writes:
-        origin, model = adapt(bare, method, config, make_objective(bare, setting), setting)
-    written = _written(Frozen(own, model.body), writes) if writes else ()
-    narrow = kept_narrow(method, model, origin, setting)
 
-    def build() -> TrainingStep:
+    Raises:
+        BenchError: The family cannot carry the method in this setting.
+    """
+
+    def __init__(self, spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> None:
+        self.method, self.config, self.setting = method, config, setting
+        bare = shape_for(spec, setting)  # no file of weights is read
+        self.shape = bare.config
+        self._own = {} if registry.ours(method) else dict(bare.named_parameters())
+        with Writes(self._own) if self._own else contextlib.nullcontext() as writes:
+            self.origin, self.model = adapt(bare, method, config, make_objective(bare, setting), setting)
+        written = _written(Frozen(self._own, self.model.body), writes) if writes else []
+        self.notes = (*written, *kept_narrow(method, self.model, self.origin, setting))
+        """What a reader must know of how it was built."""
+
+    def step(self) -> TrainingStep:
+        """The step on fake tensors, once, inside ``without_data``: the model's own tensors give way to them."""
+        method, model, setting = self.method, self.model, self.setting
         fakes = fakeify(model, setting.device)
-        origin.replaced(fakes)
+        self.origin.replaced(fakes)
         groups = optimizer_groups(model, method)
         eight_bit = setting.optimizer == "adamw_8bit"  # its library has no fake kernels
         make = EightBitState if eight_bit else functools.partial(make_optimizer, form=setting.optimizer)
-        notes: list[str] = [*written, *narrow]
+        notes: list[str] = [*self.notes]
         optimizer = optimizer_for(method, model.body, groups, make=make, notes=notes)
-        batch = step_batch(shape, setting)
+        own = self._own
         frozen = Frozen({name: fakes.get(p, p) for name, p in own.items()}, model.body) if own else None
+        batch = step_batch(self.shape, setting)
         return TrainingStep(
-            method, config, model, origin, optimizer, batch, setting.autocast, tuple(notes), frozen, setting.clipping,
-            setting.padded,
+            method, self.config, model, self.origin, optimizer, batch, setting.autocast, tuple(notes), frozen,
+            setting.clipping, setting.padded,
         )  # fmt: skip
-
-    return build
 
 
 def _written(frozen: Frozen, writes: Writes) -> list[str]:
@@ -242,8 +255,9 @@ def _written(frozen: Frozen, writes: Writes) -> list[str]:
     return [f"apply() writes into frozen weights of the backbone: {names[0]}{more}"] if names else []
 
 
-def _corrected(held: Bytes, peak: PeakMemory, origin: Origin, setting: Setting) -> tuple[Bytes, PeakMemory]:
+def corrected(held: Bytes, peak: PeakMemory, adapted: Adapted) -> tuple[Bytes, PeakMemory]:
     """Add what no fake tensor shows: 4-bit storage of frozen weights, CUDA's workspace."""
+    origin, setting = adapted.origin, adapted.setting
     if setting.weights == "nf4":
         frozen = [w for m, place in origin.modules.items() if place.startswith("layer_") for w in _frozen_linear(m)]
         saved = sum(w.nbytes - round(NF4_BYTES * w.numel()) for w in frozen)

@@ -30,16 +30,17 @@ from bench.training.blame import hook_of, reason_of
 
 
 @contextlib.contextmanager
-def without_data(device: str = "cpu") -> Iterator[FakeTensorMode]:
+def without_data(device: str = "cpu", mode: FakeTensorMode | None = None) -> Iterator[FakeTensorMode]:
     """Let everything inside run on fake tensors of device cpu.
 
     A fake CUDA device needs a CUDA build of torch; with ``device = "cuda"`` the CPU's forms that keep other tensors
-    for backward give way to CUDA's.
+    for backward give way to CUDA's. What was made among the fake tensors of one ``mode`` goes on in the same alone.
     """
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if mode is None else mode
     forms = _cuda_forms() if device == "cuda" else contextlib.nullcontext()
     # transformers asks whether a mask masks anything, unless it sees fake tensors; then it always builds the mask.
     seen = unittest.mock.patch.object(masking_utils, "is_tracing", lambda tensor=None: False)
-    with _unlogged(), FakeTensorMode(allow_non_fake_inputs=True) as mode, _Answers(mode), seen, forms:
+    with _unlogged(), mode, _Answers(mode), seen, forms:
         yield mode
 
 

@@ -5,7 +5,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from bench.count.count import count, ledger_of, peak_of
+from bench.count.count import ledger_of, peak_of
+from bench.count.depth import count
 from bench.errors import BenchError
 from bench.method import Method
 from bench.schema.jobs import BackboneSpec

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.chunked import Taken, inside, taken
 from bench.count.fake import asked_device
-from bench.count.operations import CriticalPath, Product, factors, product, tensors, uncounted
+from bench.count.operations import CriticalPath, Link, Product, factors, product, tensors, uncounted
 from bench.count.roofline import Load, Work
 from bench.count.traffic import traffic
 from bench.schema.record import Flops, MovedBytes, Owners, PathCounts, SavedTensor, Traffic
@@ -42,12 +42,24 @@ class Ledger(StepFigures):
     """
     saved_by_owner: dict[Owner, int]
     """The same bytes by the module whose forward kept them first."""
-    saved: tuple[SavedTensor, ...]
-    """All of these tensors, the largest first."""
+    kept: tuple[SavedTensor, ...]
+    """All of these tensors, as forward kept them one after another."""
     uncounted: tuple[str, ...]
     """Operations of the step that may hold products and have no formula: the FLOPs leave them out."""
-    work: Work
-    """Of all operations that compute, the optimizer's among them."""
+    loads: tuple[tuple[Any, Load], ...]
+    """Of all operations that compute, the optimizer's among them, in turn."""
+    chain: tuple[Link, ...] = ()
+    """Of backward's path, the operations in turn."""
+
+    @property
+    def work(self) -> Work:
+        """How many operations are alike."""
+        return dict(collections.Counter(load for _, load in self.loads))
+
+    @property
+    def saved(self) -> tuple[SavedTensor, ...]:
+        """What is kept, the largest first."""
+        return tuple(sorted(self.kept, key=lambda tensor: -tensor.bytes))
 
 
 def count_step(
@@ -91,7 +103,7 @@ def count_step(
     counter.phase = "optimizer"
     with counter:
         optimize()
-    listed = sorted((tensor for _, tensor in kept.values()), key=lambda tensor: -tensor.bytes)
+    listed = [tensor for _, tensor in kept.values()]
     by_owner: dict[Owner, int] = collections.defaultdict(int)
     for tensor in listed:
         by_owner[tensor.owner] += tensor.bytes
@@ -101,9 +113,10 @@ def count_step(
         traffic_bytes=counter.traffic(),
         saved_activations=sum(by_owner.values()),
         saved_by_owner=dict(by_owner),
-        saved=tuple(listed),
+        kept=tuple(listed),
         uncounted=tuple(sorted(counter.uncounted)),
-        work=dict(counter.work),
+        loads=tuple(counter.loads),
+        chain=tuple(path.chain),
     )
 
 
@@ -165,7 +178,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.phase: Literal["forward", "backward", "optimizer"] = "forward"
         self.keep: Callable[[Tensor], object] = lambda tensor: None
         self.uncounted: set[str] = set()
-        self.work: collections.Counter[Load] = collections.Counter()
+        self.loads: list[tuple[Any, Load]] = []
         self._places = places
         self._nodes: dict[int, _Node] = {}
         self._next = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
@@ -191,7 +204,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = _outer(func, out)
         moved = traffic(func, args, kwargs, out)
         if moved:
-            self.work[Load(_type(args), found.flops, moved) if found else Load("", 0, moved)] += 1
+            self.loads.append((func, Load(_type(args), found.flops, moved) if found else Load("", 0, moved)))
         if self.phase == "optimizer":
             self._updated += moved  # of no owner: one operation may move tensors of all
             return out
@@ -229,8 +242,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._tally[part, place] += flops
         with _Moves() as moves:
             out = inside(*args)
-        self.work += moves.work
-        self._moved[self.phase, place.owner] += sum(load.bytes * times for load, times in moves.work.items())
+        self.loads += moves.loads
+        self._moved[self.phase, place.owner] += sum(load.bytes for _, load in moves.loads)
         for gradient in out[1:]:
             if gradient.numel():
                 self.keep(gradient)
@@ -312,14 +325,14 @@ class _Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.work: collections.Counter[Load] = collections.Counter()
+        self.loads: list[tuple[Any, Load]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if moved := traffic(func, args, kwargs, out):
             found = product(func, args, kwargs, out)
-            self.work[Load(_type(args), found.flops, moved) if found else Load("", 0, moved)] += 1
+            self.loads.append((func, Load(_type(args), found.flops, moved) if found else Load("", 0, moved)))
         return out
 
 

@@ -1,8 +1,10 @@
 """Peak memory of a training step by phase, from the CUDA allocator or by following storages."""
 
+import dataclasses
+import itertools
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -33,6 +35,10 @@ class Step(Protocol):
     def zero(self) -> None: ...  # noqa: D102
 
 
+Event = tuple[Any, int]
+"""Operation that took memory, with the bytes; None with bytes below 0 where some was given back."""
+
+
 class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages of all tensors that operations return, on real, fake and meta tensors alike.
 
@@ -47,19 +53,21 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Bytes that live now."""
         self.peak = 0
         """Largest ``current`` since the last reset."""
+        self.events: list[Event] = []
+        """What was taken and given back, in order."""
         self._rounding = rounding
         self._live: dict[int, int] = {}
 
     def seed(self, held: Iterable[Tensor]) -> None:
         """Count tensors that lived before the tracker was switched on."""
         for tensor in held:
-            self._see(tensor)
+            self._see(tensor, None)
 
     def reset_peak(self) -> None:
         """Start a new phase."""
         self.peak = self.current
 
-    def _see(self, tensor: Tensor) -> None:
+    def _see(self, tensor: Tensor, func: Any) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._live:
@@ -68,10 +76,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live[key] = size
         self.current += size
         self.peak = max(self.peak, self.current)
+        self.events.append((func, size))
         weakref.finalize(storage, self._free, key).atexit = False
 
     def _free(self, key: int) -> None:
-        self.current -= self._live.pop(key, 0)
+        size = self._live.pop(key, 0)
+        self.current -= size
+        self.events.append((None, -size))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (device := asked_device(func, args)) is not None:
@@ -82,7 +93,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             out = func(*args, **(kwargs or {}))
         for tensor in tensors(out):
-            self._see(tensor)
+            self._see(tensor, func)
         return out
 
 
@@ -95,21 +106,74 @@ def measure_step(step: Step) -> tuple[Bytes, PeakMemory, Source]:
     Raises:
         NonFiniteLoss: The loss is NaN or infinite.
     """
+    cuda = next(step.model.parameters()).device.type == "cuda"
+    if not cuda:
+        course = follow_step(step)
+        return course.held, peak_memory(course.peaks), "tracker"
+    _begin(step)
+    peaks, gradients = _by_cuda(step)
+    held = _held(step, gradients)
+    step.zero()
+    return held, peak_memory(peaks), "cuda_allocated"
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """What a step takes and gives back, by the tracker."""
+
+    held: Bytes
+    start: int
+    """Bytes that live before forward."""
+    phases: list[list[Event]]
+    """Of forward, backward and optimizer."""
+    peaks: list[int]
+    """Of each."""
+
+
+def follow_step(step: Step) -> Course:
+    """As ``measure_step`` by the tracker alone, with the whole course of it.
+
+    Raises:
+        NonFiniteLoss: The loss is NaN or infinite.
+    """
+    _begin(step)
+    tracker = Tracker()
+    tracker.seed([*_weights(step.model), *_state(step.optimizer), *step.batch.values()])
+    start, peaks, ends = tracker.current, [], [len(tracker.events)]
+
+    def end_phase() -> None:
+        peaks.append(tracker.peak)
+        ends.append(len(tracker.events))
+        tracker.reset_peak()
+
+    tracker.reset_peak()
+    with tracker:
+        gradients = _phases(step, end_phase)
+    phases = [tracker.events[first:last] for first, last in itertools.pairwise(ends)]
+    held = _held(step, gradients)
+    step.zero()
+    return Course(held, start, phases, peaks)
+
+
+def peak_memory(peaks: Sequence[int]) -> PeakMemory:
+    """Peaks of forward, backward and optimizer, with the largest."""
+    forward, backward, optimizer = peaks
+    return PeakMemory(forward=forward, backward=backward, optimizer=optimizer, step=max(peaks))
+
+
+def _begin(step: Step) -> None:
     step.zero()
     if not step.optimizer.state:
         _make_state(step)
-    cuda = next(step.model.parameters()).device.type == "cuda"
-    peaks, gradients = _by_cuda(step) if cuda else _by_tracker(step)
-    held = Bytes(
+
+
+def _held(step: Step, gradients: int) -> Bytes:
+    return Bytes(
         weights=nbytes(_weights(step.model)),
         gradients=gradients,
         optimizer_state=nbytes(_state(step.optimizer)),
         saved_activations=0,
     )
-    step.zero()
-    forward, backward, optimizer = peaks
-    peak = PeakMemory(forward=forward, backward=backward, optimizer=optimizer, step=max(peaks))
-    return held, peak, "cuda_allocated" if cuda else "tracker"
 
 
 def _make_state(step: Step) -> None:
@@ -136,21 +200,6 @@ def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def _gradients(model: nn.Module) -> int:
     return nbytes(p.grad for p in model.parameters() if p.grad is not None)
-
-
-def _by_tracker(step: Step) -> tuple[list[int], int]:
-    tracker = Tracker()
-    tracker.seed([*_weights(step.model), *_state(step.optimizer), *step.batch.values()])
-    peaks: list[int] = []
-
-    def end_phase() -> None:
-        peaks.append(tracker.peak)
-        tracker.reset_peak()
-
-    tracker.reset_peak()
-    with tracker:
-        gradients = _phases(step, end_phase)
-    return peaks, gradients
 
 
 def _by_cuda(step: Step) -> tuple[list[int], int]:

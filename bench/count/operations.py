@@ -339,6 +339,8 @@ ALLOCATIONS = frozenset(
 tensors alone is a new one."""
 
 _Storages = set[StorageWeakRef]
+Link = tuple[Any, tuple[int, ...]]
+"""An operation that computes, and how many operations before it those stand whose content it needs, the last first."""
 
 
 class CriticalPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -365,6 +367,8 @@ class CriticalPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Longest chain of operations that each need the one before: what remains with any number of processors."""
         # Kept weakly: no memory is held, and yet no storage gets the address of one that this knows.
         self._depths: dict[StorageWeakRef, int] = {}
+        self.chain: list[Link] = []
+        self._fillers: dict[StorageWeakRef, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (device := asked_device(func, args)) is not None:
@@ -384,6 +388,10 @@ class CriticalPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flops += found.flops if found else 0
         self.depth = max(self.depth, reached)
         self._depths.update(dict.fromkeys(filled, reached))
+        number = len(self.chain)
+        needed = {self._fillers[storage] for storage in given if storage in self._fillers}
+        self.chain.append((func, tuple(sorted(number - filler for filler in needed))))
+        self._fillers.update(dict.fromkeys(filled, number))
 
 
 def _storages(tree: Any) -> _Storages:

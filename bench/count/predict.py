@@ -15,7 +15,7 @@ from bench.schema.record import MeanBatch, Prediction, RowLengths, Trainable
 from bench.schema.shape import Setting, StepShape
 
 if TYPE_CHECKING:
-    from bench.count.count import Counts
+    from bench.count.depth import Counting
     from bench.count.lengths import Lengths
     from bench.count.roofline import Rates
 
@@ -332,17 +332,18 @@ def _counted(
     rates: "Rates | None", say: Callable[[str], object] | None, fit: Callable[[int], object], mean: Setting | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Fields of a `Prediction`; with ``say`` also what to change where the step does not fit."""
-    from bench.count.count import count
+    from bench.count.depth import count, counting
     from bench.count.fake import uncounted
     from bench.count.fitting import Step
 
     method, config = registry.make(*asked, "--method")
     fit(method.reserved_positions(config))
     try:
-        counts = count(spec, method, config, setting)
+        found = counting(spec, method, config, setting)
+        counts = found.counts
         row = counts.figures(Prediction)
         if room is not None:
-            row |= _capacity(spec, method, config, setting, counts, room.usable) | room._asdict()
+            row |= _capacity(found, setting.batch, room.usable) | room._asdict()
             if say is not None and not row["fits"]:
                 flops = counts.flops.forward + counts.flops.backward
                 row["changes"] = Step(
@@ -367,19 +368,15 @@ def _counted(
     return row
 
 
-def _capacity(
-    spec: BackboneSpec, method: Any, config: Any, setting: Setting, counts: "Counts", device_memory: int
-) -> dict[str, Any]:
-    from bench.count.count import peak_of
+def _capacity(found: "Counting", batch: int, device_memory: int) -> dict[str, Any]:
+    step = found.counts.peak.step
 
-    def peak(batch: int) -> int:
-        if batch == setting.batch:
-            return counts.peak.step
-        return peak_of(spec, method, config, setting.model_copy(update={"batch": batch})).step
+    def peak(rows: int) -> int:
+        return step if rows == batch else found.peak(rows).step
 
     return {
-        "fits": counts.peak.step <= device_memory,
-        "largest_batch": largest_within(peak, device_memory, setting.batch),
+        "fits": step <= device_memory,
+        "largest_batch": largest_within(peak, device_memory, batch),
     }
 
 

@@ -73,7 +73,7 @@ def _counted(sweep: Sweep, spec: MethodSpec, value: int) -> Findings:
 
 
 def _count(sweep: Sweep, spec: MethodSpec, value: int) -> "Counts":
-    from bench.count.count import count
+    from bench.count.depth import count
     from bench.models.head import check_positions
     from bench.models.objective import shape_for
     from bench.schema.shape import Setting

@@ -1,0 +1,153 @@
+"""A deep step follows from three shallow ones, field by field, or is counted whole."""
+
+import dataclasses
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import registry
+from bench.count import count as whole
+from bench.count import depth
+from bench.count.pattern import Item, Pattern, Uneven
+from bench.count.predict import setting_for
+from bench.errors import BenchError
+from bench.models import backbone
+from bench.schema.shape import StepShape
+from methods import BUILTIN
+
+QUICK = [
+    ("bert-base", 10, "full", {"optimizer": "adamw_foreach"}),
+    ("llama-3.2-3b", 10, "lora", {"dtype": "bfloat16", "loss": "chunked"}),
+    ("gpt2", 12, "prefix_tuning", {"clipping": True}),
+    ("qwen3-0.6b", 12, "lst", {"checkpointing": True}),
+]
+FORMS = [
+    {},
+    {"optimizer": "adamw_foreach", "dtype": "bfloat16_autocast"},
+    {"optimizer": "adamw_loop", "checkpointing": True},
+    {"optimizer": "sgd", "dropout": 0.1, "clipping": True},
+    {"optimizer": "adamw_8bit", "dtype": "bfloat16", "objective": "classes"},
+]
+SHAPES = {"bert-base": 16, "gpt2": 16, "llama-3.2-3b": 16, "gemma-3-1b": 50, "gemma-2-2b": 26, "qwen3-0.6b": 16,
+          "t5-base-encoder": 16}  # fmt: skip
+
+
+def case(name, layers, method, form):
+    spec = dataclasses.replace(backbone.shape_of(name), layers=layers)
+    setting = setting_for(name, StepShape(batch=2, length=32, **form), weights="native", device="cuda")
+    setting = setting.model_copy(update={"attention": backbone.attention_of(spec)})
+    return spec, *registry.make(*registry.parse_spec(method, "test"), "test"), setting
+
+
+def differing(found, expected):
+    return [f.name for f in dataclasses.fields(expected) if getattr(found, f.name) != getattr(expected, f.name)]
+
+
+def refuse(*args):
+    raise AssertionError("it was counted whole")
+
+
+# What follows is what is there
+
+
+@pytest.mark.parametrize(("name", "layers", "method", "form"), QUICK)
+def test_figures_of_a_deep_step_follow_from_shallow_ones(name, layers, method, form, monkeypatch):
+    given = case(name, layers, method, form)
+    expected = whole.count(*given)
+    peak = whole.peak_of(*given[:3], given[3].model_copy(update={"batch": 5}))
+    monkeypatch.setattr(whole, "count", refuse)
+    monkeypatch.setattr(whole, "peak_of", refuse)
+    found = depth.counting(*given)
+    assert differing(found.counts, expected) == []
+    assert found.peak(5) == peak
+
+
+def test_a_hundred_layers_cost_no_more_operations_than_ten(monkeypatch):
+    passes = []
+    follow = depth.follow_step
+    monkeypatch.setattr(depth, "follow_step", lambda step: passes.append(step.origin.depth) or follow(step))
+    for layers in (10, 100):
+        depth.count(*case("llama-3.2-3b", layers, "lora", {}))
+    assert passes == 2 * [1, 2, 3]
+
+
+@pytest.mark.parametrize("method", ["lst(layers=[0, 7])", "lst(layers=[2, 5, 9])"])
+def test_layers_that_are_named_are_counted_where_they_are(method):
+    given = case("bert-base", 10, method, {})
+    assert differing(depth.count(*given), whole.count(*given)) == []
+
+
+def test_windows_of_attention_are_found(monkeypatch):
+    spec, *_, setting = case("gemma-2-2b", 26, "lora", {})
+    assert depth._ladder(spec, setting) == (2, 2, 26)
+    spec, *_, setting = case("gemma-3-1b", 50, "lora", {})
+    assert depth._ladder(spec, setting) == (2, 6, 50)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())) or "plain")
+@pytest.mark.parametrize("method", BUILTIN)
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_method_on_every_kind_of_backbone(name, method, form):
+    if backbone.usual_objective(backbone.shape_of(name)) != "text":
+        form = {k: v for k, v in form.items() if k != "objective"}
+    given = case(name, SHAPES[name], method, form)
+    try:
+        expected = whole.count(*given)
+    except BenchError:
+        with pytest.raises(BenchError):
+            depth.count(*given)
+        return
+    found = depth.counting(*given)
+    assert differing(found.counts, expected) == []
+    assert found.peak(3) == whole.peak_of(*given[:3], given[3].model_copy(update={"batch": 3}))
+
+
+# Lists
+
+
+runs = st.lists(st.integers(-3, 3).filter(bool), min_size=1, max_size=6)
+
+
+def listed(parts, periods, marked):
+    """Head, a layer ``periods`` times, middle, another ``periods`` times, tail; ``marked``: all its own."""
+    times = (1, periods, 1, periods, 1)
+    sizes = [
+        (part if marked else 0, size)
+        for part, (own, n) in enumerate(zip(parts, times, strict=True))
+        for size in n * own
+    ]
+    return [Item(key, (size,)) for key, size in sizes]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(runs, runs, runs, runs, runs), st.integers(1, 4), st.integers(1, 30), st.booleans())
+def test_a_list_of_any_depth_follows_with_its_largest_sum(parts, first, times, marked):
+    try:
+        pattern = Pattern([listed(parts, first + more, marked) for more in range(3)])
+    except Uneven:
+        assert not marked  # parts that look alike may leave nothing to follow, and never something else
+        return
+    expected = listed(parts, first + times, marked)
+    assert [item.sizes for item in pattern.at(times)] == [item.sizes for item in expected]
+    sums = list(itertools.accumulate((item.sizes[0] for item in expected), initial=100))
+    assert pattern.sums(times, 100) == (max(sums), sums[-1])
+
+
+def test_what_grows_with_the_depth_is_followed_along_a_line():
+    lists = [[Item("stack", (10 * depth,)), *(Item("layer", (7,), (i,)) for i in range(depth))] for depth in (2, 3, 4)]
+    assert Pattern(lists).at(5) == [Item("stack", (70,)), *(Item("layer", (7,), (i,)) for i in range(7))]
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 4), (1, 1, 2), (5, 3, 5)])
+def test_what_leaves_the_line_is_uneven(sizes):
+    with pytest.raises(Uneven):
+        Pattern([[Item("all", (size,))] for size in sizes]).at(4)
+
+
+def test_a_third_depth_that_differs_is_uneven():
+    lists = [[Item("a"), *n * [Item("b")], *more] for n, more in ((1, []), (2, []), (3, [Item("c")]))]
+    with pytest.raises(Uneven):
+        Pattern(lists)
