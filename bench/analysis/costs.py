@@ -85,7 +85,20 @@ def _row(record: CostRecord, baseline: CostRecord | None) -> dict[str, Any]:
         row |= {column: figures.read(record, path) for column, path in figure.columns.items()}
     for prefix, timing in _timings(record).items():
         row |= _timing(prefix, timing)
-    return row
+    return row | _throughput(record)
+
+
+THROUGHPUT = ("step_tokens_per_second", "step_target_tokens_per_second")
+"""Columns that the median time of a step and its shape give."""
+
+
+def _throughput(record: CostRecord) -> dict[str, float]:
+    """Tokens of a step, and those with a next-token target where the shape says how many, over its median time."""
+    if record.step_seconds is None or not record.step_seconds.median:
+        return {}
+    rows = record.shape.batch / record.step_seconds.median
+    tokens = (record.shape.length, record.shape.target_tokens)
+    return {name: rows * held for name, held in zip(THROUGHPUT, tokens, strict=True) if held is not None}
 
 
 def _timings(record: CostRecord) -> dict[str, Timing | None]:
@@ -105,7 +118,7 @@ def _cost_columns(batches: Iterable[str]) -> list[str]:
     counted.insert(counted.index("flops_backward") + 1, "flops_backward_ratio")
     times = [f"{name}_{leaf}" for name in timed for leaf in figures.OF_A_TIME]
     beside = ["peak_memory_source", "latency_length"]
-    return ["status", *counted, *of("memory"), *beside, *of("inference"), *times, *of("merge")]
+    return ["status", *counted, *of("memory"), *beside, *of("inference"), *times, *THROUGHPUT, *of("merge")]
 
 
 def cost_table(results: "Results", shape: Shape | None = None) -> pd.DataFrame:

@@ -681,7 +681,7 @@ class Prediction(_Frozen):
     estimated_step_seconds: Amount | None = None
     """Least time of a step on a device whose peak rates were given; an estimate, never measured."""
     estimated_tokens_per_second: Amount | None = None
-    """Tokens of a step over that time."""
+    """Tokens of a step over that time; of an encoder-decoder those that the encoder reads."""
     lengths: RowLengths | None = None
     """Of the rows whose longest is the length of the step; None where a length was given."""
     mean_batch: MeanBatch | None = None

@@ -36,6 +36,19 @@ def test_what_was_not_measured_is_missing_and_never_zero():
     assert results([], ["full"]).cost_table().loc["full"].isna().all()
 
 
+def test_tokens_a_second_are_those_of_the_shape_over_the_median_step():
+    text = {"objective": "text", "loss": "target", "target_tokens": 5}
+    for fields, targets in (({}, None), (text, 5)):
+        record = cost("full", shape=fields)
+        table = results([record]).cost_table()
+        rows = record.shape.batch / record.step_seconds.median
+        assert table.loc["full", "step_tokens_per_second"] == pytest.approx(rows * record.shape.length)
+        told = table.loc["full", "step_target_tokens_per_second"]
+        assert math.isnan(told) if targets is None else told == pytest.approx(rows * targets)
+    untimed = results([cost("full", step_seconds=None)]).cost_table()
+    assert math.isnan(untimed.loc["full", "step_tokens_per_second"])
+
+
 def test_inference_stands_beside_the_base_and_what_cannot_merge_has_no_merged_figure():
     table = results([cost("lora(rank=8)"), cost("lst(reduction=8)")]).cost_table()
     lora, lst = table.loc["lora(rank=8)"], table.loc["lst(reduction=8)"]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bench.count.predict import predictions
+from bench.report import format as fmt
 from bench.report.document import Table
 from bench.report.sections import costs
 from bench.report.sections.sweeps import prediction
@@ -68,6 +69,15 @@ def test_a_method_without_some_figures_takes_none_from_the_others(name: str) -> 
                 before, after = cells(table, label), cells(beside[caption], label)
                 changed = {head: (text, after.get(head)) for head, text in before.items() if after.get(head) != text}
                 assert set(changed) <= {"peak memory (counted)", "peak GPU memory"}, changed
+
+
+def test_tokens_a_second_stand_beside_the_times_of_a_step() -> None:
+    whole = records.cost("full")
+    (timed,) = [table for caption, table in tables(whole).items() if caption.startswith("Timed")]
+    assert whole.step_seconds is not None
+    a_second = whole.shape.batch * whole.shape.length / whole.step_seconds.median
+    assert cells(timed, "full")["tokens / s"] == fmt.count(a_second)
+    assert "target tokens / s" not in cells(timed, "full")
 
 
 def test_a_predicted_peak_and_saved_bytes_stand_beside_a_counted_peak() -> None:

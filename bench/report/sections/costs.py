@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from bench.analysis.costs import BASE, INFERENCE, MERGE_TYPES, MODES, measured_batches
+from bench.analysis.costs import BASE, INFERENCE, MERGE_TYPES, MODES, THROUGHPUT, measured_batches
 from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.document import Block, Cell, Column, Section, Table, Text
@@ -246,15 +246,20 @@ def _timed(rows: Rows, results: Results, shape: Shape) -> Table | None:
     baseline = fmt.plain(results.baseline)
     times = {f.name: f.label for f in of_group("timed") if BATCH not in f.path}
     head = ["method", *(name for said in times.values() for name in (said, f"{said} / {baseline}, 95 %"))]
+    rates = {name: said for name, said in TOKENS.items() if any(number(row[name]) is not None for _, row in rows)}
     body = []
     for label, row in rows:
         cells = [word(label)]
         for name in times:
             cells += [figure(fmt.seconds, row[f"{name}_seconds"]), _own(row, name, label == results.baseline)]
+        cells += [figure(fmt.count, row[name]) for name in rates]
         cells += [figure(fmt.exact, row[f"step_{leaf}"]) for leaf in ("blocks", "samples")]
         body.append([*cells, figure(fmt.seconds, row["switch_seconds"])])
     caption = f"Timed: {facts.timed_on(results, shape)}"
-    return table(caption, columns(*head, "blocks", "samples", "switch"), body)
+    return table(caption, columns(*head, *rates.values(), "blocks", "samples", "switch"), body)
+
+
+TOKENS = dict(zip(THROUGHPUT, ("tokens / s", "target tokens / s"), strict=True))
 
 
 def _inference(rows: Rows, length: int | None) -> Table | None:
