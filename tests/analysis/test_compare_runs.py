@@ -326,7 +326,7 @@ def test_a_run_exports_one_row_per_method_and_shape_or_task_with_units_in_the_na
     assert math.isnan(score_row["step_seconds"])
     plain = {"ratio", "low", "high", "blocks", "samples", "interval", "rank", "probability"}
     units = {"bytes", "seconds", "parameters", "points", "gradient", "forward", "backward", "backbone"} | plain
-    units |= {"tokens", "operations", "flops"}
+    units |= {"tokens", "operations", "flops", "second"}
     figures = [name for name in table.columns if table[name].dtype.kind == "f" and name not in ("dropout", "seeds")]
     assert all(
         name.rpartition("_")[2] in units or name.startswith(("merge_error", "batch", "length", "threads", "failed"))

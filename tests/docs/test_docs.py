@@ -98,12 +98,38 @@ def test_every_documented_command_runs(line, tmp_path, monkeypatch):
     assert bench(*words).stdout.strip() or Path(words[words.index("-o") + 1]).stat().st_size
 
 
+JOBS = (
+    USAGE.partition("### How much memory do I need?")[2].partition("\n#")[0].partition("```\n")[2].partition("```")[0]
+)
+
+
+@pytest.mark.parametrize("line", JOBS)
+def test_the_memory_of_a_common_job_is_what_its_command_counts(line):
+    from bench.count.count import peak_of
+    from bench.count.predict import setting_for
+    from bench.report import format as fmt
+    from bench.schema.shape import StepShape
+
+    command, _, answer = line.partition("#")
+    words = shlex.split(command)[4:]
+    flags = {word for word in words if word == "--checkpointing"}
+    words = [word for word in words if word not in flags]
+    given = dict(zip([word.removeprefix("--") for word in words[::2]], words[1::2], strict=True))
+    name, method, weights = given.pop("backbone"), given.pop("method"), given.pop("weights", "native")
+    fields = {key.replace("-", "_").replace("seq", "length"): value for key, value in given.items()}
+    form = StepShape.model_validate(fields | {"checkpointing": bool(flags)})
+    setting = setting_for(name, form, weights=weights, device="cuda")
+    peak = peak_of(backbone.shape_of(name), *registry.make(method, {}), setting).step
+    assert answer.strip().partition(",")[0] == fmt.size(peak)
+
+
 def test_the_usage_page_shows_every_verb_and_every_exit_code():
     from typer.main import get_command
 
     from bench.cli.app import app
 
     assert {line.split()[3] for line in commands(USAGE)} == set(get_command(app).commands)
+    assert len(JOBS) == 5
     assert re.findall(r"^\| (\d+) \|", USAGE, flags=re.MULTILINE) == ["0", "1", "2", "3", "4", "130"]
 
 
