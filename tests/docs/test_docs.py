@@ -98,9 +98,7 @@ def test_every_documented_command_runs(line, tmp_path, monkeypatch):
     assert bench(*words).stdout.strip() or Path(words[words.index("-o") + 1]).stat().st_size
 
 
-JOBS = (
-    USAGE.partition("### How much memory do I need?")[2].partition("\n#")[0].partition("```\n")[2].partition("```")[0]
-)
+JOBS = re.search(r"### How much memory do I need\?\n.*?```\n(.*?)```", USAGE, flags=re.DOTALL)[1].splitlines()
 
 
 @pytest.mark.parametrize("line", JOBS)
