@@ -78,7 +78,7 @@ def training_flops(results: "Results") -> dict[str, Work]:
     """The work of each method whose counts of sweeps give it; the others are left out.
 
     Counts are taken at the methods' own configuration, on a backbone with as many parameters as the scored one, without
-    checkpointing and with fused attention, which is how cells train.
+    checkpointing, with fused attention and under a head of classes, which is how cells train.
     """
     asked = {(r.method.label, r.backbone.parameters) for r in results.score_records if r.backbone}
     points: dict[str, dict[tuple[int, int], int]] = defaultdict(dict)
@@ -93,8 +93,9 @@ def training_flops(results: "Results") -> dict[str, Work]:
 
 def _usable(record: CountRecord) -> bool:
     counted = record.status == "ok" and record.flops is not None and record.backbone is not None
-    plain = record.vary in ("length", "batch") and not record.shape.checkpointing and record.shape.attention == "sdpa"
-    return counted and plain
+    shape = record.shape
+    plain = record.vary in ("length", "batch") and not shape.checkpointing and shape.attention == "sdpa"
+    return counted and plain and shape.objective != "text"  # cells train classes and scores
 
 
 def solved(counted: Mapping[tuple[int, int], int]) -> Work | None:

@@ -56,13 +56,8 @@ def _work(shape: Shape) -> str:
 
 def place(shape: Shape) -> str:
     """A shape in few words: ``32 x 64 float32 sdpa adamw_fused``, and what is not usual."""
-    rare = [name for name in ("checkpointing", "clipping", "compiled") if getattr(shape, name)]
-    rare += [f"dropout {shape.dropout:g}"] if shape.dropout else []
+    rare = [*shape.unusual, *(["compiled"] if shape.compiled else [])]
     rare += [shape.weights] if shape.weights != "native" else []
-    rare += [f"{shape.adapter_dtype} adapters"] if shape.adapter_dtype else []
-    rare += [str(shape.objective)] if shape.objective != "classes" else []
-    rare += [f"{shape.loss} loss"] if shape.loss else []
-    rare += [f"{shape.target_tokens} targets"] if shape.target_tokens else []
     words = (f"{shape.batch} x {shape.length}", shape.dtype, shape.attention, shape.optimizer, *rare)
     return " ".join(words)
 

@@ -221,28 +221,29 @@ def check_fit(plan: Plan) -> None:
     """
     from bench.models.head import check_positions
 
-    for probe in plan.probes:
-        lengths = {"length": probe.length} | ({"latency_length": probe.latency_length} if probe.latency_batches else {})
-        for option, tokens in lengths.items():
-            check_positions(_without_values(probe.backbone, probe.objective), tokens, option=option, at=probe.name)
-    trials: list[tuple[BackboneSpec, Objective | None, MethodSpec, int | None]] = []
-    trials += [(probe.backbone, probe.objective, method, None) for probe in plan.probes for method in probe.methods]
-    trials += [(cell.backbone, "classes", cell.method, cell.recipe["max_length"]) for cell in plan.cells]
     bare = functools.cache(_without_values)  # for its positions: no method is applied to what is kept
-    built: set[str] = set()
-    checked: set[tuple[str, int | None]] = set()
-    for spec, objective, used, length in trials:
-        if used.name not in registry.BUILTIN | registry.BRIDGES or (used.label, length) in checked:
+    for probe in plan.probes:
+        whole = bare(probe.backbone, _kind(probe.objective))
+        check_positions(whole, probe.length, option="length", at=probe.name)
+        if probe.latency_batches:
+            check_positions(whole, probe.latency_length, option="latency_length", at=probe.name)
+    trials: list[tuple[BackboneSpec, MethodSpec, int | None, Objective]] = []
+    trials += [(probe.backbone, used, None, _kind(probe.objective)) for probe in plan.probes for used in probe.methods]
+    trials += [(cell.backbone, cell.method, cell.recipe["max_length"], "classes") for cell in plan.cells]
+    built: set[tuple[str, Objective]] = set()
+    checked: set[tuple[str, int | None, Objective]] = set()
+    for spec, used, length, objective in trials:
+        if used.name not in registry.BUILTIN | registry.BRIDGES or (used.label, length, objective) in checked:
             continue
-        checked.add((used.label, length))
+        checked.add((used.label, length, objective))
         method, config = registry.make(used.name, used.config)
         try:
-            if used.label not in built:
-                built.add(used.label)
+            if (used.label, objective) not in built:
+                built.add((used.label, objective))
                 with contextlib.suppress(NotImplementedError):  # it starts from values, and is tried where they are
                     _built(_without_values(spec, objective), method, config)
             if length is not None:
-                check_positions(bare(spec), length, method.reserved_positions(config))
+                check_positions(bare(spec, objective), length, method.reserved_positions(config))
         except BenchError as error:
             raise BenchError(f"method {used.label}: {error}") from error
 
@@ -380,9 +381,14 @@ def _capacity(found: "Counting", batch: int, device_memory: int) -> dict[str, An
     }
 
 
-def _without_values(spec: BackboneSpec, objective: Objective | None = "classes") -> Any:
-    """The backbone's shape, whatever its weights."""
-    return backbone.load(dataclasses.replace(spec, weights="random"), device="meta", objective=objective or "classes")
+def _without_values(spec: BackboneSpec, objective: Objective) -> Any:
+    """The backbone's shape under ``objective``, whatever its weights."""
+    return backbone.load(dataclasses.replace(spec, weights="random"), device="meta", objective=objective)
+
+
+def _kind(objective: Objective | None) -> Objective:
+    """What ``objective`` stands on: a score on the same backbone as classes."""
+    return "text" if objective == "text" else "classes"
 
 
 def _built(bare: Any, method: Any, config: Any) -> Any:

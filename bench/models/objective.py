@@ -1,7 +1,7 @@
 """What is trained on top of a backbone, by the form of a step: settled for the backbone, and built for it."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,6 +12,9 @@ from bench.models.text import TextHead
 from bench.schema.forms import Objective
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting, StepForm, check_adapters, check_objective
+
+if TYPE_CHECKING:
+    from bench.schema.suite import Suite
 
 
 def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str = "") -> dict[str, Any]:
@@ -59,6 +62,18 @@ def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str
         "loss": (form.loss or "full") if objective == "text" else None,
         "adapter_dtype": (form.adapter_dtype or "float32") if form.dtype == "bfloat16" else None,
     }
+
+
+def objective_of(suite: "Suite", spec: BackboneSpec) -> Objective:
+    """What the methods of a ``suite`` with settled shapes stand on.
+
+    Cells train classes; where none is trained it is the objective of the first shape, or sweep, on ``spec``, and what
+    that has where none says.
+    """
+    if suite.tasks:
+        return "classes"
+    forms: tuple[StepForm, ...] = (*suite.cost, *(sweep for sweep in suite.sweep if sweep.backbone is None))
+    return next((form.objective for form in forms if form.objective), None) or backbone.usual_objective(spec)
 
 
 def outputs_of(objective: Objective | None) -> int:

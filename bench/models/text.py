@@ -74,10 +74,10 @@ class TextHead(nn.Module):
         """Whether the state at a token tells the next one; a decoder beside an encoder reads its row shifted."""
         tied = config.is_encoder_decoder and getattr(config, "scale_decoder_outputs", False)
         self.of_states = config.hidden_size**-0.5 if tied else None
-        divisor = getattr(config, "logits_scaling", None)
-        self.of_logits = 1 / divisor if divisor else getattr(config, "logit_scale", None)
+        divisor = _own(config, "logits_scaling")
+        self.of_logits = 1 / divisor if divisor else _own(config, "logit_scale")
         self.divisor = divisor
-        self.cap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.cap = _own(config, "final_logit_softcapping")
         if form == "chunked" and self.cap is not None:
             raise BenchError(
                 f"loss chunked knows no soft cap, which {config.model_type} puts on its logits; take full or target"
@@ -142,6 +142,11 @@ class TextHead(nn.Module):
             linear_bias=bias if bias is None else bias.to(states.dtype),
             options=nn.LinearCrossEntropyOptions(),
         )  # fmt: skip
+
+
+def _own(config: Any, name: str) -> float | None:
+    """A field of the family's own: a file may hold another family's, which transformers keeps and nothing reads."""
+    return getattr(config, name) if name in type(config).__dataclass_fields__ else None
 
 
 def _bias(model: Any) -> Tensor | None:

@@ -15,7 +15,7 @@ from bench.count.predict import largest_within
 from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.models.head import check_positions, trainable
-from bench.models.objective import settle
+from bench.models.objective import objective_of, outputs_of, settle
 from bench.plan.select import label
 from bench.schema.forms import Objective
 from bench.schema.jobs import BackboneSpec
@@ -106,7 +106,8 @@ class _Search:
         own = settle(spec, suite.cost[0], length=suite.cost[0].length, where=place) if suite.cost else {}
         peak = self._match.peak_memory_bytes is not None
         self._setting = _setting(suite, device, own) if peak else None
-        self._objective: Objective = "classes" if suite.tasks else own.get("objective", "classes")
+        usual = objective_of(suite, spec)
+        self._objective: Objective = usual if suite.tasks else own.get("objective", usual)
         self._longest = _longest(suite)
         self._counts: dict[int, int | BenchError] = {}
 
@@ -184,7 +185,8 @@ class _Search:
 def _setting(suite: Suite, device: str, own: dict[str, Any]) -> Setting:
     """The training step of the suite's first cost shape, with what is the backbone's ``own`` in it."""
     first = suite.cost[0]
-    return Setting(**first.step() | own | {"batch": first.batch_on(device)}, device=device)
+    outputs = outputs_of(own["objective"])
+    return Setting(**first.step() | own | {"batch": first.batch_on(device)}, device=device, outputs=outputs)
 
 
 def _longest(suite: Suite) -> int:

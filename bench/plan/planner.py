@@ -13,10 +13,10 @@ from bench.count.isolation import guarded
 from bench.errors import BenchError, unknown
 from bench.models import backbone
 from bench.models.head import check_positions
-from bench.models.objective import outputs_of, settle
+from bench.models.objective import objective_of, outputs_of, settle
 from bench.models.tokenizer import load_tokenizer
 from bench.plan.select import label
-from bench.schema.claims import timed_bounds
+from bench.schema.claims import check_claims, timed_bounds
 from bench.schema.jobs import (
     BackboneSpec,
     Cell,
@@ -35,6 +35,7 @@ from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
 from bench.schema.suite import (
     DEFAULTS,
+    CostTable,
     MethodTable,
     RecipeValues,
     Suite,
@@ -172,7 +173,7 @@ def make_plan(
     """
     methods = _methods(suite, where)  # what is misspelled stops here, before anything is loaded
     spec = backbone.resolve(suite.backbone.name, suite.backbone.weights, suite.backbone.revision)
-    suite = _with_attention(suite, spec)
+    suite = _settled(suite, spec, where)
     sizes: dict[str, Any] = {}
     if suite.match is not None:
         # what counts imports torch's compiler: a second that suites without a budget need not wait
@@ -201,13 +202,30 @@ def make_plan(
     return Plan(suite=ResolvedSuite.model_validate(resolved), probes=probes, cells=cells, sweeps=sweeps)
 
 
-def _with_attention(suite: Suite, spec: BackboneSpec) -> Suite:
-    """The suite with the attention that its backbone has in every shape."""
-    own = [backbone.attention_of(spec, one.attention) for one in suite.cost]
-    if own == [one.attention for one in suite.cost]:
-        return suite
-    costs = zip(suite.cost, own, strict=True)
-    return suite.model_copy(update={"cost": tuple(one.model_copy(update={"attention": its}) for one, its in costs)})
+def _settled(suite: Suite, spec: BackboneSpec, where: str) -> Suite:
+    """The suite with what each cost shape leaves to the backbone: its objective, its loss, the attention it has.
+
+    Raises:
+        BenchError: The backbone cannot have an objective, two shapes are then one, or no shape is one of a claim.
+    """
+    costs: list[CostTable] = []
+    for index, table in enumerate(suite.cost):
+        place = f"{where}: cost[{index}]"
+        values = settle(spec, table, length=table.length, where=place)
+        cost = table.model_copy(update=values | {"attention": backbone.attention_of(spec, table.attention)})
+        if any(cost.key == other.key for other in costs):
+            raise BenchError(
+                f"{place} repeats the shape of an earlier [[cost]], with what {spec.name!r} has where it is left out "
+                f"({', '.join(cost.unusual) or cost.objective}); remove one of the two"
+            )
+        costs.append(cost)
+    labels = [label(table) for table in suite.method]
+    try:
+        named = [one for one in suite.claim if (one.objective or one.loss) and one.labels <= {*labels}]
+        check_claims(named, labels, suite.tasks, [claimed_shape(cost, labels, "cuda") for cost in costs])
+    except ValueError as error:
+        raise BenchError(f"{where}: {error}") from error
+    return suite.model_copy(update={"cost": tuple(costs)})
 
 
 def _check_tasks(suite: Suite, where: str) -> None:
@@ -242,7 +260,6 @@ def _probe(
 ) -> Probe:
     cost = suite.cost[index]
     values = cost.model_dump(exclude={"batch_on_cpu", "timeout_seconds", "methods"}) | {"batch": cost.batch_on(device)}
-    values |= settle(spec, cost, length=cost.length, where=place)
     if suite.baseline != "full" and not any(m.label == suite.baseline for m in methods):
         raise unknown("baseline", suite.baseline, (m.label for m in methods))
     labels = [method.label for method in methods]
@@ -338,7 +355,7 @@ def _resolved(
     """The resolved suite as plain TOML values: lists of labels, where the data came from, what was measured."""
     tables = {label(table): table for table in suite.method}
     own = {"unused_tensors", "configuration"}  # of its files, which its hashes stand for
-    objective = "classes" if suite.tasks or not probes else probes[0].objective
+    objective = objective_of(suite, spec)
     described = backbone.describe(spec, objective).model_dump(mode="json", exclude_none=True, exclude=own)
     resolved: dict[str, Any] = {
         "name": suite.name, "question": suite.question, "baseline": suite.baseline, "backbone": described,

@@ -200,8 +200,12 @@ class Probe(_Counting, StepShape, Decided):
 
     @property
     def name(self) -> str:
-        """For people: the shape."""
-        return f"costs at batch {self.batch} x {self.length}"
+        """For people: the shape, with all that is not usual of it."""
+        usual = {"dtype": "float32", "attention": "sdpa", "optimizer": "adamw_fused"}
+        rare = [getattr(self, name) for name, value in usual.items() if getattr(self, name) != value]
+        rare += [*self.unusual, *(["compiled"] if self.compile else [])]
+        rare += [f"threads {self.threads}"] if self.threads else []
+        return ", ".join((f"costs at batch {self.batch} x {self.length}", *rare))
 
     def latency_rounds(self, batch: int) -> int:
         """Rounds in a block of inference at ``batch``."""

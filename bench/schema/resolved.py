@@ -55,7 +55,7 @@ class ResolvedCost(_Table):
         """Whether this table asked for ``shape``; what it leaves open fits any."""
         fields = {*StepShape.model_fields, "threads"}
         own = shape.model_dump(include=fields) | {"compile": shape.compiled}
-        asked = self.model_dump(exclude_unset=True)
+        asked = {"target_tokens": None} | self.model_dump(exclude_unset=True)  # TOML has no None
         return all(asked.get(key, own[key]) == own[key] for key in own)
 
 

@@ -43,6 +43,16 @@ class StepForm(BaseModel):
         """These fields alone, by name: what another shape of the same step is made with."""
         return {name: getattr(self, name) for name in StepForm.model_fields}
 
+    @property
+    def unusual(self) -> list[str]:
+        """In words what few shapes have, and the objective where it is not ``classes``."""
+        rare = [name for name in ("checkpointing", "clipping") if getattr(self, name)]
+        rare += [f"dropout {self.dropout:g}"] if self.dropout else []
+        rare += [f"{self.adapter_dtype} adapters"] if self.adapter_dtype else []
+        rare += [self.objective] if self.objective not in (None, "classes") else []
+        rare += [f"{self.loss} loss"] if self.loss else []
+        return rare + ([f"{self.target_tokens} targets"] if self.target_tokens else [])
+
 
 class StepShape(StepForm):
     """A training step of ``batch`` rows of ``length`` tokens, prompts not counted; no row is padded."""

@@ -103,6 +103,9 @@ def test_only_counts_of_the_scored_methods_on_their_own_backbone_are_used():
     assert results([*scored, *other]).training_flops == {}
     eager = [r.model_copy(update={"shape": r.shape.model_copy(update={"attention": "eager"})}) for r in counts("ia3")]
     assert results([*scored, *eager]).training_flops == {}
+    text = {"objective": "text", "loss": "full"}
+    told = [r.model_copy(update={"shape": r.shape.model_copy(update=text)}) for r in counts("ia3")]
+    assert results([*scored, *told]).training_flops == {}
 
 
 def test_a_curve_is_the_mean_over_seeds_with_its_interval(tmp_path):

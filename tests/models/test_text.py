@@ -65,6 +65,18 @@ def test_every_form_of_the_loss_is_transformers_own_in_value_and_gradients(famil
                 torch.testing.assert_close(parameter.grad, gradients[name], rtol=0, atol=1e-6, msg=f"{form} {name}")
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma", "cohere", "granite", "gemma2"])
+@pytest.mark.parametrize("field", ["logit_scale", "logits_scaling", "final_logit_softcapping"])
+def test_a_field_of_another_family_changes_no_logits(family: str, field: str) -> None:
+    model_type, values = CONFIGS[family]
+    config = AutoConfig.for_model(model_type, **values, use_cache=False, **{field: 2.5})
+    model, given = AutoModelForCausalLM.from_config(config).eval(), batch(2, 7)
+    expected = model(**given).logits
+    body = text_backbone(model)
+    found = TextHead(config, "full").logits(body(**given).last_hidden_state, body)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("family", DECODERS)
 def test_the_answer_is_the_logits_of_the_next_token(family: str) -> None:
     model = language_model(family)
