@@ -52,7 +52,11 @@ def _of_module(path: str, module: nn.Module) -> Iterator[Item]:
         if type(value) is int:
             (more if _OF_A_LAYER.search(name) else sizes).append(value)
             key.append(name)
-        elif isinstance(value, str | bool | float | torch.dtype | None):
+        elif isinstance(value, str):
+            spelled, numbers = named(value)
+            key.append((name, spelled))
+            more += numbers
+        elif isinstance(value, bool | float | torch.dtype | None):
             key.append((name, value))
         elif isinstance(value, list | tuple):
             listed.append((name, value))
@@ -78,11 +82,14 @@ def _name(hook: Any) -> str:
 
 
 def _entries(place: tuple[str, ...], value: Any) -> Iterator[Item]:
-    """Entries of a list, in which only whole numbers grow."""
+    """Entries of a list, in which only whole numbers grow, and those in names."""
     for entry in value if isinstance(value, list | tuple) else ():
-        plain = isinstance(entry, str | bool | float | None)
+        plain = isinstance(entry, bool | float | None)
         if type(entry) is int:
             yield Item(place, (), (entry,))
+        elif isinstance(entry, str):
+            spelled, numbers = named(entry)
+            yield Item((*place, spelled), (), numbers)
         elif isinstance(entry, Tensor):
             yield Item((*place, entry.dtype, entry.ndim), (*entry.shape,))
         else:

@@ -21,6 +21,7 @@ QUICK = [
     ("bert-base", 10, "full", {"optimizer": "adamw_foreach"}),
     ("llama-3.2-3b", 10, "lora", {"dtype": "bfloat16", "loss": "chunked"}),
     ("gpt2", 12, "prefix_tuning", {"clipping": True}),
+    ("llama-3.2-3b", 16, "lst", {}),
     ("qwen3-0.6b", 12, "dora", {"dtype": "bfloat16_autocast"}),
 ]
 FORMS = [
