@@ -147,9 +147,13 @@ def _check_once(path: Path, twins: Iterable[tuple[str, str, str]]) -> None:
 
 
 def _tied(bare: Any, places: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """A place and two tensors for it: of weights that the family ties, which a file may hold under both names."""
+    """A place and two tensors for it: of weights that the family ties, which a file may hold under both names.
+
+    The LM head of later T5s, which transformers lists among them, is a matrix of its own.
+    """
+    held = dict(bare.named_parameters(remove_duplicate=False))
     for name, place in bare.all_tied_weights_keys.items():
-        if name in places and place in places and places[name] != places[place]:
+        if held[name] is held[place] and name in places and place in places and places[name] != places[place]:
             yield place, places[place], places[name]
 
 

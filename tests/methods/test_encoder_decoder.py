@@ -57,6 +57,21 @@ def test_flan_t5_has_an_output_matrix_of_its_own():
     assert tied.lm_head.weight is tied.shared.weight
 
 
+def test_a_file_of_flan_t5_is_loaded_with_both_of_its_matrices(tmp_path):
+    from bench.schema.jobs import BackboneSpec
+
+    spec = tiny_shape("t5_gated_whole", tmp_path)
+    made: Any = backbone.load(spec, objective="text")
+    made.lm_head.weight.normal_()  # both start alike
+    made.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(Path(spec.name).read_text())
+    stored = BackboneSpec(name="some/t5", weights="pretrained", revision="main", folder=str(tmp_path))
+    loaded: Any = backbone.load(stored, objective="text")
+    assert torch.equal(loaded.lm_head.weight, made.lm_head.weight)
+    assert torch.equal(loaded.encoder.embed_tokens.weight, made.shared.weight)
+    assert not torch.equal(loaded.lm_head.weight, loaded.shared.weight)
+
+
 @pytest.mark.parametrize(("objective", "notes"), [("text", 0), ("classes", 1)])
 def test_classes_on_a_file_of_t5_stand_on_its_encoder_as_a_note_says(objective: Objective, notes: int, tmp_path):
     spec = tiny_shape("t5_whole", tmp_path)
