@@ -154,6 +154,21 @@ class Anatomy:
                 if target in layer.cross:
                     yield index, layer.cross[target]
 
+    def chosen(self, layers: Literal["all"] | tuple[int, ...]) -> tuple[int, ...]:
+        """Indices of the layers that a configuration names.
+
+        Raises:
+            BenchError: There is no such layer.
+        """
+        count = len(self.layers)
+        if layers == "all":
+            return tuple(range(count))
+        if outside := [i for i in layers if not 0 <= i < count]:
+            raise BenchError(
+                f"layers names {outside[0]}, but the backbone has layers 0 to {count - 1}; name some of these"
+            )
+        return layers
+
     def roles(self) -> list[str]:
         """Roles that this family's blocks have, in ``ROLES`` order."""
         return [role for role in ROLES if role in self.layers[0].projections]

@@ -8,7 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -55,6 +55,12 @@ def at_least(config: MethodConfig, **bounds: float) -> None:
             raise ValueError(f"{name} = {value} is too small; it takes at least {bound}")
         if value > MOST:
             raise ValueError(f"{name} = {value} is too large; it takes at most {MOST:,}")
+
+
+def each_once(layers: Literal["all"] | tuple[int, ...]) -> None:
+    """Raise ``ValueError`` where a choice of layers is empty or out of order; for ``__post_init__``."""
+    if layers != "all" and (not layers or list(layers) != sorted(set(layers))):
+        raise ValueError(f"layers = {list(layers)} must name at least one layer, each once, in rising order")
 
 
 def _at(where: str) -> str:

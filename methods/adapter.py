@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.anatomy import anatomy
-from bench.method import Method, MethodConfig, at_least
+from bench.method import Method, MethodConfig, at_least, each_once
 from methods.sliced import alike, set_module
 
 Activation = Literal["gelu", "relu", "silu"]
@@ -25,11 +25,15 @@ class HoulsbyConfig(MethodConfig):
     """Inner width m of each adapter."""
     activation: Activation = "gelu"
     """Non-linearity between the two maps."""
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    """Indices of the layers that have adapters; without those of the lowest layers backward stops above them, as
+    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4)."""
     train_layer_norm: bool = False
     """Whether every norm of the backbone trains too, as in the paper; later libraries freeze them."""
 
     def __post_init__(self) -> None:
         at_least(self, bottleneck=1)
+        each_once(self.layers)
 
 
 class HoulsbyAdapter(Method):
@@ -63,7 +67,7 @@ class HoulsbyAdapter(Method):
             for norm in _norms(backbone):
                 norm.requires_grad_(True)
         parts = anatomy(backbone)
-        for layer in parts.layers:
+        for layer in (parts.layers[i] for i in parts.chosen(config.layers)):
             weight = backbone.get_submodule(layer.projections["output"].path).weight
             for path in (layer.attention_end, layer.ffn_end):
                 adapter = Bottleneck(weight, parts.hidden, config.bottleneck, config.activation)
@@ -81,9 +85,13 @@ class PfeifferConfig(MethodConfig):
     """Inner width m of the adapter; 48 is a sixteenth of bert-base's width."""
     activation: Activation = "relu"
     """Non-linearity between the two maps."""
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    """Indices of the layers that have adapters; without those of the lowest layers backward stops above them, as
+    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4)."""
 
     def __post_init__(self) -> None:
         at_least(self, bottleneck=1)
+        each_once(self.layers)
 
 
 class PfeifferAdapter(Method):
@@ -113,7 +121,7 @@ class PfeifferAdapter(Method):
         """
         parts = anatomy(backbone)
         path_of, wrapper = ("ffn_norm", AroundNorm) if parts.post_norm else ("ffn_end", Serial)
-        for layer in parts.layers:
+        for layer in (parts.layers[i] for i in parts.chosen(config.layers)):
             weight = backbone.get_submodule(layer.projections["output"].path).weight
             adapter = Bottleneck(weight, parts.hidden, config.bottleneck, config.activation)
             for matrix in (adapter.down.weight, adapter.up.weight):
@@ -133,9 +141,13 @@ class ParallelConfig(MethodConfig):
     """Non-linearity between the two maps; with the FFN's own one the adapter widens the FFN by m units."""
     scale: float = 4.0
     """Factor s of the adapter's output (He et al., section 4.5)."""
+    layers: Literal["all"] | tuple[int, ...] = "all"
+    """Indices of the layers that have adapters; without those of the lowest layers backward stops above them, as
+    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4)."""
 
     def __post_init__(self) -> None:
         at_least(self, bottleneck=1)
+        each_once(self.layers)
         if self.scale == 0:
             raise ValueError("scale = 0 leaves nothing to train; it takes any other number")
 
@@ -164,7 +176,7 @@ class ParallelAdapter(Method):
             BenchError: The family is unknown.
         """
         parts = anatomy(backbone)
-        for layer in parts.layers:
+        for layer in (parts.layers[i] for i in parts.chosen(config.layers)):
             weight = backbone.get_submodule(layer.projections["output"].path).weight
             adapter = Bottleneck(weight, parts.hidden, config.bottleneck, config.activation)
             nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))

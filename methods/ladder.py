@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from bench.anatomy import T5, Anatomy
 from bench.errors import BenchError
-from bench.method import MethodConfig, at_least
+from bench.method import MethodConfig, at_least, each_once
 from methods.sliced import alike
 
 _SOURCE = "encoder_hidden_states"
@@ -44,8 +44,7 @@ class LSTConfig(MethodConfig):
         at_least(self, reduction=1, fisher_samples=1)
         if self.gate_temperature <= 0:
             raise ValueError(f"gate_temperature = {self.gate_temperature} must be above 0")
-        if self.layers != "all" and (not self.layers or list(self.layers) != sorted(set(self.layers))):
-            raise ValueError(f"layers = {list(self.layers)} must name at least one layer, each once, in rising order")
+        each_once(self.layers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,8 @@ def _count(sweep: Sweep, spec: MethodSpec, value: int) -> "Counts":
 
     method, config = registry.make(spec.name, sweep.config_at(spec, value), spec.label)
     shape = dataclasses.replace(sweep.backbone_at(value), weights="random")
-    setting = Setting(**sweep.shape_at(value).step(), device=sweep.device, outputs=sweep.outputs)
+    stored = {"device": sweep.device, "weights": sweep.weights, "outputs": sweep.outputs}
+    setting = Setting(**sweep.shape_at(value).step() | stored)
     check_positions(shape_for(shape, setting), setting.length, method.reserved_positions(config), option="length")
     return count(shape, method, config, setting)
 
@@ -100,6 +101,8 @@ def _record(
         backbone=backbone.describe(used, sweep.objective),
         method=registry.method_used(spec.label, spec.name, sweep.config_at(spec, value)), environment=around,
         started=started, ended=now(), flags=("random_weights",) if used.weights == "random" else (),
-        shape=Shape(**sweep.shape_at(value).step(), device=sweep.device, threads=around["threads"]),
+        shape=Shape(
+            **sweep.shape_at(value).step(), device=sweep.device, threads=around["threads"], weights=sweep.weights
+        ),
         **found.figures,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from bench.schema.claims import EXTRA_SECONDS, TimedBound
+from bench.schema.forms import Weights
 from bench.schema.record import TaskUsed, Tuning
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import Decided, StepShape
@@ -226,6 +227,8 @@ class Sweep(_Counting, Decided):
     length: int | None
     device: str
     """``cpu`` or ``cuda``: whose forms of each operation are counted."""
+    weights: Weights = "native"
+    """How the backbone's frozen linear weights are stored."""
     outputs: int = 2
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.schema.claims import EXTRA_SECONDS
-from bench.schema.forms import Loss, Objective
+from bench.schema.forms import Loss, Objective, Weights
 from bench.schema.record import Shape
 from bench.schema.shape import StepShape
 from bench.schema.suite import Figure, MatchTable
@@ -74,6 +74,7 @@ class ResolvedSweep(_Table):
     adapter_dtype: str | None = None
     optimizer: str = ""
     device: str = ""
+    weights: Weights = "native"
     checkpointing: bool = False
     clipping: bool = False
     dropout: float = 0.0

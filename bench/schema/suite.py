@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import BenchError
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
-from bench.schema.forms import Device, spell
+from bench.schema.forms import Device, Weights, spell
 from bench.schema.ranges import (
     MOST_BLOCKS,
     MOST_RATE,
@@ -54,6 +54,8 @@ class SweepTable(StepForm):
     """Labels as the suite spells its methods; all of them where left out."""
     device: Device = "cpu"
     """Whose forms of each operation are counted; no such device is needed."""
+    weights: Weights = "native"
+    """``nf4`` stores the frozen linear weights in 4 bits, by formula; a sweep alone has it, since it runs nothing."""
     timeout_seconds: float = Field(default=1800.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """Counting this sweep may take this long."""
     method_timeout_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS, allow_inf_nan=False)

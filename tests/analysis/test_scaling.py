@@ -147,6 +147,17 @@ def test_a_narrowed_suite_drops_a_sweep_over_a_field_that_no_method_left_has():
     assert {table.sweep for table in narrowed.crossover} <= set(titles)
 
 
+def test_a_sweep_counts_4_bit_weights_and_says_so(tmp_path):
+    plain, packed = (
+        records_of(tmp_path, sweep_of("batch", [1, 2], weights=weights)) for weights in ("native", "nf4")
+    )  # fmt: skip
+    assert {record.shape.weights for record in packed.values()} == {"nf4"}
+    for value in (1, 2):
+        whole, small = plain[value, "head"], packed[value, "head"]
+        assert small.bytes.weights < whole.bytes.weights
+        assert small.flops == whole.flops
+
+
 def records_of(tmp_path, text):
     return {(r.value, r.method.label): r for sweep in planned(tmp_path, text).sweeps for r in run_sweep(sweep)}
 

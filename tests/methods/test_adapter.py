@@ -1,6 +1,7 @@
 """Serial and parallel bottleneck adapters: counts, places, starts, and the identities that their papers state."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -52,6 +53,33 @@ def test_a_copy_is_of_its_own(name):
     randomise(twin)
     assert states(module).equal(before)
     assert not states(twin).equal(before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_without_an_adapter_stay_as_they_are_and_see_no_gradient(name):
+    backbone, module = adapt(name, "bert", layers=(1,))
+    assert {re.search(r"layer\.(\d)", path)[1] for path in trained(module)} == {"1"}
+    assert count(module) * 2 == count(adapt(name, "bert")[1])
+    below = module.encoder.layer[0].register_forward_hook(lambda m, x, y: seen.append(y))
+    seen = []
+    states(module)
+    below.remove()
+    (state,) = seen
+    assert not (state[0] if isinstance(state, tuple) else state).requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ((), r"layers = \[\] must name at least one layer"),
+        ((1, 0), r"layers = \[1, 0\] must name at least one layer, each once, in rising order"),
+        ((0, 2), "layers names 2, but the backbone has layers 0 to 1; name some of these"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(name, layers, sentence):
+    with pytest.raises(BenchError, match=sentence):
+        adapt(name, "bert", layers=layers)
 
 
 @pytest.mark.parametrize("name", NAMES)

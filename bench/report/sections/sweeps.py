@@ -35,6 +35,7 @@ def title(results: Results, name: str) -> str:
     asked = _asked(results, name)
     parts = [still(asked), *facts.objective_words(asked), asked.dtype, asked.optimizer]
     parts += [f"{asked.adapter_dtype} adapters"] if asked.adapter_dtype else []
+    parts += [] if asked.weights == "native" else [f"{asked.weights} weights"]
     parts += [f"dropout {asked.dropout:g}"] if asked.dropout else []
     parts += [name for name in ("checkpointing", "clipping") if getattr(asked, name)]
     parts += ["CUDA's forms"] if asked.device == "cuda" else []
