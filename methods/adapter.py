@@ -27,7 +27,7 @@ class HoulsbyConfig(MethodConfig):
     """Non-linearity between the two maps."""
     layers: Literal["all"] | tuple[int, ...] = "all"
     """Indices of the layers that have adapters; without those of the lowest layers backward stops above them, as
-    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4)."""
+    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4). A decoder's follow those of the encoder beside it."""
     train_layer_norm: bool = False
     """Whether every norm of the backbone trains too, as in the paper; later libraries freeze them."""
 
@@ -87,7 +87,7 @@ class PfeifferConfig(MethodConfig):
     """Non-linearity between the two maps."""
     layers: Literal["all"] | tuple[int, ...] = "all"
     """Indices of the layers that have adapters; without those of the lowest layers backward stops above them, as
-    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4)."""
+    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4). A decoder's follow those of the encoder beside it."""
 
     def __post_init__(self) -> None:
         at_least(self, bottleneck=1)
@@ -143,7 +143,7 @@ class ParallelConfig(MethodConfig):
     """Factor s of the adapter's output (He et al., section 4.5)."""
     layers: Literal["all"] | tuple[int, ...] = "all"
     """Indices of the layers that have adapters; without those of the lowest layers backward stops above them, as
-    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4)."""
+    AdapterDrop does (Rücklé et al., EMNLP 2021, section 4). A decoder's follow those of the encoder beside it."""
 
     def __post_init__(self) -> None:
         at_least(self, bottleneck=1)

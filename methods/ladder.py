@@ -195,17 +195,13 @@ def _names(block: type[nn.Module]) -> tuple[str, ...]:
 
 
 def _kept_layers(parts: Anatomy, config: LSTConfig) -> tuple[int, ...]:
-    count = len(parts.layers)
-    if config.layers == "all":
-        return tuple(range(count))
-    if outside := [i for i in config.layers if not 0 <= i < count]:
-        raise BenchError(f"layers names {outside[0]}, but the backbone has layers 0 to {count - 1}; name some of these")
-    if len({bool(parts.layers[i].cross) for i in config.layers}) < 1 + bool(parts.decoder_path):
+    kept = parts.chosen(config.layers)
+    if len({bool(parts.layers[i].cross) for i in kept}) < 1 + bool(parts.decoder_path):
         raise BenchError(
-            f"layers = {list(config.layers)} keeps no layer of the encoder or of the decoder; name some of both, the "
+            f"layers = {list(kept)} keeps no layer of the encoder or of the decoder; name some of both, the "
             f"decoder's from {sum(not layer.cross for layer in parts.layers)} on"
         )
-    return config.layers
+    return kept
 
 
 def check_reduction(backbone: nn.Module, parts: Anatomy, reduction: int) -> None:
