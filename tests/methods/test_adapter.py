@@ -57,7 +57,7 @@ def test_a_copy_is_of_its_own(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_layers_without_an_adapter_stay_as_they_are_and_see_no_gradient(name):
-    backbone, module = adapt(name, "bert", layers=(1,))
+    _, module = adapt(name, "bert", layers=(1,))
     assert {re.search(r"layer\.(\d)", path)[1] for path in trained(module)} == {"1"}
     assert count(module) * 2 == count(adapt(name, "bert")[1])
     below = module.encoder.layer[0].register_forward_hook(lambda m, x, y: seen.append(y))
