@@ -1,0 +1,117 @@
+"""Write docs/papers.md, values printed in papers beside what is counted: python -m tools.papers docs/papers.md."""
+
+import csv
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.analysis.results import Results
+from bench.report import format as fmt
+from bench.schema.record import CountRecord
+from tools.answers.words import published, table
+
+PRINTED = Path(__file__).parents[1] / "results" / "validation" / "paper_tables.csv"
+T5 = 222_882_048
+"""Parameters that the LST paper's shares refer to: T5-base with the 32,100 words of its tokenizer."""
+PAPER_GB = 1024**2 * 1000
+"""Bytes of what the LST paper prints as GB: its code divides by 1024 twice and by 1000."""
+AGAIN = "python -m tools.papers docs/papers.md"
+
+
+def printed(suite: str, figure: str) -> dict[str, float]:
+    """Values that the paper of ``suite`` prints for ``figure``, by row."""
+    with PRINTED.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {row["row"]: float(row["published"]) for row in rows if (row["suite"], row["figure"]) == (suite, figure)}
+
+
+def same_order(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    """Whether what differs in theirs differs the same way in ours: ``yes`` or ``no``."""
+    pairs = [(i, j) for i in range(len(theirs)) for j in range(len(theirs)) if theirs[i] < theirs[j]]
+    return "yes" if all(ours[i] < ours[j] for i, j in pairs) else "no"
+
+
+def counted(run: str, sweep: str, value: int) -> dict[str, CountRecord]:
+    """What a published run counted at one value of a sweep, by the method's name."""
+    records = Results(published(run)).count_records
+    return {r.method.name: r for r in records if (r.sweep, r.value, r.status) == (sweep, value, "ok")}
+
+
+def lst() -> str:
+    """Table 1 of Ladder Side-Tuning."""
+    found = counted("paper-lst", "batch", 100)
+    shares, memory = printed("paper-lst", "trained_percent"), printed("paper-lst", "memory_gb")
+    peaks = {name: _peak(record) / PAPER_GB for name, record in found.items()}
+    rows = []
+    for name, record in found.items():
+        assert record.trainable_parameters is not None
+        trained = record.trainable_parameters.method
+        theirs = [f"{memory[name]:.1f}", f"{memory[name] / memory['full']:.2f}"] if name in memory else ["-", "-"]
+        ours = [f"{peaks[name]:.1f}", f"{peaks[name] / peaks['full']:.2f}"]
+        ratio = f"{peaks[name] / memory[name]:.2f}" if name in memory else "-"
+        share = [f"{shares[name]:.2f}" if name in shares else "-", f"{100 * trained / T5:.2f}"]
+        rows.append([f"`{name}`", *share, f"{trained:,}", *theirs, *ours, ratio])
+    head = ["method", "trained, paper, %", "counted, %", "parameters"]
+    head += ["memory, paper, GB", "/ full", "counted, GB", "/ full", "counted / paper"]
+    order = same_order(list(memory.values()), [peaks[name] for name in memory])
+    return f"""## Ladder Side-Tuning: T5-base, 100 rows of 128 tokens
+
+{table(head, rows)}
+
+Same order of memory: **{order}**. Shares are of {T5:,} parameters, as in the paper. Adapters, prompts and the \
+ladder train what the authors' code trains. LoRA trains fewer: the authors add biases to T5, which has none, and train \
+these 282,496 too; for the same reason there is no BitFit here (0.13 % there). A GB of the paper is 1,048,576,000 \
+bytes of `max_memory_allocated`, and so it is here. Every row is counted below what was measured, LoRA and the ladder \
+furthest. Not known of the paper's steps, and not modelled: how many tokens its targets have (four a row are counted), \
+and what torch 1.10 and the authors' layers of 2022 held beside these tensors."""
+
+
+def _peak(record: CountRecord) -> int:
+    assert record.predicted_peak_memory_bytes is not None
+    return record.predicted_peak_memory_bytes.step
+
+
+def shadow() -> str:
+    """peft's Shadow beside the ladder."""
+    found = counted("ladder-or-shadow", "length", 256)
+    inside, whole, rows = {}, {}, []
+    for name, record in found.items():
+        assert record.flops is not None and record.bytes is not None
+        inside[name], whole[name] = record.flops.backbone.backward, record.flops.backward
+        figures = [fmt.count(inside[name]), f"{whole[name] / whole['full']:.2f}"]
+        rows.append(
+            [f"`{name}`" if name != "peft" else "`peft` SHADOW", *figures, fmt.size(record.bytes.saved_activations)]
+        )
+    head = ["method", "backward FLOPs in the backbone", "backward / full", "saved activations"]
+    return f"""## A ladder, or a shadow?
+
+{table(head, rows)}
+
+`peft`'s Shadow looks like a ladder and is none: it adds its state to the backbone's, so backward crosses the backbone \
+for {fmt.count(inside["peft"])} FLOPs ({fmt.count(inside["lora"])} with LoRA), where the ladder spends \
+{fmt.count(inside["lst"])}. Counted on smollm2-135m, 4 rows of 256 tokens, text."""
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"paper-lst": lst, "ladder-or-shadow": shadow}
+"""Suite -> its part of the page, in reading order."""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    again = "\n".join(f"python -m bench run --suite {suite} --counts" for suite in SECTIONS)
+    intro = f"""# Papers' tables beside what is counted
+
+<!-- Generated: {AGAIN} -->
+
+What papers print, and what this harness counts of the same step on random weights; nothing here was timed or \
+measured. Orders and ratios compare; absolute figures only as far as the software does. [Printed values and their \
+sources](../results/validation/paper_tables.csv). To count again:
+
+```
+{again}
+```"""
+    return "\n\n".join([intro, *(section() for section in SECTIONS.values())]) + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
