@@ -49,6 +49,15 @@ def test_the_least_of_all_is_named_and_beside_it_the_least_that_is_shown_to_scor
     assert "Lowest peak memory (counted) of a training step at 32 x 64 tokens, among all methods" in row.rule
 
 
+def test_a_rule_names_its_shape_whole_where_another_has_the_same_size(tmp_path):
+    records = [cost(label) for label in FOUR]
+    text = {"objective": "text", "loss": "chunked"}
+    others = [one.model_copy(update={"id": f"{one.id}-text", "shape": one.shape.model_copy(update=text)})
+              for one in records]  # fmt: skip
+    rule = choices(of(tmp_path, [*records, *others]))["least memory"].rule
+    assert "at 32 x 64 tokens, classes, float32" in rule
+
+
 @pytest.mark.parametrize(
     ("changed", "doubt"),
     [(scores(POINTS, seeds=range(3)), "3 seeds (5 needed)"), (scores(POINTS, source="synthetic"), "synthetic data")],

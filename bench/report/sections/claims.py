@@ -404,8 +404,9 @@ def _rule(results: Results, found: Recommendation) -> str:
     head = found.figure.partition(".")[0]
     name = FIGURES.get(head) or f"{facts.memory_name(results.cost_table())} of a training step"
     name = name.format(baseline=fmt.plain(results.baseline))
-    on = f" at {found.shape.batch} x {found.shape.length} tokens" if found.shape and head != "latency_seconds" else ""
-    on = "" if head == "merged_equals_base" else on
+    on = ""
+    if found.shape and head not in ("latency_seconds", "merged_equals_base"):
+        on = f" at {facts.shape_among(results.shapes, found.shape)}"
     what = "Highest" if found.unit == "points" else "Fewest" if head in FEWEST else "Lowest"
     if found.score.no_verdict:
         return f"{what} {name}{on}, among all methods."

@@ -179,12 +179,11 @@ def twins(costs: pd.DataFrame) -> list[tuple[str, ...]]:
 def section(results: Results) -> Section | None:
     """Counted figures, memory, times and inference on every shape; None where nothing was probed."""
     blocks: list[Block] = []
-    sizes = [(shape.batch, shape.length) for shape in results.shapes]
-    for shape, size in zip(results.shapes, sizes, strict=True):
+    for shape in results.shapes:
         said = facts.shape_line(shape)
-        on = said if sizes.count(size) > 1 else f"{shape.batch} x {shape.length} tokens"
+        on = facts.shape_among(results.shapes, shape)
         made = of_shape(results, shape)
-        if len(sizes) > 1:
+        if len(results.shapes) > 1:
             made = [replace(made_table, caption=f"{made_table.caption} · {on}") for made_table in made]
         blocks += [Text((said,), "heading"), *made] if made else []
     return Section("costs", "Costs", tuple(blocks)) if blocks else None

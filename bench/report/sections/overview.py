@@ -1,7 +1,7 @@
 """What every reader of a run must know: what was asked, on what machine, data and versions, and how sure it is."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench.analysis.results import Results
@@ -313,6 +313,12 @@ def shape_line(shape: Shape | Setting) -> str:
         f"dropout {shape.dropout:g}", *rare, fmt.plain(shape.device),
     )  # fmt: skip
     return ", ".join(parts)
+
+
+def shape_among(shapes: Sequence[Shape], shape: Shape) -> str:
+    """``32 x 64 tokens``; the whole of ``shape_line`` where another of ``shapes`` has that size."""
+    alike = sum((one.batch, one.length) == (shape.batch, shape.length) for one in shapes)
+    return shape_line(shape) if alike > 1 else f"{shape.batch} x {shape.length} tokens"
 
 
 def objective_words(shape: Shape | Setting | ResolvedSweep) -> list[str]:
