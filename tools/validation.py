@@ -1,58 +1,95 @@
-"""Sets what is counted beside what others measured, the published step times of peft's method comparison.
+"""Counts the experiments of peft's published method comparison, and sets what is counted beside what was measured.
 
-python -m tools.validation COUNTED.csv
+python -m tools.validation [EXPERIMENT ...]
+python -m tools.validation litgpt
 
-Counts a step of every experiment (minutes), and prints how FLOPs, bytes moved and the estimate from the peak rates of
-an L40S order the published times. The step is this harness's own, under a head of two classes: the logits over the
-vocabulary, which every experiment has, are not in it.
+Counts the experiments that ``results/validation/counted_peft.csv`` lacks, or those that are named, and writes each row
+as soon as it is there (minutes each); or the rows of litgpt. ``python -m tools.validation_page`` makes the page.
 """
 
 import csv
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
-from bench.count.count import count
+from bench.count.count import count, peak_of
 from bench.count.fake import uncounted
 from bench.count.roofline import DEVICES
 from bench.errors import BenchError
+from bench.models import backbone
 from bench.registry import make
 from bench.schema.shape import Setting
 from tests.methods.comparison import BACKBONE, experiments, method_of
 
-PUBLISHED = Path(__file__).parents[1] / "results" / "validation" / "peft_metamathqa.csv"
+FOLDER = Path(__file__).parents[1] / "results" / "validation"
+PUBLISHED, COUNTED = FOLDER / "peft_metamathqa.csv", FOLDER / "counted_peft.csv"
+ROWS, LONGEST, MEAN, VOCABULARY = 4, 768, 210, 128_256
+"""Rows of a batch, the most tokens that a row may have and their mean, and logits of a token."""
 SETTING = Setting(
-    batch=4, length=210, dtype="bfloat16", optimizer="adamw_foreach", device="cuda", clipping=True
+    batch=ROWS, length=LONGEST, dtype="bfloat16", adapter_dtype="float32", optimizer="adamw_foreach", device="cuda",
+    clipping=True, objective="text", loss="full",
 )  # fmt: skip
-"""Of the comparison, with the mean length of its rows."""
+"""Of the comparison's step with the largest peak."""
+HELD = 2 * ROWS * LONGEST * VOCABULARY
+"""Bytes of the logits in bfloat16, which the comparison's loop holds through backward: its ``outputs`` is a variable
+of the loop (``method_comparison/MetaMathQA/run.py``). A loop that lets go of them, as transformers' Trainer does, takes
+that much less."""
+A_LOGIT = 14
+"""Bytes of a logit at the top of backward: held in bfloat16, in float32, as log-probability, and as gradient."""
 DEVICE = DEVICES["l40s"]
 """Whose times they are."""
 LIKE = {"ia3/lr_0.001": "ia3/default", "prompt_tuning/default": "prompt_tuning/lr_0.001"}
 """Experiments whose file was not to be had -> those of the same type and number of parameters, whose names differ by
 the learning rate alone."""
+COUNTED_LITGPT = FOLDER / "counted_litgpt.csv"
+LITGPT = {
+    "litgpt-llama3.2-1b-LoRA-b1": ("llama-3.2-1b", 1),
+    "litgpt-llama3.2-3b-LoRA-b1": ("llama-3.2-3b", 1),
+    "litgpt-llama3-8b-LoRA-b1": ("llama-3.1-8b", 1),
+    "litgpt-llama2-7b-LoRA-b2": ("llama-2-7b", 2),
+}
+"""Rows of litgpt that its published configuration says whole -> shape and rows; Llama 3 8B has the shape of 3.1."""
+LITGPT_SETTING = Setting(
+    batch=1, length=512, dtype="bfloat16", adapter_dtype="model", optimizer="adamw_foreach", device="cuda",
+    objective="text", loss="full",
+)  # fmt: skip
+"""Of litgpt's ``bf16-true``: all that trains is bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counted:
-    """An experiment's published step time beside what is counted of its step."""
+    """What is counted of an experiment, or the reason why nothing is."""
 
     experiment: str
-    published_step_time_s: float
+    trainable: int | None = None
+    stored_bytes: int | None = None
+    backward_bytes: int | None = None
+    """Peak of backward on rows of ``LONGEST`` tokens, none of them padded, without ``HELD``."""
+    padded_backward_bytes: int | None = None
+    """The same where the last row is half padded; None where it was not counted."""
     flops: int | None = None
+    """Of forward and backward on rows of ``MEAN`` tokens, as the two figures that follow."""
     traffic_bytes: int | None = None
     estimated_step_seconds: float | None = None
     not_counted: str = ""
 
 
-def published() -> list[dict[str, str]]:
-    """Rows of the published figures."""
-    with PUBLISHED.open(newline="", encoding="utf-8") as file:
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a file, by column."""
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def counted_rows() -> dict[str, Counted]:
+    """What has been counted, by experiment."""
+    kinds = {"experiment": str, "not_counted": str, "estimated_step_seconds": float}
+    return {
+        row["experiment"]: Counted(**{key: kinds.get(key, int)(value) for key, value in row.items() if value})
+        for row in (read(COUNTED) if COUNTED.exists() else [])
+    }
 
 
 def method(name: str, folder: Path) -> tuple[Any, Any]:
@@ -66,37 +103,66 @@ def method(name: str, folder: Path) -> tuple[Any, Any]:
     return method_of(experiments()[LIKE.get(name, name)], folder)
 
 
-def counted() -> Iterator[Counted]:
-    """Every experiment with its counts, or with the reason why it has none."""
+def counts_of(name: str, *, padded: bool = False) -> Counted:
+    """Count one experiment; ``padded`` also with a padded row."""
     with tempfile.TemporaryDirectory() as folder:
-        for number, row in enumerate(published()):
-            name, seconds = row["experiment"], float(row["published_step_time_s"])
-            try:
-                counts = count(BACKBONE, *method(name, Path(folder, str(number))), SETTING)
-            except Exception as error:  # a type that this peft lacks, or that starts from the weights' values
-                reason = str(error) if isinstance(error, BenchError) else uncounted(error)
-                yield Counted(experiment=name, published_step_time_s=seconds, not_counted=reason)
-                continue
-            assert counts.traffic_bytes is not None
-            yield Counted(
-                experiment=name, published_step_time_s=seconds, flops=counts.flops.forward + counts.flops.backward,
-                traffic_bytes=counts.traffic_bytes.step, estimated_step_seconds=DEVICE.seconds(counts.work),
-            )  # fmt: skip
+        try:
+            made = method(name, Path(folder))
+            counts = count(BACKBONE, *made, SETTING.model_copy(update={"length": MEAN}))
+            peak = peak_of(BACKBONE, *made, SETTING)
+            masked = peak_of(BACKBONE, *made, SETTING.model_copy(update={"padded": True})) if padded else None
+        except Exception as error:  # a type that this peft lacks, or that starts from the weights' values
+            reason = str(error) if isinstance(error, BenchError) else uncounted(error)
+            return Counted(experiment=name, not_counted=reason)
+    assert counts.traffic_bytes is not None
+    return Counted(
+        experiment=name, trainable=counts.trainable.method, stored_bytes=counts.delta_bytes,
+        backward_bytes=peak.backward, padded_backward_bytes=masked and masked.backward,
+        flops=counts.flops.forward + counts.flops.backward, traffic_bytes=counts.traffic_bytes.step,
+        estimated_step_seconds=DEVICE.seconds(counts.work),
+    )  # fmt: skip
 
 
-def orders(rows: list[Counted]) -> dict[str, float]:
-    """Spearman's correlation of each counted figure with the published step times, over what is counted."""
-    held = [row for row in rows if not row.not_counted]
-    times = [row.published_step_time_s for row in held]
-    names = ("flops", "traffic_bytes", "estimated_step_seconds")
-    return {name: float(stats.spearmanr([getattr(row, name) for row in held], times).statistic) for name in names}
+def beside(name: str, kind: str) -> int:
+    """Bytes at the top of backward that the comparison's loop has and a step here has not.
+
+    The logits of every position that it holds, and all bytes of those of a prompt: peft hands the prompt's embeddings
+    and labels to the causal model (``PeftModelForCausalLM.forward``), whose loss takes the logits of all positions.
+    """
+    if kind not in ("PROMPT_TUNING", "P_TUNING"):
+        return HELD
+    prompt = experiments()[LIKE.get(name, name)].adapter["num_virtual_tokens"]
+    return int(HELD + A_LOGIT * ROWS * prompt * VOCABULARY)
+
+
+def write(rows: Iterable[Counted]) -> None:
+    """Write ``counted_peft.csv`` in the order of the published rows."""
+    order = [row["experiment"] for row in read(PUBLISHED)]
+    with COUNTED.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [field.name for field in dataclasses.fields(Counted)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(map(dataclasses.asdict, sorted(rows, key=lambda row: order.index(row.experiment))))
+
+
+def count_litgpt() -> None:
+    """Count the rows of ``LITGPT`` and write them."""
+    with COUNTED_LITGPT.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("id", "backbone", "peak_bytes", "untied_bytes"))
+        for name, (shape, rows) in LITGPT.items():
+            spec = backbone.shape_of(shape)
+            config = backbone.configuration(spec)
+            setting = LITGPT_SETTING.model_copy(update={"batch": rows})
+            untied = 2 * config.vocab_size * config.hidden_size if config.tie_word_embeddings else 0
+            table.writerow((name, shape, peak_of(spec, *make("lora", {"rank": 32}), setting).step, untied))
+            file.flush()
 
 
 if __name__ == "__main__":
-    found = list(counted())
-    with Path(sys.argv[1]).open("w", newline="", encoding="utf-8") as written:
-        table = csv.DictWriter(written, [field.name for field in dataclasses.fields(Counted)])
-        table.writeheader()
-        table.writerows(map(dataclasses.asdict, found))
-    for figure, order in orders(found).items():
-        print(f"{figure:<24}{order:6.3f}")
+    if sys.argv[1:] == ["litgpt"]:
+        count_litgpt()
+        sys.exit()
+    found = counted_rows()
+    for asked in sys.argv[1:] or [row["experiment"] for row in read(PUBLISHED) if row["experiment"] not in found]:
+        found[asked] = counts_of(asked)
+        write(found.values())

@@ -1,23 +1,32 @@
-"""Figures that others published: every experiment is a method of this harness, and orders are rank correlations."""
+"""Figures that others published: every experiment is a method of this harness, and the page says what the files say."""
+
+import dataclasses
 
 import pytest
 
 from tests.methods.comparison import experiments
-from tools import validation
-from tools.validation import LIKE, Counted, orders, published
+from tools import validation, validation_page
+from tools.validation import LIKE, PUBLISHED, counted_rows, counts_of, read
 
 
 def test_every_published_experiment_has_a_configuration_or_one_like_it() -> None:
-    names = [row["experiment"] for row in published()]
+    names = [row["experiment"] for row in read(PUBLISHED)]
     assert len(set(names)) == len(names) == 63
     assert [name for name in names if LIKE.get(name, name) not in experiments()] == ["full-finetuning/lr_0.00001"]
 
 
 def test_what_trains_is_published_alike_in_both_files() -> None:
-    for row in published():
+    for row in read(PUBLISHED):
         name = LIKE.get(row["experiment"], row["experiment"])
         if name in experiments():
             assert experiments()[name].trainable == int(row["published_params"]), name
+
+
+def test_what_is_counted_to_train_is_what_was_published() -> None:
+    published = {row["experiment"]: int(row["published_params"]) for row in read(PUBLISHED)}
+    held = {name: row.trainable for name, row in counted_rows().items() if row.trainable is not None}
+    assert held
+    assert held == {name: published[name] for name in held}
 
 
 def test_full_fine_tuning_and_an_experiment_s_folder_are_made(tmp_path) -> None:
@@ -29,11 +38,21 @@ def test_full_fine_tuning_and_an_experiment_s_folder_are_made(tmp_path) -> None:
     assert config is not None
 
 
-def test_an_order_is_of_what_is_counted_alone() -> None:
-    rows = [
-        Counted(experiment=str(at), published_step_time_s=at, flops=9 - at, traffic_bytes=at * at,
-                estimated_step_seconds=at % 3)
-        for at in range(4)
-    ]  # fmt: skip
-    rows.append(Counted(experiment="lost", published_step_time_s=1.5, not_counted="it starts from values"))
-    assert orders(rows) == pytest.approx({"flops": -1, "traffic_bytes": 1, "estimated_step_seconds": 0.1054}, abs=0.01)
+def test_the_page_is_current() -> None:
+    assert validation_page.PAGE.read_text(encoding="utf-8") == validation_page.page()
+
+
+def test_the_plot_is_current(tmp_path) -> None:
+    drawn = tmp_path / validation_page.PLOT.name
+    validation_page.draw(drawn)
+    assert drawn.read_bytes() == validation_page.PLOT.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora/rank32", "ln_tuning/default"])
+def test_a_count_is_what_the_file_says(name: str) -> None:
+    pytest.importorskip("peft")
+    written = counted_rows()[name]
+    assert counts_of(name, padded=written.padded_backward_bytes is not None) == dataclasses.replace(
+        written, estimated_step_seconds=pytest.approx(written.estimated_step_seconds)
+    )
