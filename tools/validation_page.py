@@ -21,7 +21,7 @@ OUTLIERS = {
     "lora/rank32-lorafa": "the published run computes A's gradient: leaving `disable_adapter()` switches "
     "`requires_grad` of A on again; here A is frozen, as LoRA-FA asks",
     "osf/rank128": "not explained: the published file has 2 bytes a parameter, and with factors in bfloat16 "
-    "(`--adapter-dtype model`) a count is 0.757 of what was published, with float32 ones, as peft casts them now, 1.112",
+    "(`--adapter-dtype model`) a count is 0.757 of what was published, with float32 ones, as peft casts now, 1.112",
     "psoft/default": "the published run holds 1.24 GB more after a step than `psoft/fast` with as many parameters: "
     "what its full singular value decomposition leaves, and none is taken without values",
 }
@@ -32,7 +32,6 @@ STORED = {
     "LILY": "the file holds the factors that layers share once for every layer",
     "OSF": "the published file has 2 bytes a parameter, the peft that is counted casts to float32",
     "RANDLORA": "the file holds the frozen random bases too (`save_projection`), once for every adapted map",
-    "TINYLORA": "the file holds the frozen factors of the adapted weights too",
     "TRAINABLE_TOKENS": "the file holds the rows twice, under the embeddings and the LM head that is tied to them",
 }
 """Type -> what its published file holds beside the delta, where the two differ by more than 5 %."""
@@ -158,7 +157,7 @@ def _times(found: list[Row]) -> list[str]:
         "target is 0.90. Rates are the datasheet's, per type: 362.05 TFLOP/s in bfloat16, 91.6 in float32, 864 GB/s.",
         "", "| counted | rank correlation |", "| --- | ---: |",
         *(f"| {name} | {order:.3f} |" for name, order in orders.items()), "",
-        "What keeps it from 1: an estimate leaves out launches and the time that no kernel runs, which methods of many "
+        "Where it stays below that: an estimate leaves out launches and the time that no kernel runs, which methods of many "
         "small operations spend most, and passes of a Fourier transform over memory.", "",
     ]  # fmt: skip
 
