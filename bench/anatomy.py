@@ -324,6 +324,9 @@ def oriented(module: nn.Module) -> Tensor:
     """
     if isinstance(module, nn.Linear) and (type(module) is nn.Linear or _is_falcons(module)):
         return module.weight
+    if hasattr(module, "packed"):  # in 4 bits, on tensors without data: unpacked for the caller
+        dense: Tensor = module.dense()  # type: ignore[operator]
+        return dense
     if type(module) is Conv1D:
         return module.weight.t()
     raise BenchError(f"cannot adapt a {type(module).__name__}; this method takes nn.Linear and transformers' Conv1D")

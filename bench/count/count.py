@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
-from transformers.pytorch_utils import Conv1D
 
 from bench import registry
 from bench.count.attribution import Origin
@@ -20,6 +19,7 @@ from bench.count.fake import fake_like, fakeify, lacks_fake_form, limit, without
 from bench.count.ledger import Ledger, StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.operations import tensors
+from bench.count.packed import left_whole, pack
 from bench.count.roofline import Work
 from bench.count.step import (
     Accumulated,
@@ -91,8 +91,6 @@ LARGEST = 10
 """Saved tensors that a record names."""
 CUBLAS_WORKSPACE = 8_519_680
 """Bytes that cuBLAS takes from torch's allocator for its first product (32 MiB on Hopper)."""
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Per weight: 4 bits, one 8-bit scale for 64 weights, one float32 for 256 scales (Dettmers et al. 2023, section 3)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,10 +147,7 @@ def counted(adapted: "Adapted", ledger: Ledger, held: Bytes, peak: PeakMemory, n
     model, method = adapted.model, adapted.method
     delta = stored_bytes(method, finalize(method, model.body), trainable(model.body))
     notes = (*notes_of(method, model.body), *notes)
-    stored, peak = corrected(held, peak, adapted)
-    if stored.weights != held.weights:  # packed, and what unpacks them is not among the operations of this step
-        ledger = dataclasses.replace(ledger, traffic_bytes=None, loads=())
-    return summary(model, ledger, stored, peak, delta, notes)
+    return summary(model, ledger, held, with_workspace(peak, adapted.setting.device), delta, notes)
 
 
 def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Ledger:
@@ -174,8 +169,8 @@ def peak_of(
     adapted = Adapted(spec, method, config, setting)
     with without_data(setting.device):
         step = adapted.step()
-        held, peak, _ = measure_step(Accumulated(step) if accumulating else step)
-        return corrected(held, peak, adapted)[1]
+        _, peak, _ = measure_step(Accumulated(step) if accumulating else step)
+        return with_workspace(peak, setting.device)
 
 
 def summary(
@@ -222,12 +217,15 @@ class Adapted:
         self.method, self.config, self.setting = method, config, setting
         bare = shape_for(spec, setting)  # no file of weights is read
         self.shape = bare.config
+        whole = left_whole(bare)
         self._own = {} if registry.ours(method) else dict(bare.named_parameters())
         with Writes(self._own) if self._own else contextlib.nullcontext() as writes:
             self.origin, self.model = adapt(bare, method, config, make_objective(bare, setting), setting)
         written = _written(Frozen(self._own, self.model.body), writes) if writes else []
         self.notes = (*written, *kept_narrow(method, self.model, self.origin, setting))
         """What a reader must know of how it was built."""
+        if setting.weights != "native":
+            pack(self.origin, whole, setting.weights)
 
     def step(self) -> TrainingStep:
         """The step on fake tensors, once, inside ``without_data``: the model's own tensors give way to them."""
@@ -255,38 +253,13 @@ def _written(frozen: Frozen, writes: Writes) -> list[str]:
     return [f"apply() writes into frozen weights of the backbone: {names[0]}{more}"] if names else []
 
 
-def corrected(held: Bytes, peak: PeakMemory, adapted: Adapted) -> tuple[Bytes, PeakMemory]:
-    """Add what no fake tensor shows: 4-bit storage of frozen weights, CUDA's workspace."""
-    origin, setting = adapted.origin, adapted.setting
-    if setting.weights == "nf4":
-        frozen = [w for m, place in origin.modules.items() if place.startswith("layer_") for w in _frozen_linear(m)]
-        saved = sum(w.nbytes - round(NF4_BYTES * w.numel()) for w in frozen)
-        held = held.model_copy(update={"weights": held.weights - saved})
-        # one matrix at a time is unpacked for its product
-        peak = _shifted(peak, -saved, max((w.nbytes for w in frozen), default=0))
-    return held, with_workspace(peak, setting.device)
-
-
 def with_workspace(peak: PeakMemory, device: str) -> PeakMemory:
     """``peak`` with the workspace that the first product on CUDA takes and keeps."""
-    return _shifted(peak, CUBLAS_WORKSPACE, 0) if device == "cuda" else peak
+    return _shifted(peak, CUBLAS_WORKSPACE) if device == "cuda" else peak
 
 
-def _shifted(peak: PeakMemory, always: int, in_products: int) -> PeakMemory:
-    forward, backward = peak.forward + always + in_products, peak.backward + always + in_products
-    optimizer = peak.optimizer + always
-    step = max(forward, backward, optimizer)
-    return PeakMemory(forward=forward, backward=backward, optimizer=optimizer, step=step)
-
-
-def packed(module: nn.Module) -> bool:
-    """Whether transformers stores the weight of ``module`` in 4 bits: that of a subclass or of experts it leaves."""
-    return type(module) is nn.Linear or isinstance(module, Conv1D)
-
-
-def _frozen_linear(module: nn.Module) -> list[torch.Tensor]:
-    weight = module.weight if packed(module) else None
-    return [weight] if isinstance(weight, torch.Tensor) and not weight.requires_grad else []
+def _shifted(peak: PeakMemory, always: int) -> PeakMemory:
+    return PeakMemory(**{phase: value + always for phase, value in peak})
 
 
 Loss = Callable[[Any], Tensor]

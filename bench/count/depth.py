@@ -20,7 +20,7 @@ from bench import registry
 from bench.anatomy import anatomy
 from bench.count import count as whole
 from bench.count.attribution import Places
-from bench.count.count import Adapted, Counts, corrected
+from bench.count.count import Adapted, Counts, with_workspace
 from bench.count.fake import without_data
 from bench.count.ledger import Ledger, count_step
 from bench.count.memory import Course, follow_step, peak_memory
@@ -195,7 +195,7 @@ class _Steps:
                     step.batch = step_batch(shape, setting)
                     courses.append(follow_step(step))
             last = courses[-WINDOW:]
-            return corrected(self._held(last), self._peak(last), self.whole)[1]
+            return with_workspace(self._peak(last), self.setting.device)
 
         try:
             return self._follows(figures)

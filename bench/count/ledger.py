@@ -14,6 +14,7 @@ from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.chunked import Taken, inside, taken
 from bench.count.fake import asked_device
 from bench.count.operations import CriticalPath, Link, Product, factors, product, tensors, uncounted
+from bench.count.packed import unpacks
 from bench.count.roofline import Load, Work
 from bench.count.traffic import traffic
 from bench.schema.record import Flops, MovedBytes, Owners, PathCounts, SavedTensor, Traffic
@@ -199,6 +200,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         if func in _COPIES:
             self._places.follow_copy(list(tensors(args)), out)
+        elif unpacks(func):
+            self._places.follow_copy(args[:1], out)
         found = product(func, args, kwargs, out)
         if found is None and self.phase == "backward" and not forward:
             found = _outer(func, out)

@@ -58,6 +58,11 @@ def _expert_rows(rows: Tensor, weights: Tensor, *_: Any, **__: Any) -> int:
     return 2 * rows.numel() * weights.shape[-1]
 
 
+def _four_bits(rows: Tensor, packed: Tensor, shape: Any, *_: Any, **__: Any) -> int:
+    """``[..., K]`` through the ``[N, K]`` map that 4-bit weights stand for."""
+    return 2 * rows.numel() * int(shape[0])
+
+
 def _expert_rows_backward(rows: Tensor, weights: Tensor, *_: Any, **__: Any) -> int:
     return 2 * _expert_rows(rows, weights)
 
@@ -250,11 +255,13 @@ _CONVOLUTIONS: dict[Any, Callable[..., int]] = {
     _ATEN._slow_conv2d_forward: _convolution,
     _ATEN.convolution_backward: _convolution_backward,
 }
-_EXPERTS: dict[str, tuple[Callable[..., int], Kind]] = {
+_OF_PACKAGES: dict[str, tuple[Callable[..., int], Kind]] = {
+    "bitsandbytes::gemm_4bit": (_four_bits, "linear"),
     "transformers::grouped_mm_fallback": (_expert_rows, "linear"),
     "transformers::grouped_mm_fallback_backward": (_expert_rows_backward, "both"),
 }
-"""By name: transformers makes them where it needs them."""
+"""By name: packages make them where they are imported."""
+_WITHOUT_PRODUCTS = frozenset({"bitsandbytes::dequantize_4bit", "bitsandbytes::dequantize_blockwise"})
 
 
 def product(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Product | None:
@@ -279,16 +286,17 @@ def product(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out
         return None
     if (ahead := taken(function, args)) is not None:
         return Product(sum(ahead), "linear")
-    if (name := function.name().partition(".")[0]) in _EXPERTS:
-        formula, kind = _EXPERTS[name]
+    if (name := function.name().partition(".")[0]) in _OF_PACKAGES:
+        formula, kind = _OF_PACKAGES[name]
         return Product(formula(*args, **kwargs), kind)
     registered = flop_registry.get(packet)
     return Product(int(registered(*args, **kwargs, out_val=out)), "linear") if registered else None
 
 
 _TORCHS = frozenset(
-    {"aten", "prim", "prims", "inductor", "profiler", "_c10d_functional", "c10d", "rngprims", "debugprims"}
+    {"aten", "prim", "prims", "inductor", "profiler", "_c10d_functional", "c10d", "rngprims", "debugprims", "bench"}
 )
+"""Namespaces whose products are all in the table; those of this harness have none."""
 _NO_FORMULA = re.compile(
     r"_?linalg_(?!vector_norm|cross|diagonal|check_errors)|_fft_|cholesky|lu_|triangular_solve|geqrf|orgqr|ormqr|_?cdist"
     r"|_euclidean_dist|.*sparse.*mm|_weight_int\w*mm|_cslt|conv_tbc|_conv_depthwise|_thnn_conv|slow_conv|quantized"
@@ -304,7 +312,8 @@ def uncounted(function: Any) -> str | None:
     if function.namespace in _TORCHS:
         return _of_torch(function)
     name: str = function.name().partition(".")[0]
-    return None if function._overloadpacket in flop_registry or name in _EXPERTS else name
+    known = function._overloadpacket in flop_registry or name in _OF_PACKAGES or name in _WITHOUT_PRODUCTS
+    return None if known else name
 
 
 @functools.cache

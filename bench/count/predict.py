@@ -428,12 +428,12 @@ def _left_whole(bare: Any) -> list[str]:
     from torch import nn
 
     from bench.anatomy import anatomy
-    from bench.count.count import packed
+    from bench.count.packed import packable
 
     found = {
         type(module).__name__
         for module in bare.get_submodule(anatomy(bare).layers_path).modules()
-        if not packed(module) and not isinstance(module, nn.Embedding)
+        if not packable(module) and not isinstance(module, nn.Embedding)
         and any(p.ndim > 1 for p in module.parameters(recurse=False))
     }  # fmt: skip
     return sorted(found)
@@ -451,10 +451,10 @@ def _notes(setting: Setting, bare: Any) -> list[str]:
         ]
     else:
         notes = ["the peak leaves out scratch space inside kernels"]
-    if setting.weights == "nf4":
+    if setting.weights != "native":
         notes.append(
-            "4-bit size of the frozen linear weights is by formula; they are unpacked one matrix at a time, and the "
-            "bytes that this moves are not counted"
+            "frozen linear maps of the layers are held in 4 bits as bitsandbytes holds them and unpacked one matrix at "
+            "a time; norms, embeddings and the LM head stay in the type of --dtype"
         )
         if whole := _left_whole(bare):
             notes.append(f"4-bit storage leaves {', '.join(whole)} as they are: transformers packs nn.Linear alone")

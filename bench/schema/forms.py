@@ -13,8 +13,9 @@ AdapterDtype = Literal["float32", "model"]
 """Type of what a method adds beside a backbone in bfloat16: float32, as peft has it by default, or the backbone's."""
 Attention = Literal["sdpa", "eager"]
 Optimizer = Literal["adamw_fused", "adamw_foreach", "adamw_loop", "adamw_8bit", "sgd", "adafactor"]
-Weights = Literal["native", "nf4"]
-"""How frozen linear weights of the backbone's layers are stored: as computed with, or as 4-bit normal floats."""
+Weights = Literal["native", "nf4", "nf4-dq"]
+"""How frozen linear weights of the backbone's layers are stored: as computed with, or as 4-bit normal floats, with
+double quantisation or without."""
 Device = Literal["cuda", "cpu"]
 Objective = Literal["classes", "score", "text"]
 """What is trained on top of the backbone: a head of classes, a head of one number, or the model's own LM head on the

@@ -290,23 +290,6 @@ def test_eight_bit_state_of_a_large_matrix_is_two_bytes_an_element_and_two_scale
     assert fake_counts(tiny, "full", setting).bytes.optimizer_state == expected
 
 
-def test_four_bit_weights_fall_by_the_formula_on_frozen_linear_maps(shapes: dict[str, BackboneSpec]) -> None:
-    plain = fake_counts(shapes["bert"], "lora", PLAIN, rank=2)
-    packed = fake_counts(shapes["bert"], "lora", form(weights="nf4"), rank=2)
-    each = [WIDTH * WIDTH] * 4 + [WIDTH * FFN] * 2
-    # half a byte a weight, one byte for 64 of them and one float32 for 256 of those
-    saved = LAYERS * sum(4 * n - round(n / 2 + n / 64 + 4 * n / (64 * 256)) for n in each)
-    assert plain.bytes.weights - packed.bytes.weights == saved
-    unpacked = 4 * WIDTH * FFN
-    assert plain.peak.backward - packed.peak.backward == saved - unpacked
-    assert plain.peak.optimizer - packed.peak.optimizer == saved
-    assert packed.flops == plain.flops
-
-
-def test_four_bit_weights_change_nothing_where_all_weights_train(shapes: dict[str, BackboneSpec]) -> None:
-    assert fake_counts(shapes["bert"], "full", form(weights="nf4")) == fake_counts(shapes["bert"], "full", PLAIN)
-
-
 def test_cuda_adds_the_workspace_of_its_products(shapes: dict[str, BackboneSpec]) -> None:
     cpu, cuda = (fake_counts(shapes["bert"], "full", form(device=device)) for device in ("cpu", "cuda"))
     assert cuda.peak.step - cpu.peak.step == CUBLAS_WORKSPACE

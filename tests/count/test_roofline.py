@@ -57,9 +57,3 @@ def test_a_prediction_has_seconds_and_tokens_a_second_only_where_rates_are_given
     assert both.estimated_step_seconds is not None
     parts = (slow.estimated_step_seconds, narrow.estimated_step_seconds)
     assert max(parts) < both.estimated_step_seconds < sum(parts)
-
-
-def test_packed_weights_have_no_estimate() -> None:
-    setting = Setting(batch=2, length=8, weights="nf4")
-    (row,) = predictions("tiny", ["lora"], setting, rates=DEVICES["l40s"])
-    assert row.estimated_step_seconds is None

@@ -296,15 +296,6 @@ def test_eight_bit_adamw_moves_a_byte_for_each_moment(tiny_bert: BackboneSpec) -
     assert small.forward == big.forward
 
 
-def test_weights_packed_in_four_bits_have_no_traffic(
-    tiny_bert: BackboneSpec,
-) -> None:
-    packed = fake_counts(tiny_bert, "lora", Setting(batch=ROWS, length=LENGTH, weights="nf4"), rank=2)
-    assert (packed.traffic_bytes, packed.work) == (None, {})
-    trained = fake_counts(tiny_bert, "full", Setting(batch=ROWS, length=LENGTH, weights="nf4"))
-    assert trained.traffic_bytes is not None  # nothing is packed
-
-
 def test_account_counts_a_users_module() -> None:
     net = nn.Sequential(nn.Linear(D, N, bias=False), nn.Linear(N, 1, bias=False))
     counts = account(net, torch.ones(B, D), loss=lambda out: out.sum(), optimizer="sgd")
