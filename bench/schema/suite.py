@@ -55,7 +55,7 @@ class SweepTable(StepForm):
     device: Device = "cpu"
     """Whose forms of each operation are counted; no such device is needed."""
     weights: Weights = "native"
-    """``nf4`` stores the frozen linear weights in 4 bits, by formula; a sweep alone has it, since it runs nothing."""
+    """``nf4`` and ``nf4-dq`` hold the frozen linear maps in 4 bits; a sweep alone has them, since it runs nothing."""
     timeout_seconds: float = Field(default=1800.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """Counting this sweep may take this long."""
     method_timeout_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
