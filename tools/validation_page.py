@@ -157,7 +157,7 @@ def _times(found: list[Row]) -> list[str]:
         "target is 0.90. Rates are the datasheet's, per type: 362.05 TFLOP/s in bfloat16, 91.6 in float32, 864 GB/s.",
         "", "| counted | rank correlation |", "| --- | ---: |",
         *(f"| {name} | {order:.3f} |" for name, order in orders.items()), "",
-        "Where it stays below that: an estimate leaves out launches and the time that no kernel runs, which methods of many "
+        "Below that since an estimate leaves out launches and the time that no kernel runs, which methods of many "
         "small operations spend most, and passes of a Fourier transform over memory.", "",
     ]  # fmt: skip
 
