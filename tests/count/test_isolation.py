@@ -20,8 +20,8 @@ MODULE = "tests.factories.faulty_plugin"
 FAULTS = {
     "PatchesLinear": None, "PatchesTensors": None, "DefaultType": None, "Threads": None, "HooksEverything": None,
     "Precision": None, "Raises": "apply() of the method raises ValueError: this method",
-    "Leaves": "SystemExit: nothing more to do",
-    "Interrupts": "KeyboardInterrupt", "Exits": "its process ended without an answer (exit code 0)",
+    "Leaves": "apply() of the method raises SystemExit: nothing more to do",
+    "Interrupts": "apply() of the method raises KeyboardInterrupt", "Exits": "its process ended without an answer (exit code 0)",
     "ExitsInThree": "its process ended without an answer (exit code 3)",
     "Killed": "its process ended without an answer (killed by SIGKILL)",
 }  # fmt: skip

@@ -284,7 +284,10 @@ class Broken(Method):
 
 def test_a_third_party_s_method_that_cannot_be_counted_is_named(monkeypatch):
     monkeypatch.setitem(BUILTIN, "broken", f"{__name__}:Broken")
-    with pytest.raises(BenchError, match=r"broken cannot be counted: .* \(RuntimeError: no values\); give width"):
+    with pytest.raises(
+        BenchError,
+        match=r"broken cannot be counted: sizes\(\) of the method raises RuntimeError: no values, .*; give width",
+    ):
         planned("broken", match={"trainable_parameters": 5_000})
 
 
