@@ -63,7 +63,8 @@ ladder train what the authors' code trains. LoRA trains fewer: the authors add b
 these 282,496 too; for the same reason there is no BitFit here (0.13 % there). A GB of the paper is 1,048,576,000 \
 bytes of `max_memory_allocated`, and so it is here. Every row is counted below what was measured, LoRA and the ladder \
 furthest. Not known of the paper's steps, and not modelled: how many tokens its targets have (four a row are counted), \
-and what torch 1.10 and the authors' layers of 2022 held beside these tensors."""
+and what torch 1.10 and the authors' layers of 2022 held beside these tensors. The printed memory is quoted \
+second-hand: the table itself was not at hand."""
 
 
 def _peak(record: CountRecord) -> int:
@@ -92,7 +93,46 @@ for {fmt.count(inside["peft"])} FLOPs ({fmt.count(inside["lora"])} with LoRA), w
 {fmt.count(inside["lst"])}. Counted on smollm2-135m, 4 rows of 256 tokens, text."""
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"paper-lst": lst, "ladder-or-shadow": shadow}
+DEVICE = 12 * 2**30
+"""Bytes of the device that the paper on ladders fits a 7B model into."""
+RESERVE = 0.05
+"""Share of a device that `predict` leaves to the allocator and the context."""
+
+
+def ladders() -> str:
+    """Ladder Up, Memory Down: a ladder beside a 4-bit decoder."""
+    records = [r for r in Results(published("paper-ladder")).count_records if r.status == "ok"]
+    rows, halves, fits, others = [], [], [], []
+    for sweep in dict.fromkeys(r.sweep for r in records):
+        peaks = {(r.method.name, r.value): _peak(r) for r in records if r.sweep == sweep}
+        lora, *narrow = peaks["lora", 8], peaks["lst", 8], peaks["lst", 16]
+        rows.append([sweep, fmt.size(lora), *(f"{fmt.size(peak)} ({peak / lora:.2f})" for peak in narrow)])
+        room = DEVICE * (1 - RESERVE)
+        halves += [sweep] if narrow[1] <= lora / 2 else []
+        fits += [sweep] if narrow[1] <= room else []
+        others += [sweep] if lora <= room else []
+    head = ["backbone and loss", "LoRA on all maps", "LST, an eighth (/ LoRA)", "LST, a sixteenth (/ LoRA)"]
+    return f"""## A ladder beside a 4-bit decoder: one row of 2,048 tokens
+
+{table(head, rows)}
+
+"Ladder Up, Memory Down" (arXiv 2512.14237) says of 7B decoders with a 4-bit backbone: a ladder takes half of QLoRA's \
+peak; it fits 12 GB without checkpointing; QLoRA does not. Its abstract gives no widths; of a ladder of a sixteenth:
+
+- Half of QLoRA's peak or less: {_listed(halves)}.
+- Fits {DEVICE / 2**30:.0f} GiB less {100 * RESERVE:.0f} % for allocator and context: {_listed(fits)}.
+- QLoRA fits as well: {_listed(others)}.
+
+Counted on CUDA's forms: NF4 with single quantisation, bfloat16, what is added in float32, nothing checkpointed unless \
+said. What the vocabulary's logits take is common to both, so that the forms of the loss decide how much of the \
+ladder's saving remains."""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "; ".join(names) or "none"
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"paper-lst": lst, "paper-ladder": ladders, "ladder-or-shadow": shadow}
 """Suite -> its part of the page, in reading order."""
 
 

@@ -21,7 +21,8 @@ FAULTS = {
     "PatchesLinear": None, "PatchesTensors": None, "DefaultType": None, "Threads": None, "HooksEverything": None,
     "Precision": None, "Raises": "apply() of the method raises ValueError: this method",
     "Leaves": "apply() of the method raises SystemExit: nothing more to do",
-    "Interrupts": "apply() of the method raises KeyboardInterrupt", "Exits": "its process ended without an answer (exit code 0)",
+    "Interrupts": "apply() of the method raises KeyboardInterrupt",
+    "Exits": "its process ended without an answer (exit code 0)",
     "ExitsInThree": "its process ended without an answer (exit code 3)",
     "Killed": "its process ended without an answer (killed by SIGKILL)",
 }  # fmt: skip
