@@ -1,6 +1,7 @@
 """Figures that others published: every experiment is a method of this harness, and the page says what the files say."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -56,3 +57,11 @@ def test_a_count_is_what_the_file_says(name: str) -> None:
     assert counts_of(name, padded=written.padded_backward_bytes is not None) == dataclasses.replace(
         written, estimated_step_seconds=pytest.approx(written.estimated_step_seconds)
     )
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_both_readmes_quote_the_page(name: str) -> None:
+    page, readme = validation_page.page(), (validation_page.PAGE.parents[1] / name).read_text(encoding="utf-8")
+    (median,) = re.findall(r"\| counted / published peak, median \| ([\d.]+) \|", page)
+    ((within, counted),) = re.findall(r"\| within 5 % \| (\d+) of (\d+) ", page)
+    assert {median, within, counted} <= set(re.findall(r"[\d.]+", readme.partition("validation.md")[0]))
