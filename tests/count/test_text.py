@@ -40,7 +40,14 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, BackboneSpec]:
     return {family: tiny_shape(family, tmp_path_factory.mktemp(family)) for family in WHOLE}
 
 
-PAIRS = [(name, family) for name in BUILTIN for family in WHOLE if family not in METHODS[name].refused]
+PAIRS = [
+    pytest.param(name, family, marks=[pytest.mark.slow] if family in ("t5_gated_whole", "bart") else [])
+    if name not in FEW
+    else (name, family)
+    for name in BUILTIN
+    for family in WHOLE
+    if family not in METHODS[name].refused
+]
 
 
 @pytest.mark.parametrize(("name", "family"), PAIRS)
@@ -53,7 +60,7 @@ def test_fake_equals_real_to_the_byte_for_every_method(name: str, family: str, s
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize("fields", OTHER.values(), ids=OTHER)
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("family", ["llama", "t5_whole"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("t5_whole", marks=pytest.mark.slow)])
 def test_fake_equals_real_in_every_loss_and_form(
     family: str, loss: str, fields: dict[str, object], name: str, shapes: dict[str, BackboneSpec]
 ) -> None:
