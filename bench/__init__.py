@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from bench.count.count import account
     from bench.plan.load import load_suite
     from bench.store.store import read_records as load_records
+    from bench.training.adapted import load_adapted
     from bench.verdicts.claims import load_results
 
-__all__ = ["account", "load_records", "load_results", "load_suite"]
+__all__ = ["account", "load_adapted", "load_records", "load_results", "load_suite"]
 
 _PLACES = {
     "account": "bench.count.count:account",
+    "load_adapted": "bench.training.adapted:load_adapted",
     "load_records": "bench.store.store:read_records",
     "load_results": "bench.verdicts.claims:load_results",
     "load_suite": "bench.plan.load:load_suite",

@@ -74,6 +74,10 @@ def run(
         int | None,
         typer.Option(min=1, help="Number of parallel workers; it changes no figure (default: what the cores carry)."),
     ] = None,
+    keep: Annotated[
+        Literal["best", "all"] | None,
+        typer.Option(help="Store what cells train: of all seeds, or of the best seed of each method and task."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a suite: costs first, then scores. The same command resumes an interrupted run."""
@@ -84,7 +88,7 @@ def run(
     context = warm_up(narrowed)
     plan = planned(narrowed, display.note)
     folder = out or Path("results/runs") / plan.name
-    records = carry_out(plan, folder, fresh, workers, context, display)
+    records = carry_out(plan, folder, fresh, workers, context, display, keep)
     with interruptible(lambda: f"all {len(records)} records are kept; the same command writes the report"):
         _report(folder, display.console, as_json)
     raise typer.Exit(1 if any(record.status != "ok" for record in records) else 0)

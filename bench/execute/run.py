@@ -4,9 +4,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from bench.errors import Interrupted
+from bench.errors import BenchError, Interrupted
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bench.plan.select import Selection
     from bench.schema.jobs import Plan
     from bench.schema.suite import Suite
+    from bench.store.kept import Keep
+    from bench.store.store import Store
 
 MEASURE = "Measure"
 """Panel of the help text for the verbs that run things."""
@@ -76,14 +78,28 @@ def interruptible(kept: Callable[[], str]) -> Iterator[None]:
 
 
 def carry_out(
-    plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: "ForkServerContext", display: "Display"
-) -> list[Any]:
+    plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: "ForkServerContext", display: "Display",
+    which: Literal["best", "all"] | None = None,
+) -> list[Any]:  # fmt: skip
     """Carry out what the folder still lacks.
+
+    Args:
+        plan: What is to be done.
+        folder: The run folder.
+        fresh: Archive earlier records, and what is kept, and begin anew.
+        workers: Jobs at once; as many as the cores carry where None.
+        context: From ``warm_up``.
+        display: Shows how far it is.
+        which: What to keep of what cells train; None: nothing.
 
     Returns:
         The records of the plan, of this call and of earlier ones, in the order of the file.
+
+    Raises:
+        BenchError: Something is to be kept, and nothing is trained, or it was trained before and not kept.
     """
     from bench.execute.runner import execute, remaining
+    from bench.store.kept import kept_in, leave_best, set_aside, tidy
     from bench.store.store import open_store
 
     wanted = plan.job_ids()
@@ -92,13 +108,55 @@ def carry_out(
     def kept() -> str:
         return f"{sum(identity in store for identity in wanted)} of {len(wanted)} records are kept; {again} resumes"
 
+    keep = _keep(plan, folder, which)
     with open_store(folder, plan.suite, fresh=fresh) as store, interruptible(kept):
+        if fresh:
+            set_aside(folder)
+        tidy(folder)
+        if keep is not None:
+            _check_kept(plan, store, keep)
         todo = remaining(plan, store)
         if not todo:
             display.note("nothing to do (use --fresh to run again)")
         else:
             display.begin(plan, todo, sum(identity in store for identity in wanted), folder)
+            if keep is None and any(kept_in(folder)):
+                display.note("earlier cells of this run are kept; without --keep those that follow are not")
             with display:
-                for event in execute(todo, store, context, workers=workers):
+                for event in execute(todo, store, context, workers=workers, keep=keep):
                     display.show(event)
+        if keep is not None and keep.which == "best":
+            leave_best(folder)
         return [record for record in store.records if record.id in wanted]
+
+
+def _keep(plan: "Plan", folder: Path, which: Literal["best", "all"] | None) -> "Keep | None":
+    """What is to be kept of ``plan``."""
+    if which is None:
+        return None
+    from bench.schema.jobs import sha256_of
+    from bench.store.kept import Keep
+
+    if not plan.cells:
+        raise BenchError("--keep stores what scored cells train, and nothing is scored here; omit --keep")
+    return Keep(folder, which, sha256_of(plan.suite.plain()))
+
+
+def _check_kept(plan: "Plan", store: "Store", keep: "Keep") -> None:
+    """Refuse to keep what an earlier call has trained and thrown away."""
+    from bench.store.kept import is_kept
+
+    cells = {cell.id for cell in plan.cells}
+    done: list[Any] = [r for r in store.records if r.id in cells and r.status == "ok"]
+    unkept = [r for r in done if r.kept_sha256 is None]
+    if unkept:
+        raise BenchError(
+            f"{keep.folder}: {len(unkept)} of {len(cells)} cells were trained without --keep, and what they trained is "
+            "gone; add --fresh to train them again, or omit --keep"
+        )
+    gone = [r for r in done if not is_kept(keep.folder, r.id)] if keep.which == "all" else []
+    if gone:
+        raise BenchError(
+            f"{keep.folder}: {len(gone)} of {len(cells)} cells were trained under --keep best, which left the best "
+            "seeds alone; add --fresh to train them again, or take --keep best"
+        )

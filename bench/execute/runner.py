@@ -15,11 +15,13 @@ from pydantic import TypeAdapter
 
 from bench.count.sweep import failures as count_failures
 from bench.count.sweep import run_sweep
+from bench.errors import BenchError, unwritable
 from bench.plan.select import family
 from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id
 from bench.schema.record import Stored
 from bench.schema.suite import Suite
 from bench.store.environment import at_once, cores, now
+from bench.store.kept import Keep, NotWritten, land, leave_best
 from bench.store.sidecars import Sidecars
 from bench.store.store import Store
 from bench.timing.probe import failures as cost_failures
@@ -75,20 +77,26 @@ def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
     return context
 
 
-def run_jobs(context: ForkServerContext, jobs: Sequence[Job], *, workers: int) -> Iterator[Progress | Result]:
+def run_jobs(
+    context: ForkServerContext, jobs: Sequence[Job], *, workers: int, keep: Keep | None = None
+) -> Iterator[Progress | Result]:
     """Run ``jobs``, at most ``workers`` at once, and yield what happens as it happens.
 
     Args:
         context: From ``warm_context``.
         jobs: Cells, probes or sweeps, started in this order.
         workers: Processes at once; they change how long all takes, and no figure.
+        keep: Where cells write what they have trained, aside of its place; None: it is not kept.
+
+    Raises:
+        BenchError: What is to be kept cannot be written.
     """
     waiting = list(reversed(jobs))
     running: list[_Worker] = []
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_start(context, waiting.pop()))
+                running.append(_start(context, waiting.pop(), keep))
             handles = [handle for worker in running for handle in (worker.messages, worker.process.sentinel)]
             wait(handles, timeout=max(0.0, min(worker.deadline for worker in running) - time.monotonic()))
             for worker in list(running):
@@ -109,18 +117,19 @@ def _threads(job: Job) -> int:
     return 1 if isinstance(job, Sweep) else job.threads or cores()
 
 
-def _start(context: ForkServerContext, job: Job) -> _Worker:
+def _start(context: ForkServerContext, job: Job, keep: Keep | None) -> _Worker:
     messages, theirs = context.Pipe(duplex=False)
     their_lifeline, lifeline = context.Pipe(duplex=False)
     kind = next(kind for kind, cls in _KINDS.items() if isinstance(job, cls))
-    process = context.Process(target=_work, args=(kind, job.model_dump_json(), _threads(job), theirs, their_lifeline))
+    asked = kind, job.model_dump_json(), _threads(job), keep
+    process = context.Process(target=_work, args=(*asked, theirs, their_lifeline))
     process.start()
     theirs.close()
     their_lifeline.close()
     return _Worker(job, process, messages, lifeline, deadline=time.monotonic() + job.timeout_seconds)
 
 
-def _work(kind: str, spec: str, threads: int, messages: Connection, lifeline: Connection) -> None:
+def _work(kind: str, spec: str, threads: int, keep: Keep | None, messages: Connection, lifeline: Connection) -> None:
     """In the worker: run one job and send what comes of it."""
     import torch
 
@@ -136,7 +145,11 @@ def _work(kind: str, spec: str, threads: int, messages: Connection, lifeline: Co
         messages.send(("progress", line, None))
 
     if kind == "cell":
-        record, sidecars = run_cell(Cell.model_validate_json(spec), progress)
+        try:
+            record, sidecars = run_cell(Cell.model_validate_json(spec), progress, keep)
+        except NotWritten as error:
+            messages.send(("unwritten", str(error), None))
+            return
         messages.send((kind, record.model_dump_json(by_alias=True), sidecars))
     elif kind == "probe":
         for cost in run_probe(Probe.model_validate_json(spec), progress):
@@ -160,6 +173,8 @@ def _drain(worker: _Worker) -> Iterator[Progress | Result]:
             if kind == "progress":
                 yield Progress(worker.job, text)
                 continue
+            if kind == "unwritten":
+                raise BenchError(text)
             record = _RECORD.validate_json(text)
             worker.received.append(record)
             yield Result(worker.job, record, sidecars)
@@ -241,7 +256,7 @@ def warm_up(suite: Suite) -> ForkServerContext:
 
 
 def execute(
-    todo: Remaining, store: Store, context: ForkServerContext, *, workers: int | None = None
+    todo: Remaining, store: Store, context: ForkServerContext, *, workers: int | None = None, keep: Keep | None = None
 ) -> Iterator[Progress | Result]:
     """Run what remains, store every record before it is passed on.
 
@@ -250,6 +265,7 @@ def execute(
         todo: From ``remaining``.
         store: The open store of the run folder.
         workers: Cells or sweeps at once; as many as have a core for each of their threads where None.
+        keep: What to keep of what cells train; None: nothing.
     """
     if todo.sweeps:  # counted, not timed: they may share the machine
         yield from _stored(run_jobs(context, todo.sweeps, workers=workers or at_once(len(todo.sweeps))), store)
@@ -257,13 +273,26 @@ def execute(
         yield from _stored(run_jobs(context, [probe], workers=1), store)
     if todo.cells:
         side_by_side = workers or at_once(len(todo.cells), todo.cells[0].threads)
-        yield from _stored(run_jobs(context, todo.cells, workers=side_by_side), store)
+        yield from _stored(run_jobs(context, todo.cells, workers=side_by_side, keep=keep), store, keep)
 
 
-def _stored(events: Iterator[Progress | Result], store: Store) -> Iterator[Progress | Result]:
+def _stored(events: Iterator[Progress | Result], store: Store, keep: Keep | None = None) -> Iterator[Progress | Result]:
     for event in events:
         if isinstance(event, Result):
             if event.record.id in store:
                 continue
+            kept = keep is not None and getattr(event.record, "kept_sha256", None) is not None
+            if keep is not None and kept:
+                _in_place(keep, event.record.id)
             store.append(event.record, event.sidecars)
+            if keep is not None and kept and keep.which == "best":
+                leave_best(keep.folder)
         yield event
+
+
+def _in_place(keep: Keep, identity: str) -> None:
+    """Put what a worker wrote aside in its place, before the record says that it is there."""
+    try:
+        land(keep.folder, identity)
+    except OSError as error:
+        raise unwritable(keep.folder, error, "free space or fix permissions, then run again") from error

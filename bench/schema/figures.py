@@ -273,6 +273,7 @@ NOT_FIGURES: Mapping[str, str] = {
     "recipe": "how it was trained", "seed": "how it was trained", "tuning": "how it was trained",
     "label_scale": "how it was trained",
     "predictions_sha256": "file beside the record", "directions_sha256": "file beside the record",
+    "kept_sha256": "file beside the record",
 }  # fmt: skip
 """Other fields of a record, with what they hold; a figure may lie within."""
 

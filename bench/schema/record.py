@@ -481,6 +481,9 @@ class Scored(_Common):
     """Seconds of what the method does before its first step."""
     predictions_sha256: str | None = None
     """Hash of the cell's predictions in ``predictions/<id>.parquet``, or ``predictions.parquet`` once published."""
+    kept_sha256: str | None = None
+    """Hash of what the cell trained, ``kept/<id>/delta.safetensors``, which stays there under ``--keep all``; under
+    ``--keep best`` that of the best seed of each method and task alone. None: nothing was kept."""
 
     @model_validator(mode="after")
     def _scored(self) -> "Scored":

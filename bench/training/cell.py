@@ -16,9 +16,11 @@ from bench import registry
 from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.schema import record
+from bench.schema.delta import KeptScore
 from bench.schema.jobs import Cell
 from bench.schema.record import TrialRecord
 from bench.store.environment import environment, now
+from bench.store.kept import Keep, NotWritten
 from bench.store.sidecars import Sidecars, directions_sha256, predictions_sha256
 
 Progress = Callable[[str], None]
@@ -26,15 +28,21 @@ Predictions = dict[str, list[Any]]
 Trained = record.ScoreRecord | TrialRecord
 
 
-def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Trained, Sidecars | None]:
+def run_cell(
+    cell: Cell, progress: Progress = lambda line: None, keep: Keep | None = None
+) -> tuple[Trained, Sidecars | None]:
     """Run ``cell``; whatever goes wrong inside becomes a record with its status and reason.
 
     Args:
         cell: What to train and score.
         progress: Called with short lines such as ``step 20/60 loss 0.61``.
+        keep: Where to write what was trained, aside of its place; None: it is not kept.
 
     Returns:
         The record, and what the cell leaves beside it where it came to its end; a trial keeps nothing.
+
+    Raises:
+        NotWritten: What was trained is to be kept and cannot be written.
     """
     import torch
 
@@ -44,12 +52,14 @@ def run_cell(cell: Cell, progress: Progress = lambda line: None) -> tuple[Traine
     started, before = now(), torch.get_num_threads()
     torch.set_num_threads(cell.threads)
     try:
-        figures, sidecars = _measure(cell, progress)
+        figures, sidecars = _measure(cell, progress, keep)
         if torch.get_num_threads() != cell.threads:
             raise BenchError(
                 f"the method set torch's threads to {torch.get_num_threads()} where the plan has {cell.threads}: it "
                 "trained under other conditions than the others; leave torch.set_num_threads out of it"
             )
+    except NotWritten:
+        raise
     except NonFiniteLoss as error:
         return failure(cell, "nan", str(error), started), None
     except BenchError as error:
@@ -94,7 +104,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
+def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[str, Any], Sidecars]:
     from bench.models.head import check_positions, trainable, trained_dtypes
     from bench.models.tokenizer import load_tokenizer
     from bench.tasks.metrics import compute
@@ -102,13 +112,15 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     from bench.training.contract import finalize, merge, notes_of, ranks_of, stored_bytes
     from bench.training.diagnostics import Found, directions, weights
     from bench.training.evaluate import Encoded, constant_score, evaluate, flags, label_scale
+    from bench.training.keep import keep_cell
 
     recipe = cell.recipe
     data = rows_of(cell)
     method, config = registry.make(cell.method.name, cell.method.config)
     bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed)
     start = weights(bare) if recipe.get("directions") else {}
-    length = check_positions(bare, recipe["max_length"], method.reserved_positions(config))
+    reserved = method.reserved_positions(config)
+    length = check_positions(bare, recipe["max_length"], reserved)
     scale = label_scale(data.train) if data.spec.regression else None
     encoded = functools.partial(
         Encoded, tokenizer=load_tokenizer(cell.backbone.folder, bare.config.vocab_size), max_length=length,
@@ -139,6 +151,10 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
     contract.finalized(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
+    kept = None
+    if keep is not None:
+        chosen = _kept_score(data.spec.main_metric, score, selection)
+        kept = keep_cell(keep, cell, data.spec, model, method, length, reserved, scale, chosen)
     merged = merge(method, model.body) if start or contract.merges else None
     contract.merged(model.body, merged)
     added = directions(start, weights(merged), recipe["directions"]) if start and merged is not None else Found({}, {})
@@ -154,9 +170,16 @@ def _measure(cell: Cell, progress: Progress) -> tuple[dict[str, Any], Sidecars]:
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
         "trained_dtypes": dtypes, "notes": tuple(notes), "ranks": ranks_of(method, model.body),
-        "directions": added.figures,
+        "directions": added.figures, "kept_sha256": kept,
         "directions_sha256": directions_sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip
+
+
+def _kept_score(metric: str, test: float, selection: Callable[[], float] | None) -> KeptScore:
+    """What tells seeds apart: the score on the rows cut from train to choose, where there are any."""
+    if selection is None:
+        return KeptScore(metric=metric, value=test, rows="test", test=test)
+    return KeptScore(metric=metric, value=selection(), rows="selection", test=test)
 
 
 def _fit(

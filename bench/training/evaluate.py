@@ -119,11 +119,29 @@ def evaluate(
 
     Raises:
         NonFiniteLoss: A prediction is NaN or infinite: the last step went astray, after its loss was taken.
+    """
+    answers = predictions(model, rows, batch_size, dtype=dtype)
+    table: dict[str, list[Any]] = {
+        "row": list(range(len(rows))),
+        "label": list(rows.labels),
+        "prediction": [prediction for prediction, _ in answers],
+    }
+    return table if spec.regression else table | {"probability": [certainty for _, certainty in answers]}
 
-    Not in ``inference_mode``: what a module caches there could take part in no later training step.
+
+def predictions(
+    model: TaskModel, rows: Encoded, batch_size: int = 64, *, dtype: str = "float32"
+) -> list[tuple[float, float]]:
+    """Class id and its probability, or score in the unit of the labels and NaN, of every row in order.
+
+    The model is left in eval mode. Not in ``inference_mode``: what a module caches there could take part in no later
+    training step.
+
+    Raises:
+        NonFiniteLoss: A prediction is NaN or infinite.
     """
     model.eval()
-    columns: dict[int, tuple[float, float, float]] = {}
+    answers: dict[int, tuple[float, float]] = {}
     with torch.no_grad():
         for indices, batch in rows.by_length(batch_size):
             with autocast(batch["labels"].device, dtype):
@@ -137,15 +155,8 @@ def evaluate(
             else:
                 probability, predicted = torch.softmax(logits, dim=-1).max(dim=-1)
                 values = zip(predicted.tolist(), probability.tolist(), strict=True)
-            for index, (prediction, certainty) in zip(indices, values, strict=True):
-                columns[index] = (rows.labels[index], prediction, certainty)
-    ordered = [columns[i] for i in range(len(rows))]
-    table: dict[str, list[Any]] = {
-        "row": list(range(len(rows))),
-        "label": [row[0] for row in ordered],
-        "prediction": [row[1] for row in ordered],
-    }
-    return table if spec.regression else table | {"probability": [row[2] for row in ordered]}
+            answers |= zip(indices, values, strict=True)
+    return [answers[row] for row in range(len(rows))]
 
 
 FEWEST_STEPS = 20

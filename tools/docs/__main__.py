@@ -15,6 +15,7 @@ PARTS: dict[str, Callable[[Say], str]] = {
     "costs of glue-small": figures.costs,
     "keys of a suite": lambda _: fields.suite_keys(),
     "fields of a record": lambda _: fields.record_fields(),
+    "fields of a delta": lambda _: fields.delta_fields(),
     "published runs": figures.runs,
     "folders": lambda _: folders.folders(),
     "inputs of the action": lambda _: gate.inputs(),

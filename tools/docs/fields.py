@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from bench.schema.delta import Delta
 from bench.schema.record import CostRecord, CountRecord, ScoreRecord
 from bench.schema.suite import DEFAULTS, RecipeValues, Suite
 from tools.method_pages import table
@@ -66,6 +67,19 @@ def record_fields() -> str:
         own = list(rows(inner, titles, defaults=False))
         parts += [f"### {title}", sentence(inner), table(head, own, len(head)) if own else ""]
     return "\n\n".join(part for part in parts if part)
+
+
+def delta_fields() -> str:
+    """Every field of ``delta.json``, and of the tables inside it that records do not have."""
+    head = ["field", "type", "meaning"]
+    shared = {inner for model in KINDS for inner in tables(model)}
+    titles = {inner: inner.__name__ for inner in tables(Delta) if inner is not Delta}
+    parts = [sentence(Delta), table(head, list(rows(Delta, titles, defaults=False)), len(head))]
+    for inner, title in titles.items():
+        if inner not in shared:
+            own = list(rows(inner, titles, defaults=False))
+            parts += [f"### {title}", sentence(inner), table(head, own, len(head))]
+    return "\n\n".join(parts)
 
 
 def _named(model: type[BaseModel], fields: typing.Iterable[str]) -> set[str]:
