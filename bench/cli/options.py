@@ -67,7 +67,8 @@ MethodsOption = Annotated[
 TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")]
 SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
 BackboneOption = Annotated[
-    str | None, typer.Option(help="Another backbone: a named shape (random weights) or a hub id.")
+    str | None,
+    typer.Option(help="Another backbone: a named shape (random weights), a hub id or ./folder."),
 ]
 CountsOption = Annotated[bool, typer.Option("--counts", help="Count costs only, without timing or scoring.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]

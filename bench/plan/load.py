@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError, first_fault, unknown, unwritable
 from bench.models.backbone import PRETRAINED, SHAPES
+from bench.models.folder import located
 from bench.registry import BUILTIN, summaries
 from bench.schema.claims import Bounds, ClaimTable
 from bench.schema.forms import spell
@@ -68,7 +69,17 @@ def load_suite(name_or_path: str) -> Suite:
     path = suite_path(name_or_path)
     values = read_suite_file(path)[1]
     values.setdefault("name", path.stem)
-    return parse_suite(values, str(path))
+    return _located(parse_suite(values, str(path)), path.parent)
+
+
+def _located(suite: Suite, folder: Path) -> Suite:
+    """The suite with paths of backbones, which its file spells from ``folder``, spelled from the working directory."""
+    own = suite.backbone.model_copy(update={"name": located(suite.backbone.name, folder)})
+    sweeps = (
+        table.model_copy(update={"backbone": table.backbone and located(table.backbone, folder)})
+        for table in suite.sweep
+    )
+    return suite.model_copy(update={"backbone": own, "sweep": tuple(sweeps)})
 
 
 def read_suite_file(path: Path) -> tuple[str, dict[str, Any]]:
@@ -217,12 +228,25 @@ def write_tuned(suite_file: Path, outcomes: Sequence[Outcome], table: TuningTabl
         BenchError: A file cannot be read or written.
     """
     text, changed = tuned(read_suite_file(suite_file)[0], outcomes, table)
+    text = _moved(text, suite_file.parent, out.parent)
     parse_suite({"name": suite_file.stem} | tomllib.loads(text), str(out))
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise unwritable(error.filename, error, "the chosen rates are in tuning.md") from error
     return changed
+
+
+def _moved(text: str, before: Path, after: Path) -> str:
+    """``text``, a suite in the folder ``before``, as it names the same backbones from the folder ``after``."""
+    import tomlkit
+
+    document = tomlkit.parse(text)
+    for key, tables in (("name", [document.get("backbone", {})]), ("backbone", document.get("sweep", ()))):
+        for table in tables:
+            if (name := table.get(key)) and (moved := located(str(name), before, after)) != name:
+                table[key] = moved
+    return tomlkit.dumps(document)
 
 
 def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[str, list[str]]:

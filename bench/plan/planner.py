@@ -25,6 +25,7 @@ from bench.schema.jobs import (
     Probe,
     Source,
     Sweep,
+    is_path,
     method_sources,
     sha256_of,
     source_hash,
@@ -63,8 +64,9 @@ def identity(job: Cell | Probe | Sweep) -> str:
     decided = job.model_dump(
         mode="json", exclude={"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source"}
     )
+    name = None if is_path(job.backbone.name) else job.backbone.name  # of a path, what lies there decides
     key = {
-        "schema": SCHEMA, "job": decided, "weights": [job.backbone.name, job.backbone.weights, job.backbone.sha256],
+        "schema": SCHEMA, "job": decided, "weights": [name, job.backbone.weights, job.backbone.sha256],
         "backbone_files": backbone.files_sha256(job.backbone),
         "versions": versions(), "sources": source_hash(SOURCES[type(job)]),
     }  # fmt: skip

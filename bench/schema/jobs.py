@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -72,16 +73,22 @@ def _imported(node: ast.ImportFrom, package: str) -> str:
     return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
 
 
+def is_path(name: str) -> bool:
+    """Whether ``name`` of a backbone is a path on this machine, a ``config.json`` or a folder; no id is spelled so."""
+    spelled = name.replace(os.sep, "/")
+    return spelled.endswith((".json", "/")) or spelled in (".", "..") or spelled.startswith(("./", "../", "/", "~"))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
     """Which backbone, as a suite names it; plain data that travels to workers as JSON."""
 
     name: str
-    """A named shape, a hub id or the path of a ``config.json``."""
+    """A named shape, a hub id, the path of a ``config.json``, or ``./`` with the last part of a folder's path."""
     weights: Literal["pretrained", "random"]
     revision: str | None = None
     sha256: str | None = None
-    """Hash that the weight file must have."""
+    """Hash over the weight files, one after the other."""
     folder: str | None = None
     """Where the files lie, once resolved."""
     layers: int | None = None

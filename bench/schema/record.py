@@ -23,11 +23,11 @@ class Backbone(_Frozen):
     """The pretrained model that was adapted."""
 
     name: str
-    """Name in the suite: a hub id or a named shape."""
+    """A hub id, a named shape, the path of a ``config.json``, or ``./`` with the last part of a folder's path."""
     revision: str | None
     """Hub revision, None for random weights."""
     sha256: str | None
-    """Hash of the weight file, None for random weights."""
+    """Hash of the weight file, of several one after the other; None for random weights."""
     parameters: Count
     """Number of parameters of the bare backbone (no pooler)."""
     weights: Literal["pretrained", "random"]

@@ -49,7 +49,7 @@ class SweepTable(StepForm):
     length: int | None = Field(default=None, ge=1, le=MOST_ROWS)
     """Tokens per row; left out where they are swept."""
     backbone: str | None = None
-    """Named shape or path of a config.json; the suite's backbone where left out."""
+    """Named shape, path of a config.json or ``./folder``; the suite's backbone where left out."""
     methods: tuple[str, ...] = ()
     """Labels as the suite spells its methods; all of them where left out."""
     device: Device = "cpu"
@@ -240,7 +240,8 @@ class BackboneTable(_Table):
     """Which pretrained model is adapted."""
 
     name: str
-    """Hub id, named shape or path of a config.json."""
+    """Hub id, named shape, path of a config.json, or ``./folder`` that ``save_pretrained`` wrote; relative paths start
+    at the suite's file."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """``random`` builds the shape with random weights: honest for cost, no conclusion about scores."""
     revision: str | None = Field(default=None, min_length=1)

@@ -4,6 +4,7 @@ import collections
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +25,7 @@ from bench.verdicts.claims import JudgedResults
 from tests.factories.command import bench
 from tests.factories.cost_steps import counted_once
 from tests.store.test_store import SUITE, score
+from tests.tasks.test_hub import lay_roberta
 from tools.answers.words import costs, published
 from tools.docs import __main__ as docs
 from tools.docs import gate
@@ -76,6 +78,8 @@ def finished_run(tmp_path):
     return tmp_path
 
 
+OWN = "./my-roberta"
+"""The reader's own backbone."""
 ledger_of = counted_once(duration.ledger_of)
 
 
@@ -94,6 +98,9 @@ def test_every_documented_command_runs(line, tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "shape_of", lambda name: replace(known(name), layers=2))
     monkeypatch.setattr(duration, "ledger_of", ledger_of_head)
     monkeypatch.chdir(ROOT)
+    if OWN in line:
+        shutil.move(lay_roberta(tmp_path / "hub"), tmp_path / OWN)
+        monkeypatch.chdir(tmp_path)
     words = as_test(line, tmp_path)
     assert bench(*words).stdout.strip() or Path(words[words.index("-o") + 1]).stat().st_size
 

@@ -169,7 +169,7 @@ def test_a_config_that_does_not_fit_is_one_sentence(tmp_path, content):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["/some/folder", "a/b/c", "a/", ""])
+@pytest.mark.parametrize("name", ["a/b/c", "a//b", ""])
 def test_what_is_no_hub_id_is_named(name):
     with pytest.raises(BenchError, match="is not a hub id; give owner/model"):
         backbone.resolve(name, "pretrained")
@@ -196,23 +196,8 @@ def test_the_shape_of_a_hub_id_needs_its_cached_configuration_alone(tmp_path, mo
     spec = backbone.shape_of("somebody/small-bert")
     assert spec.weights == "random"
     assert backbone.configuration(spec).hidden_size == 32
-    with pytest.raises(BenchError, match=r"model\.safetensors: cannot be read"):
+    with pytest.raises(BenchError, match=r"model\.safetensors: is missing; safetensors weights are required"):
         backbone.resolve("somebody/small-bert", "pretrained")
-
-
-@pytest.mark.parametrize("cached", [True, False], ids=["cached", "fetched"])
-def test_weights_in_shards_are_refused_as_such(tmp_path, monkeypatch, cached):
-    """Whether the list of the shards lies in the cache or has just been fetched."""
-    cached_on_this_machine(tmp_path, "somebody/large", {"model_type": "bert"})
-    (folder,) = tmp_path.glob("*/snapshots/*")
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    if cached:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(backbone, "silent", lambda path: False)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("") if cached else folder)
-    with pytest.raises(BenchError, match=r"model\.safetensors\.index\.json: the weights are split into several files"):
-        backbone.resolve("somebody/large", "pretrained")
-    assert backbone.shape_of("somebody/large").weights == "random"
 
 
 def test_of_a_hub_id_that_is_not_cached_the_configuration_alone_is_fetched(tmp_path, monkeypatch):
