@@ -127,7 +127,12 @@ def figures_of(results: Results) -> Reference:
     scores = _scores(results.score_records)
     if not any(found.methods for found in costs) and not scores:
         raise BenchError(f"{run.folder}: no records to make a reference of; finish the run first: {run.command}")
-    versions = run.records[0].environment["versions"]
+    said = run.records[0].environment.get("versions")
+    versions = said if isinstance(said, dict) else {}
+    if lacking := [name for name in DECIDING if name not in versions]:
+        raise BenchError(
+            f"{run.folder}: its records do not say which {lacking[0]} they ran on; measure again with --fresh"
+        )
     backbone = next((r.backbone for r in run.records if r.backbone is not None), None)
     if backbone is None:
         raise BenchError(f"{run.folder}: no record names its backbone; measure again with --fresh")

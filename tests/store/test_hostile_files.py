@@ -122,6 +122,17 @@ def printable(text):
     return all(character.isprintable() or character == "\n" for character in text)
 
 
+@pytest.mark.parametrize("versions", [None, {"torch": "2.13"}, "2.13"])
+def test_records_without_the_versions_that_a_gate_compares_are_one_sentence(folder, versions):
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for record in records:
+        record["environment"]["versions"] = versions
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    code, _, err = bench("gate", folder, "--reference", folder / "reference.json")
+    assert code == 2
+    assert "its records do not say which t" in err
+
+
 @pytest.mark.parametrize("name", FILES)
 @FEW
 @given(data=st.data())
