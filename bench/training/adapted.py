@@ -112,7 +112,7 @@ def load_adapted(folder: Path | str, backbone: str | None = None, device: str | 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     spec = base_of(place, about, backbone)
     model = _native(place, about, spec, device)
-    tokenizer = load_tokenizer(_words(spec), configuration(spec).vocab_size)
+    tokenizer = load_tokenizer(spec.folder, configuration(spec).vocab_size)
     return Adapted(about, model.requires_grad_(False).eval(), tokenizer, device)
 
 
@@ -139,8 +139,9 @@ def base_of(where: Path, about: Delta, name: str | None = None) -> BackboneSpec:
         BenchError: It is not found, or has other files.
     """
     base = about.base
+    revision = base.revision if name in (None, base.name) else None
     try:
-        spec = backbone.resolve(name or base.name, base.weights, base.revision)
+        spec = backbone.resolve(name or base.name, base.weights, revision)
     except BenchError as error:
         if name is not None:
             raise
@@ -184,12 +185,6 @@ def _native(where: Path, about: Delta, spec: BackboneSpec, device: str) -> TaskM
         model.head.requires_grad_(True)
         to_autocast(model)
     return model
-
-
-def _words(spec: BackboneSpec) -> str | None:
-    """Folder of the tokenizer; None where the backbone was drawn at random and has none."""
-    folder = spec.folder
-    return folder if folder is not None and (Path(folder) / "tokenizer_config.json").exists() else None
 
 
 def _head(path: Path, about: Delta, bare: nn.Module) -> Head:

@@ -4,6 +4,7 @@ file or in shards; a tokenizer where texts are scored."""
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from bench import load_adapted
 from bench.count.predict import predictions, setting_for
 from bench.errors import BenchError
 from bench.models import backbone
@@ -20,6 +22,9 @@ from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import StepShape
+from bench.store import kept
+from bench.store.kept import Keep
+from bench.tasks.sources import rows_of
 from bench.training.cell import run_cell
 from tests.factories.command import bench
 from tests.models.test_weights import GPT2, TINY, save, words
@@ -250,6 +255,32 @@ def test_texts_are_scored_on_it_with_its_own_tokenizer(mine, tmp_path):
     assert record.status == "ok"
     assert (record.backbone.name, record.backbone.sha256) == ("./mine", pretrained(mine).sha256)
     assert record.backbone.weights == "pretrained"
+
+
+def test_what_was_trained_on_it_is_rebuilt_on_it_wherever_it_lies(mine, tmp_path):
+    words(mine, 50)
+    (mine / "tokenizer_config.json").unlink()  # tokenizer.json alone is a tokenizer, then as before
+    (cell,) = plan_of(suite_in(tmp_path)).cells
+    _, sidecars = run_cell(cell, keep=Keep(tmp_path / "run", "all", "b" * 64))
+    kept.land(tmp_path / "run", cell.id)
+    moved = shutil.move(mine, tmp_path / "moved")
+    adapted = load_adapted(tmp_path / "run" / "kept" / cell.id, backbone=str(moved))
+    answers = adapted.answers(rows_of(cell).test.texts)
+    assert [answer.probability for answer in answers] == sidecars.predictions["probability"]
+    with pytest.raises(
+        BenchError, match=r"its backbone is not found: backbone './mine': no such folder; .* or name its"
+    ):
+        load_adapted(tmp_path / "run" / "kept" / cell.id)
+
+
+def test_a_copy_in_a_folder_stands_in_for_the_hub_id_that_was_adapted(mine, tmp_path, monkeypatch):
+    spec = replace(pretrained(mine), name="somebody/small", revision="0123abcd")
+    (cell,) = plan_of(suite_in(tmp_path)).cells
+    run_cell(cell.model_copy(update={"backbone": spec}), keep=Keep(tmp_path / "run", "all", "b" * 64))
+    kept.land(tmp_path / "run", cell.id)
+    adapted = load_adapted(tmp_path / "run" / "kept" / cell.id, backbone=str(mine))
+    assert adapted.about.base.revision == "0123abcd"
+    assert adapted.predict(["word2 word3"])
 
 
 def test_without_a_tokenizer_nothing_is_scored_and_costs_are_counted(mine, tmp_path):
