@@ -34,13 +34,15 @@ class Option:
 def options(asked: Setting) -> list[Option]:
     """Changes that can lower the peak of ``asked``, whatever the backbone and the method."""
     text, adamw, bits = asked.objective == "text", asked.optimizer.startswith("adamw"), "adamw_8bit"
+    half = {"dtype": "bfloat16", "adapter_dtype": "float32"}  # as the command settles it where nothing else is said
     found = [
         (text and asked.loss == "full", Option("--loss target", {"loss": "target"}, True)),
         (text and asked.loss != "chunked", Option("--loss chunked", {"loss": "chunked"}, True)),
         (asked.batch > 1, Option("", {}, True)),
         (not asked.checkpointing, Option("--checkpointing", {"checkpointing": True}, True)),
         (adamw and asked.optimizer != bits, Option(f"--optimizer {bits}", {"optimizer": bits}, False)),
-        (asked.dtype == "float32", Option("--dtype bfloat16", {"dtype": "bfloat16"}, False)),
+        (asked.dtype == "float32", Option("--dtype bfloat16", half, False)),
+        (asked.widened, Option("--adapter-dtype model", {"adapter_dtype": "model"}, False)),
         (asked.weights == "native", Option("--weights nf4", {"weights": "nf4"}, False)),
     ]  # fmt: skip
     return [option for possible, option in found if possible]

@@ -21,9 +21,13 @@ from tests.factories.cost_steps import counted_once, real_step, tiny_shape
 from tests.factories.methods import sized
 
 TEXT = Setting(batch=4, length=16, objective="text", loss="target", dtype="bfloat16")
+WIDE = TEXT.model_copy(update={"adapter_dtype": "float32"})
 COUNTS = {name: counted_once(getattr(fitting, name)) for name in ("count", "peak_of", "ledger_of")}
 ledger_of, peak_of = COUNTS["ledger_of"], COUNTS["peak_of"]
-NAMES = {"--loss": "loss", "--dtype": "dtype", "--optimizer": "optimizer", "--weights": "weights", "--batch": "batch"}
+NAMES = {
+    "--loss": "loss", "--dtype": "dtype", "--optimizer": "optimizer", "--weights": "weights", "--batch": "batch",
+    "--adapter-dtype": "adapter_dtype",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,19 @@ def test_the_smaller_batch_is_the_largest_part_that_fits(shapes):
         assert (fields_of(smaller)["batch"], smaller.fits) == (rows, True)
 
 
+def test_adapters_in_float32_may_take_the_models_type(shapes):
+    (narrower,) = [c for c in changes(shapes["llama"], "lora", WIDE, 1) if fields_of(c) == {"adapter_dtype": "model"}]
+    asked = changed(WIDE, narrower)
+    assert narrower.predicted_peak_memory_bytes == peak_of(shapes["llama"], *make("lora", sized("lora")), asked).step
+    assert not narrower.same_gradients
+
+
+def test_the_type_of_the_model_leaves_adapters_in_float32_as_the_command_does(shapes):
+    asked = WIDE.model_copy(update={"dtype": "float32", "adapter_dtype": None})
+    (half,) = [c for c in changes(shapes["llama"], "lora", asked, 1) if fields_of(c) == {"dtype": "bfloat16"}]
+    assert half.predicted_peak_memory_bytes == peak_of(shapes["llama"], *make("lora", sized("lora")), WIDE).step
+
+
 LEFT_OUT = {
     "a loss on a head of classes": ("bert", "lora", {"objective": "classes"}, {"loss"}),
     "a chunked loss under a soft cap": ("gemma2", "lora", {"loss": "target", "attention": "eager"}, {"loss"}),
@@ -134,7 +151,7 @@ def test_every_option_is_one_of_the_command():
     from bench.cli.app import app
 
     known = {name for param in get_command(app).commands["predict"].params for name in param.opts}
-    said = [option.says.split()[0] for option in options(TEXT) if option.says]
+    said = [option.says.split()[0] for option in options(WIDE) if option.says]
     assert said
     assert {*said, "--batch"} <= known
 
