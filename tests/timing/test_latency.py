@@ -10,6 +10,7 @@ from bench.count.step import TrainingStep, random_batch, randomise
 from bench.models.head import TaskModel, make_head
 from bench.schema.record import Inference
 from bench.timing.inference import (
+    NARROW_TOKENS,
     Deployed,
     compare_structure,
     count_inference,
@@ -59,6 +60,21 @@ def test_the_merge_error_is_small_but_not_vacuous() -> None:
     error = merge_error(ready.method, ready.unmerged.body, step.batch)
     assert error["float32"] < 1e-5
     assert error["float32"] < error["bfloat16"] < 0.2
+
+
+def test_in_bfloat16_the_first_tokens_of_a_row_are_compared() -> None:
+    step, ready = trained("lora")
+    long = {name: tensor.repeat(1, 2) for name, tensor in step.batch.items() if tensor.ndim > 1}
+    assert long["input_ids"].shape[1] > NARROW_TOKENS
+    first = {name: tensor[:, :NARROW_TOKENS] for name, tensor in long.items()}
+    whole, part = (merge_error(ready.method, ready.unmerged.body, batch) for batch in (long, first))
+    assert whole["bfloat16"] == part["bfloat16"]
+    assert whole["float32"] >= part["float32"]
+
+
+def test_where_there_is_nothing_to_fold_there_is_no_error() -> None:
+    step, ready = trained("full")
+    assert merge_error(ready.method, ready.unmerged.body, step.batch) == {"float32": 0.0, "bfloat16": 0.0}
 
 
 def test_a_method_without_merge_has_no_merged_variant() -> None:
