@@ -163,16 +163,12 @@ def ab(
         with waiting() as say:
             found = list(compare(old, new, probe, labels, context, seconds=seconds, margin=margin, say=say))
     console = wide_console(stderr=as_json)
-    shape = f"{probe.batch} x {probe.length}"
     if as_json:
         about = {"base": old.name, "head": new.name, "suite": loaded.name, "margin": margin}
-        print(
-            json.dumps(
-                comparison.versions_json(found, about | {"batch": probe.batch, "length": probe.length}), indent=2
-            )
-        )
+        about |= probe.model_dump(include={"batch", "length", "objective", "loss", "target_tokens"})
+        print(json.dumps(comparison.versions_json(found, about), indent=2))
     elif found:
-        title = f"{new.name} against {old.name}: {probe.backbone.name}, {shape}, {seconds:g} s"
+        title = f"{new.name} against {old.name}: {probe.backbone.name}, {probe.size}, {seconds:g} s"
         terminal.render(comparison.versions(found, title, margin), console)
     else:
         console.print(f"no method of {loaded.name} differs in source (use --methods to time some anyway)", markup=False)

@@ -130,10 +130,14 @@ def _narrow(body: nn.Module, origin: Origin) -> list[nn.Parameter]:
 
 
 def kept_narrow(method: Method, model: TaskModel, origin: Origin, setting: Setting) -> list[str]:
-    """That a method keeps the backbone's type where float32 was asked for, as a sentence."""
-    if not setting.widened or method.takes_float32 or not _narrow(model.body, origin):
+    """That a method trains in the backbone's type where adapters are float32, as a sentence."""
+    if not setting.widened:
         return []
-    return ["adapters stay in bfloat16: the method does not say that its layers take float32 (takes_float32)"]
+    if not method.takes_float32:
+        said = "adapters stay in bfloat16: the method does not say that its layers take float32 (takes_float32)"
+        return [said] if _narrow(model.body, origin) else []
+    trained = {p.dtype for p in model.body.parameters() if p.requires_grad}
+    return ["no adapter is float32: all that trains has the type of the model"] if trained == {torch.bfloat16} else []
 
 
 def _checkpoint(backbone: nn.Module) -> None:

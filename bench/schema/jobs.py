@@ -17,7 +17,7 @@ from bench.schema.claims import EXTRA_SECONDS, TimedBound
 from bench.schema.forms import Weights
 from bench.schema.record import TaskUsed, Tuning
 from bench.schema.resolved import ResolvedSuite
-from bench.schema.shape import Decided, StepShape
+from bench.schema.shape import Decided, StepShape, objective_words
 
 _ROOT = Path(__file__).parents[1]
 
@@ -214,6 +214,12 @@ class Probe(_Counting, StepShape, Decided):
         rare += [*self.unusual, *(["compiled"] if self.compile else [])]
         rare += [f"threads {self.threads}"] if self.threads else []
         return ", ".join((f"costs at batch {self.batch} x {self.length}", *rare))
+
+    @property
+    def size(self) -> str:
+        """Rows, tokens and what is trained on top, in words."""
+        on = objective_words(self.objective, self.loss, self.target_tokens)
+        return ", ".join([f"{self.batch} x {self.length} tokens", *on])
 
     def latency_rounds(self, batch: int) -> int:
         """Rounds in a block of inference at ``batch``."""

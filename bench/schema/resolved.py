@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bench.schema.claims import EXTRA_SECONDS
 from bench.schema.forms import Loss, Objective, Weights
 from bench.schema.record import Shape
-from bench.schema.shape import StepShape
+from bench.schema.shape import StepShape, objective_words
 from bench.schema.suite import Figure, MatchTable
 
 
@@ -42,6 +42,9 @@ class ResolvedCost(_Table):
 
     batch: int | None = None
     length: int | None = None
+    objective: Objective | None = None
+    loss: Loss | None = None
+    target_tokens: int | None = None
     latency_length: int | None = None
     methods: list[str] = []
     """Labels that are measured on this shape; all of the suite where empty."""
@@ -50,6 +53,13 @@ class ResolvedCost(_Table):
     blocks: int = 0
     """Blocks that the suite asks for; 0 where this table asked for nothing."""
     extra_seconds: float = Field(default=EXTRA_SECONDS, strict=False)
+
+    @property
+    def words(self) -> str:
+        """Rows and tokens, with the objective where it is not ``classes``."""
+        said = objective_words(self.objective, self.loss, self.target_tokens)
+        usual = self.objective in (None, "classes")
+        return ", ".join([f"{self.batch} x {self.length} tokens", *([] if usual else said)])
 
     def asks_for(self, shape: Shape) -> bool:
         """Whether this table asked for ``shape``; what it leaves open fits any."""

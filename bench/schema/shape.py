@@ -54,6 +54,13 @@ class StepForm(BaseModel):
         return rare + ([f"{self.target_tokens} targets"] if self.target_tokens else [])
 
 
+def objective_words(objective: str | None, loss: str | None, targets: int | None) -> list[str]:
+    """What is trained on top, in words: ``classes``, or ``text`` with the form of its loss and its targets."""
+    if objective != "text":
+        return [objective or "classes"]
+    return [f"text ({loss or 'full'} loss, {f'{targets} targets a row' if targets else 'all targets'})"]
+
+
 class StepShape(StepForm):
     """A training step of ``batch`` rows of ``length`` tokens, prompts not counted; no row is padded."""
 

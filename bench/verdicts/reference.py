@@ -106,8 +106,7 @@ def _missing(results: Results) -> list[str]:
     missing = []
     for table in suite.cost:
         measured = {r.method.label for r in costs if suite.asked_of(r.shape) is table}
-        shape = f"{table.batch} x {table.length} tokens"
-        missing += [f"costs of {m} at {shape}" for m in table.methods or suite.methods if m not in measured]
+        missing += [f"costs of {m} at {table.words}" for m in table.methods or suite.methods if m not in measured]
     for sweep in suite.sweep:
         points = itertools.product(sweep.methods, sweep.values)
         missing += [f"count of {m} at {sweep.vary} {v}" for m, v in points if (sweep.title, m, v) not in held]

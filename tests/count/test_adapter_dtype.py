@@ -56,6 +56,12 @@ def test_what_a_built_in_method_adds_is_float32_on_real_and_fake_tensors(
     assert types(step, trains=False) <= {torch.bfloat16}
 
 
+@pytest.mark.parametrize(("name", "said"), [("full", True), ("head", True), ("lora", False)])
+def test_a_record_says_where_nothing_of_a_method_is_float32(name: str, said: bool, tmp_path: Path) -> None:
+    found = fake_counts(tiny_shape("llama", tmp_path), name, setting("float32", "text"))
+    assert said == any(note.startswith("no adapter is float32") for note in found.notes)
+
+
 @pytest.mark.parametrize("kind", BRIDGED)
 def test_a_bridged_type_is_cast_as_peft_casts_it_with_values_and_without(kind: str, tmp_path: Path) -> None:
     shape, config = tiny_shape("llama", tmp_path), suited(kind, "llama")

@@ -137,6 +137,16 @@ def test_a_budget_of_memory_is_that_of_the_first_cost_shape():
     assert plan.suite.method["lora(rank=20)"].match["reached"] == peak(20)
 
 
+@pytest.mark.parametrize(("asked", "adapters"), [({}, "float32"), ({"adapter_dtype": "model"}, "model")])
+def test_a_budget_of_memory_counts_adapters_in_the_type_of_the_shape(asked, adapters):
+    def peak(rank):
+        setting = Setting(batch=2, length=16, dtype="bfloat16", adapter_dtype=adapters)
+        return peak_of(backbone.shape_of("tiny"), *registry.make("lora", {"rank": rank}), setting).step
+
+    plan = planned("lora", match={"peak_memory_bytes": peak(20)}, cost=[SHAPE | {"dtype": "bfloat16"} | asked])
+    assert plan.suite.method["lora(rank=20)"].match["reached"] == peak(20)
+
+
 def test_without_a_gpu_the_batch_for_cpu_counts():
     budget = {"peak_memory_bytes": 3_000_000}
     assert labels("lora", match=budget, cost=[SHAPE | {"batch": 64, "batch_on_cpu": 2}]) == labels("lora", match=budget)

@@ -17,6 +17,12 @@ from bench.plan.select import Selection, select
 from bench.schema.jobs import Cell, Probe, Sweep, cost_id, method_sources
 
 SMALL = Selection(methods=("full", "head"), seeds=(0,))
+TEXT = """
+question = "q"
+backbone = { name = "gpt2", weights = "random" }
+cost = [{ batch = 2, length = 8, loss = "target", target_tokens = 3, timed = false }]
+method = [{ name = "full" }]
+"""
 
 
 def plan(selection=SMALL, **changes):
@@ -29,6 +35,14 @@ def plan(selection=SMALL, **changes):
 def test_the_same_suite_gives_the_same_plan():
     assert plan() == plan()
     assert plan().name.startswith("smoke-")
+
+
+def test_a_shape_is_named_with_its_objective(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT)
+    plan = make_plan(load_suite(str(path)), "mine.toml", "cpu")
+    assert plan.probes[0].size == "2 x 8 tokens, text (target loss, 3 targets a row)"
+    assert plan.suite.cost[0].words == plan.probes[0].size
 
 
 def test_every_cell_and_cost_has_an_identity_of_its_own():

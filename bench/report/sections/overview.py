@@ -11,6 +11,7 @@ from bench.report.document import Fact, Facts
 from bench.schema.record import Record, Shape, TaskUsed, Tuning
 from bench.schema.resolved import ResolvedCost, ResolvedData, ResolvedSweep
 from bench.schema.shape import Setting
+from bench.schema.shape import objective_words as in_words
 from bench.stats.intervals import QUIET
 
 SHARE = re.compile(r"\b\d+\.\d+(?:e[+-]?\d+)?\b|\b\d+e[+-]?\d+\b")
@@ -323,10 +324,7 @@ def shape_among(shapes: Sequence[Shape], shape: Shape) -> str:
 
 def objective_words(shape: Shape | Setting | ResolvedSweep) -> list[str]:
     """What was trained on top: ``classes``, or ``text``, its targets and the form of its loss."""
-    if shape.objective != "text":
-        return [str(shape.objective)]
-    targets = f"{shape.target_tokens} targets a row" if shape.target_tokens else "all targets"
-    return [f"text ({shape.loss} loss, {targets})"]
+    return in_words(shape.objective, shape.loss, shape.target_tokens)
 
 
 def preamble(results: Results) -> Facts:
