@@ -9,13 +9,15 @@ as soon as it is there (minutes each); or the rows of litgpt. ``python -m tools.
 
 import csv
 import dataclasses
+import importlib.metadata
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.count.count import count, peak_of
+from bench.count.count import peak_of
+from bench.count.depth import count
 from bench.count.fake import uncounted
 from bench.count.roofline import DEVICES
 from bench.errors import BenchError
@@ -41,6 +43,8 @@ A_LOGIT = 14
 """Bytes of a logit at the top of backward: held in bfloat16, in float32, as log-probability, and as gradient."""
 DEVICE = DEVICES["l40s"]
 """Whose times they are."""
+IN_THE_MODELS_TYPE = ("osf/rank128",)
+"""Experiments whose ``training_params.json`` asks for adapters in the model's type (``autocast_adapter_dtype``)."""
 LIKE = {"ia3/lr_0.001": "ia3/default", "prompt_tuning/default": "prompt_tuning/lr_0.001"}
 """Experiments whose file was not to be had -> those of the same type and number of parameters, whose names differ by
 the learning rate alone."""
@@ -74,6 +78,8 @@ class Counted:
     """Of forward and backward on rows of ``MEAN`` tokens, as the two figures that follow."""
     traffic_bytes: int | None = None
     estimated_step_seconds: float | None = None
+    peft: str = ""
+    """Version of peft that was counted."""
     not_counted: str = ""
 
 
@@ -85,7 +91,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def counted_rows() -> dict[str, Counted]:
     """What has been counted, by experiment."""
-    kinds = {"experiment": str, "not_counted": str, "estimated_step_seconds": float}
+    kinds = {"experiment": str, "peft": str, "not_counted": str, "estimated_step_seconds": float}
     return {
         row["experiment"]: Counted(**{key: kinds.get(key, int)(value) for key, value in row.items() if value})
         for row in (read(COUNTED) if COUNTED.exists() else [])
@@ -105,21 +111,23 @@ def method(name: str, folder: Path) -> tuple[Any, Any]:
 
 def counts_of(name: str, *, padded: bool = False) -> Counted:
     """Count one experiment; ``padded`` also with a padded row."""
+    version = importlib.metadata.version("peft")
+    setting = SETTING.model_copy(update={"adapter_dtype": "model"} if name in IN_THE_MODELS_TYPE else {})
     with tempfile.TemporaryDirectory() as folder:
         try:
             made = method(name, Path(folder))
-            counts = count(BACKBONE, *made, SETTING.model_copy(update={"length": MEAN}))
-            peak = peak_of(BACKBONE, *made, SETTING)
-            masked = peak_of(BACKBONE, *made, SETTING.model_copy(update={"padded": True})) if padded else None
+            counts = count(BACKBONE, *made, setting.model_copy(update={"length": MEAN}))
+            peak = count(BACKBONE, *made, setting).peak
+            masked = count(BACKBONE, *made, setting.model_copy(update={"padded": True})).peak if padded else None
         except Exception as error:  # a type that this peft lacks, or that starts from the weights' values
             reason = str(error) if isinstance(error, BenchError) else uncounted(error)
-            return Counted(experiment=name, not_counted=reason)
+            return Counted(experiment=name, peft=version, not_counted=reason)
     assert counts.traffic_bytes is not None
     return Counted(
         experiment=name, trainable=counts.trainable.method, stored_bytes=counts.delta_bytes,
         backward_bytes=peak.backward, padded_backward_bytes=masked and masked.backward,
         flops=counts.flops.forward + counts.flops.backward, traffic_bytes=counts.traffic_bytes.step,
-        estimated_step_seconds=DEVICE.seconds(counts.work),
+        estimated_step_seconds=DEVICE.seconds(counts.work), peft=version,
     )  # fmt: skip
 
 
@@ -164,5 +172,5 @@ if __name__ == "__main__":
         sys.exit()
     found = counted_rows()
     for asked in sys.argv[1:] or [row["experiment"] for row in read(PUBLISHED) if row["experiment"] not in found]:
-        found[asked] = counts_of(asked)
+        found[asked] = counts_of(asked, padded=True)
         write(found.values())

@@ -77,6 +77,10 @@ def predict(
     weights: Annotated[
         Weights, typer.Option(help="Storage of frozen linear weights: as --dtype, or in 4 bits.")
     ] = "native",
+    bitsandbytes: Annotated[
+        str | None,
+        typer.Option(help="Version that packs them; before 0.43.2 each product keeps its input. Newest if omitted."),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Device whose kernels are counted; it need not be present.")] = "cuda",
     device_memory: Annotated[
         str | None, typer.Option(help="Also say what fits in this much memory, such as 24GiB or 80GB.")
@@ -122,7 +126,7 @@ def predict(
         dropout=dropout, checkpointing=checkpointing, clipping=clipping, objective=objective, loss=loss,
         target_tokens=target_tokens,
     )  # fmt: skip
-    setting = setting_for(backbone, form, weights=weights, device=device, padded=padded)
+    setting = setting_for(backbone, form, weights=weights, device=device, padded=padded, bitsandbytes=bitsandbytes)
     with waiting() as say:
         rows = predictions(backbone, specs, setting, memory, say, reserve=kept, rates=speed, lengths=rows_of)
     _show_predictions(rows, plot, as_json)

@@ -225,7 +225,7 @@ class Adapted:
         self.notes = (*written, *kept_narrow(method, self.model, self.origin, setting))
         """What a reader must know of how it was built."""
         if setting.weights != "native":
-            pack(self.origin, whole, setting.weights)
+            pack(self.origin, whole, setting.weights, keeps_inputs=setting.keeps_inputs)
 
     def step(self) -> TrainingStep:
         """The step on fake tensors, once, inside ``without_data``: the model's own tensors give way to them."""

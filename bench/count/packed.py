@@ -6,7 +6,9 @@ code book of 16 float32, with double quantisation also one of 256 and the mean o
 
 A product unpacks the whole matrix and frees it after, forward and backward alike, which is what bitsandbytes (0.50,
 ``_gemm_4bit_default_impl``, ``MatMul4Bit.backward``) does with more rows than its fused kernels take (64 to 512 on
-CUDA, by device and shape). Nothing is kept for backward.
+CUDA, by device and shape). Nothing is kept for backward, but before 0.43.2 the input of each product
+(``MatMul4Bit.forward``: ``ctx.tensors = (A, B)``, until pull request 1270), as an attribute that no hook of
+checkpointing sees and that lives as long as the graph.
 """
 
 from typing import Any
@@ -70,6 +72,8 @@ class Packed(nn.Linear):
     code: Tensor
     code_of_scales: Tensor | None
     mean: Tensor | None
+    keeps_inputs: bool
+    """As bitsandbytes before 0.43.2."""
     form: tuple[tuple[int, int], torch.dtype, bool]
     """Shape ``[out, in]``, type, and whether ``weight`` is transposed as ``Conv1D`` has it."""
 
@@ -92,8 +96,12 @@ class Packed(nn.Linear):
         """``[..., in]`` to ``[..., out]``, in the type of the weight; the result has the type of ``x``."""
         whole = self.dense()
         bias = None if self.bias is None else self.bias.to(whole.dtype)
+        rows = x.to(whole.dtype)
         with torch.autograd.graph.saved_tensors_hooks(self._dropped(whole), self._again):
-            return functional.linear(x.to(whole.dtype), whole, bias).to(x.dtype)
+            product = functional.linear(rows, whole, bias)
+        if self.keeps_inputs and x.requires_grad:
+            product = _Keeping.apply(product, rows.detach())
+        return product.to(x.dtype)
 
     def _dropped(self, whole: Tensor) -> Any:
         """Makes what autograd keeps in place of ``whole`` or a view of it: its shape and strides."""
@@ -109,6 +117,19 @@ class Packed(nn.Linear):
         return kept if isinstance(kept, Tensor) else self.dense().as_strided(*kept)
 
 
+class _Keeping(torch.autograd.Function):
+    """A product whose node of the graph holds the rows that it was made of, beside all that autograd saves."""
+
+    @staticmethod
+    def forward(ctx: Any, product: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows = rows
+        return product.view_as(product)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
 def packable(module: nn.Module) -> bool:
     """Whether transformers stores the weight of ``module`` in 4 bits: that of a subclass or of experts it leaves."""
     return type(module) is nn.Linear or isinstance(module, Conv1D)
@@ -120,13 +141,14 @@ def left_whole(bare: nn.Module) -> frozenset[nn.Module]:
     return frozenset(module for path, module in bare.named_modules() if names.intersection(path.split(".")))
 
 
-def pack(origin: Origin, whole: frozenset[nn.Module], weights: Weights) -> None:
+def pack(origin: Origin, whole: frozenset[nn.Module], weights: Weights, *, keeps_inputs: bool = False) -> None:
     """Store the frozen linear maps of the backbone's layers in 4 bits, in place; those that train stay as they are.
 
     Args:
         origin: The backbone, after a method was applied; it follows its parameters.
         whole: Modules that stay as they are.
         weights: Form of the storage.
+        keeps_inputs: Whether each product keeps its input for backward, as in bitsandbytes before 0.43.2.
 
     Raises:
         BenchError: All of them train.
@@ -144,6 +166,7 @@ def pack(origin: Origin, whole: frozenset[nn.Module], weights: Weights) -> None:
     for module in frozen:
         label = origin.parameters.pop(module.weight)
         _pack(module, double=weights == "nf4-dq")
+        module.keeps_inputs = keeps_inputs
         origin.parameters[module.packed] = label
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,17 +73,27 @@ def _on_the_line(points: list[tuple[int, int]], limit: int, otherwise: int) -> i
     return first + (limit - low) * (second - first) // (high - low) if high > low else otherwise
 
 
-def setting_for(name: str, form: StepShape, *, weights: Weights, device: str, padded: bool = False) -> Setting:
+def setting_for(
+    name: str, form: StepShape, *, weights: Weights, device: str, padded: bool = False, bitsandbytes: str | None = None
+) -> Setting:
     """The setting of a step on backbone ``name``, with the objective and loss that it has there where none is given.
 
     Raises:
-        BenchError: The backbone is unknown, or cannot have the objective.
+        BenchError: The backbone is unknown, or cannot have the objective; a version of bitsandbytes is none, or is
+            given without 4-bit weights.
     """
+    if bitsandbytes is not None and weights == "native":
+        raise BenchError(f"--bitsandbytes {bitsandbytes} is of 4-bit weights; give --weights nf4 too, or omit it")
+    if bitsandbytes is not None and not re.fullmatch(r"\d+\.\d+\.\d+", bitsandbytes):
+        raise BenchError(f"--bitsandbytes {bitsandbytes!r} is no version; give one such as 0.42.0")
     from bench.models.objective import outputs_of, settle
 
     settled = settle(backbone.shape_of(name), form, length=form.length)
     outputs = outputs_of(settled["objective"])
-    return Setting(**form.step() | settled, weights=weights, device=device, padded=padded, outputs=outputs)
+    return Setting(
+        **form.step() | settled, weights=weights, bitsandbytes=bitsandbytes, device=device, padded=padded,
+        outputs=outputs,
+    )  # fmt: skip
 
 
 def predictions(

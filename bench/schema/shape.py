@@ -116,11 +116,17 @@ def check_objective(form: StepForm) -> None:
                 raise ValueError(f"{name} = {value} is of objective text, and this one is {form.objective}; omit it")
 
 
+LEAN = (0, 43, 2)
+"""Version of bitsandbytes from which on 4-bit layers keep nothing for backward (its pull request 1270)."""
+
+
 class Setting(StepShape, Decided):
     """All that a count of a training step depends on beside the method and the backbone."""
 
     weights: Weights = "native"
     """How the backbone's frozen linear weights are stored."""
+    bitsandbytes: str | None = Field(default=None, pattern=r"^\d+\.\d+\.\d+$")
+    """Version whose 4-bit layers are counted, such as ``0.42.0``; the newest where None."""
     device: str = "cpu"
     """``cpu`` or ``cuda``: where a real step runs, or whose forms a count on fake tensors imitates."""
     padded: bool = False
@@ -128,6 +134,11 @@ class Setting(StepShape, Decided):
     leaves the kernels that need none."""
     outputs: int = 2
     """Outputs of a head of classes or scores; without meaning for text."""
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether 4-bit layers keep the input of each product for backward: of a version before 0.43.2."""
+        return self.bitsandbytes is not None and tuple(map(int, self.bitsandbytes.split("."))) < LEAN
 
     @property
     def loaded(self) -> "torch.dtype":

@@ -1,5 +1,6 @@
 """Frozen linear maps in 4 bits: bytes by their closed forms, products as those of whole weights, refusals."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,13 @@ from bench.count.count import Adapted, Counts
 from bench.count.fake import without_data
 from bench.count.ledger import count_step
 from bench.count.memory import Tracker, nbytes
+from bench.count.predict import setting_for
 from bench.count.step import TrainingStep
 from bench.errors import BenchError
 from bench.registry import make
 from bench.schema.forms import Weights
 from bench.schema.jobs import BackboneSpec
-from bench.schema.shape import Setting
+from bench.schema.shape import Setting, StepShape
 from methods import BUILTIN
 from tests.count.test_memory import allocator_peak
 from tests.factories.cost_steps import FFN, LAYERS, LENGTH, ROWS, WIDTH, fake_counts, real_step, tiny_shape
@@ -109,6 +111,35 @@ def test_a_map_that_transformers_leaves_in_float32_stays_whole(shapes: dict[str,
     saved = plain.bytes.weights - packed.bytes.weights
     maps = [WIDTH * WIDTH] * 4 + [WIDTH * FFN]  # of an encoder's layer, without wo
     assert saved == LAYERS * sum(4 * n - held(n, "nf4") for n in maps)
+
+
+@pytest.mark.parametrize(("version", "more"), [("0.42.0", WIDTH + FFN), ("0.43.1", WIDTH + FFN),
+                                                ("0.43.2", 0), ("0.50.2", 0)])  # fmt: skip
+def test_before_0_43_2_every_product_keeps_its_input(version: str, more: int, shapes: dict[str, BackboneSpec]) -> None:
+    """Those of the FFN and of its last map; LoRA keeps that of query, key and value, attention that of the output."""
+    lean, kept = (counts(shapes["llama"], "lora", "nf4", objective="text", bitsandbytes=of) for of in (None, version))
+    assert kept.peak.forward - lean.peak.forward == 4 * LAYERS * ROWS * LENGTH * more
+    assert kept.flops == lean.flops
+    assert kept.bytes == lean.bytes
+
+
+def test_hooks_of_checkpointing_do_not_see_kept_inputs(shapes: dict[str, BackboneSpec]) -> None:
+    form = {"objective": "text", "checkpointing": True}
+    lean, kept = (counts(shapes["llama"], "lora", "nf4", bitsandbytes=of, **form) for of in (None, "0.42.0"))
+    assert kept.peak.forward - lean.peak.forward >= 4 * LAYERS * ROWS * LENGTH * (2 * WIDTH + FFN)
+
+
+@pytest.mark.parametrize(
+    ("weights", "version", "words"),
+    [
+        ("native", "0.42.0", "--bitsandbytes 0.42.0 is of 4-bit weights; give --weights nf4 too, or omit it"),
+        ("nf4", "old", "--bitsandbytes 'old' is no version; give one such as 0.42.0"),
+    ],
+)
+def test_a_version_that_says_nothing_is_refused(weights: Weights, version: str, words: str) -> None:
+    form = StepShape(batch=1, length=8)
+    with pytest.raises(BenchError, match=re.escape(words)):
+        setting_for("tiny", form, weights=weights, device="cpu", bitsandbytes=version)
 
 
 # Against bitsandbytes itself

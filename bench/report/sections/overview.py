@@ -307,6 +307,7 @@ def shape_line(shape: Shape | Setting) -> str:
     rare = [name for name in ("checkpointing", "clipping", "padded", "compiled") if getattr(shape, name, False)]
     rare += [f"{shape.adapter_dtype} adapters"] if shape.adapter_dtype == "float32" else []
     rare += [] if shape.weights == "native" else [f"{shape.weights} weights"]
+    rare += [f"bitsandbytes {version}"] if (version := getattr(shape, "bitsandbytes", None)) else []
     rare += [fmt.plural(shape.threads, "thread")] if isinstance(shape, Shape) else []
     parts = (
         f"{shape.batch} x {shape.length} tokens", *objective_words(shape),
