@@ -16,13 +16,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.count.count import peak_of
+from bench.count.count import Adapted
 from bench.count.depth import count
-from bench.count.fake import uncounted
+from bench.count.fake import uncounted, without_data
+from bench.count.memory import follow_step
 from bench.count.roofline import DEVICES
 from bench.errors import BenchError
 from bench.models import backbone
 from bench.registry import make
+from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
 from tests.methods.comparison import BACKBONE, experiments, method_of
 
@@ -50,17 +52,31 @@ LIKE = {"ia3/lr_0.001": "ia3/default", "prompt_tuning/default": "prompt_tuning/l
 the learning rate alone."""
 COUNTED_LITGPT = FOLDER / "counted_litgpt.csv"
 LITGPT = {
-    "litgpt-llama3.2-1b-LoRA-b1": ("llama-3.2-1b", 1),
-    "litgpt-llama3.2-3b-LoRA-b1": ("llama-3.2-3b", 1),
-    "litgpt-llama3-8b-LoRA-b1": ("llama-3.1-8b", 1),
+    "litgpt-llama2-7b-QLoRA-b2": ("llama-2-7b", 2),
     "litgpt-llama2-7b-LoRA-b2": ("llama-2-7b", 2),
+    "litgpt-llama3.2-1b-LoRA-b1": ("llama-3.2-1b", 1),
+    "litgpt-llama3.2-1b-QLoRA-b2": ("llama-3.2-1b", 2),
+    "litgpt-llama3-8b-LoRA-b1": ("llama-3.1-8b", 1),
+    "litgpt-llama3-8b-QLoRA-b2": ("llama-3.1-8b", 2),
+    "litgpt-llama3.2-3b-LoRA-b1": ("llama-3.2-3b", 1),
+    "litgpt-llama3.2-3b-QLoRA-b2": ("llama-3.2-3b", 2),
+    "litgpt-mistral-7b-LoRA-b2": ("mistral-7b", 2),
+    "litgpt-mistral-7b-QLoRA-b2": ("mistral-7b", 2),
 }
 """Rows of litgpt that its published configuration says whole -> shape and rows; Llama 3 8B has the shape of 3.1."""
 LITGPT_SETTING = Setting(
     batch=1, length=512, dtype="bfloat16", adapter_dtype="model", optimizer="adamw_foreach", device="cuda",
-    objective="text", loss="full",
+    objective="text", loss="chunked", dropout=0.05,
 )  # fmt: skip
-"""Of litgpt's ``bf16-true``: all that trains is bfloat16."""
+"""Of litgpt's ``bf16-true``: all that trains is bfloat16; its LoRA has dropout. Its logits are counted apart."""
+LITGPT_LORA = {"rank": 32, "dropout": 0.05}
+LITGPT_LOGIT = 10
+"""Bytes of a logit where litgpt's forward ends: in bfloat16; in float32, which Fabric's ``convert_output`` makes of
+them; and those of the step before in float32, which a variable of the loop (``logits``) holds until it is bound anew."""
+PACKED_BYTES = 0.5 + 4 / 64
+"""Of a weight in 4 bits with its part of a scale: Fabric packs the LM head as well."""
+LITGPT_BITSANDBYTES = "0.42.0"
+"""The one that litgpt asked for while these rows were printed (``litgpt/finetune/lora.py`` warns of any other)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,14 +172,36 @@ def count_litgpt() -> None:
     """Count the rows of ``LITGPT`` and write them."""
     with COUNTED_LITGPT.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(("id", "backbone", "peak_bytes", "untied_bytes"))
+        table.writerow(("id", "backbone", "forward_bytes", "graph_bytes", "head_bytes", "logit_bytes"))
         for name, (shape, rows) in LITGPT.items():
-            spec = backbone.shape_of(shape)
+            spec, packed = backbone.shape_of(shape), "QLoRA" in name
             config = backbone.configuration(spec)
-            setting = LITGPT_SETTING.model_copy(update={"batch": rows})
-            untied = 2 * config.vocab_size * config.hidden_size if config.tie_word_embeddings else 0
-            table.writerow((name, shape, peak_of(spec, *make("lora", {"rank": 32}), setting).step, untied))
+            more = {"weights": "nf4", "bitsandbytes": LITGPT_BITSANDBYTES} if packed else {}
+            setting = LITGPT_SETTING.model_copy(update={"batch": rows, **more})
+            matrix = config.vocab_size * config.hidden_size
+            # ours stands in bfloat16, as the packed one does while a product unpacks it
+            head = PACKED_BYTES * matrix if packed else 2 * matrix * config.tie_word_embeddings
+            logits = LITGPT_LOGIT * rows * setting.length * config.vocab_size
+            peak = count(spec, *make("lora", LITGPT_LORA), setting).peak.forward
+            table.writerow((name, shape, peak, graph_bytes(spec, setting), int(head), logits))
             file.flush()
+
+
+def graph_bytes(spec: BackboneSpec, setting: Setting) -> int:
+    """What the graph of a step holds after its backward, of every layer alike: the inputs that 4-bit layers keep.
+
+    litgpt's loop holds it through the next forward: ``loss`` and ``logits`` are bound anew only after that.
+    """
+    layers = int(backbone.configuration(spec).num_hidden_layers)
+    two, three = (_graph_bytes(dataclasses.replace(spec, layers=few), setting) for few in (2, 3))
+    return three + (layers - 3) * (three - two)
+
+
+def _graph_bytes(spec: BackboneSpec, setting: Setting) -> int:
+    adapted = Adapted(spec, *make("lora", LITGPT_LORA), setting)
+    with without_data(setting.device):
+        course = follow_step(adapted.step())
+    return sum(size for phase in course.phases[:2] for _, size in phase) - course.held.gradients
 
 
 if __name__ == "__main__":

@@ -43,6 +43,13 @@ def test_the_page_is_current() -> None:
     assert validation_page.PAGE.read_text(encoding="utf-8") == validation_page.page()
 
 
+def test_rows_of_litgpt_lie_within_their_targets() -> None:
+    page = validation_page.page()
+    rows = re.findall(r"\| litgpt-\S+-(Q?LoRA)-b\d \|.*\| ([\d.]+) \|\n", page)
+    assert len(rows) == len(validation.LITGPT)
+    assert all(abs(float(ratio) - 1) <= {"LoRA": 0.10, "QLoRA": 0.15}[kind] for kind, ratio in rows)
+
+
 def test_the_plot_is_current(tmp_path) -> None:
     drawn = tmp_path / validation_page.PLOT.name
     validation_page.draw(drawn)
