@@ -72,7 +72,7 @@ LITGPT_SETTING = Setting(
 LITGPT_LORA = {"rank": 32, "dropout": 0.05}
 LITGPT_LOGIT = 10
 """Bytes of a logit where litgpt's forward ends: in bfloat16; in float32, which Fabric's ``convert_output`` makes of
-them; and those of the step before in float32, which a variable of the loop (``logits``) holds until it is bound anew."""
+them; and those of the step before in float32, which the loop's ``logits`` holds until it is bound anew."""
 PACKED_BYTES = 0.5 + 4 / 64
 """Of a weight in 4 bits with its part of a scale: Fabric packs the LM head as well."""
 LITGPT_BITSANDBYTES = "0.42.0"

@@ -28,7 +28,7 @@ NEAR, STEPS = 0.05, 5000
 OUTLIERS = {
     "full-finetuning/lr_0.00001": "what its tensors hold after a step agrees: 26.06 GB were allocated in the mean, "
     "weights, gradients and AdamW's state are 25.70 here, and the last step's logits, which the loop holds, are 0.35 "
-    "in every experiment. With a mask the ratio is 0.952. What is left, 1.9 GB, is then what the allocator reserves "
+    "in most experiments. With a mask the ratio is 0.952. What is left, 1.9 GB, is then what the allocator reserves "
     "beyond tensors: alone of all experiments it frees 6.4 GB of gradients (`zero_grad`) whose blocks the next forward "
     "cuts up, and reserved bytes are all that is published of a peak",
     "lora/rank32-lorafa": "the published run computes A's gradient: leaving `disable_adapter()` switches "
@@ -187,7 +187,7 @@ def _times(found: list[Row]) -> list[str]:
         f"Below the target for two reasons, which two rates cannot hold. {len(SMALL)} experiments take longer than "
         "their place says, since they launch many small operations or wait for the host, which an estimate leaves "
         f"out ({', '.join(f'`{name}`' for name in SMALL)}); without them it is {rest:.3f}. Others take less, most of "
-        "all those that multiply or cast states (IA3, GLoRA, LoRA on the FFN): 840 rows of states are 5 to 28 MB, which "
+        "all those that multiply or cast states (IA3, GLoRA, LoRA on the FFN): 840 rows of them are 5 to 28 MB, which "
         "the L40S's second-level cache of 96 MB hands on without its memory. No forgotten term was found: clipping, "
         "the optimizer's passes, casts beside float32 adapters and the loss are counted operation by operation; no "
         "step has autocast or 8-bit weights, and evaluations are not in the published times.", "",

@@ -100,7 +100,7 @@ class Packed(nn.Linear):
         with torch.autograd.graph.saved_tensors_hooks(self._dropped(whole), self._again):
             product = functional.linear(rows, whole, bias)
         if self.keeps_inputs and x.requires_grad:
-            product = _Keeping.apply(product, rows.detach())
+            product = _Keeping.apply(product, rows.detach())  # type: ignore[no-untyped-call]
         return product.to(x.dtype)
 
     def _dropped(self, whole: Tensor) -> Any:
