@@ -1,10 +1,11 @@
 """Runs a model on tensors without data (FakeTensorMode): shapes, types and storages alone."""
 
 import contextlib
+import functools
 import re
 import unittest.mock
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import masking_utils
 
 from bench.count.chunked import as_on_cuda
+from bench.count.memo import Memory
 from bench.errors import BenchError
 from bench.training.blame import hook_of, reason_of
 
@@ -169,14 +171,14 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, mode: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._mode = mode
+        self._memory = Memory(mode)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (places := _OF_ONE_TYPE.get(func)) is not None:
             _check_types(func, [args[at] for at in places if at < len(args) and args[at] is not None])
         if func is torch.ops.aten.mkldnn_rnn_layer.default:
             *states, scratch = func(*args, **(kwargs or {}))
-            return (*states, scratch.new_empty(self._scratch_bytes(func, args)))
+            return (*states, scratch.new_empty(_scratch_bytes(func, *map(_as_key, args))))
         if func is torch.ops.aten.mkldnn_rnn_layer_backward.default:
             *others, bias, second, hidden, cell = func(*args, **(kwargs or {}))
             # its fake form may give one tensor for both biases, which autograd would then have to copy
@@ -191,13 +193,28 @@ class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
-        return func(*args, **(kwargs or {}))
+        return self._memory.ask(func, args, kwargs or {})
 
-    def _scratch_bytes(self, func: Any, args: Any) -> int:
-        """What the CPU library's LSTM keeps for backward beside its states: it knows, its fake form does not."""
-        with unset_fake_temporarily():
-            real = [torch.zeros(a.shape, dtype=a.dtype) if isinstance(a, Tensor) else a for a in args]
-            return int(func(*real)[-1].numel())
+
+class _Like(NamedTuple):
+    """All of a tensor that the size of a scratch depends on."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _as_key(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return _Like(tuple(argument.shape), argument.dtype)
+    return tuple(argument) if isinstance(argument, list) else argument
+
+
+@functools.cache
+def _scratch_bytes(func: Any, *args: Any) -> int:
+    """What the CPU library's LSTM keeps for backward beside its states: it knows, its fake form does not."""
+    with unset_fake_temporarily():
+        real = [torch.zeros(a.shape, dtype=a.dtype) if isinstance(a, _Like) else a for a in args]
+        return int(func(*real)[-1].numel())
 
 
 _ATEN = torch.ops.aten
