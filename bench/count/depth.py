@@ -23,7 +23,7 @@ from bench.count.attribution import Places
 from bench.count.count import Adapted, Counts, with_workspace
 from bench.count.fake import without_data
 from bench.count.ledger import Ledger, count_step
-from bench.count.memory import Course, follow_step, peak_memory
+from bench.count.memory import Course, Event, follow_step, peak_memory, rounded
 from bench.count.operations import Link
 from bench.count.pattern import Item, Pattern, Uneven, line
 from bench.count.roofline import Load
@@ -186,31 +186,56 @@ class _Steps:
     def peak(self, batch: int) -> PeakMemory:
         """Peaks of a step of ``batch`` rows."""
         setting = self.setting.model_copy(update={"batch": batch})
+        with contextlib.suppress(Uneven):
+            return with_workspace(self._of_middle(setting), self.setting.device)
         courses: list[Course] = []
 
         def figures() -> PeakMemory:
-            with self._without_data():
-                left = len(self.steps) - WINDOW if not courses else len(self.steps) - 1
-                for step, shape in zip(self.steps[left:], self.shapes[left:], strict=True):
-                    step.batch = step_batch(shape, setting)
-                    courses.append(follow_step(step))
-            last = courses[-WINDOW:]
-            return with_workspace(self._peak(last), self.setting.device)
+            left = len(self.steps) - WINDOW if not courses else len(self.steps) - 1
+            courses.extend(self._followed(number, setting) for number in range(left, len(self.steps)))
+            return with_workspace(self._peak(courses[-WINDOW:]), self.setting.device)
 
         try:
             return self._follows(figures)
         except Uneven:
             return whole.peak_of(self.spec, self.method, self.whole.config, setting)
 
+    def _followed(self, number: int, setting: Setting) -> Course:
+        with self._without_data():
+            step = self.steps[number]
+            step.batch = step_batch(self.shapes[number], setting)
+            return follow_step(step)
+
+    def _of_middle(self, setting: Setting) -> PeakMemory:
+        """Peaks of a step in ``setting`` from the middle of the last three depths alone, where it alone knows them.
+
+        Raises:
+            Uneven: Its course is another than before, or what grows with the depth changes.
+        """
+        courses = self.courses[-WINDOW:]
+        if len(self.courses) != len(self.steps):
+            raise Uneven("another batch has asked for deeper steps")
+        course = self._followed(len(self.courses) - 2, setting)
+        if not all(map(_alike, courses[1].phases, course.phases)):
+            raise Uneven("what looked alike differs at another batch")
+        current = line([known.start for known in courses], self.times) + course.start - courses[1].start
+        return self._peaks(courses, current, course)
+
     def _held(self, courses: Sequence[Course]) -> Bytes:
         return Bytes(**self._lines([course.held.model_dump() for course in courses]))
 
     def _peak(self, courses: Sequence[Course]) -> PeakMemory:
-        current = line([course.start for course in courses], self.times)
+        return self._peaks(courses, line([course.start for course in courses], self.times))
+
+    def _peaks(self, courses: Sequence[Course], current: int, middle: Course | None = None) -> PeakMemory:
+        """Of three courses from ``current`` bytes on; sizes of ``middle`` stand in place of the second's."""
         peaks = []
         for phase in range(3):
-            lists = [[Item(func, (size,)) for func, size in course.phases[phase]] for course in courses]
-            most, current = Pattern(lists).sums(self.times, current)
+            lists = [
+                [Item(func, (size,), hint=like) for func, size, like in course.phases[phase]] for course in courses
+            ]
+            second = None if middle is None else [event.size for event in middle.phases[phase]]
+            most, current = Pattern(lists).sums(self.times, current, rounded, second)
             peaks.append(most)
         return peak_memory(peaks)
 
@@ -273,6 +298,15 @@ class _Steps:
 def _dumped(traffic: Traffic | None) -> dict[str, Any]:
     assert traffic is not None, "a counted step moves bytes"
     return traffic.model_dump()
+
+
+def _alike(events: Sequence[Event], others: Sequence[Event]) -> bool:
+    """Whether ``others`` are ``events`` in other sizes, each size another everywhere: what was aligned still is."""
+    sizes: dict[Event, int] = {}
+    return len(events) == len(others) and all(
+        event.func == other.func and sizes.setdefault(event, other.size) == other.size
+        for event, other in zip(events, others, strict=True)
+    )
 
 
 def _links(chain: Iterable[Link]) -> Iterable[Item]:

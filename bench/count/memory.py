@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,21 @@ class Step(Protocol):
     def zero(self) -> None: ...  # noqa: D102
 
 
-Event = tuple[Any, int]
-"""Operation that took memory, with the bytes; None with bytes below 0 where some was given back."""
+class Event(NamedTuple):
+    """One storage that was taken or given back."""
+
+    func: Any
+    """Operation that took it; None where it was given back."""
+    size: int
+    """Bytes of the storage, below 0 where it was given back."""
+    like: Hashable
+    """Who took it for a tensor of what shape and type, which tells storages of one size apart."""
+
+
+def rounded(size: int, unit: int = ROUNDING) -> int:
+    """Bytes that an allocator takes for ``size``, or gives back where that is below 0."""
+    taken = -(-abs(size) // unit) * unit
+    return taken if size > 0 else -taken
 
 
 class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -56,7 +69,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.events: list[Event] = []
         """What was taken and given back, in order."""
         self._rounding = rounding
-        self._live: dict[int, int] = {}
+        self._live: dict[int, tuple[int, Hashable]] = {}
 
     def seed(self, held: Iterable[Tensor]) -> None:
         """Count tensors that lived before the tracker was switched on."""
@@ -72,17 +85,18 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = storage._cdata
         if key in self._live:
             return
-        size = -(-storage.nbytes() // self._rounding) * self._rounding
-        self._live[key] = size
-        self.current += size
+        size = storage.nbytes()
+        like = (func, tuple(tensor.shape), tensor.dtype)
+        self._live[key] = (size, like)
+        self.current += rounded(size, self._rounding)
         self.peak = max(self.peak, self.current)
-        self.events.append((func, size))
+        self.events.append(Event(func, size, like))
         weakref.finalize(storage, self._free, key).atexit = False
 
     def _free(self, key: int) -> None:
-        size = self._live.pop(key, 0)
-        self.current -= size
-        self.events.append((None, -size))
+        size, like = self._live.pop(key, (0, None))
+        self.current -= rounded(size, self._rounding)
+        self.events.append(Event(None, -size, like))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (device := asked_device(func, args)) is not None:

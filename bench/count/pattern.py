@@ -7,7 +7,7 @@ the third is what the first two promise; only then a list of another depth follo
 
 import collections
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 TRIES = 10_000
@@ -40,6 +40,12 @@ class _Once(NamedTuple):
         sizes = _lines([item.sizes for item in self.of], times)
         yield Item(self.of[0].key, sizes, _lines([item.numbers for item in self.of], times))
 
+    def steady(self, size: int) -> int:
+        """``size`` in place of one that all depths have."""
+        if len({item.sizes for item in self.of}) > 1:
+            raise Uneven("what grows with the depth changes in another way too")
+        return size
+
 
 class _Run(NamedTuple):
     """Items that the second depth has once more than the first, and the third twice."""
@@ -67,8 +73,9 @@ class Pattern:
 
     def __init__(self, lists: Sequence[Sequence[Item]]) -> None:
         reason = Uneven("three depths do not repeat")
-        for coded in (_coded(lists), _coded([[item._replace(hint=None) for item in items] for items in lists])):
-            if (found := _alignment(coded)) is not None:
+        bare = [[item._replace(hint=None) for item in items] for items in lists]
+        for self.hinted, of in ((True, lists), (False, bare)):
+            if (found := _alignment(_coded(of))) is not None:
                 self.pieces = _pieces(lists, found)
                 try:
                     self.at(1)
@@ -81,17 +88,39 @@ class Pattern:
         """The list with ``times`` periods more than the first."""
         return [item for piece in self.pieces for item in piece.at(times)]
 
-    def sums(self, times: int, start: int) -> tuple[int, int]:
-        """Largest and last of the sums of the items' first size so far, from ``start`` on."""
+    def sums(
+        self, times: int, start: int, of: Callable[[int], int] = int, second: Sequence[int] | None = None
+    ) -> tuple[int, int]:
+        """Largest and last of the sums of the items' first size so far, each as ``of`` has it, from ``start`` on.
+
+        Args:
+            times: Periods more than the first list.
+            start: Sum before the first item.
+            of: What a size adds.
+            second: Sizes that stand in place of those of the second list; equal items of three depths change alike.
+
+        Raises:
+            Uneven: One of ``second`` is another than that of an item which grows with the depth, or the lists were
+                aligned without hints, so that equal items may be several things.
+        """
+        if second is not None and not self.hinted:
+            raise Uneven("hints do not tell what is alike")
         current = most = start
+        at = 0
         for piece in self.pieces:
             if isinstance(piece, _Once):
-                current += next(piece.at(times)).sizes[0]
-                most = max(most, current)
-            elif times:  # of equal runs the first or the last reaches furthest
-                within = list(itertools.accumulate(item.sizes[0] for item in piece.at(1)))
-                most = max(most, current + max(within) + max(0, within[-1] * (times - 1)))
-                current += within[-1] * times
+                size = next(piece.at(times)).sizes[0]
+                if second is not None and second[at] != piece.of[1].sizes[0]:
+                    size = piece.steady(second[at])
+                current += of(size)
+                most, at = max(most, current), at + 1
+            else:  # of equal runs the first or the last reaches furthest
+                count = len(piece.second)
+                sizes = [item.sizes[0] for item in piece.at(1)] if second is None else second[at : at + count]
+                within, at = list(itertools.accumulate(map(of, sizes))), at + count
+                if times:
+                    most = max(most, current + max(within) + max(0, within[-1] * (times - 1)))
+                    current += within[-1] * times
         return most, current
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bench import registry
 from bench.count import count as whole
 from bench.count import depth
+from bench.count.memory import Event, rounded
 from bench.count.pattern import Item, Pattern, Uneven
 from bench.count.predict import setting_for
 from bench.errors import BenchError
@@ -20,6 +21,7 @@ from methods import BUILTIN
 QUICK = [
     ("bert-base", 10, "full", {"optimizer": "adamw_foreach"}),
     ("llama-3.2-3b", 10, "lora", {"dtype": "bfloat16", "loss": "chunked"}),
+    ("bert-base", 10, "adalora", {}),
     ("gpt2", 12, "prefix_tuning", {"clipping": True}),
     ("llama-3.2-3b", 16, "lst", {}),
     ("qwen3-0.6b", 12, "dora", {"dtype": "bfloat16_autocast"}),
@@ -57,7 +59,7 @@ def refuse(*args):
 def test_figures_of_a_deep_step_follow_from_shallow_ones(name, layers, method, form, monkeypatch):
     given = case(name, layers, method, form)
     expected = whole.count(*given)
-    peak = whole.peak_of(*given[:3], given[3].model_copy(update={"batch": 5}))
+    peak = whole.count(*given[:3], given[3].model_copy(update={"batch": 5})).peak
     monkeypatch.setattr(whole, "count", refuse)
     monkeypatch.setattr(whole, "peak_of", refuse)
     found = depth.counting(*given)
@@ -72,6 +74,45 @@ def test_a_hundred_layers_cost_no_more_operations_than_ten(monkeypatch):
     for layers in (10, 100):
         depth.count(*case("llama-3.2-3b", layers, "lora", {}))
     assert passes == 2 * [1, 2, 3]
+
+
+def test_another_batch_follows_from_the_middle_depth_alone(monkeypatch):
+    passes = []
+    follow = depth.follow_step
+    found = depth.counting(*case("llama-3.2-3b", 10, "lora", {}))
+    monkeypatch.setattr(depth, "follow_step", lambda step: passes.append(step.origin.depth) or follow(step))
+    found.peak(7)
+    assert passes == [2]
+
+
+def test_a_batch_whose_course_is_another_is_followed_at_every_depth(monkeypatch):
+    passes = []
+    follow = depth.follow_step
+    given = case("llama-3.2-3b", 10, "lora", {})
+    found = depth.counting(*given)
+
+    def reordered(step):
+        passes.append(step.origin.depth)
+        course = follow(step)
+        if len(passes) == 1:
+            course.phases[0].reverse()
+        return course
+
+    monkeypatch.setattr(depth, "follow_step", reordered)
+    expected = whole.peak_of(*given[:3], given[3].model_copy(update={"batch": 7}))
+    assert found.peak(7) == expected
+    assert passes == [2, 1, 2, 3]
+
+
+def test_sizes_that_coincide_at_one_batch_alone_are_no_pair():
+    def events(*pairs):
+        return [Event(func, size, "like") for func, size in pairs]
+
+    known = events(("mm", 8), ("mm", 8), (None, -8))
+    assert depth._alike(known, events(("mm", 9), ("mm", 9), (None, -9)))
+    assert not depth._alike(known, events(("mm", 8), ("mm", 9), (None, -8)))
+    assert not depth._alike(known, events(("add", 8), ("add", 8), (None, -8)))
+    assert not depth._alike(known, known[:2])
 
 
 @pytest.mark.parametrize("method", ["lst(layers=[0, 7])", "lst(layers=[2, 5, 9])"])
@@ -140,6 +181,25 @@ def test_a_list_of_any_depth_follows_with_its_largest_sum(parts, first, times, m
 def test_what_grows_with_the_depth_is_followed_along_a_line():
     lists = [[Item("stack", (10 * depth,)), *(Item("layer", (7,), (i,)) for i in range(depth))] for depth in (2, 3, 4)]
     assert Pattern(lists).at(5) == [Item("stack", (70,)), *(Item("layer", (7,), (i,)) for i in range(7))]
+
+
+def test_sums_follow_other_sizes_of_the_second_list_alone():
+    """A stack of all layers, a size that all depths have, and a layer's two."""
+    lists = [
+        [Item("stack", (10 * n,)), Item("rows", (4,)), *n * [Item("in", (7,)), Item("out", (-5,))]] for n in (1, 2, 3)
+    ]
+    pattern = Pattern(lists)
+    assert pattern.sums(3, 100) == (100 + 40 + 4 + 3 * 2 + 7, 100 + 40 + 4 + 4 * 2)
+    wider = [20, 6, 9, -5, 9, -5]
+    assert pattern.sums(3, 100, second=wider) == (100 + 40 + 6 + 3 * 4 + 9, 100 + 40 + 6 + 4 * 4)
+    with pytest.raises(Uneven):
+        pattern.sums(3, 100, second=[21, *wider[1:]])
+
+
+def test_what_is_rounded_up_is_rounded_at_its_own_depth():
+    lists = [[Item("stack", (200 * n,))] for n in (1, 2, 3)]
+    assert Pattern(lists).sums(9, 0, rounded) == (2048, 2048)
+    assert [rounded(size) for size in (0, 1, 512, 513, -1, -513)] == [0, 512, 512, 1024, -512, -1024]
 
 
 @pytest.mark.parametrize("sizes", [(1, 2, 4), (1, 1, 2), (5, 3, 5)])
