@@ -76,6 +76,7 @@ def _columns(*columns: Floats | NDArray[np.bool_]) -> Floats:
 
 METRICS = {
     "accuracy": Sums(lambda rows: _columns(rows.right), _accuracy, classes=True),
+    "exact_match": Sums(lambda rows: _columns(rows.right), _accuracy, classes=True),
     "matthews_correlation": Sums(
         lambda rows: _columns((rows.label == 1) & (rows.prediction == 1), rows.label == 1, rows.prediction == 1),
         _matthews, classes=True,
@@ -97,8 +98,8 @@ def main_metric(record: ScoreRecord) -> str | None:
 
 
 def is_mean_of_rows(record: ScoreRecord) -> bool:
-    """Whether the cell's score is a mean over test rows: of the metrics, accuracy alone is."""
-    return main_metric(record) == "accuracy"
+    """Whether the cell's score is a mean over test rows, as accuracy and exact match are."""
+    return main_metric(record) in {"accuracy", "exact_match"}
 
 
 def read_rows(folder: Path, record: ScoreRecord) -> Rows | None:

@@ -15,17 +15,14 @@ import pandas as pd
 from bench.analysis.results import Results, latest, newest
 from bench.analysis.scores import check_one_setting
 from bench.errors import BenchError
-from bench.schema.ranges import RATES
+from bench.schema.ranges import METRICS, RATES
 from bench.schema.record import ScoreRecord, Stored, TrialRecord
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.suite import DEFAULTS, TuningTable
 from bench.stats.intervals import Interval, rank_agreement
 from bench.stats.resampling import FEWEST_SEEDS, RESAMPLES, Floats, times_drawn
 from bench.store.store import read_records, read_suite
-from bench.tasks.glue import task as task_spec
-
-LOWEST = {"accuracy": 0.0, "f1": 0.0, "matthews_correlation": -1.0, "pearson": -1.0, "spearman": -1.0}
-"""The worst value of each metric: what a diverged trial counts as."""
+from bench.tasks.catalogue import shipped
 
 
 @dataclass(frozen=True)
@@ -146,9 +143,17 @@ def outcomes(search: Search) -> list[Outcome]:
     return [_outcome(label, task, table, held) for task in asked.tasks for label in asked.methods]
 
 
+def _worst(task: str, trials: Iterable[TrialRecord]) -> float:
+    """The least value of the main metric of ``task``: what a diverged trial counts as; -1 of a metric of one's own."""
+    named = next((trial.task.main_metric for trial in trials if trial.task_name == task and trial.task), None)
+    if named is None and task in shipped():  # records from before do not name it
+        named = shipped()[task].main_metric
+    return METRICS.get(named or "", (-1.0, 1.0))[0]
+
+
 def _outcome(label: str, task: str, table: TuningTable, trials: Mapping[tuple[Hashable, ...], TrialRecord]) -> Outcome:
     points, failed, missing, steps = [], 0, 0, 0
-    worst = LOWEST[task_spec(task).main_metric]
+    worst = _worst(task, trials.values())
     for rates in table.grid:
         found = [trials.get((task, label, *rates, seed)) for seed in table.seeds]
         held = [record for record in found if record is not None]
@@ -266,7 +271,7 @@ def from_trials(trials: Iterable[TrialRecord], default: Rates) -> dict[str, dict
     for (label, task, rates, seed), trial in held.items():
         found = grid[label, task]  # also where all of it failed
         if (label, task, rates) not in failed:
-            found[rates][seed] = 100 * LOWEST[task_spec(task).main_metric] if trial.score is None else 100 * trial.score
+            found[rates][seed] = 100 * _worst(task, [trial]) if trial.score is None else 100 * trial.score
     tried: dict[str, dict[str, Tried]] = defaultdict(dict)
     for (label, task), searched in grid.items():
         tried[label][task] = Tried(searched.get(default, {}), dict(searched))

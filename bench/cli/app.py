@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bench.cli.ci import ci
+from bench.cli.init import init
 from bench.cli.options import (
     BackboneOption,
     Commands,
@@ -310,6 +311,7 @@ def list_names(
         print(f"{name:<{width}}  {text}")
 
 
+app.command(rich_help_panel=MEASURE)(init)
 app.add_typer(counting)
 app.add_typer(search)
 app.add_typer(ci)

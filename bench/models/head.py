@@ -30,6 +30,8 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.dense = nn.Linear(width, width) if dense else None
         self.linear = nn.Linear(width, outputs)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Logits ``[B, outputs]`` of ``hidden`` ``[B, T, d]`` with ``mask`` ``[B, T]`` (1 = token)."""
@@ -50,11 +52,14 @@ class Head(nn.Module):
         return logits
 
     def loss(self, hidden: Tensor, batch: dict[str, Tensor], body: nn.Module) -> Tensor:
-        """Cross-entropy for integer labels ``[B]``, mean squared error for floating ones."""
+        """Cross-entropy for integer labels ``[B]``, mean squared error for floating ones.
+
+        ``class_weights`` ``[outputs]``, where there are any, weight the rows of each class.
+        """
         logits, labels = self.answer(hidden, batch, body), batch["labels"]
         if labels.is_floating_point():
             return functional.mse_loss(logits.squeeze(-1).float(), labels)
-        return functional.cross_entropy(logits.float(), labels)
+        return functional.cross_entropy(logits.float(), labels, weight=self.class_weights)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "cls":
@@ -176,6 +181,11 @@ def trained_dtypes(module: nn.Module) -> dict[str, tuple[str, ...]]:
             parts = ("*" if part.isdigit() else part for part in name.removeprefix("body.").split("."))
             found.setdefault(str(parameter.dtype).removeprefix("torch."), {})[".".join(parts)] = None
     return {dtype: tuple(names) if len(found) > 1 else ("*",) for dtype, names in sorted(found.items())}
+
+
+def positions_of(bare: nn.Module) -> int | None:
+    """Tokens that ``bare``, also without values, has learned positions for; None where any length will do."""
+    return anatomy(bare).positions
 
 
 def check_positions(

@@ -1,6 +1,7 @@
 """What is trained on top of a backbone, by the form of a step: settled for the backbone, and built for it."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -64,14 +65,14 @@ def settle(spec: BackboneSpec, form: StepForm, *, length: int | None, where: str
     }
 
 
-def objective_of(suite: "Suite", spec: BackboneSpec) -> Objective:
+def objective_of(suite: "Suite", spec: BackboneSpec, kinds: Collection[str] = ()) -> Objective:
     """What the methods of a ``suite`` with settled shapes stand on.
 
-    Cells train classes; where none is trained it is the objective of the first shape, or sweep, on ``spec``, and what
-    that has where none says.
+    Cells train what their tasks are of, ``kinds``; where none is trained it is the objective of the first shape, or
+    sweep, on ``spec``, and what that has where none says.
     """
     if suite.tasks:
-        return "classes"
+        return "text" if "text" in kinds else "classes"
     forms: tuple[StepForm, ...] = (*suite.cost, *(sweep for sweep in suite.sweep if sweep.backbone is None))
     return next((form.objective for form in forms if form.objective), None) or backbone.usual_objective(spec)
 

@@ -155,6 +155,13 @@ def _bias(model: Any) -> Tensor | None:
     return found
 
 
+def decoder_start(config: Any) -> int:
+    """The id that a decoder beside an encoder reads first: the family's own, else padding, as T5 has it."""
+    own: int | None = getattr(config, "decoder_start_token_id", None)
+    padding: int = config.pad_token_id
+    return padding if own is None else own
+
+
 def with_targets(batch: dict[str, Tensor], *, shifted: bool) -> dict[str, Tensor]:
     """``batch`` with ``positions`` and ``targets``, each ``[N]``: which states, of all rows in turn, tell which token.
 

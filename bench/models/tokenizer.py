@@ -12,8 +12,9 @@ class Tokenizer(Protocol):
     """What the harness asks of a tokenizer; every transformers tokenizer fits."""
 
     pad_token_id: int
+    eos_token_id: int | None
 
-    def __call__(self, *columns: list[str], truncation: bool, max_length: int) -> Any:
+    def __call__(self, *columns: list[str], truncation: bool, max_length: int, add_special_tokens: bool = True) -> Any:
         """Lists of ids by name (``input_ids``, ``attention_mask``, ``token_type_ids`` where the model has them)."""
         ...
 
@@ -25,17 +26,21 @@ class HashingTokenizer:
     """
 
     pad_token_id = 0
+    eos_token_id: int | None = 2
 
     def __init__(self, vocabulary: int) -> None:
         self._vocabulary = vocabulary
 
-    def __call__(self, *columns: list[str], truncation: bool, max_length: int) -> dict[str, list[list[int]]]:
+    def __call__(
+        self, *columns: list[str], truncation: bool, max_length: int, add_special_tokens: bool = True
+    ) -> dict[str, list[list[int]]]:
         """Ids of ``[start] a [separator] (b [separator])``, cut on the right to ``max_length``."""
+        start, separator = ([1], [2]) if add_special_tokens else ([], [])
         rows = []
         for texts in zip(*columns, strict=True):
-            ids = [1]
+            ids = list(start)
             for text in texts:
-                ids += [self._id(word) for word in re.findall(r"\w+|[^\w\s]", text.lower())] + [2]
+                ids += [self._id(word) for word in re.findall(r"\w+|[^\w\s]", text.lower())] + separator
             rows.append(ids[:max_length] if truncation else ids)
         return {"input_ids": rows, "attention_mask": [[1] * len(ids) for ids in rows]}
 

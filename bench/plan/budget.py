@@ -21,6 +21,7 @@ from bench.schema.forms import Objective
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
 from bench.schema.suite import DEFAULTS, MatchTable, MethodTable, Suite
+from bench.tasks.catalogue import kinds
 
 Outcome = dict[str, str | int]
 """What became of one method, as the resolved suite keeps it: ``spelled``, ``field``, ``value`` and ``reached``, or
@@ -106,7 +107,7 @@ class _Search:
         own = settle(spec, suite.cost[0], length=suite.cost[0].length, where=place) if suite.cost else {}
         peak = self._match.peak_memory_bytes is not None
         self._setting = _setting(suite, device, own) if peak else None
-        usual = objective_of(suite, spec)
+        usual = objective_of(suite, spec, kinds(suite.tasks, suite.task))
         self._objective: Objective = usual if suite.tasks else own.get("objective", usual)
         self._longest = _longest(suite)
         self._counts: dict[int, int | BenchError] = {}

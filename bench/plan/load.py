@@ -30,7 +30,8 @@ from bench.schema.suite import (
     SweepTable,
     TuningTable,
 )
-from bench.tasks.glue import TASKS
+from bench.schema.task import FolderLayout, TaskSpec
+from bench.tasks.catalogue import in_folder, shipped, task_names
 
 if TYPE_CHECKING:
     from tomlkit.items import Table
@@ -102,9 +103,13 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
         BenchError: A key is unknown, missing or has the wrong type or range.
     """
     try:
-        return Suite.model_validate(_tuples(values | {"method": _spelled_out(values.get("method"), where)}))
+        suite = Suite.model_validate(_tuples(values | {"method": _spelled_out(values.get("method"), where)}))
     except ValidationError as error:
         raise BenchError(f"{where}: {_sentence(error)}") from error
+    if taken := [spec.name for spec in suite.task if spec.name in shipped()]:
+        raise BenchError(f"{where}: task {taken[0]!r} comes with this project; give yours another name")
+    folder = Path(where).parent
+    return suite.model_copy(update={"task": tuple(in_folder(spec, folder) for spec in suite.task)})
 
 
 def _spelled_out(tables: Any, where: str) -> Any:
@@ -149,7 +154,8 @@ def _sentence(error: ValidationError) -> str:
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "backbone": BackboneTable, "recipe": RecipeTable, "method": MethodTable,
-        "cost": CostTable, "task": RecipeValues, "sweep": SweepTable, "crossover": CrossoverTable,
+        "cost": CostTable, "sweep": SweepTable, "crossover": CrossoverTable,
+        "task": RecipeValues if "recipe" in location else TaskSpec, "folder": FolderLayout,
         "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
         "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable,
     }  # fmt: skip
@@ -170,10 +176,10 @@ def _tasks() -> list[tuple[str, str]]:
     return [
         (
             name,
-            f"{' + '.join(spec.text)}; {' | '.join(spec.labels) or 'regression'}; {spec.main_metric}",
+            f"{' + '.join(spec.text)}; {' | '.join(spec.labels) or spec.kind}; {spec.main_metric}",
         )
-        for name, spec in TASKS.items()
-    ]
+        for name, spec in shipped().items()
+    ] + [(name, "third-party task") for name in task_names() if name not in shipped()]
 
 
 def _backbones() -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from bench.errors import BenchError, unknown
 from bench.models import backbone
 from bench.models.head import check_positions
 from bench.models.objective import objective_of, outputs_of, settle
-from bench.models.tokenizer import load_tokenizer
+from bench.models.tokenizer import Tokenizer, load_tokenizer
 from bench.plan.select import label
 from bench.schema.claims import check_claims, timed_bounds
 from bench.schema.jobs import (
@@ -36,6 +36,7 @@ from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
 from bench.schema.suite import (
     DEFAULTS,
+    OF_THE_HEAD,
     CostTable,
     MethodTable,
     RecipeValues,
@@ -44,11 +45,13 @@ from bench.schema.suite import (
     claimed_shape,
     search_table,
 )
+from bench.schema.task import TaskSpec
 from bench.store.environment import versions
-from bench.tasks.glue import task as task_spec
+from bench.tasks.catalogue import task as task_spec
+from bench.tasks.figures import row_figures
 from bench.tasks.metrics import bag_of_words_floor
 from bench.tasks.rows import TaskData, check_labels, content_sha256
-from bench.tasks.sources import load_task, load_trial, resolve_source
+from bench.tasks.sources import Located, load_task, load_trial, locate
 
 _SHARED = ("method.py", "anatomy.py", "families.toml", "models", "models/shapes.toml", "training/loop.py")
 SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
@@ -62,9 +65,10 @@ SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
 def identity(job: Cell | Probe | Sweep) -> str:
     """Hash of all that decides the result: never paths, never git state, never time limits."""
     decided = job.model_dump(
-        mode="json", exclude={"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source"}
+        mode="json", exclude={"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source", "spec"}
     )
     name = None if is_path(job.backbone.name) else job.backbone.name  # of a path, what lies there decides
+    decided |= {"spec": job.spec.decides()} if isinstance(job, Cell) else {}
     key = {
         "schema": SCHEMA, "job": decided, "weights": [name, job.backbone.weights, job.backbone.sha256],
         "backbone_files": backbone.files_sha256(job.backbone),
@@ -190,13 +194,13 @@ def make_plan(
     sweeps = plan_sweeps(suite, spec, methods, where)
     check_crossovers(suite, sweeps, where)
     cells: tuple[Cell, ...] = ()
-    source = None
+    data = None
     if suite.tasks:
-        _check_tasks(suite, where)
-        source = resolve_source(suite.data, suite.tasks)
-        progress(source.reason)
-        cells = tuple(_cells(suite, spec, methods, source, device, trials))
-    resolved = _resolved(suite, spec, methods, source, probes) | resolved_sweeps(suite, sweeps)
+        suite, data = _located(suite, spec, where)
+        for reason in data.reasons:
+            progress(reason)
+        cells = tuple(_cells(suite, spec, methods, data, device, trials))
+    resolved = _resolved(suite, spec, methods, data, probes) | resolved_sweeps(suite, sweeps)
     if suite.match is not None:
         resolved["match"] = suite.match.model_dump(exclude_none=True)
         for name, outcome in sizes.items():
@@ -230,13 +234,46 @@ def _settled(suite: Suite, spec: BackboneSpec, where: str) -> Suite:
     return suite.model_copy(update={"cost": tuple(costs)})
 
 
+def _located(suite: Suite, spec: BackboneSpec, where: str) -> tuple[Suite, Located]:
+    """Where the rows of each task are, and the suite with the tasks that are scored: those for want of a hub, if so."""
+    _check_tasks(suite, where)
+    specs, instead = (
+        [task_spec(name, where, suite.task) for name in names] for names in (suite.tasks, suite.without_hub)
+    )
+    _check_kinds(specs, spec, where)
+    data = locate(suite.data, specs, instead)
+    names = tuple(spec.name for spec in data.specs)
+    if names == suite.tasks:
+        return suite, data
+    searched = (
+        table if table.tuning is None or table.tuning.task in names else table.model_copy(update={"tuning": None})
+        for table in suite.method
+    )
+    return suite.model_copy(update={"tasks": names, "method": tuple(searched)}), data
+
+
+def _check_kinds(specs: Iterable[TaskSpec], spec: BackboneSpec, where: str) -> None:
+    """All tasks stand on one objective, which the backbone can have."""
+    of_text = [task.name for task in specs if task.kind == "text"]
+    others = [task.name for task in specs if task.kind != "text"]
+    if of_text and others:
+        raise BenchError(
+            f"{where}: task {of_text[0]} writes text and {others[0]} does not: they stand on different objectives; "
+            "score them in two suites"
+        )
+    try:
+        backbone.check_objective_of(spec, "text" if of_text else "classes")
+    except BenchError as error:
+        raise BenchError(f"{where}: task {(of_text or others)[0]}: {error}") from error
+
+
 def _check_tasks(suite: Suite, where: str) -> None:
     """Every task that the suite names exists, also where only a recipe or a rate names it."""
     rates = [rate for table in suite.method for rate in (table.learning_rate, table.head_learning_rate)]
     named = (key for rate in rates if isinstance(rate, dict) for key in rate if key != "default")
     overrides = suite.recipe.task if suite.recipe else {}
-    for name in (*suite.tasks, *overrides, *named):
-        task_spec(name, where)
+    for name in (*suite.tasks, *suite.without_hub, *overrides, *named):
+        task_spec(name, where, suite.task)
 
 
 def _method(table: MethodTable, place: str) -> MethodSpec:
@@ -280,19 +317,23 @@ def _probe(
 
 
 def _cells(
-    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], source: Source, device: str, trials: bool
+    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], data: Located, device: str, trials: bool
 ) -> Iterable[Cell]:
     assert suite.recipe is not None
     tables = {label(table): table for table in suite.method}
-    load_tokenizer(spec.folder, backbone.configuration(spec).vocab_size)  # what does not fit stops here
-    found = {name: _task_used(suite, spec, name, source, trials) for name in suite.tasks}
+    tokenizer = load_tokenizer(spec.folder, backbone.configuration(spec).vocab_size)  # what does not fit stops here
+    found = {
+        task.name: _task_used(suite, spec, task, data.sources[task.name], tokenizer, trials) for task in data.specs
+    }
     for seed in suite.seeds:
-        for name in suite.tasks:
+        for task in data.specs:
+            name = task.name
             for method in methods:
                 used, chosen_by = found[name]
-                recipe = _recipe(suite, tables[method.label], name, used.train_rows) | chosen_by
+                recipe = _recipe(suite, tables[method.label], task, used.train_rows) | chosen_by
                 draft = Cell(
-                    id="", suite=suite.name, backbone=spec, method=method, source=source, task=used,
+                    id="", suite=suite.name, backbone=spec, method=method, spec=task,
+                    source=data.sources[name], task=used,
                     recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
                     threads=suite.recipe.threads, tuning=tables[method.label].tuning, trial=trials,
                 )  # fmt: skip
@@ -300,32 +341,35 @@ def _cells(
 
 
 def _task_used(
-    suite: Suite, spec: BackboneSpec, name: str, source: Source, trials: bool
+    suite: Suite, spec: BackboneSpec, task: TaskSpec, source: Source, tokenizer: Tokenizer, trials: bool
 ) -> tuple[TaskUsed, dict[str, str]]:
     """What a record says of the task, and the hash of the selection rows for the recipe, where there are any."""
     assert suite.recipe is not None
-    values = _values(suite, name)
+    values = _values(suite, task)
     data: TaskData = (
-        load_trial(name, source, values.get("train_rows"), values["selection_rows"])
+        load_trial(task, source, values.get("train_rows"), values["selection_rows"])
         if trials
-        else load_task(name, source, *(values.get(f"{split}_rows") for split in ("train", "test", "selection")))
+        else load_task(task, source, *(values.get(f"{split}_rows") for split in ("train", "test", "selection")))
     )
     check_labels(data)
     used = TaskUsed(
-        name=name, version=data.spec.version, source=source.kind, content_sha256=data.content_sha256,
+        name=task.name, version=task.version, source=source.kind, content_sha256=data.content_sha256,
         train_rows=len(data.train.labels), test_rows=len(data.test.labels), overlap=data.overlap,
         overlap_ngrams=data.overlap_ngrams, floor=bag_of_words_floor(data),
-        notes=(*data.spec.notes, *data.notes, *backbone.task_notes(spec.name, name)),
+        kind=task.kind, main_metric=task.main_metric, origin=task.origin, citation=task.citation,
+        rows=row_figures(data, tokenizer, values["max_length"]),
+        notes=(*task.notes, *data.notes, *backbone.task_notes(spec.name, task.name)),
     )  # fmt: skip
     return used, {"selection_sha256": content_sha256([data.selection])} if data.selection else {}
 
 
-def _values(suite: Suite, task: str) -> dict[str, Any]:
+def _values(suite: Suite, task: TaskSpec) -> dict[str, Any]:
     assert suite.recipe is not None
     fields = set(RecipeValues.model_fields)
-    values = DEFAULTS | suite.recipe.model_dump(include=fields, exclude_none=True)
-    if task in suite.recipe.task:
-        override = suite.recipe.task[task].model_dump(exclude_none=True)
+    selection = {"selection_rows": task.selection} if task.selection else {}
+    values = DEFAULTS | selection | suite.recipe.model_dump(include=fields, exclude_none=True)
+    if task.name in suite.recipe.task:
+        override = suite.recipe.task[task.name].model_dump(exclude_none=True)
         if "steps" in override:
             values.pop("epochs", None)
         if "epochs" in override:
@@ -334,30 +378,44 @@ def _values(suite: Suite, task: str) -> dict[str, Any]:
     return values
 
 
-def _recipe(suite: Suite, method: MethodTable, task: str, train_rows: int) -> dict[str, Any]:
+def _check_head(suite: Suite, task: TaskSpec) -> None:
+    """Refuse what a recipe says of a head that a task of text does not have."""
+    assert suite.recipe is not None
+    for where, values in (("recipe", suite.recipe), (f"recipe.task.{task.name}", suite.recipe.task.get(task.name))):
+        if values is not None and (given := [key for key in OF_THE_HEAD if getattr(values, key) is not None]):
+            raise BenchError(
+                f"{where}.{given[0]} is of a head, and task {task.name} writes text with the backbone's own; remove it"
+            )
+
+
+def _recipe(suite: Suite, method: MethodTable, task: TaskSpec, train_rows: int) -> dict[str, Any]:
     values = _values(suite, task)
+    if task.kind == "text":
+        _check_head(suite, task)
+        values = {key: value for key, value in values.items() if key not in OF_THE_HEAD}
     if epochs := values.pop("epochs", None):
         values["steps"] = epochs * math.ceil(train_rows / values["batch_size"])
-    recipe = dict(sorted((values | method.rates(task)).items()))
+    recipe = dict(sorted((values | method.rates(task.name)).items()))
     try:
         check_recipe(recipe)
     except ValueError as error:  # epochs may come to more steps than a suite may name
         fewer = "; give fewer epochs" if epochs else ""
-        raise BenchError(f"recipe of {task}: {error}{fewer}") from error
+        raise BenchError(f"recipe of {task.name}: {error}{fewer}") from error
     if values["batch_size"] > train_rows:
         raise BenchError(
-            f"recipe of {task}: batch_size = {values['batch_size']} is above its {train_rows} training rows; lower it"
+            f"recipe of {task.name}: batch_size = {values['batch_size']} is above its {train_rows} training rows; "
+            "lower it"
         )
     return recipe
 
 
 def _resolved(
-    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], source: Source | None, probes: tuple[Probe, ...]
+    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], data: Located | None, probes: tuple[Probe, ...]
 ) -> dict[str, Any]:
     """The resolved suite as plain TOML values: lists of labels, where the data came from, what was measured."""
     tables = {label(table): table for table in suite.method}
     own = {"unused_tensors", "configuration"}  # of its files, which its hashes stand for
-    objective = objective_of(suite, spec)
+    objective = objective_of(suite, spec, [task.kind for task in data.specs] if data else ())
     described = backbone.describe(spec, objective).model_dump(mode="json", exclude_none=True, exclude=own)
     resolved: dict[str, Any] = {
         "name": suite.name, "question": suite.question, "baseline": suite.baseline, "backbone": described,
@@ -368,8 +426,9 @@ def _resolved(
             for m in methods
         },
     }  # fmt: skip
-    if source is not None and suite.recipe is not None:
-        resolved["data"] = {"kind": source.kind, "reason": source.reason}  # where files lie decides nothing
+    if data is not None and suite.recipe is not None:
+        resolved["data"] = {"kind": data.kind, "reason": "; ".join(data.reasons)}  # where files lie decides nothing
+        resolved["task"] = {spec.name: spec.decides() for spec in data.specs}
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
     shape = {*StepShape.model_fields, "device", "compile", "timed", "blocks", "rounds", "extra_seconds", "rebuild",
              "threads", "latency_batches", "latency_length"}  # fmt: skip

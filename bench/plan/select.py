@@ -41,7 +41,7 @@ def select(suite: Suite, selection: Selection) -> Suite:
     if selection.tasks is not None:
         if suite.recipe is None:
             raise BenchError(f"suite {suite.name!r} scores no tasks; omit --tasks")
-        changes["tasks"] = selection.tasks
+        changes |= {"tasks": selection.tasks, "without_hub": ()}
     if selection.seeds is not None:
         if not suite.tasks:
             raise BenchError(f"suite {suite.name!r} scores no tasks; omit --seeds")

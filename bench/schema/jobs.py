@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.schema.claims import EXTRA_SECONDS, TimedBound
 from bench.schema.forms import Weights
-from bench.schema.record import TaskUsed, Tuning
+from bench.schema.record import SourceKind, TaskUsed, Tuning
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import Decided, StepShape, objective_words
+from bench.schema.task import TaskSpec
 
 _ROOT = Path(__file__).parents[1]
 
@@ -106,10 +107,11 @@ class BackboneSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where the rows of every task of a run come from."""
+    """Where the rows of a task come from."""
 
-    kind: Literal["hub", "folder", "synthetic"]
-    """``hub``: GLUE at a pinned revision; ``folder``: the user's files; ``synthetic``: the project's grammars."""
+    kind: SourceKind
+    """``hub``: a pinned revision; ``index``: data of the package index; ``folder``: one given with ``--data``;
+    ``files``: those that the task names; ``synthetic``: the project's grammars."""
     path: str | None
     """Absolute path of the folder, None otherwise."""
     reason: str
@@ -148,8 +150,11 @@ class Cell(_Job):
     """Trains and scores once: (backbone, task, method, recipe, seed)."""
 
     method: MethodSpec
+    spec: TaskSpec
+    """The task, its classes settled."""
     source: Source
     task: TaskUsed
+    """What its record says of the task and of the rows."""
     recipe: dict[str, Any]
     """Every recipe value, resolved for this method and task."""
     seed: int

@@ -1,13 +1,15 @@
 """What numbers a record may hold: counts, amounts, ratios and intervals, and the range of every metric."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 METRICS = {
-    "accuracy": (0.0, 1.0), "f1": (0.0, 1.0), "matthews_correlation": (-1.0, 1.0), "pearson": (-1.0, 1.0),
-    "spearman": (-1.0, 1.0),
+    "accuracy": (0.0, 1.0), "f1": (0.0, 1.0), "macro_f1": (0.0, 1.0), "matthews_correlation": (-1.0, 1.0),
+    "pearson": (-1.0, 1.0), "spearman": (-1.0, 1.0), "rmse": (0.0, math.inf), "r2": (-math.inf, 1.0),
+    "exact_match": (0.0, 1.0), "answer_nats": (0.0, math.inf),
 }  # fmt: skip
 """Least and largest value of each; scores are stored as the metric gives them, tables show points of 100."""
 ROUNDING = 1e-6
@@ -41,7 +43,7 @@ def check_metrics(metrics: Mapping[str, float], score: float | None) -> None:
     for name, (low, high) in ranges.items():
         if not low - ROUNDING <= metrics[name] <= high + ROUNDING:
             raise ValueError(f"metrics.{name} = {metrics[name]:g} is outside {low:g} to {high:g}")
-    low = min((low for low, _ in ranges.values()), default=-1.0)
+    low = min((low for low, _ in ranges.values()), default=-1.0) if len(ranges) == len(metrics) else -1.0
     if score is not None and score < low - ROUNDING:
         raise ValueError(f"score = {score:g} is below {low:g}, the least of {' and '.join(ranges)}")
 

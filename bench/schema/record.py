@@ -60,6 +60,25 @@ class MethodUsed(_Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+SourceKind = Literal["hub", "index", "folder", "files", "synthetic"]
+"""Where rows come from: the hub, the package index, a folder, files that a suite names, or a grammar."""
+
+
+class RowFigures(_Frozen):
+    """What was counted of the rows of a task before anything was trained."""
+
+    labels: dict[str, Count] = {}
+    """Training rows of each class."""
+    test_labels: dict[str, Count] = {}
+    """Test rows of each class."""
+    duplicates: Count
+    """Training rows whose texts an earlier one has."""
+    tokens: dict[str, Count]
+    """Tokens of a training row, prompts not counted: ``50``, ``95`` and ``99`` % of rows have no more; ``100``."""
+    truncated: Share
+    """Share of training rows that are cut to ``max_length``."""
+
+
 class TaskUsed(_Frozen):
     """The task and the data that a cell saw."""
 
@@ -67,7 +86,7 @@ class TaskUsed(_Frozen):
     """Name of the task."""
     version: Count
     """Raised when the task's definition changes: records of different versions are not compared."""
-    source: Literal["hub", "folder", "synthetic"]
+    source: SourceKind
     """Where the rows come from."""
     content_sha256: str
     """Hash of the rows used, train and test."""
@@ -81,6 +100,16 @@ class TaskUsed(_Frozen):
     """Test rows that share a run of 8 words, lower case, with a training text; None in records from before."""
     floor: Score
     """Score of a bag-of-words classifier trained on the same rows (main metric)."""
+    kind: Literal["classes", "score", "text"] | None = None
+    """What is predicted; None in records from before."""
+    main_metric: str | None = None
+    """The metric that the score is; None in records from before."""
+    origin: str = ""
+    """What the rows are and who made them."""
+    citation: str = ""
+    """Who is to be cited for them."""
+    rows: RowFigures | None = None
+    """Counts of the rows; None in records from before."""
     notes: tuple[str, ...] = ()
     """Such as ``near pretraining objective``."""
 

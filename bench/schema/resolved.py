@@ -21,7 +21,7 @@ class ResolvedData(_Table):
     """Where the rows of the tasks come from."""
 
     kind: str = "unknown"
-    """``hub``, ``folder`` or ``synthetic``."""
+    """``hub``, ``index``, ``folder``, ``files``, ``synthetic``, or ``mixed`` where tasks differ."""
     reason: str = ""
     """Why this source, as a run says it on the screen."""
     path: str = ""
@@ -119,6 +119,8 @@ class ResolvedSuite(_Table):
     match: MatchTable | None = None
     tasks: list[str] = []
     seeds: list[int] = []
+    task: dict[str, dict[str, Any]] = {}
+    """What of each task decides a result beside its rows; empty in runs from before."""
     data: ResolvedData | None = None
     """None: no task is scored."""
     recipe: dict[str, Any] = {}

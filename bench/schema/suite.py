@@ -22,6 +22,7 @@ from bench.schema.ranges import (
 )
 from bench.schema.record import Tuning
 from bench.schema.shape import StepForm, StepShape
+from bench.schema.task import TaskSpec
 
 SWEPT = ("length", "batch", "layers", "width")
 """Quantities that may be swept; beside them any whole number of a method's configuration, as ``config.rank``."""
@@ -300,6 +301,8 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.01, "gradient_clip": 1.0, "pooling": "mean", "dense_head": False, "head_dropout": 0.1,
 }  # fmt: skip
 """Recipe values that a suite may leave out."""
+OF_THE_HEAD = ("pooling", "dense_head", "head_dropout")
+"""Recipe values of the harness's own head, which tasks of kind ``text`` do not have."""
 
 
 class RecipeTable(RecipeValues):
@@ -447,11 +450,16 @@ class Suite(_Table):
     match: MatchTable | None = None
     """The budget that sizes are chosen for; one that a method's ``config`` gives stays."""
     tasks: tuple[str, ...] = ()
-    """Tasks that are scored; none for a suite of costs alone."""
+    """Tasks that are scored: shipped ones, those of ``[[task]]`` (all of them where left out) or of an installed
+    package; none for a suite of costs alone."""
+    task: tuple[TaskSpec, ...] = ()
+    """Tasks of the user's own."""
+    without_hub: tuple[str, ...] = ()
+    """Tasks of the package index that take the place of ``tasks`` where ``data = "auto"`` and the hub gives nothing."""
     seeds: tuple[int, ...] = Field(default=(), max_length=MOST_SEEDS)
     """Seeds of every (method, task); fewer than five give no verdict on scores."""
     data: str = "auto"
-    """``auto``, ``hub``, ``synthetic`` or a folder."""
+    """``auto``, ``hub``, ``index``, ``synthetic`` or a folder."""
     recipe: RecipeTable | None = None
     """How cells train; needed where there are tasks."""
     tuning: TuningTable | None = None
@@ -465,6 +473,16 @@ class Suite(_Table):
     claim: tuple[ClaimTable, ...] = ()
     """Sentences that the run's records are to decide."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _all_tasks(cls, values: Any) -> Any:
+        """A suite with ``[[task]]`` tables and no ``tasks`` scores all of them."""
+        if not isinstance(values, dict) or "tasks" in values:
+            return values
+        tables = values.get("task", ())
+        names = [t.get("name") if isinstance(t, dict) else getattr(t, "name", None) for t in tables]
+        return {**values, "tasks": tuple(names)} if names and all(isinstance(name, str) for name in names) else values
+
     @model_validator(mode="after")
     def _complete(self) -> "Suite":
         if self.tasks and (not self.seeds or self.recipe is None):
@@ -473,7 +491,10 @@ class Suite(_Table):
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
         check_match(self.match, len(self.cost))
         check_sweeps(self.sweep, self.crossover)
-        check_tuning(self.tuning, self.seeds, self.tasks)
+        every = (*self.tasks, *self.without_hub)
+        if self.without_hub and not self.tasks:
+            raise ValueError("without_hub stands in for tasks, and there are none")
+        check_tuning(self.tuning, self.seeds, every)
         labels = [spell(method.name, method.config) for method in self.method]
         for index, cost in enumerate(self.cost):
             self._check_methods(f"cost[{index}]", cost.methods, labels)
@@ -481,9 +502,9 @@ class Suite(_Table):
                 raise ValueError(
                     f"cost[{index}] repeats the shape of an earlier [[cost]]; merge the two or change the length"
                 )
-        check_claims(self.claim, labels, self.tasks, [claimed_shape(cost, labels, "cuda") for cost in self.cost])
-        for what in ("tasks", "seeds"):
-            values = getattr(self, what)
+        check_claims(self.claim, labels, every, [claimed_shape(cost, labels, "cuda") for cost in self.cost])
+        own = [spec.name for spec in self.task]
+        for what, values in (("tasks", every), ("seeds", self.seeds), ("[[task]]", own)):
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} lists a value twice")
         if any(not 0 <= seed < 2**63 for seed in self.seeds):

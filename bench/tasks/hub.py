@@ -1,4 +1,4 @@
-"""GLUE from the hub: what is cached, whether the hub answers, and loading."""
+"""Tasks from the hub: what is cached, whether the hub answers, and loading."""
 
 import os
 from collections.abc import Sequence
@@ -6,20 +6,21 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.models.hub import hub_reason, limit_silence, silent, status_of
-from bench.tasks.folder import parse_label
-from bench.tasks.glue import HUB_ID, HUB_REVISION, TaskSpec
+from bench.schema.task import TaskSpec
+from bench.tasks.files import parse_label
 from bench.tasks.rows import Rows
 
 
 def cache_folder(spec: TaskSpec) -> Path:
     """Where ``datasets`` keeps the prepared task of the pinned revision."""
+    assert spec.hub is not None and spec.revision is not None, "a task of the hub names dataset and revision"
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     root = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets").expanduser()
-    return root / HUB_ID.replace("/", "___") / spec.name / "0.0.0" / HUB_REVISION
+    return root / spec.hub.replace("/", "___") / (spec.config or "default") / "0.0.0" / spec.revision
 
 
 def _arrow_files(spec: TaskSpec, split: str) -> list[Path]:
-    folder, stem = cache_folder(spec), HUB_ID.rpartition("/")[2]
+    folder, stem = cache_folder(spec), str(spec.hub).rpartition("/")[2]
     return sorted([*folder.glob(f"{stem}-{split}.arrow"), *folder.glob(f"{stem}-{split}-*-of-*.arrow")])
 
 
@@ -28,12 +29,19 @@ def cached(specs: Sequence[TaskSpec]) -> bool:
     return all(_arrow_files(spec, split) for spec in specs for split in (spec.train_split, spec.test_split))
 
 
-def refusal() -> str | None:
-    """Why the hub gives nothing, or None where it shows the pinned revision in time."""
-    status = status_of(f"datasets/{HUB_ID}/revision/{HUB_REVISION}")
-    if status is None:
-        return "hub not reached"
-    return None if status == 200 else f"the hub answered {status} at revision {HUB_REVISION[:7]}"
+def _address(spec: TaskSpec) -> str:
+    return f"datasets/{spec.hub}/revision/{spec.revision}"
+
+
+def refusal(specs: Sequence[TaskSpec]) -> str | None:
+    """Why the hub gives nothing, or None where it shows the pinned revision of every dataset in time."""
+    for spec in {_address(spec): spec for spec in specs}.values():
+        status = status_of(_address(spec))
+        if status is None:
+            return "hub not reached"
+        if status != 200:
+            return f"the hub answered {status} at revision {str(spec.revision)[:7]}"
+    return None
 
 
 def read_hub(spec: TaskSpec) -> tuple[Rows, Rows]:
@@ -60,31 +68,31 @@ def _prepare(spec: TaskSpec) -> None:
     """Let ``datasets`` download task ``spec`` and write its cache."""
     import datasets
 
-    if silent(f"datasets/{HUB_ID}/revision/{HUB_REVISION}"):
-        raise BenchError(f"{HUB_ID}: {spec.name} is not cached (hub not reached); use --data DIR or --data synthetic")
+    if silent(_address(spec)):
+        raise BenchError(f"{spec.hub}: {spec.name} is not cached (hub not reached); use --data DIR or --data synthetic")
     limit_silence()
     try:
-        datasets.load_dataset(HUB_ID, spec.name, revision=HUB_REVISION)
+        datasets.load_dataset(spec.hub, spec.config, revision=spec.revision)
     except Exception as error:  # the libraries below have a dozen types for what a hub or a file can do
         raise BenchError(
-            f"{HUB_ID}: {spec.name} cannot be loaded ({hub_reason(error)}); "
+            f"{spec.hub}: {spec.name} cannot be loaded ({hub_reason(error)}); "
             "try again, or use --data DIR or --data synthetic"
         ) from error
     if not cached([spec]):
         raise BenchError(
-            f"{HUB_ID}: {spec.name} was loaded, but its splits {spec.train_split} and {spec.test_split} are not under "
-            f"{cache_folder(spec)}; use --data DIR or --data synthetic"
+            f"{spec.hub}: {spec.name} was loaded, but its splits {spec.train_split} and {spec.test_split} are not "
+            f"under {cache_folder(spec)}; use --data DIR or --data synthetic"
         )
 
 
 def _rows(spec: TaskSpec, split: str) -> Rows:
     import datasets
 
-    where = f"{HUB_ID}: {spec.name}"
+    where = f"{spec.hub}: {spec.name}"
     try:
         parts = [datasets.Dataset.from_file(str(path)) for path in _arrow_files(spec, split)]
         table = datasets.concatenate_datasets(parts)
-        columns = [list(table[column]) for column in (*spec.text, "label")]
+        columns = [list(table[column]) for column in (*spec.text, spec.label)]
     except Exception as error:  # a file cut short, or of another form: each reader fails in its own way
         raise BenchError(
             f"{where}: the cached split {split} cannot be read ({hub_reason(error)}); remove {cache_folder(spec)}"

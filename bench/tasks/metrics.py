@@ -1,19 +1,23 @@
 """Metrics of the tasks as ``evaluate.Metric`` classes, and the bag-of-words baseline: what word counts alone score."""
 
 import functools
+import importlib
 import math
+import numbers
 import re
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import unknown
+from bench.errors import BenchError, unknown
+from bench.schema.task import is_own_metric
 
 if TYPE_CHECKING:
     import evaluate
 
-    from bench.tasks.glue import TaskSpec
+    from bench.schema.task import TaskSpec
     from bench.tasks.rows import TaskData
 
 UNDEFINED = 0.0
@@ -30,6 +34,13 @@ def _f1(predictions: Sequence[int], references: Sequence[int]) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(references, predictions, labels=[1], average="macro", zero_division=UNDEFINED))
+
+
+def _macro_f1(predictions: Sequence[int], references: Sequence[int]) -> float:
+    from sklearn.metrics import f1_score
+
+    present = sorted(set(references))
+    return float(f1_score(references, predictions, labels=present, average="macro", zero_division=UNDEFINED))
 
 
 def _matthews(predictions: Sequence[int], references: Sequence[int]) -> float:
@@ -53,11 +64,28 @@ def _correlation(name: str, predictions: Sequence[float], references: Sequence[f
     return value if math.isfinite(value) else UNDEFINED
 
 
+def _rmse(predictions: Sequence[float], references: Sequence[float]) -> float:
+    return math.sqrt(_squares(predictions, references) / len(references))
+
+
+def _r2(predictions: Sequence[float], references: Sequence[float]) -> float:
+    mean = math.fsum(references) / len(references)
+    spread = math.fsum((value - mean) ** 2 for value in references)
+    return 1 - _squares(predictions, references) / spread if spread else UNDEFINED
+
+
+def _squares(predictions: Sequence[float], references: Sequence[float]) -> float:
+    return math.fsum((one - other) ** 2 for one, other in zip(predictions, references, strict=True))
+
+
 _FUNCTIONS: dict[str, tuple[Callable[..., float], str, str]] = {
     "accuracy": (_accuracy, "int64", "share of equal labels"),
     "f1": (_f1, "int64", "F1 of class 1"),
+    "macro_f1": (_macro_f1, "int64", "mean over the classes that occur of their F1"),
     "matthews_correlation": (_matthews, "int64", "Matthews correlation, -1 to 1"),
     "pearson": (functools.partial(_correlation, "pearson"), "float64", "Pearson correlation, -1 to 1"),
+    "rmse": (_rmse, "float64", "root of the mean squared error, in the unit of the scores"),
+    "r2": (_r2, "float64", "share of the variance that is explained"),
     "spearman": (functools.partial(_correlation, "spearman"), "float64", "Spearman rank correlation, -1 to 1"),
 }
 
@@ -97,9 +125,12 @@ def metric_class(name: str) -> "type[evaluate.Metric]":
 
 
 def compute(
-    spec: "TaskSpec", predictions: Sequence[int] | Sequence[float], references: Sequence[int] | Sequence[float]
+    spec: "TaskSpec",
+    predictions: Sequence[int] | Sequence[float],
+    references: Sequence[int] | Sequence[float],
+    names: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Score predictions with every metric of the task.
+    """Score predictions with every metric of the task, or with those of ``names``.
 
     Constant input and classes that never occur give ``UNDEFINED`` where the formula has no value.
 
@@ -107,6 +138,7 @@ def compute(
         spec: The task.
         predictions: Class ids, or scores of a regression; one per row.
         references: Labels in the same form.
+        names: Of the task's metrics; all where None.
 
     Raises:
         ValueError: No rows, different lengths, or a value that is not finite.
@@ -119,10 +151,66 @@ def compute(
             raise ValueError(f"{spec.name}: {what} {broken} is {values[broken]}, not a finite number")
     scores: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as cache:  # evaluate makes a folder even when it keeps everything in memory
-        for name in spec.metrics:
+        for name in spec.metrics if names is None else names:
+            if is_own_metric(name):
+                scores[name] = _own(spec, name, predictions, references)
+                continue
             metric = metric_class(name)(keep_in_memory=True, cache_dir=cache)
             scores.update(metric.compute(predictions=predictions, references=references))
     return scores
+
+
+def _own(spec: "TaskSpec", name: str, predictions: Sequence[Any], references: Sequence[Any]) -> float:
+    """A metric of the user's; it is called with lists of class ids or scores and gives one number.
+
+    Raises:
+        BenchError: It cannot be had, fails, or gives no finite number; of the main metric also one beyond -1 to 1.
+    """
+    measure = own_metric(name)
+    try:
+        value = measure(list(predictions), list(references))
+    except Exception as error:  # code of the user's may fail in any way
+        raise BenchError(f"task {spec.name}: metric {name!r} failed ({type(error).__name__}: {error})") from error
+    if isinstance(value, dict) and len(value) == 1:
+        value = next(iter(value.values()))
+    if isinstance(value, bool) or not isinstance(value, float | int | numbers.Real) or not math.isfinite(value):
+        raise BenchError(f"task {spec.name}: metric {name!r} gives {value!r}; let it give one finite number")
+    if name == spec.main_metric and not -1 <= float(value) <= 1:
+        raise BenchError(
+            f"task {spec.name}: the main metric {name!r} gives {value:g}; scale it to -1 to 1, higher is better, or "
+            "name another main_metric"
+        )
+    return float(value)
+
+
+@functools.cache
+def own_metric(name: str) -> Callable[[list[Any], list[Any]], Any]:
+    """The function behind ``package.module.function`` or ``evaluate:module``.
+
+    Raises:
+        BenchError: There is none.
+    """
+    if name.startswith("evaluate:"):
+        import evaluate
+
+        try:
+            module = evaluate.load(name.removeprefix("evaluate:"), keep_in_memory=True)
+        except Exception as error:  # the library asks hub and disk, and each fails in its own way
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise BenchError(f"metric {name!r} cannot be loaded ({reason}); name a folder with its script, or a metric "
+                             "that the hub has and that is reached") from error  # fmt: skip
+        return lambda predictions, references: module.compute(predictions=predictions, references=references)
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:  # the import of a user's module may fail in any way
+        raise BenchError(
+            f"metric {name!r} cannot be imported ({type(error).__name__}: {error}); its module must be importable from "
+            "where the command runs"
+        ) from error
+    if not callable(found):
+        raise BenchError(f"metric {name!r} is a {type(found).__name__}; name a function of predictions and references")
+    return found  # type: ignore[no-any-return]
 
 
 _KNOWN: dict[tuple[str, str], float] = {}
@@ -138,7 +226,8 @@ def bag_of_words_floor(data: "TaskData") -> float:
     """Main metric of a linear classifier on word counts, trained on the same rows as the methods.
 
     Logistic regression (``C = 1``), ridge regression for scores; each text of a pair has a vocabulary of its own.
-    Training rows of one class alone give that class for every row. The same rows are fitted once in a process.
+    Training rows of one class alone give that class for every row. Of tasks of text it is the exact match of the answer
+    that training has most often. The same rows are fitted once in a process.
     """
     key = (data.spec.name, data.content_sha256)
     if key not in _KNOWN:
@@ -146,7 +235,15 @@ def bag_of_words_floor(data: "TaskData") -> float:
     return _KNOWN[key]
 
 
+def _commonest(data: "TaskData") -> float:
+    answer, _ = min(Counter(data.train.labels).items(), key=lambda item: (-item[1], item[0]))
+    right: int = data.test.labels.count(answer)
+    return right / len(data.test)
+
+
 def _fitted(data: "TaskData") -> float:
+    if data.spec.kind == "text":
+        return _commonest(data)
     from scipy.sparse import hstack
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -162,4 +259,4 @@ def _fitted(data: "TaskData") -> float:
     else:
         model = Ridge() if data.spec.regression else LogisticRegression(max_iter=5000)
         predictions = model.fit(hstack(train).tocsr(), labels).predict(hstack(test).tocsr()).tolist()
-    return compute(data.spec, predictions, data.test.labels)[data.spec.main_metric]
+    return compute(data.spec, predictions, data.test.labels, [data.spec.main_metric])[data.spec.main_metric]

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from bench.errors import BenchError
-from bench.tasks.glue import TaskSpec
+from bench.schema.task import TaskSpec
 
 RUN = 8
 """Words in a row that two texts must share to count as overlapping."""
@@ -20,8 +21,8 @@ class Rows:
 
     texts: tuple[tuple[str, ...], ...]
     """One or two texts per row, verbatim."""
-    labels: tuple[int | float, ...]
-    """Label id, or the score of a regression."""
+    labels: tuple[Any, ...]
+    """Label id, the score of a regression, or the text that is to be written."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What of the file is not among them."""
 
@@ -29,8 +30,19 @@ class Rows:
         return len(self.labels)
 
 
-def _canonical(texts: tuple[str, ...], label: int | float) -> bytes:
+def _canonical(texts: tuple[str, ...], label: int | float | str) -> bytes:
     return json.dumps([texts, label], ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def row_digest(texts: tuple[str, ...], label: int | float | str) -> bytes:
+    """Hash of a row's content, by which rows are drawn; 32 bytes."""
+    return hashlib.sha256(_canonical(texts, label)).digest()
+
+
+def is_test(texts: tuple[str, ...], share: float) -> bool:
+    """Whether a row with ``texts`` is among the ``share`` of rows that score, by a hash of its texts alone."""
+    digest = hashlib.sha256(b"test\n" + json.dumps(texts, ensure_ascii=True, separators=(",", ":")).encode()).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
 
 
 def subset(rows: Rows, count: int | None) -> Rows:
@@ -39,8 +51,7 @@ def subset(rows: Rows, count: int | None) -> Rows:
     The draw depends on the set of rows alone, not on their order in a file; a smaller one is the head of a larger one.
     """
     keyed = sorted(
-        (hashlib.sha256(_canonical(texts, label)).digest(), texts, label)
-        for texts, label in zip(rows.texts, rows.labels, strict=True)
+        (row_digest(texts, label), texts, label) for texts, label in zip(rows.texts, rows.labels, strict=True)
     )[:count]
     return Rows(tuple(texts for _, texts, _ in keyed), tuple(label for _, _, label in keyed))
 
@@ -93,7 +104,9 @@ def check_labels(data: "TaskData") -> None:
             raise BenchError(f"{data.spec.name}: {count} {what}; give rows of two {kinds} at least, or raise {key}")
 
 
-def _spelled(spec: TaskSpec, label: int | float) -> str:
+def _spelled(spec: TaskSpec, label: int | float | str) -> str:
+    if isinstance(label, str):
+        return repr(label)
     return f"{label:g}" if spec.regression else spec.labels[int(label)]
 
 

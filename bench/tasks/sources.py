@@ -1,44 +1,121 @@
-"""Decides once where the rows of a run come from, and loads them."""
+"""Decides once where the rows of each task of a run come from, and loads them."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.models.hub import offline
 from bench.schema.jobs import Cell, Source
-from bench.tasks import folder, hub, synthetic
-from bench.tasks.glue import HUB_ID, TaskSpec, task
+from bench.schema.task import TaskSpec
+from bench.tasks import folder, hub, index, own, synthetic
 from bench.tasks.rows import Rows, TaskData, content_sha256, cut_selection, subset
 
+KEYWORDS = ("auto", "hub", "index", "synthetic")
+"""What ``--data`` takes beside a folder."""
 _REAL = "Real GLUE: --data DIR or a network"
 
 
-def resolve_source(data: str, tasks: Sequence[str]) -> Source:
-    """Choose the source of a run's data.
+class Located(NamedTuple):
+    """The tasks that a run scores, and where the rows of each are."""
+
+    specs: tuple[TaskSpec, ...]
+    """As asked for, or those that stand in for them; classes settled."""
+    sources: dict[str, Source]
+    """By task."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One line for each source, for the screen and the resolved suite."""
+        return tuple(dict.fromkeys(source.reason for source in self.sources.values()))
+
+    @property
+    def kind(self) -> str:
+        """Kind of the source; ``mixed`` where tasks have theirs from several."""
+        kinds = {source.kind for source in self.sources.values()}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def locate(data: str, specs: Sequence[TaskSpec], instead: Sequence[TaskSpec] = ()) -> Located:
+    """Choose the source of each task's rows.
 
     Args:
-        data: ``auto`` (cached, else the hub if it answers within 3 s, else synthetic), ``hub``, ``synthetic`` or a
-            folder.
-        tasks: Names of all tasks of the run.
+        data: ``auto`` (cached, else the hub if it answers within 3 s, else the package index for the tasks
+            ``instead``, else synthetic), ``hub``, ``index``, ``synthetic`` or a folder. Tasks with files of the
+            user's own have their rows from them.
+        specs: The tasks of the run.
+        instead: Tasks of the package index that take the place of ``specs`` where the hub gives nothing.
 
     Raises:
-        BenchError: A task is unknown, or the source does not have it.
+        BenchError: The source does not have a task, or a file of a task cannot be read.
     """
-    specs = [task(name, "tasks") for name in tasks]
-    names = tuple(spec.name for spec in specs)
-    if data == "synthetic":
-        return _synthetic(names, "asked for")
-    if data not in {"auto", "hub"}:
-        return _folder(data, names)
-    if hub.cached(specs):
-        return Source("hub", None, f"GLUE ({', '.join(names)}) from {HUB_ID}, cached")
+    _check_applies(data, specs)
+    of_hub = [spec for spec in specs if spec.hub is not None]
+    why = _hub_refusal(data, of_hub)
+    if instead and (data == "index" or (data == "auto" and why is not None)):
+        if (missing := index.refusal()) is None:
+            note = f" ({why})" if why and data == "auto" else ""
+            return Located(tuple(instead), {spec.name: _of_index(spec, note) for spec in instead})
+        if data == "index":
+            raise BenchError(f"--data index: {missing}; use --data DIR or --data synthetic")
+        why = f"{why}; {missing}"
+    sources = {
+        spec.name: _own(spec) if spec.own else _of_index(spec) for spec in specs if spec.hub is None
+    } | _of_others(data, of_hub, why)
+    if data not in KEYWORDS:
+        shared = [spec for spec in specs if not spec.own]
+        sources |= _folder(data, shared)
+    settled = tuple(own.settled(spec) if spec.own else spec for spec in specs)
+    return Located(settled, {spec.name: sources[spec.name] for spec in specs})
+
+
+def _check_applies(data: str, specs: Sequence[TaskSpec]) -> None:
+    """``--data`` must decide something for the tasks at hand."""
+    if data == "auto":
+        return
+    if files := [spec.name for spec in specs if spec.own]:
+        if len(files) == len(specs) or data in KEYWORDS:
+            raise BenchError(f"--data {data}: {', '.join(files)} has its rows from files of its own; omit --data")
+    elif data in {"hub", "synthetic"} and (other := [spec.name for spec in specs if spec.hub is None]):
+        raise BenchError(f"--data {data}: {', '.join(other)} comes from the package index; omit --data")
+
+
+def _hub_refusal(data: str, specs: Sequence[TaskSpec]) -> str | None:
+    """Why the hub gives nothing, where it is asked at all."""
+    if not specs or data not in {"auto", "hub"} or hub.cached(specs):
+        return None
     variable = offline()
-    why = hub.refusal() if variable is None else f"hub not asked: {variable} is set"
+    return hub.refusal(specs) if variable is None else f"hub not asked: {variable} is set"
+
+
+def _own(spec: TaskSpec) -> Source:
+    names = [Path(path).name for path in (spec.train, spec.test) if path is not None]
+    parts = "" if spec.test_share is None else f", {100 * spec.test_share:g} % of its rows held out by hash"
+    return Source("files", None, f"{spec.name} from {' and '.join(names)}{parts}")
+
+
+def _of_index(spec: TaskSpec, note: str = "") -> Source:
+    if (missing := index.refusal()) is not None:
+        raise BenchError(f"task {spec.name}: {missing}; try again with a network")
+    return Source("index", None, f"{spec.name}: {spec.origin} ({spec.citation}){note}")
+
+
+def _of_others(data: str, specs: Sequence[TaskSpec], why: str | None) -> dict[str, Source]:
+    """Sources of tasks that the hub has, from it or from grammars."""
+    names = tuple(spec.name for spec in specs)
+    if not specs or data not in KEYWORDS:
+        return {}
+    if data == "synthetic":
+        return dict.fromkeys(names, _synthetic(names, "asked for"))
+    if data == "index":
+        raise BenchError(f"--data index: {names[0]} is not on the package index; use --data hub or --data DIR")
     if why is None:
-        return Source("hub", None, f"GLUE ({', '.join(names)}) from {HUB_ID}")
+        place = ", ".join(dict.fromkeys(str(spec.hub) for spec in specs))
+        cached = ", cached" if hub.cached(specs) else ""
+        return dict.fromkeys(names, Source("hub", None, f"{', '.join(names)} from {place}{cached}"))
     if data == "hub":
-        raise BenchError(f"--data hub: {HUB_ID} is not cached ({why}); use --data DIR or --data synthetic")
-    return _synthetic(names, why)
+        raise BenchError(f"--data hub: {specs[0].hub} is not cached ({why}); use --data DIR or --data synthetic")
+    return dict.fromkeys(names, _synthetic(names, why))
 
 
 def _synthetic(names: tuple[str, ...], why: str) -> Source:
@@ -46,65 +123,70 @@ def _synthetic(names: tuple[str, ...], why: str) -> Source:
     return Source("synthetic", None, f"SYNTHETIC stand-ins for {', '.join(names)} ({why}). {_REAL}")
 
 
-def _folder(data: str, names: tuple[str, ...]) -> Source:
+def _folder(data: str, specs: Sequence[TaskSpec]) -> dict[str, Source]:
     root = Path(data).expanduser().resolve()
     if not root.is_dir():
-        raise BenchError(f"--data {data}: no such folder; allowed: auto, hub, synthetic or a folder of GLUE files")
-    present = folder.tasks_in(root)
-    missing = [name for name in names if name not in present]
-    if missing:
-        ready = [name for name in names if name in present] or present
-        remedy = f"use --tasks {','.join(ready)}" if ready else "name the folder that holds SST-2, MRPC, ..."
+        raise BenchError(f"--data {data}: no such folder; allowed: {', '.join(KEYWORDS)} or a folder of task files")
+    names = [spec.name for spec in specs]
+    present = folder.tasks_in(root, specs)
+    if missing := [name for name in names if name not in present]:
+        remedy = f"use --tasks {','.join(present)}" if present else "name the folder that holds SST-2, MRPC, ..."
         raise BenchError(f"--data {data}: the folder lacks {', '.join(missing)}; {remedy}")
-    return Source("folder", str(root), f"GLUE ({', '.join(names)}) from {data}")
+    return dict.fromkeys(names, Source("folder", str(root), f"{', '.join(names)} from {data}"))
 
 
 def load_task(
-    name: str, source: Source, train_rows: int | None, test_rows: int | None, selection_rows: int | None = None
+    spec: TaskSpec, source: Source, train_rows: int | None, test_rows: int | None, selection_rows: int | None = None
 ) -> TaskData:
-    """Load the rows of task ``name``; subsets are drawn by content, so the order in files does not matter.
+    """Load the rows of task ``spec``; subsets are drawn by content, so the order in files does not matter.
 
     Args:
-        name: Name of the task.
-        source: What ``resolve_source`` gave.
+        spec: The task, its classes settled.
+        source: What ``locate`` gave for it.
         train_rows: Rows drawn from train, the selection included; None for all.
         test_rows: Rows to score on, None for all.
         selection_rows: Rows cut from those drawn from train, None for no cut.
 
     Raises:
-        BenchError: The task is unknown, its rows cannot be read, or the cut leaves nothing to train on.
+        BenchError: The rows cannot be read, or the cut leaves nothing to train on.
     """
-    spec = task(name)
-    if source.kind == "folder":
-        assert source.path is not None, "a folder source has a path"
-        train, test = folder.read_folder(Path(source.path), spec)
-    elif source.kind == "hub":
-        train, test = hub.read_hub(spec)
-    else:
-        train, test = synthetic.rows(name, "train"), synthetic.rows(name, "test")
+    train, test = _both(spec, source, train_rows, test_rows)
     notes = (*train.notes, *test.notes, *_fewer(train, train_rows, "train"), *_fewer(test, test_rows, "test"))
     train, test = subset(train, train_rows), subset(test, test_rows)
     if selection_rows is None:
         return TaskData(spec, source.kind, train, test, content_sha256((train, test)), notes=notes)
-    train, selection = cut_selection(train, selection_rows, name)
+    train, selection = cut_selection(train, selection_rows, spec.name)
     return TaskData(spec, source.kind, train, test, content_sha256((train, selection, test)), selection, notes)
 
 
-def load_trial(name: str, source: Source, train_rows: int | None, selection_rows: int) -> TaskData:
-    """Load what a trial of task ``name`` trains on and, as its ``test``, the rows that choose; opens no test split.
+def _both(spec: TaskSpec, source: Source, train_rows: int | None, test_rows: int | None) -> tuple[Rows, Rows]:
+    """Training and test rows; those of the user's files are drawn while they are read."""
+    if source.kind == "files":
+        return own.read_split(spec, "train", train_rows), own.read_split(spec, "test", test_rows)
+    if source.kind == "folder":
+        assert source.path is not None, "a folder source has a path"
+        return folder.read_folder(Path(source.path), spec)
+    if source.kind == "index":
+        return index.read(spec.name)
+    if source.kind == "hub":
+        return hub.read_hub(spec)
+    return synthetic.rows(spec.name, "train"), synthetic.rows(spec.name, "test")
+
+
+def load_trial(spec: TaskSpec, source: Source, train_rows: int | None, selection_rows: int) -> TaskData:
+    """Load what a trial of task ``spec`` trains on and, as its ``test``, the rows that choose; opens no test split.
 
     Args:
-        name: Name of the task.
-        source: What ``resolve_source`` gave.
+        spec: The task, its classes settled.
+        source: What ``locate`` gave for it.
         train_rows: Rows drawn from train, those that choose included; None for all.
         selection_rows: How many of them choose.
 
     Raises:
-        BenchError: The task is unknown, its rows cannot be read, or they are too few.
+        BenchError: The rows cannot be read, or they are too few.
     """
-    spec = task(name)
-    whole = _train(spec, source)
-    train, selection = cut_selection(subset(whole, train_rows), selection_rows, name)
+    whole = _train(spec, source, train_rows)
+    train, selection = cut_selection(subset(whole, train_rows), selection_rows, spec.name)
     notes = (*whole.notes, *_fewer(whole, train_rows, "train"))
     return TaskData(spec, source.kind, train, selection, content_sha256((train, selection)), selection, notes)
 
@@ -123,16 +205,20 @@ def rows_of(cell: Cell) -> TaskData:
     """
     train, test, selection = (cell.recipe.get(f"{split}_rows") for split in ("train", "test", "selection"))
     if cell.trial:
-        data = load_trial(cell.task.name, cell.source, train, cell.recipe["selection_rows"])
+        data = load_trial(cell.spec, cell.source, train, cell.recipe["selection_rows"])
     else:
-        data = load_task(cell.task.name, cell.source, train, test, selection)
+        data = load_task(cell.spec, cell.source, train, test, selection)
     if data.content_sha256 != cell.task.content_sha256:
         raise BenchError(f"the rows of {cell.task.name} changed since the run was planned; begin with --fresh")
     return data
 
 
-def _train(spec: TaskSpec, source: Source) -> Rows:
+def _train(spec: TaskSpec, source: Source, count: int | None) -> Rows:
+    if source.kind == "files":
+        return own.read_split(spec, "train", count)
     if source.kind == "folder":
         assert source.path is not None, "a folder source has a path"
         return folder.read_train(Path(source.path), spec)
+    if source.kind == "index":
+        return index.read_train(spec.name)
     return hub.read_train(spec) if source.kind == "hub" else synthetic.rows(spec.name, "train")

@@ -17,8 +17,10 @@ from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.schema import record
 from bench.schema.delta import KeptScore
+from bench.schema.forms import Objective
 from bench.schema.jobs import Cell
 from bench.schema.record import TrialRecord
+from bench.schema.task import TaskSpec
 from bench.store.environment import environment, now
 from bench.store.kept import Keep, NotWritten
 from bench.store.sidecars import Sidecars, directions_sha256, predictions_sha256
@@ -91,7 +93,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
     flags: tuple[str, ...] = ("random_weights",) if cell.backbone.weights == "random" else ()
     flags += ("synthetic",) if cell.source.kind == "synthetic" else ()
     return {
-        "id": cell.id, "suite": cell.suite, "backbone": backbone.describe(cell.backbone),
+        "id": cell.id, "suite": cell.suite, "backbone": backbone.describe(cell.backbone, _objective(cell)),
         "method": registry.method_used(cell.method.label, cell.method.name, cell.method.config),
         "environment": environment(cell.threads), "task": cell.task, "task_name": cell.task.name, "recipe": cell.recipe,
         "seed": cell.seed, "flags": flags, "tuning": cell.tuning,
@@ -107,37 +109,33 @@ def _out_of_memory(error: BaseException) -> bool:
 def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[str, Any], Sidecars]:
     from bench.models.head import check_positions, trainable, trained_dtypes
     from bench.models.tokenizer import load_tokenizer
-    from bench.tasks.metrics import compute
     from bench.tasks.sources import rows_of
     from bench.training.contract import finalize, merge, notes_of, ranks_of, stored_bytes
     from bench.training.diagnostics import Found, directions, weights
-    from bench.training.evaluate import Encoded, constant_score, evaluate, flags, label_scale
+    from bench.training.evaluate import constant_score, flags, label_scale
     from bench.training.keep import keep_cell
 
     recipe = cell.recipe
     data = rows_of(cell)
     method, config = registry.make(cell.method.name, cell.method.config)
-    bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed)
+    bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed, objective=_objective(cell))
     start = weights(bare) if recipe.get("directions") else {}
     reserved = method.reserved_positions(config)
     length = check_positions(bare, recipe["max_length"], reserved)
     scale = label_scale(data.train) if data.spec.regression else None
-    encoded = functools.partial(
-        Encoded, tokenizer=load_tokenizer(cell.backbone.folder, bare.config.vocab_size), max_length=length,
-        scale=scale, device=cell.device,
-    )  # fmt: skip
+    tokenizer = load_tokenizer(cell.backbone.folder, bare.config.vocab_size)
+    encoded = _encoder(cell, bare.config, tokenizer, length, scale)
     rows, test = encoded(data.train), encoded(data.test)
     contract = _contract(cell, method, config, bare.config.vocab_size)
     contract.bare(bare)
-    model = _adapt(cell, bare, method, config, len(data.spec.labels) or 1).to(cell.device)
+    model = _adapt(cell, bare, method, config, data).to(cell.device)
     contract.adapted(model.body)
     prepare_seconds = _prepare(cell, method, model, rows)
     notes = [*notes_of(method, model.body)]
     counts = record.Trainable(method=trainable(model.body), head=trainable(model.head))
 
     def predicted(which: Any) -> tuple[Predictions, dict[str, float]]:
-        found = evaluate(model, data.spec, which, dtype=recipe.get("dtype", "float32"))
-        return found, compute(data.spec, found["prediction"], found["label"])
+        return _scored(model, data.spec, which, recipe.get("dtype", "float32"))
 
     def reading(which: Any) -> Callable[[], float]:
         return lambda: predicted(which)[1][data.spec.main_metric]
@@ -220,23 +218,57 @@ def _fit(
     return losses, way, norms.read() if norms else {}
 
 
+def _objective(cell: Cell) -> Objective:
+    return "text" if cell.spec.kind == "text" else "classes"
+
+
+def _encoder(cell: Cell, config: Any, tokenizer: Any, length: int, scale: Any) -> Callable[[Any], Any]:
+    """What turns rows of the cell's task into batches."""
+    from bench.training.evaluate import Encoded
+    from bench.training.text import TextRows
+
+    if cell.spec.kind == "text":
+        return lambda rows: TextRows(rows, tokenizer, length, config=config, device=cell.device)
+    return lambda rows: Encoded(rows, tokenizer, length, scale=scale, device=cell.device)
+
+
+def _scored(model: Any, spec: TaskSpec, rows: Any, dtype: str) -> tuple[Predictions, dict[str, float]]:
+    """Columns of the predictions sidecar, and every metric of the task."""
+    from bench.tasks.metrics import compute
+    from bench.training.evaluate import evaluate
+    from bench.training.text import evaluate_text
+
+    if spec.kind == "text":
+        return evaluate_text(model, rows, dtype=dtype)
+    found = evaluate(model, spec, rows, dtype=dtype)
+    return found, compute(spec, found["prediction"], found["label"])
+
+
 def _stream(seed: int, purpose: str) -> int:
     from bench.models.head import generator
 
     return generator(seed, purpose).initial_seed()
 
 
-def _adapt(cell: Cell, bare: Any, method: Any, config: Any, outputs: int) -> Any:
+def _adapt(cell: Cell, bare: Any, method: Any, config: Any, data: Any) -> Any:
     import torch
 
     from bench.models.head import TaskModel, make_head
+    from bench.models.text import TextHead
     from bench.training.contract import MODULE
+    from bench.training.evaluate import balanced_weights
 
     recipe = cell.recipe
-    head = make_head(
-        bare, outputs, pooling=recipe["pooling"], dropout=recipe["head_dropout"], dense=recipe["dense_head"],
-        seed=cell.seed,
-    )  # fmt: skip
+    head: Any
+    if data.spec.kind == "text":
+        head = TextHead(bare.config, "target")
+    else:
+        head = make_head(
+            bare, data.spec.outputs, pooling=recipe["pooling"], dropout=recipe["head_dropout"],
+            dense=recipe["dense_head"], seed=cell.seed,
+        )  # fmt: skip
+    if data.spec.class_weights == "balanced":
+        head.class_weights = balanced_weights(data.train, data.spec.outputs).to(next(head.parameters()))
     torch.manual_seed(_stream(cell.seed, "method"))
     return TaskModel(given("apply", method.apply(bare, config), torch.nn.Module, MODULE), head)
 
@@ -249,7 +281,9 @@ def _contract(cell: Cell, method: Any, config: Any, vocabulary: int) -> Any:
     from bench.training.loop import autocast, to_autocast
 
     dtype = cell.recipe.get("dtype", "float32")
-    fresh = functools.partial(backbone.load, cell.backbone, device=cell.device, seed=cell.seed)
+    fresh = functools.partial(
+        backbone.load, cell.backbone, device=cell.device, seed=cell.seed, objective=_objective(cell)
+    )
     context = functools.partial(autocast, torch.device(cell.device), dtype)
     form = to_autocast if dtype == "bfloat16_autocast" else lambda module: None
     return Contract(method, config, vocabulary, fresh, context, form)

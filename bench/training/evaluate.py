@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.models.head import TaskModel, generator
 from bench.models.tokenizer import Tokenizer
 from bench.schema.record import LabelScale
-from bench.tasks.glue import TaskSpec
+from bench.schema.task import TaskSpec
 from bench.tasks.metrics import compute
 from bench.tasks.rows import Rows
 from bench.training.loop import NonFiniteLoss, autocast
@@ -39,40 +39,33 @@ def label_scale(rows: Rows) -> LabelScale:
     return LabelScale(mean=mean, deviation=deviation)
 
 
-class Encoded:
-    """Tokenised rows, padded a batch at a time.
+def balanced_weights(rows: Rows, classes: int) -> Tensor:
+    """Weight of each class ``[classes]``: rows / (classes * rows of the class), so that all weigh alike in sum.
 
-    Args:
-        rows: Texts and labels.
-        tokenizer: The backbone's own.
-        max_length: Tokens per row at most.
-        scale: What batches give the labels of a regression in; None for classes.
-        device: Where batches go.
+    King and Zeng, 2001, "Logistic Regression in Rare Events Data". A class without a row weighs nothing.
     """
+    counts = torch.bincount(torch.tensor(rows.labels), minlength=classes).double()
+    return torch.where(counts > 0, len(rows) / (classes * counts.clamp(min=1)), 0.0)
 
-    def __init__(
-        self, rows: Rows, tokenizer: Tokenizer, max_length: int, *, scale: LabelScale | None, device: str
-    ) -> None:
-        columns = [list(column) for column in zip(*rows.texts, strict=True)]
-        self._inputs = dict(tokenizer(*columns, truncation=True, max_length=max_length))
-        self._padding = {"input_ids": tokenizer.pad_token_id}
-        self.labels = rows.labels
-        """As the task has them."""
-        trained = rows.labels if scale is None else [scale.of(label) for label in rows.labels]
-        self._labels = torch.tensor(trained, dtype=torch.long if scale is None else torch.float32)
-        self.scale = scale
-        self._device = device
+
+class Batches:
+    """Tokenised rows in batches: shuffled for training, by length for a score."""
+
+    labels: Sequence[Any]
+    """As the task has them."""
+    scale: LabelScale | None = None
+    """What batches give the labels of a regression in; None for all else."""
 
     def __len__(self) -> int:
-        return len(self._labels)
+        raise NotImplementedError
+
+    def _length(self, row: int) -> int:
+        """Tokens of a row."""
+        raise NotImplementedError
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Batch of the given rows, padded on the right to its longest row."""
-        batch = {"labels": self._labels[list(indices)]}
-        for name, values in self._inputs.items():
-            rows = [torch.tensor(values[i]) for i in indices]
-            batch[name] = pad_sequence(rows, batch_first=True, padding_value=self._padding.get(name, 0))
-        return {name: tensor.to(self._device) for name, tensor in batch.items()}
+        """Batch of the given rows."""
+        raise NotImplementedError
 
     def shuffled(self, batch_size: int, seed: int, purpose: str = "order") -> Iterator[dict[str, Tensor]]:
         """Endless batches of rows of similar length; each epoch is a fresh order from the stream (seed, purpose).
@@ -90,15 +83,50 @@ class Encoded:
                 for turn in torch.randperm(len(starts), generator=stream).tolist():
                     yield self.batch(pool[starts[turn] : starts[turn] + size])
 
-    def _length(self, row: int) -> int:
-        return len(self._inputs["input_ids"][row])
-
     def by_length(self, batch_size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Each row once, similar lengths together: little padding, and padding changes no prediction."""
         order = sorted(range(len(self)), key=self._length)
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             yield indices, self.batch(indices)
+
+
+class Encoded(Batches):
+    """Tokenised rows of classes or scores, padded a batch at a time.
+
+    Args:
+        rows: Texts and labels.
+        tokenizer: The backbone's own.
+        max_length: Tokens per row at most.
+        scale: What batches give the labels of a regression in; None for classes.
+        device: Where batches go.
+    """
+
+    def __init__(
+        self, rows: Rows, tokenizer: Tokenizer, max_length: int, *, scale: LabelScale | None, device: str
+    ) -> None:
+        columns = [list(column) for column in zip(*rows.texts, strict=True)]
+        self._inputs = dict(tokenizer(*columns, truncation=True, max_length=max_length))
+        self._padding = {"input_ids": tokenizer.pad_token_id}
+        self.labels = rows.labels
+        trained = rows.labels if scale is None else [scale.of(label) for label in rows.labels]
+        self._labels = torch.tensor(trained, dtype=torch.long if scale is None else torch.float32)
+        self.scale = scale
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Batch of the given rows, padded on the right to its longest row."""
+        batch = {"labels": self._labels[list(indices)]}
+        for name, values in self._inputs.items():
+            rows = [torch.tensor(values[i]) for i in indices]
+            batch[name] = pad_sequence(rows, batch_first=True, padding_value=self._padding.get(name, 0))
+        return {name: tensor.to(self._device) for name, tensor in batch.items()}
+
+    def _length(self, row: int) -> int:
+        return len(self._inputs["input_ids"][row])
 
 
 def evaluate(
@@ -164,10 +192,11 @@ FEWEST_STEPS = 20
 
 
 def constant_score(spec: TaskSpec, labels: Sequence[Any]) -> float:
-    """Main metric of the best constant answer to rows with these ``labels``; 0 for a correlation."""
-    if spec.regression:
+    """Main metric of the best constant answer to rows with these ``labels``; 0 for a correlation and for text."""
+    if spec.kind != "classes":
         return 0.0
-    return max(compute(spec, [label] * len(labels), labels)[spec.main_metric] for label in sorted(set(labels)))
+    main = spec.main_metric
+    return max(compute(spec, [label] * len(labels), labels, [main])[main] for label in sorted(set(labels)))
 
 
 def flags(

@@ -71,10 +71,10 @@ class Client:
 
 
 def _read(*tasks):
-    from bench.tasks.glue import TASKS
+    from bench.tasks.catalogue import shipped
     from bench.tasks.hub import read_hub
 
-    found = {name: [[rows.texts, rows.labels] for rows in read_hub(TASKS[name])] for name in tasks}
+    found = {name: [[rows.texts, rows.labels] for rows in read_hub(shipped()[name])] for name in tasks}
     sys.stdout.write(json.dumps(found))
 
 
@@ -91,7 +91,7 @@ def _fail(what):
 
     def asked():
         from bench.models.backbone import resolve
-        from bench.tasks.glue import task
+        from bench.tasks.catalogue import task
         from bench.tasks.hub import read_hub
 
         read_hub(task("sst2")) if what == "rows" else resolve(what, "pretrained")

@@ -6,11 +6,12 @@ import sys
 import pytest
 
 from bench.errors import BenchError
-from bench.tasks.glue import HUB_REVISION, TASKS, task
+from bench.tasks.catalogue import task
+from tests.factories.tasks import GLUE, HUB_REVISION
 
 
 def test_all_nine_tasks_stand_with_their_official_folders():
-    assert {name: spec.folder for name, spec in TASKS.items()} == {
+    assert {name: spec.folder.name for name, spec in GLUE.items()} == {
         "cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qqp": "QQP",
         "mnli": "MNLI", "qnli": "QNLI", "rte": "RTE", "wnli": "WNLI",
     }  # fmt: skip
@@ -31,20 +32,20 @@ def test_all_nine_tasks_stand_with_their_official_folders():
     ],
 )
 def test_label_ids_are_the_hubs(name, labels):
-    assert TASKS[name].labels == labels
-    assert TASKS[name].regression == (not labels)
+    assert GLUE[name].labels == labels
+    assert GLUE[name].regression == (not labels)
 
 
 def test_main_metrics_are_those_of_the_lora_paper():
     special = {"cola": "matthews_correlation", "stsb": "pearson"}
-    assert {name: spec.main_metric for name, spec in TASKS.items()} == {
-        name: special.get(name, "accuracy") for name in TASKS
+    assert {name: spec.main_metric for name, spec in GLUE.items()} == {
+        name: special.get(name, "accuracy") for name in GLUE
     }
 
 
 def test_scores_are_taken_on_the_development_set_matched_for_mnli():
-    assert {spec.test_split for name, spec in TASKS.items() if name != "mnli"} == {"validation"}
-    assert TASKS["mnli"].test_split == "validation_matched"
+    assert {spec.test_split for name, spec in GLUE.items() if name != "mnli"} == {"validation"}
+    assert GLUE["mnli"].test_split == "validation_matched"
 
 
 def test_the_hub_revision_is_a_commit():

@@ -10,10 +10,9 @@ import pytest
 
 from bench.errors import BenchError
 from bench.models.backbone import PRETRAINED, file_sha256
-from bench.tasks.glue import HUB_ID, HUB_REVISION, TASKS
-from bench.tasks.sources import resolve_source
 from tests.factories.hub_client import OURS, Client
 from tests.factories.hub_server import serving
+from tests.factories.tasks import GLUE, HUB_ID, HUB_REVISION, source_of
 
 ROBERTA = "FacebookAI/roberta-base"
 TRAIN, TEST = 24, 8
@@ -73,15 +72,15 @@ def card(spec):
     return info, f"- config_name: {spec.name}\n  data_files:\n{files}"
 
 
-def lay_glue(root, tasks=tuple(TASKS)):
+def lay_glue(root, tasks=tuple(GLUE)):
     """GLUE in the form of its parquet conversion: a folder of files a configuration, and a README that lists them."""
     home = root / "datasets" / HUB_ID / HUB_REVISION
-    for spec in (TASKS[name] for name in tasks):
+    for spec in (GLUE[name] for name in tasks):
         (home / spec.name).mkdir(parents=True)
         for split, count in splits_of(spec).items():
             path = home / spec.name / f"{split}-00000-of-00001.parquet"
             pyarrow.parquet.write_table(official_rows(spec, split, count), path)
-    infos, configs = zip(*(card(TASKS[name]) for name in tasks), strict=True)
+    infos, configs = zip(*(card(GLUE[name]) for name in tasks), strict=True)
     front = f"license: other\npretty_name: GLUE\ndataset_info:\n{''.join(infos)}configs:\n{''.join(configs)}"
     (home / "README.md").write_text(f"---\n{front}---\n# Dataset Card for GLUE\n")
     return home
@@ -151,15 +150,15 @@ def client(served):
 
 def test_all_nine_tasks_arrive_and_come_again_from_the_cache(hub, home, client, tmp_path):
     lay_glue(tmp_path / "hub")
-    first = client.read(*TASKS)
+    first = client.read(*GLUE)
     assert first.returncode == 0, first.stderr
     hub.asked.clear()
     with Client(hub.endpoint, home, bare=True, HF_HUB_OFFLINE="1") as offline:
-        again = offline.read(*TASKS)
+        again = offline.read(*GLUE)
     assert again.stdout == first.stdout, again.stderr
     assert hub.asked == []
     for name, splits in json.loads(first.stdout).items():
-        spec = TASKS[name]
+        spec = GLUE[name]
         for split, (texts, labels) in zip((spec.train_split, spec.test_split), splits, strict=True):
             wanted = official_rows(spec, split, len(labels)).to_pydict()
             assert len(labels) == (TRAIN if split == "train" else TEST)
@@ -248,9 +247,9 @@ def test_auto_and_hub_say_what_the_hub_answered(hub, monkeypatch, tmp_path, faul
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     hub.faults.append(("/api/datasets", fault))
-    assert f"(the hub answered {fault} " in resolve_source("auto", ["sst2"]).reason
+    assert f"(the hub answered {fault} " in source_of("auto", ["sst2"]).reason
     with pytest.raises(BenchError, match=rf"{HUB_ID} is not cached \(the hub answered {fault} .*use --data DIR"):
-        resolve_source("hub", ["sst2"])
+        source_of("hub", ["sst2"])
 
 
 def test_the_command_line_ends_in_one_sentence_where_the_weights_are_of_another_revision(hub, client, tmp_path):

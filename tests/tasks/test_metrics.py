@@ -5,8 +5,8 @@ import math
 import pytest
 
 from bench.errors import BenchError
-from bench.tasks.glue import TASKS
 from bench.tasks.metrics import METRICS, compute, metric_class
+from tests.factories.tasks import GLUE
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -22,7 +22,7 @@ def no_network():
 
 
 def test_every_metric_of_every_task_exists_and_the_main_one_is_among_them():
-    for spec in TASKS.values():
+    for spec in GLUE.values():
         assert set(spec.metrics) <= set(METRICS)
         assert spec.main_metric in spec.metrics
 
@@ -36,34 +36,34 @@ def test_metrics_are_evaluate_metrics():
 
 def test_known_values_of_classification():
     predictions, references = [1, 1, 0, 0, 1], [1, 0, 0, 1, 1]  # 2 true positives, 1 false positive, 1 false negative
-    assert compute(TASKS["mrpc"], predictions, references) == pytest.approx({"accuracy": 0.6, "f1": 2 / 3})
-    scores = compute(TASKS["cola"], predictions, references)
+    assert compute(GLUE["mrpc"], predictions, references) == pytest.approx({"accuracy": 0.6, "f1": 2 / 3})
+    scores = compute(GLUE["cola"], predictions, references)
     assert scores["matthews_correlation"] == pytest.approx((2 * 1 - 1 * 1) / math.sqrt(3 * 3 * 2 * 2))
 
 
 def test_known_values_of_regression():
-    scores = compute(TASKS["stsb"], [1.0, 2.0, 4.0], [1.0, 2.0, 3.0])
+    scores = compute(GLUE["stsb"], [1.0, 2.0, 4.0], [1.0, 2.0, 3.0])
     assert scores["spearman"] == pytest.approx(1.0)
     assert scores["pearson"] == pytest.approx(0.9819805)
 
 
 def test_three_classes():
-    assert compute(TASKS["mnli"], [0, 1, 2, 2], [0, 1, 2, 1]) == {"accuracy": 0.75}
+    assert compute(GLUE["mnli"], [0, 1, 2, 2], [0, 1, 2, 1]) == {"accuracy": 0.75}
 
 
 @pytest.mark.parametrize(("predictions", "references"), [([0, 0, 0], [0, 1, 1]), ([0, 1, 1], [0, 0, 0]), ([1], [1])])
 def test_constant_classes_have_a_defined_value_without_warnings(predictions, references):
-    assert compute(TASKS["cola"], predictions, references)["matthews_correlation"] == 0.0
-    assert math.isfinite(compute(TASKS["mrpc"], predictions, references)["f1"])
+    assert compute(GLUE["cola"], predictions, references)["matthews_correlation"] == 0.0
+    assert math.isfinite(compute(GLUE["mrpc"], predictions, references)["f1"])
 
 
 def test_f1_of_a_class_that_never_occurs_is_zero():
-    assert compute(TASKS["mrpc"], [0, 0], [0, 0]) == {"accuracy": 1.0, "f1": 0.0}
+    assert compute(GLUE["mrpc"], [0, 0], [0, 0]) == {"accuracy": 1.0, "f1": 0.0}
 
 
 @pytest.mark.parametrize("predictions", [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0 + 4e-16]])
 def test_constant_scores_have_a_defined_correlation_without_warnings(predictions):
-    scores = compute(TASKS["stsb"], predictions, [1.0, 2.0, 3.0])
+    scores = compute(GLUE["stsb"], predictions, [1.0, 2.0, 3.0])
     assert all(-1.0 <= value <= 1.0 for value in scores.values())
     if len(set(predictions)) == 1:
         assert scores == {"pearson": 0.0, "spearman": 0.0}
@@ -72,13 +72,13 @@ def test_constant_scores_have_a_defined_correlation_without_warnings(predictions
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_prediction_that_is_not_finite_is_refused_by_its_row(broken):
     with pytest.raises(ValueError, match="stsb: prediction 1 is"):
-        compute(TASKS["stsb"], [1.0, broken], [1.0, 2.0])
+        compute(GLUE["stsb"], [1.0, broken], [1.0, 2.0])
 
 
 @pytest.mark.parametrize(("predictions", "references"), [([], []), ([1, 0], [1])])
 def test_rows_must_match(predictions, references):
     with pytest.raises(ValueError, match="predictions for"):
-        compute(TASKS["sst2"], predictions, references)
+        compute(GLUE["sst2"], predictions, references)
 
 
 def test_unknown_metric_names_the_near_one():

@@ -17,10 +17,10 @@ from bench.models.hub import OFFLINE_VARIABLES
 from bench.schema.jobs import Source
 from bench.tasks import hub
 from bench.tasks.folder import read_folder
-from bench.tasks.glue import TASKS
 from bench.tasks.metrics import bag_of_words_floor
 from bench.tasks.rows import Rows, check_labels, subset
-from bench.tasks.sources import load_task, load_trial, resolve_source
+from bench.tasks.sources import load_task, load_trial
+from tests.factories.tasks import GLUE, source_of
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/glue"
 
@@ -30,8 +30,8 @@ PAIR = Rows((("one text", "other text"), ('he said "so', "it is")), (1, 0))
 
 def write(root: Path, form: str, name: str, train: Rows, test: Rows, folder: str = "") -> None:
     """Write both splits of a task in one of the forms that users have."""
-    spec = TASKS[name]
-    home = root / (folder or spec.folder)
+    spec = GLUE[name]
+    home = root / (folder or spec.folder.name)
     home.mkdir(parents=True, exist_ok=True)
     for split, rows in (("train", train), ("dev", test)):
         records = [
@@ -45,15 +45,15 @@ def write(root: Path, form: str, name: str, train: Rows, test: Rows, folder: str
             stem = "train" if split == "train" else spec.test_split
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), home / f"{stem}-00000-of-00001.parquet")
         else:
-            (home / f"{'train' if split == 'train' else spec.tsv_test}.tsv").write_bytes(tsv(spec, rows).encode())
+            (home / f"{'train' if split == 'train' else spec.folder.test}.tsv").write_bytes(tsv(spec, rows).encode())
 
 
 def tsv(spec, rows: Rows, ending: str = "\n") -> str:
-    columns = spec.tsv_header or ("index", *spec.tsv_text, spec.tsv_label)
-    lines = [] if spec.tsv_header else ["\t".join(columns)]
+    columns = spec.folder.header or ("index", *spec.folder.text, spec.folder.label)
+    lines = [] if spec.folder.header else ["\t".join(columns)]
     for texts, label in zip(rows.texts, rows.labels, strict=True):
         shown = spec.labels[label] if spec.name in {"rte", "qnli", "mnli"} else str(label)
-        fields = dict(zip(spec.tsv_text, texts, strict=True)) | {spec.tsv_label: shown}
+        fields = dict(zip(spec.folder.text, texts, strict=True)) | {spec.folder.label: shown}
         lines.append("\t".join(fields.get(column, "x") for column in columns))
     return "".join(line + ending for line in lines)
 
@@ -64,33 +64,33 @@ def no_hub(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for name in OFFLINE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(hub, "refusal", lambda: "hub not reached")
+    monkeypatch.setattr(hub, "refusal", lambda specs: "hub not reached")
 
 
 # resolving
 
 
 def test_auto_without_a_hub_is_synthetic_and_says_so(no_hub):
-    source = resolve_source("auto", ["sst2", "mrpc"])
+    source = source_of("auto", ["sst2", "mrpc"])
     assert (source.kind, source.path) == ("synthetic", None)
     assert source.reason == "SYNTHETIC stand-ins for sst2, mrpc (hub not reached). Real GLUE: --data DIR or a network"
 
 
 def test_auto_takes_the_hub_that_answers(no_hub, monkeypatch):
-    monkeypatch.setattr(hub, "refusal", lambda: None)
-    assert resolve_source("auto", ["qnli"]).kind == "hub"
+    monkeypatch.setattr(hub, "refusal", lambda specs: None)
+    assert source_of("auto", ["qnli"]).kind == "hub"
 
 
 @pytest.mark.parametrize("variable", OFFLINE_VARIABLES)
 def test_auto_never_asks_the_hub_when_told_to_be_offline(no_hub, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
     monkeypatch.setattr(hub, "refusal", lambda: pytest.fail("asked the hub"))
-    assert f"{variable} is set" in resolve_source("auto", ["sst2"]).reason
+    assert f"{variable} is set" in source_of("auto", ["sst2"]).reason
 
 
 def test_auto_prefers_what_is_cached(no_hub, monkeypatch):
     monkeypatch.setattr(hub, "refusal", lambda: pytest.fail("asked the hub"))
-    spec = TASKS["sst2"]
+    spec = GLUE["sst2"]
     folder = hub.cache_folder(spec)
     folder.mkdir(parents=True)
     import datasets
@@ -100,10 +100,10 @@ def test_auto_prefers_what_is_cached(no_hub, monkeypatch):
             for texts, label in zip(SST2.texts, SST2.labels, strict=True):
                 writer.write({"sentence": texts[0], "label": label, "idx": 0})
             writer.finalize()
-    source = resolve_source("auto", ["sst2"])
+    source = source_of("auto", ["sst2"])
     assert source.kind == "hub"
     assert "cached" in source.reason
-    assert set(load_task("sst2", source, None, None).train.texts) == set(SST2.texts)
+    assert set(load_task(GLUE["sst2"], source, None, None).train.texts) == set(SST2.texts)
 
 
 def test_a_silent_hub_costs_at_most_the_probe(monkeypatch):
@@ -114,43 +114,43 @@ def test_a_silent_hub_costs_at_most_the_probe(monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr("bench.models.hub.PROBE_SECONDS", 0.2)
         started = time.monotonic()
-        assert hub.refusal() == "hub not reached"
+        assert hub.refusal([GLUE["sst2"]]) == "hub not reached"
         assert time.monotonic() - started < 10  # 0.2 s where nothing else runs; datasets asks for 20
 
 
 def test_hub_that_is_out_of_reach_is_refused_when_asked_for(no_hub):
     with pytest.raises(BenchError, match=r"--data hub: .*not cached.*--data synthetic"):
-        resolve_source("hub", ["sst2"])
+        source_of("hub", ["sst2"])
 
 
 def test_tasks_without_a_stand_in_are_refused_with_the_ready_line(no_hub):
     with pytest.raises(BenchError, match=r"qnli has no synthetic stand-in; use --tasks sst2,mrpc"):
-        resolve_source("auto", ["sst2", "qnli", "mrpc"])
+        source_of("auto", ["sst2", "qnli", "mrpc"])
 
 
 def test_a_folder_that_lacks_a_task_is_refused_with_the_ready_line(tmp_path):
     write(tmp_path, "tsv", "sst2", SST2, SST2)
     with pytest.raises(BenchError, match=r"the folder lacks qnli; use --tasks sst2"):
-        resolve_source(str(tmp_path), ["sst2", "qnli"])
+        source_of(str(tmp_path), ["sst2", "qnli"])
 
 
 def test_a_folder_that_does_not_exist_is_refused():
     with pytest.raises(BenchError, match="--data nowhere: no such folder"):
-        resolve_source("nowhere", ["sst2"])
+        source_of("nowhere", ["sst2"])
 
 
 # reading
 
 
 @pytest.mark.parametrize("form", ["tsv", "jsonl", "parquet"])
-@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize("name", list(GLUE))
 def test_every_task_reads_from_every_form(tmp_path, form, name):
-    spec = TASKS[name]
+    spec = GLUE[name]
     rows = SST2 if len(spec.text) == 1 else PAIR
     if spec.regression:
         rows = Rows(rows.texts, (3.8, 0.0))
     write(tmp_path, form, name, rows, rows)
-    data = load_task(name, resolve_source(str(tmp_path), [name]), None, None)
+    data = load_task(GLUE[name], source_of(str(tmp_path), [name]), None, None)
     assert data.source == "folder"
     assert dict(zip(data.train.texts, data.train.labels, strict=True)) == dict(
         zip(rows.texts, rows.labels, strict=True)
@@ -162,7 +162,7 @@ def test_forms_share_one_content_hash(tmp_path):
     hashes = set()
     for form in ("tsv", "jsonl", "parquet"):
         write(tmp_path / form, form, "rte", PAIR, PAIR, folder="rte")
-        hashes.add(load_task("rte", Source("folder", str(tmp_path / form), ""), None, None).content_sha256)
+        hashes.add(load_task(GLUE["rte"], Source("folder", str(tmp_path / form), ""), None, None).content_sha256)
     assert len(hashes) == 1
 
 
@@ -176,9 +176,9 @@ def test_hostile_text_survives_verbatim(tmp_path, form, rows):
     wanted = Rows(tuple((first, second) for first, second, _ in rows), tuple(label for *_, label in rows))
     write(tmp_path / form, form.partition("-")[0], "mrpc", wanted, wanted)
     if form == "tsv-crlf":
-        content = "\ufeff" + tsv(TASKS["mrpc"], wanted, "\r\n")
+        content = "\ufeff" + tsv(GLUE["mrpc"], wanted, "\r\n")
         (tmp_path / form / "MRPC" / "train.tsv").write_bytes(content.encode())
-    train, _ = read_folder(tmp_path / form, TASKS["mrpc"])
+    train, _ = read_folder(tmp_path / form, GLUE["mrpc"])
     assert train == wanted
 
 
@@ -187,7 +187,7 @@ def test_hostile_text_survives_verbatim(tmp_path, form, rows):
 def test_tabs_and_line_feeds_survive_jsonl(tmp_path, text):
     rows = Rows(((text,),), (1,))
     write(tmp_path, "jsonl", "sst2", rows, rows)
-    assert read_folder(tmp_path, TASKS["sst2"]) == (rows, rows)
+    assert read_folder(tmp_path, GLUE["sst2"]) == (rows, rows)
 
 
 BAD_FILES = [
@@ -237,7 +237,7 @@ def test_a_bad_file_is_named_with_line_and_remedy(tmp_path, file, content, sente
     (tmp_path / "SST-2" / file).write_bytes(content)
     (tmp_path / "SST-2" / "dev.tsv").write_text("sentence\tlabel\na\t1\n")
     with pytest.raises(BenchError, match=sentence):
-        load_task("sst2", Source("folder", str(tmp_path), ""), None, None)
+        load_task(GLUE["sst2"], Source("folder", str(tmp_path), ""), None, None)
 
 
 def parquet_with(columns):
@@ -270,44 +270,46 @@ TWICE = [
 
 @pytest.mark.parametrize(("name", "form", "content", "sentence"), TWICE)
 def test_a_column_that_stands_twice_is_refused_in_every_form(tmp_path, name, form, content, sentence):
-    home = tmp_path / TASKS[name].folder
+    home = tmp_path / GLUE[name].folder.name
     home.mkdir()
     for split in ("train", "dev"):
         (home / f"{split}.{form}").write_bytes(content)
     with pytest.raises(BenchError, match=rf"train\.{form}: {re.escape(sentence)}; keep one of them"):
-        read_folder(tmp_path, TASKS[name])
+        read_folder(tmp_path, GLUE[name])
 
 
 def test_columns_without_a_name_may_be_many(tmp_path):
     (tmp_path / "SST-2").mkdir()
     for split in ("train", "dev"):
         (tmp_path / "SST-2" / f"{split}.tsv").write_text("sentence\tlabel\t\t\na film\t1\t\t\n")
-    assert read_folder(tmp_path, TASKS["sst2"])[0] == Rows((("a film",),), (1,))
+    assert read_folder(tmp_path, GLUE["sst2"])[0] == Rows((("a film",),), (1,))
 
 
 def test_two_files_for_one_split_are_refused(tmp_path):
     write(tmp_path, "tsv", "sst2", SST2, SST2)
     write(tmp_path, "jsonl", "sst2", SST2, SST2)
     with pytest.raises(BenchError, match=r"train\.tsv and train\.jsonl hold the same split"):
-        load_task("sst2", Source("folder", str(tmp_path), ""), None, None)
+        load_task(GLUE["sst2"], Source("folder", str(tmp_path), ""), None, None)
 
 
 @pytest.mark.parametrize("score", ["5.1", "nan", "much"])
 def test_a_score_outside_the_scale_is_refused(tmp_path, score):
     write(tmp_path, "tsv", "stsb", Rows(PAIR.texts, (1.0, score)), PAIR)
     with pytest.raises(BenchError, match=f"'{score}' is not a score of stsb: must be a number from 0 to 5"):
-        load_task("stsb", Source("folder", str(tmp_path), ""), None, None)
+        load_task(GLUE["stsb"], Source("folder", str(tmp_path), ""), None, None)
 
 
 def test_rows_with_an_empty_text_and_rows_asked_for_in_vain_are_notes(tmp_path):
     source = Source("folder", str(tmp_path), "")
     write(tmp_path, "jsonl", "mrpc", Rows((("a", ""), (" ", "b"), ("c", "d")), (0, 1, 1)), labelled("mrpc", (0, 1)))
-    found = load_task("mrpc", source, 3, 9)
+    found = load_task(GLUE["mrpc"], source, 3, 9)
     assert found.notes == (
         "train.jsonl: 2 rows with an empty text",
         "test_rows = 9 are asked for, the task has 2: all are used",
     )
-    assert load_trial("mrpc", source, 4, 1).notes[1:] == ("train_rows = 4 are asked for, the task has 3: all are used",)
+    assert load_trial(GLUE["mrpc"], source, 4, 1).notes[1:] == (
+        "train_rows = 4 are asked for, the task has 3: all are used",
+    )
 
 
 def with_lines_cut(root, rows, train, dev):
@@ -332,23 +334,23 @@ def with_lines_cut(root, rows, train, dev):
 def test_lines_cut_short_are_left_out_of_qqp_as_the_hub_does_and_counted(tmp_path, rows, train, dev, notes):
     source = with_lines_cut(tmp_path, rows, train, dev)
     for selected in (None, 1):
-        data = load_task("qqp", source, None, None, selected)
+        data = load_task(GLUE["qqp"], source, None, None, selected)
         assert len(data.test) == rows
         assert data.notes == notes
     of_train = tuple(note for note in notes if note.startswith("train"))
-    assert load_trial("qqp", source, None, 1).notes == of_train
+    assert load_trial(GLUE["qqp"], source, None, 1).notes == of_train
 
 
 @pytest.mark.parametrize(("rows", "cut"), [(4, 4), (2, 50), (4000, 5)])
 def test_a_file_with_more_lines_cut_short_than_the_official_one_is_refused(tmp_path, rows, cut):
     sentence = rf"dev\.tsv: {cut} of {rows + cut} lines are cut short, the first is line 2; .*: fetch it again"
     with pytest.raises(BenchError, match=sentence):
-        load_task("qqp", with_lines_cut(tmp_path, rows, 0, cut), None, None)
+        load_task(GLUE["qqp"], with_lines_cut(tmp_path, rows, 0, cut), None, None)
 
 
 def test_a_file_of_nothing_but_lines_cut_short_is_refused(tmp_path):
     with pytest.raises(BenchError, match=r"train\.tsv: the file has no rows; put the rows of qqp into it"):
-        load_task("qqp", with_lines_cut(tmp_path, 0, 2, 2), None, None)
+        load_task(GLUE["qqp"], with_lines_cut(tmp_path, 0, 2, 2), None, None)
 
 
 LIKE = {
@@ -363,7 +365,7 @@ LIKE = {
 
 
 def labelled(name, labels):
-    texts = [tuple(f"{column} {row}" for column in TASKS[name].text) for row in range(len(labels))]
+    texts = [tuple(f"{column} {row}" for column in GLUE[name].text) for row in range(len(labels))]
     return Rows(tuple(texts), labels)
 
 
@@ -371,7 +373,7 @@ def labelled(name, labels):
 def test_a_split_of_one_label_is_named_before_a_method_is_blamed_for_it(tmp_path, split):
     name, train, test, sentence = LIKE[split]
     write(tmp_path, "jsonl", name, labelled(name, train), labelled(name, test))
-    data = load_task(name, Source("folder", str(tmp_path), ""), None, None)
+    data = load_task(GLUE[name], Source("folder", str(tmp_path), ""), None, None)
     if sentence is None:
         check_labels(data)
         return
@@ -382,7 +384,7 @@ def test_a_split_of_one_label_is_named_before_a_method_is_blamed_for_it(tmp_path
 def test_rows_that_choose_are_of_two_labels_as_well(tmp_path):
     write(tmp_path, "jsonl", "sst2", labelled("sst2", (1, 0) * 6), labelled("sst2", (1, 0)))
     source = Source("folder", str(tmp_path), "")
-    for data in (load_trial("sst2", source, None, 1), load_task("sst2", source, None, None, 1)):
+    for data in (load_trial(GLUE["sst2"], source, None, 1), load_task(GLUE["sst2"], source, None, None, 1)):
         with pytest.raises(BenchError, match=r"^sst2: the one selection row has the label \w+; .*selection_rows"):
             check_labels(data)
 
@@ -398,7 +400,7 @@ def test_a_damaged_byte_of_a_parquet_file_is_told_with_the_file_whatever_it_hits
     for place in range(0, len(whole), 3):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         try:
-            read_folder(tmp_path, TASKS["sst2"])
+            read_folder(tmp_path, GLUE["sst2"])
         except BenchError as error:
             assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
             said.add(str(error).removeprefix(f"{path}: ").split("(")[0])
@@ -418,16 +420,18 @@ def test_a_subset_depends_on_content_not_on_order(order, count):
 
 def test_other_rows_give_another_hash(tmp_path):
     source = Source("synthetic", None, "")
-    hashes = {load_task("sst2", source, rows, test).content_sha256 for rows, test in ((50, 50), (51, 50), (50, 51))}
+    hashes = {
+        load_task(GLUE["sst2"], source, rows, test).content_sha256 for rows, test in ((50, 50), (51, 50), (50, 51))
+    }
     assert len(hashes) == 3
 
 
 def test_the_floor_is_defined_where_one_class_is_all_there_is(tmp_path):
     ones = Rows((("",), ("good",)), (1, 1))
     write(tmp_path, "jsonl", "sst2", ones, SST2)
-    assert bag_of_words_floor(load_task("sst2", Source("folder", str(tmp_path), ""), None, None)) == pytest.approx(
-        2 / 3
-    )
+    assert bag_of_words_floor(
+        load_task(GLUE["sst2"], Source("folder", str(tmp_path), ""), None, None)
+    ) == pytest.approx(2 / 3)
 
 
 # real data
@@ -439,5 +443,5 @@ def test_the_floor_is_defined_where_one_class_is_all_there_is(tmp_path):
     [("sst2", 67349, 872), ("mrpc", 3668, 408), ("rte", 2490, 277), ("cola", 8551, 1043)],
 )
 def test_official_files_give_the_official_row_counts(name, train, test):
-    data = load_task(name, resolve_source(str(REAL), [name]), None, None)
+    data = load_task(GLUE[name], source_of(str(REAL), [name]), None, None)
     assert (len(data.train), len(data.test)) == (train, test)

@@ -12,10 +12,10 @@ import pytest
 from bench.errors import BenchError
 from bench.schema.jobs import Source
 from bench.tasks import synthetic
-from bench.tasks.glue import TASKS
 from bench.tasks.metrics import bag_of_words_floor
 from bench.tasks.sources import load_task
 from bench.tasks.synthetic import GRAMMARS
+from tests.factories.tasks import GLUE
 
 SOURCE = Source("synthetic", None, "test")
 FUNCTION_WORDS = frozenset("a after at by during for in last near of on the to was".split())
@@ -32,7 +32,7 @@ def content_words(name, split):
 
 @tasks
 def test_pools_have_the_schema_of_the_task(name):
-    spec = TASKS[name]
+    spec = GLUE[name]
     for split, wanted in (("train", synthetic.TRAIN_ROWS), ("test", synthetic.TEST_ROWS)):
         rows = synthetic.rows(name, split)
         assert len(rows) == len(rows.texts) == wanted
@@ -65,26 +65,27 @@ def test_content_words_of_the_test_split_never_occur_in_training(name):
 
 @tasks
 def test_every_row_fits_the_length_the_suites_give_it(name):
-    longest = 24 if len(TASKS[name].text) == 1 else 34
+    longest = 24 if len(GLUE[name].text) == 1 else 34
     assert max(sum(len(text.split()) for text in texts) for texts in synthetic.rows(name, "train").texts) <= longest
 
 
 def test_rows_are_the_same_in_every_process():
     code = (
         "from bench.schema.jobs import Source;from bench.tasks.sources import load_task;"
+        "from bench.tasks.catalogue import task;"
         "source = Source('synthetic', None, '');"
-        f"print(*(load_task(n, source, 50, 50).content_sha256 for n in {synthetic.SYNTHETIC_TASKS}))"
+        f"print(*(load_task(task(n), source, 50, 50).content_sha256 for n in {synthetic.SYNTHETIC_TASKS}))"
     )
     command = [sys.executable, "-c", code]
     other = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"}).stdout
-    assert other.split() == [load_task(n, SOURCE, 50, 50).content_sha256 for n in synthetic.SYNTHETIC_TASKS]
+    assert other.split() == [load_task(GLUE[n], SOURCE, 50, 50).content_sha256 for n in synthetic.SYNTHETIC_TASKS]
 
 
 @pytest.mark.parametrize(
     ("name", "bound"), [("sst2", 0.58), ("cola", 0.2), ("mrpc", 0.58), ("rte", 0.58), ("stsb", 0.15)]
 )
 def test_counting_words_stays_near_chance(name, bound):
-    assert bag_of_words_floor(load_task(name, SOURCE, 2000, 800)) <= bound
+    assert bag_of_words_floor(load_task(GLUE[name], SOURCE, 2000, 800)) <= bound
 
 
 def test_a_task_without_a_grammar_is_refused():

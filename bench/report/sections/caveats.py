@@ -39,6 +39,7 @@ REMEDIES = {
     "did not learn": "Tune the learning rate or train longer; such a score says nothing about the method.",
     "unequal search": "Give every method the same search for its rates (bench tune), or none, before comparing scores.",
     "overlap": "Read this task's score with care: part of its test texts was seen in training.",
+    "rows": "Raise max_length, take macro_f1 as main_metric, or set class_weights, where it matters for the task.",
     "task note": "Keep it in mind when reading this task's score.",
     "backbone note": "Keep it in mind when reading scores of related tasks.",
     "measurement note": "Figures that it touches are missing or hold as described; mend the cause and measure again.",
@@ -117,6 +118,8 @@ def _of_scores(results: Results) -> Iterator[Caveat]:
     for record in {record.task_name: record for record in records}.values():
         for line in facts.shared_texts(record.task) if record.task else ():
             yield _caveat("overlap", f"{record.task_name}: {line}")
+        for line in facts.doubtful_rows(record.task) if record.task else ():
+            yield _caveat("rows", f"{record.task_name}: {line}")
         for note in record.task.notes if record.task else ():
             yield _caveat("task note", f"{record.task_name}: {note}")
 
@@ -209,7 +212,11 @@ def _provenance(results: Results) -> list[tuple[str, str]]:
     for scored in {record.task_name: record for record in results.score_records}.values():
         if task := scored.task:
             sizes = f"{task.train_rows:,} training and {task.test_rows:,} test rows"
+            counted = "; ".join(facts.rows_counted(task))
             said = f"{task.source}, {sizes}, {facts.shared_rows(task)}, content {task.content_sha256[:12]}"
+            said += f"; {counted}" if counted else ""
+            said += f"; {task.origin}" if task.origin else ""
+            said += f"; cite {task.citation}" if task.citation else ""
             rows.append((f"data of {task.name}", said))
     rows += [("learning rates", text)] if (text := facts.rates(results)) is not None else []
     rows += [("seeds", ", ".join(map(str, results.seeds)))] if results.seeds else []

@@ -94,6 +94,8 @@ def data(results: Results) -> str | None:
             return reason
         why = f" ({reason})" if reason else ""
         return f"SYNTHETIC stand-ins for {names}{why}. Real GLUE: --data DIR or a network"
+    if asked.reason and asked.kind in {"files", "index", "mixed"}:
+        return fmt.plain(asked.reason)
     used: set[str] = {record.task.source for record in results.score_records if record.task}
     sources = sorted(used or {fmt.plain(asked.kind)})
     place = f" {fmt.plain(asked.path)}" if asked.path and sources == ["folder"] else ""
@@ -257,6 +259,49 @@ def shared_texts(task: TaskUsed) -> list[str]:
         rows = f"{task.overlap_ngrams:,} of {task.test_rows:,} test rows"
         found.append(f"{rows} share 8 words in a row with a training text")
     return found
+
+
+def rows_counted(task: TaskUsed) -> list[str]:
+    """What was counted of the rows of a task, a phrase each; empty in records from before."""
+    rows = task.rows
+    if rows is None:
+        return []
+    found = []
+    if rows.labels:
+        shown = list(rows.labels.items())[:_SHOWN_CLASSES]
+        more = f" and {len(rows.labels) - len(shown)} more classes" if len(rows.labels) > len(shown) else ""
+        found.append(", ".join(f"{fmt.plain(name)} {count:,}" for name, count in shown) + more)
+    quantiles = ", ".join(f"{count:,} at {share} %" for share, count in rows.tokens.items() if share != "100")
+    longest = rows.tokens.get("100")
+    found.append(f"tokens of a row {quantiles}" + (f", {longest:,} at most" if longest else ""))
+    found.append(f"{100 * rows.truncated:.1f} % of rows cut off")
+    if rows.duplicates:
+        found.append(f"{rows.duplicates:,} of {task.train_rows:,} training rows repeat the texts of another")
+    return found
+
+
+def doubtful_rows(task: TaskUsed) -> list[str]:
+    """What of those counts bears on the scores: much cut off, a class that hardly occurs, one that is nearly all."""
+    rows = task.rows
+    if rows is None:
+        return []
+    found = []
+    if rows.truncated > _MUCH_CUT:
+        found.append(f"{100 * rows.truncated:.0f} % of rows are cut off at max_length")
+    if rows.labels and task.train_rows:
+        largest = max(rows.labels, key=rows.labels.__getitem__)
+        share = rows.labels[largest] / task.train_rows
+        if share > _MOST_OF_ROWS:
+            found.append(
+                f"class {fmt.plain(largest)} is {100 * share:.0f} % of the training rows: accuracy hides the rest"
+            )
+        few = [fmt.plain(name) for name, count in rows.labels.items() if count < _FEW_ROWS]
+        if few:
+            found.append(f"classes with fewer than {_FEW_ROWS} training rows: {fmt.some(few)}")
+    return found
+
+
+_SHOWN_CLASSES, _FEW_ROWS, _MUCH_CUT, _MOST_OF_ROWS = 10, 8, 0.05, 0.8
 
 
 def shared_rows(task: TaskUsed) -> str:

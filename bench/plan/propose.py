@@ -1,0 +1,396 @@
+"""Looks at a file of rows and proposes a suite for it: kind, columns, split, lengths, recipe, methods and rates."""
+
+import dataclasses
+import itertools
+import math
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError, unknown
+from bench.models.tokenizer import Tokenizer
+from bench.plan.load import parse_suite
+from bench.schema.task import ENDINGS, Kind
+from bench.tasks.files import class_name, column_names, is_empty, number_of, open_rows
+
+LABELS = (
+    "label", "labels", "class", "category", "target", "gold_label", "sentiment", "intent", "topic", "queue", "type",
+    "tag", "answer", "output", "completion", "response", "score", "rating", "similarity", "stars", "y",
+)  # fmt: skip
+"""Names that columns of labels have, the likeliest first."""
+PAIRS = (
+    ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
+    ("text1", "text2"), ("question", "sentence"), ("question", "passage"), ("question", "context"),
+    ("word", "sentence"),
+)  # fmt: skip
+"""Names that two columns of texts have together."""
+TESTS = ("test", "dev", "validation", "valid", "val", "eval")
+"""Stems of the file to score on that lies beside ``train``."""
+FEW_CLASSES, MOST_CLASSES = 20, 200
+"""Distinct whole numbers that are taken for classes at most; distinct names that are."""
+SKEWED = 0.7
+"""Share of the largest class from which on accuracy hides the others."""
+LONGEST = 256
+"""Tokens of a row that are proposed at most."""
+LOOKED_AT = 5000
+"""Rows whose tokens are counted."""
+TEXT_BACKBONE_NEEDED = "kind text needs a language model; give its folder or hub id with --backbone"
+USUAL = "sentence-transformers/all-MiniLM-L6-v2"
+"""The backbone of a task of classes or scores where none is given; it comes from the package index or the hub."""
+
+
+@dataclass
+class Column:
+    """What was seen of one column."""
+
+    filled: int = 0
+    empty: int = 0
+    numbers: int = 0
+    whole: int = 0
+    texts: int = 0
+    words: int = 0
+    values: Counter[str] = field(default_factory=Counter)
+    """Distinct values, as classes are spelled; no more are added beyond ``MOST_CLASSES``."""
+    many: bool = False
+    """Whether there are more than those."""
+
+    def see(self, value: Any) -> None:
+        """Count one value."""
+        if is_empty(value):
+            self.empty += 1
+            return
+        self.filled += 1
+        number = number_of(value)
+        self.numbers += number is not None
+        self.whole += number is not None and number.is_integer()
+        self.texts += isinstance(value, str)
+        self.words += len(value.split()) if isinstance(value, str) else 1
+        name = class_name(value)
+        if name in self.values or len(self.values) < MOST_CLASSES:
+            self.values[name] += 1
+        else:
+            self.many = True
+
+    @property
+    def mean_words(self) -> float:
+        """Words of a value."""
+        return self.words / max(1, self.filled)
+
+    @property
+    def kind(self) -> Kind:
+        """What a column of labels asks for."""
+        if self.filled and self.numbers == self.filled:
+            return "score" if self.whole < self.filled or len(self.values) > FEW_CLASSES else "classes"
+        return "text" if self.many or len(self.values) > max(2, self.filled // 2) else "classes"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a file of rows seems to hold."""
+
+    train: Path
+    test: Path | None
+    rows: int
+    kind: Kind
+    text: tuple[str, ...]
+    label: str
+    left_out: tuple[str, ...]
+    """Columns that nothing reads."""
+    classes: Mapping[str, int]
+    """Rows of each, the commonest first."""
+    incomplete: int
+    """Rows with an empty text or without a label."""
+
+    @property
+    def skewed(self) -> bool:
+        """Whether one class is nearly all."""
+        return bool(self.classes) and max(self.classes.values()) > SKEWED * sum(self.classes.values())
+
+
+def look(
+    data: Path,
+    *,
+    label: str | None = None,
+    text: tuple[str, ...] = (),
+    kind: Kind | None = None,
+    test: Path | None = None,
+) -> Proposal:
+    """Read ``data`` once and say what it seems to hold.
+
+    Args:
+        data: A file of rows, or a folder with ``train`` and, where there is one, ``test`` or ``dev``.
+        label: Column of the label; found by its name, else by its values.
+        text: Columns of the one or two texts; found by their names and lengths.
+        kind: What is predicted; found by the values of the label.
+        test: File to score on; one beside ``train`` where left out.
+
+    Raises:
+        BenchError: The file cannot be read, a column that is named is not there, or none can be told.
+    """
+    train, beside = _splits(data)
+    names = column_names(train)
+    for column in (*text, *([label] if label else [])):
+        if column not in names:
+            raise unknown("column", column, names, str(train))
+    seen = {name: Column() for name in names}
+    rows = 0
+    for _, fields in open_rows(train, ()):
+        rows += 1
+        for name, counted in seen.items():
+            counted.see(fields.get(name))
+    if not rows:
+        raise BenchError(f"{train}: the file has no rows; put rows below the line of column names")
+    label = label or _label(train, seen, text)
+    text = text or _texts(train, seen, label)
+    found = kind or seen[label].kind
+    if found == "classes" and seen[label].many:
+        raise BenchError(
+            f"{train}: column {label!r} holds over {MOST_CLASSES} different values; name the column of the class with "
+            "--label, or give --kind score or --kind text"
+        )
+    return Proposal(
+        train=train, test=test or beside, rows=rows, kind=found, text=text, label=label,
+        left_out=tuple(name for name in names if name not in (*text, label)),
+        classes=dict(seen[label].values.most_common()) if found == "classes" else {},
+        incomplete=max(seen[name].empty for name in (*text, label)),
+    )  # fmt: skip
+
+
+def _splits(data: Path) -> tuple[Path, Path | None]:
+    """The file to train on and the one to score on, where one lies beside it."""
+    if not data.exists():
+        raise BenchError(f"{data}: no such file or folder; name a file with rows ({', '.join(ENDINGS)})")
+    if data.is_dir():
+        found = _named(data, ("train",))
+        if found is None:
+            raise BenchError(f"{data}: the folder holds no train.{ENDINGS[0]}; name the file with the rows")
+        data = found
+    return data, _named(data.parent, TESTS) if data.stem.lower() == "train" else None
+
+
+def _named(folder: Path, stems: tuple[str, ...]) -> Path | None:
+    files = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
+    return next((files[name] for stem in stems for form in ENDINGS if (name := f"{stem}.{form}") in files), None)
+
+
+def _label(path: Path, seen: Mapping[str, Column], text: tuple[str, ...]) -> str:
+    """The column with a name that labels have, else the only one that could be a class."""
+    free = {name: column for name, column in seen.items() if name not in text and column.filled}
+    by_name = {_plain(name): name for name in reversed(free)}
+    if named := next((by_name[name] for name in LABELS if name in by_name), None):
+        return named
+    likely = [
+        name for name, column in free.items() if column.kind == "classes" and 1 < len(column.values) <= FEW_CLASSES
+    ]
+    if len(likely) == 1:
+        return likely[0]
+    raise BenchError(
+        f"{path}: which column is the label cannot be told; name it with --label; columns: {', '.join(seen)}"
+    )
+
+
+def _texts(path: Path, seen: Mapping[str, Column], label: str) -> tuple[str, ...]:
+    """A pair of columns by their names, else the one with the longest texts."""
+    free = {name: column for name, column in seen.items() if name != label and column.texts}
+    by_name = {_plain(name): name for name in reversed(free)}
+    for one, other in PAIRS:
+        if one in by_name and other in by_name:
+            return by_name[one], by_name[other]
+    if not free:
+        raise BenchError(f"{path}: no column beside {label!r} holds texts; columns: {', '.join(seen)}")
+    return (max(free, key=lambda name: free[name].mean_words),)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A suite that is ready to run, and what to say of it."""
+
+    text: str
+    """Of the .toml file."""
+    lines: dict[str, str]
+    """What was seen, for people."""
+
+
+def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
+    """Write a suite for what a file seems to hold.
+
+    Args:
+        found: What ``look`` saw.
+        backbone: Hub id or folder; that of the suite glue-small where None.
+        out: The suite's file, which its paths are relative to.
+
+    Raises:
+        BenchError: A task of text is given no backbone, or the backbone cannot be had.
+    """
+    from bench.models import backbone as backbones
+    from bench.models.head import positions_of
+    from bench.models.tokenizer import load_tokenizer
+
+    if backbone is None and found.kind == "text":
+        raise BenchError(TEXT_BACKBONE_NEEDED)
+    spec = backbones.resolve(backbone or USUAL, "pretrained")
+    shape = dataclasses.replace(spec, weights="random")
+    most = positions_of(backbones.load(shape, device="meta", objective=backbones.usual_objective(spec)))
+    positions = LONGEST if most is None else min(LONGEST, most)
+    tokens = _tokens(found, load_tokenizer(spec.folder, backbones.configuration(spec).vocab_size))
+    stem = found.train.stem if found.train.stem != "train" else found.train.resolve().parent.name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "task"
+    text = suite_text(
+        found, name=name, backbone=backbone or USUAL, tokens=tokens, place=out.parent, positions=positions
+    )
+    parse_suite({"name": out.stem} | tomllib.loads(text), str(out))  # odd names are found here, not by the next command
+    length = length_for(tokens, positions)
+    cut = sum(count > length for count in tokens) / len(tokens)
+    return Proposed(text, {
+        "rows": described(found), "texts": ", ".join(found.text), "left out": ", ".join(found.left_out) or "no column",
+        "lengths": f"{length} tokens a row; {100 * cut:.1f} % of rows are cut off",
+        "backbone": backbone or USUAL, "next": f"python -m bench run --suite {out}",
+    })  # fmt: skip
+
+
+def _tokens(found: Proposal, tokenizer: Tokenizer) -> list[int]:
+    """Tokens of the first rows, rising; of text those of the answer too."""
+    columns: list[list[str]] = [[] for _ in found.text]
+    answers: list[str] = []
+    for _, fields in itertools.islice(open_rows(found.train, (*found.text, found.label)), LOOKED_AT):
+        for column, values in zip(found.text, columns, strict=True):
+            values.append("" if is_empty(fields[column]) else str(fields[column]))
+        answers.append(str(fields[found.label]))
+    counts = [len(ids) for ids in tokenizer(*columns, truncation=False, max_length=0)["input_ids"]]
+    if found.kind == "text":
+        more = [len(ids) + 1 for ids in tokenizer(answers, truncation=False, max_length=0)["input_ids"]]
+        counts = [one + other for one, other in zip(counts, more, strict=True)]
+    return sorted(counts)
+
+
+def suite_text(found: Proposal, *, name: str, backbone: str, tokens: list[int], place: Path, positions: int) -> str:
+    """A commented suite, ready to run.
+
+    Args:
+        found: What the file seems to hold.
+        name: Of the task.
+        backbone: Hub id or folder.
+        tokens: Of some training rows, rising.
+        place: Folder of the suite, which its paths are relative to.
+        positions: Tokens that the backbone has room for.
+    """
+    return "".join(f"{_aligned(line)}\n" for line in _lines(found, name, backbone, tokens, place, positions))
+
+
+def _aligned(line: str) -> str:
+    """Comments after values begin in one column."""
+    value, mark, comment = line.partition("  # ")
+    return f"{value.rstrip():<32}  # {comment}" if mark else line
+
+
+def length_for(tokens: list[int], positions: int) -> int:
+    """Tokens that 99 % of rows have at most, as a multiple of 8, from 16 to ``LONGEST`` and to ``positions``."""
+    most = tokens[max(0, math.ceil(0.99 * len(tokens)) - 1)]
+    return max(4, min(positions, max(16, 8 * math.ceil(most / 8))))
+
+
+def _lines(found: Proposal, name: str, backbone: str, tokens: list[int], place: Path, positions: int) -> Iterator[str]:
+    length = length_for(tokens, positions)
+    cut = sum(count > length for count in tokens) / len(tokens)
+    yield f"# Proposed from {found.train.name}: {described(found)}."
+    if found.left_out:
+        yield f"# Columns that nothing reads: {', '.join(found.left_out)}."
+    yield f'question = "Which way of fine-tuning does {name} best, and what does it cost?"'
+    yield "seeds = [0, 1, 2, 3, 4]  # five give score claims a verdict; fewer are quicker"
+    yield ""
+    yield "[backbone]"
+    yield f"name = {_quoted(backbone)}"
+    yield ""
+    yield from _task_lines(found, name, place)
+    yield ""
+    yield from _recipe_lines(found, length, cut, tokens)
+    yield ""
+    yield "[[cost]]  # costs are measured on this shape"
+    yield "batch = 16"
+    yield f"length = {length}"
+    yield f"latency_length = {length}"
+    yield from _tables(found.kind)
+
+
+def described(found: Proposal) -> str:
+    """``8,214 rows, 6 classes``."""
+    parts = [f"{found.rows:,} rows", f"label {found.label!r} ({found.kind})"]
+    if found.classes:
+        parts.append(f"{len(found.classes)} classes, {min(found.classes.values()):,} to "
+                     f"{max(found.classes.values()):,} rows each")  # fmt: skip
+    if found.incomplete:
+        parts.append(f"{found.incomplete:,} incomplete")
+    return ", ".join(parts)
+
+
+def _task_lines(found: Proposal, name: str, place: Path) -> Iterator[str]:
+    yield "[[task]]"
+    yield f"name = {_quoted(name)}"
+    yield f'kind = "{found.kind}"  # classes, score or text'
+    yield f"train = {_quoted(_relative(found.train, place))}"
+    if found.test is not None:
+        yield f"test = {_quoted(_relative(found.test, place))}"
+    else:
+        yield f"test_share = {_held_out(found)}  # held out by the hash of the texts"
+    texts = ", ".join(_quoted(column) for column in found.text)
+    yield f"text = [{texts}]"
+    yield f"label = {_quoted(found.label)}"
+    if found.kind == "text":
+        fields = "\\n".join(f"{{{column}}}" for column in found.text)
+        yield f'prompt = "{fields}\\n"  # what the model continues'
+    if found.incomplete:
+        yield f'incomplete = "drop"  # up to {found.incomplete:,} rows lack a text or a label'
+    if found.skewed:
+        yield 'main_metric = "macro_f1"  # one class is most of the rows: accuracy would hide the others'
+        yield '# class_weights = "balanced"  # weigh each class alike in the loss'
+
+
+def _held_out(found: Proposal) -> float:
+    return 0.2 if found.rows < 20_000 else 0.05
+
+
+def _recipe_lines(found: Proposal, length: int, cut: float, tokens: list[int]) -> Iterator[str]:
+    training = found.rows if found.test else round(found.rows * (1 - _held_out(found)))
+    batch = min(16, max(1, training // 4))
+    steps = max(60, min(300, 3 * math.ceil(training / batch)))
+    yield "[recipe]"
+    yield f"steps = {steps}  # of {batch} rows: {steps * batch / max(1, training):.1f} passes"
+    yield f"batch_size = {batch}"
+    longer = f"{100 * cut:.1f} % of rows are longer, the longest has {tokens[-1]:,}"
+    yield f"max_length = {length}  # tokens; {longer}"
+    if found.rows > 50_000:
+        yield "train_rows = 20000  # drawn by content hash"
+        yield "test_rows = 2000"
+    yield "warmup = 0.1"
+    yield "head_learning_rate = 1e-2" if found.kind != "text" else "learning_rate = 1e-3"
+
+
+def _tables(kind: Kind) -> Iterator[str]:
+    """Methods with their rates and, of classes and scores, claims, as ``proposed.toml`` has them."""
+    text = Path(__file__).with_name("proposed.toml").read_text(encoding="utf-8")
+    methods, _, claims = text.partition("[[claim]]")
+    yield ""
+    if kind == "text":
+        methods = re.sub(r"^head_learning_rate = .*\n", "", methods, flags=re.MULTILINE)
+        yield from methods.rstrip().splitlines()
+    else:
+        yield from f"{methods}[[claim]]{claims}".rstrip().splitlines()
+
+
+def _relative(path: Path, place: Path) -> str:
+    resolved, folder = path.resolve(), place.resolve()
+    return resolved.relative_to(folder).as_posix() if resolved.is_relative_to(folder) else str(resolved)
+
+
+def _quoted(text: str) -> str:
+    import tomlkit
+
+    return tomlkit.item(text).as_string()

@@ -1,0 +1,140 @@
+"""What ``init`` sees in a file, and that the suite it writes is one."""
+
+import csv
+import json
+import random
+import tomllib
+
+import pytest
+
+from bench.errors import BenchError
+from bench.plan.load import parse_suite
+from bench.plan.propose import length_for, look, suite_text
+from tests.factories.command import bench
+
+WORDS = ("late", "parcel", "money", "back", "account", "locked", "help", "please")
+
+
+def rows_of(count, **columns):
+    rng = random.Random(0)
+    return [{name: make(rng, row) for name, make in columns.items()} for row in range(count)]
+
+
+def sentence(rng, row):
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randrange(4, 12)))
+
+
+def written(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def proposed(found, folder):
+    text = suite_text(found, name="mine", backbone="owner/model", tokens=[8, 9, 40], place=folder, positions=128)
+    return parse_suite({"name": "mine"} | tomllib.loads(text), str(folder / "suite.toml"))
+
+
+CASES = {
+    "classes by name": ({"body": sentence, "queue": lambda r, i: r.choice("abc")}, ("classes", ("body",), "queue")),
+    "classes alone of their kind": (
+        {"id": lambda r, i: str(i), "ticket": sentence, "team": lambda r, i: r.choice("xy")},
+        ("classes", ("ticket",), "team"),
+    ),
+    "whole numbers are classes": ({"text": sentence, "label": lambda r, i: i % 6}, ("classes", ("text",), "label")),
+    "fractions are scores": ({"text": sentence, "score": lambda r, i: i / 7}, ("score", ("text",), "score")),
+    "many whole numbers are scores": ({"text": sentence, "rating": lambda r, i: i}, ("score", ("text",), "rating")),
+    "a pair": (
+        {"index": lambda r, i: i, "sentence1": sentence, "sentence2": sentence, "label": lambda r, i: i % 2},
+        ("classes", ("sentence1", "sentence2"), "label"),
+    ),
+    "texts to write": ({"question": sentence, "answer": sentence}, ("text", ("question",), "answer")),
+}
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_kind_columns_and_label_are_told_from_the_file(tmp_path, case):
+    columns, expected = CASES[case]
+    found = look(written(tmp_path / "mine.csv", rows_of(60, **columns)))
+    assert (found.kind, found.text, found.label) == expected
+    suite = proposed(found, tmp_path)
+    (task,) = suite.task
+    assert (task.kind, task.text, task.label, task.test_share) == (*expected, 0.2)
+
+
+def test_a_file_to_score_on_beside_train_is_taken(tmp_path):
+    rows = rows_of(20, text=sentence, label=lambda r, i: i % 2)
+    for name in ("train.csv", "dev.csv"):
+        written(tmp_path / name, rows)
+    for data in (tmp_path, tmp_path / "train.csv"):
+        (task,) = proposed(look(data), tmp_path).task
+        assert task.test == str(tmp_path / "dev.csv")
+        assert task.test_share is None
+
+
+def test_rows_without_a_label_are_dropped_and_said(tmp_path):
+    rows = rows_of(40, text=sentence, label=lambda r, i: "ab"[i % 2] if i else "")
+    (task,) = proposed(look(written(tmp_path / "mine.csv", rows)), tmp_path).task
+    assert task.incomplete == "drop"
+
+
+def test_one_class_that_is_most_of_the_rows_is_scored_by_macro_f1(tmp_path):
+    rows = rows_of(40, text=sentence, label=lambda r, i: "ab"[i < 4])
+    (task,) = proposed(look(written(tmp_path / "mine.csv", rows)), tmp_path).task
+    assert task.main_metric == "macro_f1"
+
+
+def test_column_names_with_quotes_survive(tmp_path):
+    found = look(written(tmp_path / "mine.csv", rows_of(9, **{'the "text"': sentence, "label": lambda r, i: i % 2})))
+    assert proposed(found, tmp_path).task[0].text == ('the "text"',)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "positions", "length"), [([5], 512, 16), ([17] * 99 + [900], 512, 24), ([900], 128, 128)]
+)
+def test_the_length_holds_all_but_a_hundredth_of_the_rows(tokens, positions, length):
+    assert length_for(sorted(tokens), positions) == length
+
+
+FAULTS = {
+    "no such file": (None, {}, "no such file or folder; name a file with rows"),
+    "no such label": (
+        {"text": sentence, "label": lambda r, i: i % 2}, {"label": "lable"}, "unknown column 'lable'.*'label'",
+    ),
+    "no label told": ({"text": sentence, "note": sentence}, {}, "which column is the label cannot be told; .* --label"),
+    "too many classes": (
+        {"text": sentence, "key": lambda r, i: f"k{i}"}, {"label": "key", "kind": "classes"}, "holds over 200",
+    ),
+    "no text": ({"a": lambda r, i: i, "label": lambda r, i: i % 2}, {"text": ("b",)}, "unknown column 'b'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(FAULTS))
+def test_what_cannot_be_told_is_one_sentence(tmp_path, case):
+    columns, options, sentence_said = FAULTS[case]
+    path = tmp_path / "mine.csv"
+    if columns:
+        written(path, rows_of(300, **columns))
+    with pytest.raises(BenchError, match=sentence_said):
+        look(path, **options)
+
+
+def test_init_writes_a_suite_says_what_it_saw_and_keeps_a_file_that_is_there(tmp_path):
+    data = written(tmp_path / "tickets.csv", rows_of(60, text=sentence, queue=lambda r, i: "abc"[i % 3]))
+    out = tmp_path / "tickets.toml"
+    done = bench("init", data, "-o", out, "--json")
+    said = json.loads(done.stdout)
+    assert said["rows"] == "60 rows, label 'queue' (classes), 3 classes, 20 to 20 rows each"
+    assert said["next"] == f"python -m bench run --suite {out}"
+    before = out.read_text()
+    again = bench("init", data, "-o", out, code=2)
+    assert "is there already and is kept; name another file with -o" in again.stderr
+    assert out.read_text() == before
+
+
+def test_init_of_text_asks_for_a_language_model(tmp_path):
+    data = written(tmp_path / "qa.csv", rows_of(30, question=sentence, answer=sentence))
+    done = bench("init", data, "-o", tmp_path / "qa.toml", code=2)
+    assert "kind text needs a language model; give its folder or hub id with --backbone" in done.stderr
