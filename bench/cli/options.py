@@ -57,7 +57,9 @@ class Commands(typer.Typer):
 SuiteOption = Annotated[
     str, typer.Option("--suite", help="Name of a suite (see `list suites`) or path of a .toml file.")
 ]
-DataOption = Annotated[str | None, typer.Option(help="Data source: auto, hub, synthetic, or a folder of GLUE files.")]
+DataOption = Annotated[
+    str | None, typer.Option(help="Source of rows: auto, hub, index, synthetic, or a folder with task files.")
+]
 MethodsOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,5 +1,6 @@
 """A task as a table of a suite or of a shipped file has it: where its rows are, what they hold, how it is scored."""
 
+import re
 import string
 from typing import Annotated, Any, Literal
 
@@ -154,6 +155,8 @@ class TaskSpec(_Table):
             raise ValueError("train needs exactly one of test and test_share: rows to score on")
         if not self.own and (self.test is not None or self.test_share is not None):
             raise ValueError(f"test and test_share belong to train; {given[0]} has a test split of its own")
+        if self.hub is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("hub needs revision, the commit of the dataset (40 hex digits): rows may change")
         if self.hub is None and (self.config is not None or self.revision is not None):
             raise ValueError("config and revision belong to hub")
         columns = (*self.text, self.label)

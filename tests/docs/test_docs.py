@@ -101,6 +101,11 @@ def test_every_documented_command_runs(line, tmp_path, monkeypatch):
     if OWN in line:
         shutil.move(lay_roberta(tmp_path / "hub"), tmp_path / OWN)
         monkeypatch.chdir(tmp_path)
+    if "tickets" in line:
+        (tmp_path / "tickets.csv").write_text("body,queue\n" + "where is my parcel,delivery\nmoney back,refund\n" * 20)
+        monkeypatch.chdir(tmp_path)
+        if "init" not in line:
+            bench("init", "tickets.csv", "-o", "tickets.toml")
     words = as_test(line, tmp_path)
     assert bench(*words).stdout.strip() or Path(words[words.index("-o") + 1]).stat().st_size
 
