@@ -102,7 +102,10 @@ def test_every_documented_command_runs(line, tmp_path, monkeypatch):
         shutil.move(lay_roberta(tmp_path / "hub"), tmp_path / OWN)
         monkeypatch.chdir(tmp_path)
     if "tickets" in line:
-        (tmp_path / "tickets.csv").write_text("body,queue\n" + "where is my parcel,delivery\nmoney back,refund\n" * 20)
+        rows = [
+            f"{what} {i},{queue}" for i in range(20) for what, queue in (("parcel", "delivery"), ("money", "refund"))
+        ]
+        (tmp_path / "tickets.csv").write_text("\n".join(["body,queue", *rows]))
         monkeypatch.chdir(tmp_path)
         if "init" not in line:
             bench("init", "tickets.csv", "-o", "tickets.toml")
