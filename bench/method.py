@@ -237,6 +237,18 @@ class Method(abc.ABC):
         copy_delta(dict(module.named_parameters()), self.delta(module).keys(), delta)
         return module
 
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """A model of the ``peft`` library that computes what ``module`` does, for folders that peft loads.
+
+        Args:
+            module: A finalized module.
+            backbone: A fresh, frozen bare backbone, which the result takes over.
+
+        Raises:
+            BenchError: peft has no such method, or cannot have it in this configuration or on this backbone.
+        """
+        raise BenchError("peft has no method that computes the same")
+
     def reserved_positions(self, config: Any) -> int:
         """Positions that a prompt or prefix takes from the backbone's maximum length."""
         return 0

@@ -198,6 +198,23 @@ class AdaLoRA(Method):
                 fold(base, rows, delta[f"{stem}.Q"], outer, -scale)
         return plain
 
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's ADALORA; pruned triplets stay, with the value zero."""
+        from methods import to_peft
+
+        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Adaptive)}
+        updates, values = {}, {}
+        for path, layer in layers.items():
+            q, p = ({role: getattr(t, name) for role, t in layer.triplets.items()} for name in "QP")
+            updates[path] = to_peft.joined(layer.rows, q, p, layer.base)
+            values[path] = torch.cat([layer.triplets[role].L.detach() for role in layer.rows])  # type: ignore[arg-type]
+        first = next(iter(layers.values()))
+        settings = next(_triplets(module)).settings
+        return to_peft.adalora(
+            backbone, updates, values, first.scale, target_r=settings.target_rank, lora_dropout=first.dropout,
+            beta1=settings.beta1, beta2=settings.beta2, orth_reg_weight=settings.orthogonality,
+        )  # fmt: skip
+
 
 class Triplets(nn.Module):
     """P, L and Q of one target, and what training notes of them."""

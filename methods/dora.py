@@ -52,6 +52,21 @@ class DoRA(Method):
                 set_module(merged, path, layer.branch.base)
         return merged
 
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's LORA with ``use_dora``; rows of a fused map that are not adapted keep their own length."""
+        from methods import to_peft
+
+        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Decomposed)}
+        updates, lengths = {}, {}
+        for path, layer in layers.items():
+            branch = layer.branch
+            updates[path] = to_peft.joined(branch.rows, branch.A, branch.B, branch.base)
+            lengths[path] = oriented(branch.base).norm(dim=1)
+            for role, rows in branch.rows.items():
+                lengths[path][rows] = layer.m[role].detach()
+        first = next(iter(layers.values())).branch
+        return to_peft.lora(backbone, updates, first.scale, dropout=first.dropout, lengths=lengths)
+
 
 class Decomposed(nn.Module):
     """A frozen linear map, its low-rank branches, and the length of each adapted output row."""

@@ -65,6 +65,14 @@ class IA3(Method):
                 set_module(merged, path, layer.base)
         return merged
 
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's IA3, with ones for the rows of a fused map that are not scaled."""
+        from methods import to_peft
+
+        outputs = {path: layer.vector() for path, layer in module.named_modules() if isinstance(layer, ScaledOutput)}
+        inputs = {path: layer.scale for path, layer in module.named_modules() if isinstance(layer, ScaledInput)}
+        return to_peft.ia3(backbone, outputs, inputs)
+
 
 class ScaledOutput(nn.Module):
     """A frozen linear map whose output, or some slices of it, is multiplied by learned vectors."""

@@ -135,6 +135,8 @@ class RsLoRA(LowRankMethod):
     Use: at ranks of 32 and more; at r = 8 it is LoRA with alpha times sqrt 8, so compare the two at rates of their own.
     """
 
+    stabilised = True
+
     def apply(self, backbone: nn.Module, config: LoRAConfig) -> nn.Module:
         """Wrap each target with its low-rank branch.
 

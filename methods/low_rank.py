@@ -105,6 +105,8 @@ class LowRankMethod(Method):
     Config: ClassVar[type[MethodConfig]] = LoRAConfig
     takes_float32 = True
     size = "rank"
+    stabilised: ClassVar[bool] = False
+    """Whether the scale is alpha / sqrt(rank)."""
 
     def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
         """A and B, where they train."""
@@ -119,6 +121,15 @@ class LowRankMethod(Method):
             set_module(merged, path, layer.base)
             setattr(merged, SCALE, layer.scale)
         return merged
+
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's LORA, with the updates of a fused map's slices as one of the whole map."""
+        from methods import to_peft
+
+        layers = dict(low_rank(module))
+        updates = {path: to_peft.joined(layer.rows, layer.A, layer.B, layer.base) for path, layer in layers.items()}
+        first = next(iter(layers.values()))
+        return to_peft.lora(backbone, updates, first.scale, dropout=first.dropout, stabilised=self.stabilised)
 
     def unmerge(self, merged: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
         """Subtract the updates of ``delta``; returns the backbone of before, to rounding.

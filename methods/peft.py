@@ -240,6 +240,20 @@ class Peft(Method):
             library().set_peft_model_state_dict(module.peft, rest, adapter_name=ADAPTER)
         return module
 
+    def to_peft(self, module: Bridged, backbone: nn.Module) -> nn.Module:
+        """Peft's own model, as it is.
+
+        Raises:
+            BenchError: A program that loads it could not run it as a bare backbone.
+        """
+        kind = module.options.peft_type
+        if module.numbers_tasks:
+            raise BenchError(f"peft's {kind} asks for the number of a task with every batch, which no reader gives")
+        if kind == "CPT":
+            raise BenchError("peft loads CPT onto language models alone, and this is a bare backbone")
+        model: nn.Module = module.peft
+        return model
+
     def reserved_positions(self, config: PeftConfig) -> int:
         """Positions that a prompt or prefix takes from the tokens."""
         with _heard([]):

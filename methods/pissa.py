@@ -77,6 +77,17 @@ class PiSSA(LowRankMethod):
                 update[name] = torch.cat([tensor, start]) if matrix == "A" else torch.cat([tensor, -start], dim=1)
         return super().unmerge(merged, update)
 
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's LORA of rank 2 r on the weights as they were: what was trained less the start."""
+        from methods import to_peft
+
+        layers, updates = dict(low_rank(module)), {}
+        for path, layer in layers.items():
+            a = {role: torch.cat([layer.A[role], layer.start.get_buffer(f"A_{role}")]) for role in layer.rows}
+            b = {role: torch.cat([layer.B[role], -layer.start.get_buffer(f"B_{role}")], dim=1) for role in layer.rows}
+            updates[path] = to_peft.joined(layer.rows, a, b, layer.base)
+        return to_peft.lora(backbone, updates, next(iter(layers.values())).scale)
+
     def delta(self, module: nn.Module) -> dict[str, Tensor]:
         """Every A and B, as trained and as they were at the start."""
         return {name: tensor.detach().clone() for name, tensor in _stored(module).items()}

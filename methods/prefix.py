@@ -283,6 +283,16 @@ class PrefixTuning(Method):
         """Keys and values ``[L, 2, kv heads, p, d_h]``."""
         return _delta(module)
 
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's PREFIX_TUNING, which numbers tokens as ``position_shift`` does: without it positions are moved back.
+
+        Raises:
+            BenchError: The family's positions cannot be moved, or it has no cache.
+        """
+        from methods import to_peft
+
+        return to_peft.prefix(backbone, _delta(module)["prefix.table"], bool(module.shift))  # type: ignore[arg-type]
+
     def reserved_positions(self, config: PrefixConfig) -> int:
         """Learned positions that the prefix takes from the tokens."""
         return config.length if config.position_shift else 0

@@ -175,6 +175,14 @@ class Prompted(nn.Module):
         return torch.cat([front.expand(len(tokens), -1), tokens], dim=1)
 
 
+def _to_peft(module: Any, backbone: nn.Module, kind: str) -> nn.Module:
+    from methods import to_peft
+
+    if not module.position_shift:
+        raise BenchError("peft's prompt takes the first positions, which position_shift = false leaves to the tokens")
+    return to_peft.prompt(backbone, _delta(module)["prompt.table"], kind)
+
+
 def _delta(module: Prompted) -> dict[str, Tensor]:
     return {"prompt.table": module.prompt().detach().clone()}
 
@@ -241,6 +249,14 @@ class PromptTuning(Method):
     def delta(self, module: nn.Module) -> dict[str, Tensor]:
         """The prompt ``[p, d]``."""
         return _delta(module)
+
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's PROMPT_TUNING.
+
+        Raises:
+            BenchError: The tokens keep their learned positions, which peft moves on.
+        """
+        return _to_peft(module, backbone, "PromptTuningConfig")
 
     def reserved_positions(self, config: PromptTuningConfig) -> int:
         """Learned positions that the prompt takes from the tokens."""
@@ -328,6 +344,14 @@ class PTuning(Method):
     def delta(self, module: nn.Module) -> dict[str, Tensor]:
         """The encoded prompt ``[p, d]``."""
         return _delta(module)
+
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's P_TUNING, of which inference keeps the prompt alone.
+
+        Raises:
+            BenchError: The tokens keep their learned positions, which peft moves on.
+        """
+        return _to_peft(module, backbone, "PromptEncoderConfig")
 
     def reserved_positions(self, config: PTuningConfig) -> int:
         """Positions that the prompt takes from the tokens."""

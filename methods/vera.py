@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +112,32 @@ class VeRA(Method):
                 a, b = draw(_shape(weight, projection), len(delta[name]), seed, weight)
                 _fold(base, projection.rows(weight.shape[0]), a, delta[name], b, -delta[f"{path}.b.{role}"])
         return plain
+
+    def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
+        """Peft's VERA, with the frozen pair in the file; slices of a fused map stand side by side in its rank.
+
+        Raises:
+            BenchError: The targets have pairs that are not parts of one.
+        """
+        from methods import to_peft
+
+        layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Scaled)}
+        maps = {path: _whole(layer) for path, layer in layers.items()}
+        first = next(iter(layers.values()))
+        return to_peft.vera(backbone, maps, first.seed, first.dropout)
+
+
+def _whole(layer: "Scaled") -> Any:
+    """The scales of a layer's slices as those of the whole map."""
+    from methods import to_peft
+
+    pairs = {role: layer.pairs[role] for role in layer.rows}
+    a, b_matrices = ({role: getattr(pair, name) for role, pair in pairs.items()} for name in "AB")
+    frozen = to_peft.joined(layer.rows, a, b_matrices, layer.base)
+    b = frozen.outer.new_zeros(len(frozen.outer))
+    for role, rows in layer.rows.items():
+        b[rows] = layer.b[role].detach()
+    return to_peft.VeraScales(frozen.inner, frozen.outer, torch.cat([layer.d[role].detach() for role in layer.rows]), b)
 
 
 class Pair(nn.Module):
