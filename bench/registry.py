@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import types
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -99,6 +100,11 @@ def merges(name: str) -> bool:
     from bench.method import Method
 
     return load_method(name).merge is not Method.merge
+
+
+def adapters() -> types.ModuleType:
+    """What reads and writes folders of the ``peft`` library: ``save`` and ``load``."""
+    return importlib.import_module("methods.peft_folder")
 
 
 def provenance(name: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from bench.anatomy import Anatomy, Numbering, anatomy
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig, at_least
-from methods.prompt import check_length, copy_sharing_tensors, token_positions
+from methods.prompt import check_length, copy_sharing_tensors, first_position, token_positions
 
 _IMPLEMENTATION = {"sdpa": "peft_ledger_prefix_sdpa", "eager": "peft_ledger_prefix_eager"}
 """Attention of the bare backbone -> name of the one that puts the prefix in front and then calls it."""
@@ -291,7 +291,9 @@ class PrefixTuning(Method):
         """
         from methods import to_peft
 
-        return to_peft.prefix(backbone, _delta(module)["prefix.table"], bool(module.shift))  # type: ignore[arg-type]
+        first = first_position(module.config, module.numbering)  # type: ignore[arg-type]
+        table = _delta(module)["prefix.table"]  # type: ignore[arg-type]
+        return to_peft.prefix(backbone, table, bool(module.shift), first)
 
     def reserved_positions(self, config: PrefixConfig) -> int:
         """Learned positions that the prefix takes from the tokens."""

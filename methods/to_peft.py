@@ -15,7 +15,6 @@ from transformers.pytorch_utils import Conv1D
 from bench.anatomy import anatomy
 from bench.errors import BenchError
 from methods.peft_config import first_line, library
-from methods.prompt import first_position
 from methods.sliced import oriented
 
 ADAPTER = "default"
@@ -170,7 +169,7 @@ def prompt(backbone: nn.Module, table: Tensor, kind: str) -> nn.Module:
     return model
 
 
-def prefix(backbone: nn.Module, table: Tensor, shifted: bool) -> nn.Module:
+def prefix(backbone: nn.Module, table: Tensor, shifted: bool, first: int) -> nn.Module:
     """A ``PREFIX_TUNING`` model, which hands the prefix over as a cache and so numbers tokens from p on.
 
     Args:
@@ -178,6 +177,7 @@ def prefix(backbone: nn.Module, table: Tensor, shifted: bool) -> nn.Module:
         table: Keys and values ``[L, 2, kv heads, p, d_h]``.
         shifted: Whether the method numbers them so too. Where it does not, keys are turned on by p positions where
             positions are rotary, and a table of learned positions that stands p rows on goes into the folder.
+        first: Row of that table that the first token takes.
 
     Raises:
         BenchError: The family has no cache, or positions of another kind.
@@ -201,7 +201,6 @@ def prefix(backbone: nn.Module, table: Tensor, shifted: bool) -> nn.Module:
     if learned is not None:
         held = next(part for name, part in model.base_model.named_modules() if name.endswith(learned))
         rows = held.modules_to_save[ADAPTER].weight
-        first = first_position(backbone.config, parts.numbering)
         moved = rows.detach().clone()
         moved[first + length :] = rows.detach()[first : len(rows) - length]
         _fill(rows, moved)

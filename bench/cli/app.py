@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bench.cli.ci import ci
+from bench.cli.export import giving
 from bench.cli.init import init
 from bench.cli.options import (
     BackboneOption,
@@ -314,4 +315,5 @@ def list_names(
 app.command(rich_help_panel=MEASURE)(init)
 app.add_typer(counting)
 app.add_typer(search)
+app.add_typer(giving)
 app.add_typer(ci)

@@ -139,6 +139,11 @@ def _keep(plan: "Plan", folder: Path, which: Literal["best", "all"] | None) -> "
 
     if not plan.cells:
         raise BenchError("--keep stores what scored cells train, and nothing is scored here; omit --keep")
+    if texts := sorted({cell.task.name for cell in plan.cells if cell.spec.kind == "text"}):
+        raise BenchError(
+            f"--keep stores adapted models of classes and scores, and {', '.join(texts)} writes texts; omit --keep, or "
+            "leave such tasks out with --tasks"
+        )
     return Keep(folder, which, sha256_of(plan.suite.plain()))
 
 

@@ -324,6 +324,16 @@ def _auto(config: Any, objective: Objective = "classes") -> Any:
     return transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
 
 
+def auto_class(spec: BackboneSpec) -> str:
+    """Name of the class of transformers that loads the bare backbone.
+
+    Raises:
+        BenchError: As ``configuration``, or the family is unknown.
+    """
+    name: str = _auto(configuration(spec)).__name__
+    return name
+
+
 def check_objective_of(spec: BackboneSpec, objective: Objective) -> None:
     """Refuse an objective that nothing of the backbone can have.
 

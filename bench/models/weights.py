@@ -37,7 +37,7 @@ def pretrained(spec: BackboneSpec, auto: Any, config: Any, **extra: Any) -> "nn.
     """
     path = _weights(spec)[0]
     _check_folder(path.parent)
-    _quiet_loading()
+    quiet_loading()
     try:
         backbone, found = auto.from_pretrained(
             str(path.parent), config=config, use_safetensors=True, local_files_only=True, output_loading_info=True,
@@ -80,7 +80,7 @@ def read_header(spec: BackboneSpec, bare: Any, config: Any) -> tuple[dict[str, i
     """
     path, files = _weights(spec)
     _check_folder(path.parent)
-    _quiet_loading()
+    quiet_loading()
     held, shapes, stored = _headers(files)
     places, found = _placed(type(bare), config, shapes)
     _check_whole(path, found)
@@ -270,8 +270,8 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _quiet_loading() -> None:
-    # What has no place is counted in the record: transformers' own report of it would be noise in every cell.
+def quiet_loading() -> None:
+    """Silence transformers' report of what has no place, which is counted in the record, and its progress bars."""
     from transformers.utils import logging as untyped
 
     logging: Any = untyped

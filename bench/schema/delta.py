@@ -10,6 +10,9 @@ from bench.schema.record import LabelScale, MethodUsed
 
 VERSION = 1
 """Version of the format. 1: first format."""
+Form = Literal["native", "peft", "merged"]
+"""How tensors are stored. ``native``: as the method stores them; ``peft``: as the library of that name loads them;
+``merged``: all weights of the backbone, with the update folded into them."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -24,6 +27,8 @@ class Base(_Frozen):
     """As the suite names it: a hub id, a folder, or a named shape of random weights."""
     weights: Literal["pretrained", "random"]
     """Random ones are drawn again from ``seed``."""
+    folder: str | None = None
+    """Where a backbone lay that is a folder of the user's, which is looked for there first."""
     revision: str | None = None
     """Hub revision; None where it has none."""
     sha256: str | None = None
@@ -66,6 +71,8 @@ class Delta(_Frozen):
     """Tells the file from any other."""
     version: Literal[1] = 1
     """Of this format."""
+    form: Form = "native"
+    """How the tensors are stored: as the method stores them, as peft loads them, or merged into the backbone's."""
     cell: Sha256
     """Identity of the cell, which is the ``id`` of its record."""
     suite: str

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FOLDER = "kept"
 """Below a run folder."""
 ABOUT, TENSORS = "delta.json", "delta.safetensors"
+BESIDE, HEAD_FILE = "bench.json", "head.safetensors"
+"""In an exported folder of another form: the description, and the weights of the task head."""
 BODY, HEAD = "body.", "head."
 """Beginnings of the names of tensors: of the method, and of the task head."""
 _ASIDE, _OLD = ".partial", ".old"
@@ -90,7 +92,7 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
     except SafetensorError as error:
         raise OSError(None, str(error)) from error
     _sync(path)
-    return _sha256(path)
+    return file_sha256(path)
 
 
 def write_about(path: Path, about: Delta) -> None:
@@ -204,7 +206,7 @@ def check_files(folder: Path, about: Delta) -> None:
         if not path.is_file():
             raise BenchError(f"{path}: missing; train or export it again")
         try:
-            found = _sha256(path)
+            found = file_sha256(path)
         except OSError as error:
             raise BenchError(f"{path}: cannot be read ({error.strerror}); train or export it again") from error
         if found != expected:
@@ -227,7 +229,12 @@ def read_tensors(path: Path, prefix: str) -> "dict[str, Tensor]":
         raise BenchError(f"{path}: damaged ({' '.join(str(error).split())}); train or export it again") from error
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

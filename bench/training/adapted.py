@@ -17,8 +17,10 @@ from bench.schema.delta import Delta
 from bench.schema.jobs import BackboneSpec
 from bench.store.kept import (
     ABOUT,
+    BESIDE,
     BODY,
     HEAD,
+    HEAD_FILE,
     TENSORS,
     check_files,
     read_about,
@@ -79,8 +81,9 @@ class Adapted:
             Rows(tuple(rows), (0,) * len(rows)), self._tokenizer, self.about.max_length,
             scale=self.about.label_scale, device=self._device,
         )  # fmt: skip
+        dtype = self.about.dtype if self.about.form == "native" else "float32"
         try:
-            found = predictions(self.model, encoded, batch_size, dtype=self.about.dtype)  # type: ignore[arg-type]
+            found = predictions(self.model, encoded, batch_size, dtype=dtype)  # type: ignore[arg-type]
         except NonFiniteLoss as error:
             raise BenchError("the model predicts NaN or infinity for these rows; leave them out") from error
         for value, probability in found:
@@ -96,10 +99,10 @@ class Adapted:
 
 
 def load_adapted(folder: Path | str, backbone: str | None = None, device: str | None = None) -> Adapted:
-    """Load what ``run --keep`` has stored.
+    """Load what ``run --keep`` has stored or ``export`` has written, in any of its forms.
 
     Args:
-        folder: ``kept/<id>`` of a run folder.
+        folder: A folder of ``export``, or ``kept/<id>`` of a run folder.
         backbone: Name or folder of the backbone, where it does not lie where it lay; its weights must be the same.
         device: ``cpu`` or ``cuda``; the GPU where there is one, if left out.
 
@@ -110,21 +113,23 @@ def load_adapted(folder: Path | str, backbone: str | None = None, device: str | 
     about = describe(place)
     check_files(place, about)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    spec = base_of(place, about, backbone)
-    model = _native(place, about, spec, device)
-    tokenizer = load_tokenizer(spec.folder, configuration(spec).vocab_size)
+    spec = base_of(place, about, backbone) if about.form != "merged" else _merged(place, about)
+    model = _READ[about.form](place, about, spec, device)
+    words = _words(place) if about.form == "merged" else spec.folder
+    tokenizer = load_tokenizer(words, configuration(spec).vocab_size)
     return Adapted(about, model.requires_grad_(False).eval(), tokenizer, device)
 
 
 def describe(folder: Path) -> Delta:
-    """What lies in a folder of ``run --keep``.
+    """What lies in a folder of ``run --keep`` or ``export``.
 
     Raises:
         BenchError: It is no such folder.
     """
-    if not (folder / ABOUT).is_file():
-        raise BenchError(f"{folder}: holds no {ABOUT}; give a folder that run --keep wrote")
-    return read_about(folder / ABOUT)
+    found = [folder / name for name in (ABOUT, BESIDE) if (folder / name).is_file()]
+    if not found:
+        raise BenchError(f"{folder}: holds neither {ABOUT} nor {BESIDE}; give a folder that export wrote")
+    return read_about(found[0])
 
 
 def base_of(where: Path, about: Delta, name: str | None = None) -> BackboneSpec:
@@ -139,23 +144,23 @@ def base_of(where: Path, about: Delta, name: str | None = None) -> BackboneSpec:
         BenchError: It is not found, or has other files.
     """
     base = about.base
-    revision = base.revision if name in (None, base.name) else None
+    place = name or (base.folder if base.folder and Path(base.folder).is_dir() else base.name)
     try:
-        spec = backbone.resolve(name or base.name, base.weights, revision)
+        spec = backbone.resolve(place, base.weights, base.revision if place == base.name else None)
     except BenchError as error:
         if name is not None:
             raise
-        raise BenchError(f"{where}: its backbone is not found: {error}; or name its folder") from error
-    title = f"backbone {name or base.name!r}"
+        raise BenchError(f"{where}: its backbone is not found: {error}; or name its folder with --backbone") from error
+    title = f"backbone {place!r}"
     if spec.sha256 != base.sha256:
         raise BenchError(
             f"{where}: {title} has other weights than those that were adapted (sha256 {spec.sha256 or 'none'}, "
-            f"expected {base.sha256}); name the folder of the right ones"
+            f"expected {base.sha256}); name the folder of the right ones with --backbone"
         )
     if backbone.files_sha256(spec) != base.files_sha256:
         raise BenchError(
             f"{where}: {title} has another config.json or tokenizer than the one that was adapted; name the folder "
-            "of the right ones"
+            "of the right ones with --backbone"
         )
     return spec
 
@@ -185,6 +190,29 @@ def _native(where: Path, about: Delta, spec: BackboneSpec, device: str) -> TaskM
         model.head.requires_grad_(True)
         to_autocast(model)
     return model
+
+
+def _merged(where: Path, about: Delta) -> BackboneSpec:
+    return BackboneSpec(name=about.base.name, weights="pretrained", folder=str(where))
+
+
+def _folded(where: Path, about: Delta, spec: BackboneSpec, device: str) -> TaskModel:
+    bare = backbone.load(spec, device=device)
+    return TaskModel(bare, _head(where / HEAD_FILE, about, bare))
+
+
+def _foreign(where: Path, about: Delta, spec: BackboneSpec, device: str) -> TaskModel:
+    bare = backbone.load(spec, device=device, seed=about.base.seed)
+    head = _head(where / HEAD_FILE, about, bare)
+    return TaskModel(registry.adapters().load(bare, where).to(device), head)
+
+
+_READ = {"native": _native, "merged": _folded, "peft": _foreign}
+
+
+def _words(folder: Path) -> str | None:
+    """Folder of a merged model's tokenizer; None where its backbone was drawn at random and had none."""
+    return str(folder) if (folder / "tokenizer_config.json").exists() else None
 
 
 def _head(path: Path, about: Delta, bare: nn.Module) -> Head:

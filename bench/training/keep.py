@@ -4,6 +4,7 @@ from typing import Any
 
 from bench import registry
 from bench.models import backbone
+from bench.models.folder import names_folder
 from bench.models.head import Head
 from bench.schema.delta import Base, Delta, HeadLayout, KeptScore
 from bench.schema.jobs import BackboneSpec, Cell
@@ -15,8 +16,8 @@ from bench.training.contract import delta_of
 def base_of(spec: BackboneSpec, seed: int) -> Base:
     """What a delta says of the backbone that it belongs to."""
     return Base(
-        name=spec.name, weights=spec.weights, revision=spec.revision, sha256=spec.sha256,
-        files_sha256=backbone.files_sha256(spec), seed=seed,
+        name=spec.name, folder=spec.folder if names_folder(spec.name) else None, weights=spec.weights,
+        revision=spec.revision, sha256=spec.sha256, files_sha256=backbone.files_sha256(spec), seed=seed,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from bench.store.store import open_store, read_run
 from bench.verdicts.claims import JudgedResults
 from tests.factories.command import bench
 from tests.factories.cost_steps import counted_once
+from tests.factories.deltas import kept_run
 from tests.store.test_store import SUITE, score
 from tests.tasks.test_hub import lay_roberta
 from tools.answers.words import costs, published
@@ -58,8 +59,12 @@ def commands(text):
 def as_test(line, tmp_path):
     """Words of the documented command, a run narrowed to its plan: running the suites themselves is not a unit test."""
     words = shlex.split(line)[3:]
+    if words[0] in ("export", "use"):
+        return of_kept(words, tmp_path)
     if words[0] in ("run", "tune"):
         words[0] = "plan"
+    if "--keep" in words:  # which a plan has no place for
+        del words[words.index("--keep") : words.index("--keep") + 2]
     if words[0] == "report":
         words[1] = str(finished_run(tmp_path))
     for option in ("-o", "--reference"):
@@ -70,6 +75,19 @@ def as_test(line, tmp_path):
     if words[0] == "predict":  # counting one method of a large shape says as much as counting three
         words[words.index("--method") + 1] = "head"
     return words
+
+
+def of_kept(words, tmp_path):
+    """Words of ``export`` or ``use`` on a run that has kept something."""
+    place = tmp_path / "kept"
+    place.mkdir()
+    if words[0] == "export":
+        words[1], words[-1] = str(kept_run(place)), str(tmp_path / words[-1])
+        return words
+    bench("export", kept_run(place), "--method", "lora", "-o", tmp_path / words[1])
+    rows = tmp_path / words[words.index("--data") + 1]
+    rows.write_text("sentence\na parcel is late\n")
+    return ["use", str(tmp_path / words[1]), "--data", str(rows)]
 
 
 def finished_run(tmp_path):

@@ -98,7 +98,7 @@ def test_a_row_that_the_task_does_not_read_is_a_sentence(one):
 
 
 def test_a_folder_of_something_else_is_a_sentence(tmp_path):
-    with pytest.raises(BenchError, match=r"holds no delta\.json; give a folder that run --keep wrote"):
+    with pytest.raises(BenchError, match=r"holds neither delta\.json nor bench\.json; give a folder that export wrote"):
         bench.load_adapted(tmp_path)
 
 
