@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.analysis.costs import peak_column
 from bench.analysis.examples import is_mean_of_rows, row_points
-from bench.analysis.scores import Cells, cells, check_one_setting, doubts
+from bench.analysis.scores import UNSCORED, Cells, cells, check_one_setting, doubts
 from bench.schema.record import ScoreRecord
 from bench.stats.intervals import mean_interval
 from bench.stats.resampling import FEWEST_SEEDS, RESAMPLES, Floats, best_probability, drawn_means, front_probability
@@ -85,7 +85,10 @@ def fronts(results: "Results", costs: Sequence[str]) -> Fronts:
         table[f"{cost}_front"] = _on_front(table[cost], compared, drawn)
     table["best"] = pd.Series(best_probability(drawn) if compared else [], index=compared, dtype=float)
     table = table.join(_ranks(scores, tasks, compared, seeds))
-    table["why"] = [_why(label, label in compared, records, tasks, seeds) for label in labels]
+    table["why"] = [
+        _why(label, label in compared, records, tasks, seeds) if label in results.scored else (UNSCORED,)
+        for label in labels
+    ]
     return Fronts(table, tasks, seeds, whole)
 
 

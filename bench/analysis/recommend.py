@@ -162,7 +162,11 @@ def as_good(results: "Results") -> AsGood:
 
 def _incomplete(results: "Results", by_cell: scores.Cells, asked: int) -> dict[str, str]:
     held = {label: len(by_cell.get(label, ())) for label in results.labels}
-    return {label: f"{n} of {asked} scores" for label, n in held.items() if n < asked}
+    return {
+        label: f"{n} of {asked} scores" if label in results.scored else scores.UNSCORED
+        for label, n in held.items()
+        if n < asked
+    }
 
 
 def _untrained(done: Sequence[ScoreRecord], means: Mapping[str, float]) -> dict[str, str]:

@@ -80,6 +80,13 @@ class Results:
         """Method labels in the order of the suite, then any that only records know."""
         return list(dict.fromkeys([*self.suite.methods, *(record.method.label for record in self.run.records)]))
 
+    @cached_property
+    def scored(self) -> list[str]:
+        """Labels of the methods that tasks are scored with, and of those that have scores."""
+        asked = self.suite.scored or self.suite.methods
+        held = {record.method.label for record in self.score_records}
+        return [label for label in self.labels if label in asked or label in held]
+
     def labels_on(self, shape: Shape) -> list[str]:
         """Labels of the methods that are measured on ``shape``."""
         chosen = self.suite.asked_of(shape).methods

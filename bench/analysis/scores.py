@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MIN_SEEDS = 5
 """Fewer seeds carry no verdict about scores."""
 
+UNSCORED = "not scored, as the suite asks"
+"""Why a method without a score has none, where its suite scores others."""
+
 Cells = Mapping[str, Mapping[tuple[str, int], float]]
 """Points of 100 by method label and (task, seed)."""
 
@@ -124,6 +127,9 @@ def score_table(results: "Results", baseline: str | None = None, tasks: Sequence
     for record in scores:
         grouped[record.method.label].append(record)
     rows = [_score_row(label, baseline, grouped, by_cell) for label in results.labels]
+    for label, row in zip(results.labels, rows, strict=True):
+        if label not in results.scored:
+            row |= {"dropped": 0, "why": (UNSCORED,)}
     return pd.DataFrame(rows, index=pd.Index(results.labels, name="method"))
 
 

@@ -15,7 +15,7 @@ from bench.models import backbone
 from bench.models.head import check_positions
 from bench.models.objective import objective_of, outputs_of, settle
 from bench.models.tokenizer import Tokenizer, load_tokenizer
-from bench.plan.select import label
+from bench.plan.select import label, unscored
 from bench.schema.claims import check_claims, timed_bounds
 from bench.schema.jobs import (
     BackboneSpec,
@@ -199,7 +199,10 @@ def make_plan(
         suite, data = _located(suite, spec, where)
         for reason in data.reasons:
             progress(reason)
-        cells = tuple(_cells(suite, spec, methods, data, device, trials))
+        scored = tuple(method for method in methods if suite.scores(method.label))
+        cells = tuple(_cells(suite, spec, scored, data, device, trials))
+    elif suite.scored:
+        progress(f"no scores: {suite.name} {unscored(suite)}")
     resolved = _resolved(suite, spec, methods, data, probes) | resolved_sweeps(suite, sweeps)
     if suite.match is not None:
         resolved["match"] = suite.match.model_dump(exclude_none=True)
@@ -228,7 +231,8 @@ def _settled(suite: Suite, spec: BackboneSpec, where: str) -> Suite:
     labels = [label(table) for table in suite.method]
     try:
         named = [one for one in suite.claim if (one.objective or one.loss) and one.labels <= {*labels}]
-        check_claims(named, labels, suite.tasks, [claimed_shape(cost, labels, "cuda") for cost in costs])
+        shapes = [claimed_shape(cost, labels, "cuda") for cost in costs]
+        check_claims(named, labels, suite.tasks, shapes, suite.scored or labels)
     except ValueError as error:
         raise BenchError(f"{where}: {error}") from error
     return suite.model_copy(update={"cost": tuple(costs)})
@@ -430,6 +434,7 @@ def _resolved(
         resolved["data"] = {"kind": data.kind, "reason": "; ".join(data.reasons)}  # where files lie decides nothing
         resolved["task"] = {spec.name: spec.decides() for spec in data.specs}
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
+        resolved |= {"scored": list(suite.scored)} if suite.scored else {}
     shape = {*StepShape.model_fields, "device", "compile", "timed", "blocks", "rounds", "extra_seconds", "rebuild",
              "threads", "latency_batches", "latency_length"}  # fmt: skip
     if suite.claim:
@@ -451,7 +456,7 @@ def _without_none(value: Any) -> Any:
 
 
 def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str], None] = lambda line: None) -> Plan:
-    """Plan every trial: each rate and head rate of the grid for each method, task and seed, and nothing else.
+    """Plan every trial: each rate and head rate of the grid for each scored method, task and seed, and nothing else.
 
     All methods come to a pair of rates before the next pair begins, so that a search that is cut short has given them
     alike. The rates that the suite has now decide nothing: a search stands when its result is written into the suite.
@@ -466,7 +471,7 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
         BenchError: The suite has no grid, or what it names does not exist or does not fit.
     """
     table = search_table(suite.tuning, where)
-    if table.task is not None and table.task not in suite.tasks:
+    if table.task is not None and table.task not in (*suite.tasks, *suite.without_hub):
         raise BenchError(f"{where} searches for rates on {table.task} alone; omit --tasks, or include it there")
     plan = make_plan(_bare(suite, table), where, device, progress, trials=True)
     cells = tuple(_at(cell, *rates) for rates, cell in itertools.product(table.grid, plan.cells))
@@ -493,8 +498,9 @@ def _bare(suite: Suite, table: TuningTable) -> Suite:
     return suite.model_copy(
         update={
             "tasks": suite.tasks if table.task is None else (table.task,),
+            "without_hub": suite.without_hub if table.task is None else (), "scored": (),
             "seeds": table.seeds, "sweep": (), "crossover": (), "claim": (),
-            "method": tuple(method.model_copy(update=bare) for method in suite.method),
+            "method": tuple(m.model_copy(update=bare) for m in suite.method if suite.scores(label(m))),
             "recipe": suite.recipe.model_copy(update=decided | cut | {"task": by_task}),
         }
     )  # fmt: skip

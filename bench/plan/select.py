@@ -38,6 +38,7 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes["method"] = _select_methods(suite, selection.methods)
         kept = {label(method): method for method in changes["method"]}
         changes |= {"cost": _narrow_shapes(suite, kept)} | _narrow_sweeps(suite, kept)
+        changes |= _narrow_scored(suite, kept, selection.tasks is not None or selection.seeds is not None)
     if selection.tasks is not None:
         if suite.recipe is None:
             raise BenchError(f"suite {suite.name!r} scores no tasks; omit --tasks")
@@ -52,14 +53,14 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes["backbone"] = suite.backbone.model_copy(
             update={"name": selection.backbone, "weights": weights, "revision": None}
         )
-    if selection.backbone is not None or {*(selection.tasks or ())} - {*suite.tasks}:
+    if selection.backbone is not None or {*(selection.tasks or ())} - {*suite.tasks, *suite.without_hub}:
         changes["method"] = _not_searched(changes.get("method", suite.method))
     if selection.counts:
         if not suite.cost and not suite.sweep:
             raise BenchError(f"suite {suite.name!r} has no [[cost]] shape to count; omit --counts")
         untimed = {"timed": False, "batch_on_cpu": None}
         shapes = changes.get("cost", suite.cost)
-        changes |= {"tasks": (), "cost": tuple(cost.model_copy(update=untimed) for cost in shapes)}
+        changes |= {"tasks": (), "scored": (), "cost": tuple(cost.model_copy(update=untimed) for cost in shapes)}
     return suite.model_copy(update=changes)
 
 
@@ -113,6 +114,30 @@ def _narrow_shapes(suite: Suite, kept: dict[str, MethodTable]) -> tuple[CostTabl
     if suite.cost and not narrowed and not suite.sweep and not suite.tasks:
         raise BenchError(f"suite {suite.name!r}: no [[cost]] measures any of these methods; name others with --methods")
     return tuple(narrowed)
+
+
+def _narrow_scored(suite: Suite, kept: dict[str, MethodTable], asked: bool) -> dict[str, Any]:
+    """Scored methods that are left, and those that the suite does not have; where only the baseline is, no task is.
+
+    Raises:
+        BenchError: Scores are ``asked`` for, or are all that there is to do, and none of these methods has any.
+    """
+    if not suite.scored:
+        return {}
+    own = {label(method) for method in suite.method}
+    left = tuple(name for name in kept if name in suite.scored or name not in own)
+    if {*left} == {*kept}:
+        return {"scored": ()}
+    if {*left} - {suite.baseline}:
+        return {"scored": left}
+    if asked or not (suite.cost or suite.sweep):
+        raise BenchError(f"suite {suite.name!r} {unscored(suite)}; name one of those with --methods")
+    return {"tasks": (), "without_hub": ()}
+
+
+def unscored(suite: Suite) -> str:
+    """Why nothing is scored, where ``--methods`` left out all that the suite scores."""
+    return f"scores only {', '.join(suite.scored)}"
 
 
 def _narrow_sweeps(suite: Suite, kept: dict[str, MethodTable]) -> dict[str, Any]:

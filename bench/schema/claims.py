@@ -147,13 +147,18 @@ def base_figure(metric: str) -> str | None:
 
 
 def check_claims(
-    claims: Sequence[ClaimTable], labels: Sequence[str], tasks: Sequence[str], shapes: Sequence["ClaimedShape"]
+    claims: Sequence[ClaimTable],
+    labels: Sequence[str],
+    tasks: Sequence[str],
+    shapes: Sequence["ClaimedShape"],
+    scored: Sequence[str],
 ) -> None:
     """Refuse a claim that no run of the suite could ever decide.
 
     Raises:
         ValueError: Two claims share a name, or one names a method or a figure that does not exist, compares a method
-            with itself, compares scores where no task is scored, or costs of which no one shape measures all.
+            with itself, compares scores where no task is scored or of a method that is not, or costs of which no one
+            shape measures all.
     """
     names = [claim.name for claim in claims]
     for claim in claims:
@@ -166,6 +171,8 @@ def check_claims(
             raise ValueError(f"claim {claim.name!r}: versus is the method itself, {claim.versus!r}; name another one")
         if claim.metric == "score" and not tasks:
             raise ValueError(f"claim {claim.name!r}: metric is 'score' but the suite scores no task; give tasks")
+        if claim.metric == "score" and (left := sorted(claim.labels - {*scored})):
+            raise ValueError(f"claim {claim.name!r}: {left[0]} is not scored; add it to scored")
         for task in claim.tasks:
             if task not in tasks:
                 raise ValueError(f"claim {claim.name!r}: the suite has no task {task!r}; it has {', '.join(tasks)}")

@@ -119,6 +119,8 @@ class ResolvedSuite(_Table):
     match: MatchTable | None = None
     tasks: list[str] = []
     seeds: list[int] = []
+    scored: list[str] = []
+    """Labels of the methods that tasks are scored with; all of them where empty."""
     task: dict[str, dict[str, Any]] = {}
     """What of each task decides a result beside its rows; empty in runs from before."""
     data: ResolvedData | None = None

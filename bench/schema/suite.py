@@ -456,6 +456,8 @@ class Suite(_Table):
     """Tasks of the user's own."""
     without_hub: tuple[str, ...] = ()
     """Tasks of the package index that take the place of ``tasks`` where ``data = "auto"`` and the hub gives nothing."""
+    scored: tuple[str, ...] = ()
+    """Labels of the methods that tasks are scored with, the baseline among them; all of the suite where left out."""
     seeds: tuple[int, ...] = Field(default=(), max_length=MOST_SEEDS)
     """Seeds of every (method, task); fewer than five give no verdict on scores."""
     data: str = "auto"
@@ -494,15 +496,17 @@ class Suite(_Table):
         every = (*self.tasks, *self.without_hub)
         if self.without_hub and not self.tasks:
             raise ValueError("without_hub stands in for tasks, and there are none")
-        check_tuning(self.tuning, self.seeds, every)
         labels = [spell(method.name, method.config) for method in self.method]
+        self._check_scored(labels)
+        check_tuning(self.tuning, self.seeds, every)
         for index, cost in enumerate(self.cost):
-            self._check_methods(f"cost[{index}]", cost.methods, labels)
+            self._check_methods(f"cost[{index}].methods", cost.methods, labels)
             if any(cost.key == other.key for other in self.cost[:index]):
                 raise ValueError(
                     f"cost[{index}] repeats the shape of an earlier [[cost]]; merge the two or change the length"
                 )
-        check_claims(self.claim, labels, every, [claimed_shape(cost, labels, "cuda") for cost in self.cost])
+        shapes = [claimed_shape(cost, labels, "cuda") for cost in self.cost]
+        check_claims(self.claim, labels, every, shapes, self.scored or labels)
         own = [spec.name for spec in self.task]
         for what, values in (("tasks", every), ("seeds", self.seeds), ("[[task]]", own)):
             if len(set(values)) != len(values):
@@ -511,14 +515,30 @@ class Suite(_Table):
             raise ValueError("seeds must be integers from 0 to 2**63 - 1")
         return self
 
+    def scores(self, label: str) -> bool:
+        """Whether the suite's tasks are scored with the method ``label``."""
+        return not self.scored or label in self.scored
+
+    def _check_scored(self, labels: list[str]) -> None:
+        """What is scored are methods of the suite, and there is something to score them on."""
+        if not self.scored:
+            if "scored" in self.model_fields_set:
+                raise ValueError("scored is empty; name at least one method, or remove it: all are scored then")
+            return
+        if len({*self.scored}) < len(self.scored):
+            raise ValueError("scored lists a value twice")
+        if not self.tasks:
+            raise ValueError("scored names methods to score, and there are no tasks to score them on")
+        self._check_methods("scored", self.scored, labels)
+
     def _check_methods(self, place: str, chosen: tuple[str, ...], labels: list[str]) -> None:
         for label in chosen:
             if label not in labels:
-                raise ValueError(f"{place}.methods: the suite has no method {label!r}; it has {', '.join(labels)}")
+                raise ValueError(f"{place}: the suite has no method {label!r}; it has {', '.join(labels)}")
         if chosen and self.match is not None:
-            raise ValueError(f"{place}.methods and match exclude each other: sizes are chosen for every shape alike")
+            raise ValueError(f"{place} and match exclude each other: sizes are chosen for all methods alike")
         if chosen and self.baseline in labels and self.baseline not in chosen:
-            raise ValueError(f"{place}.methods lacks the baseline {self.baseline}; add it: all ratios refer to it")
+            raise ValueError(f"{place} lacks the baseline {self.baseline}; add it: all are compared with it")
 
 
 def claimed_shape(cost: CostTable, labels: Iterable[str], device: str) -> ClaimedShape:

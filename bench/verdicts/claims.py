@@ -106,8 +106,8 @@ def _asked(suite: ResolvedSuite, claim: ClaimTable) -> bool:
         return False
     shapes = suite.cost
     if _kind(claim) == "score":
-        tasks = suite.tasks
-        return bool(tasks) and {*claim.tasks} <= {*tasks}
+        tasks, scored = suite.tasks, suite.scored or suite.methods
+        return bool(tasks) and {*claim.tasks} <= {*tasks} and claim.labels <= {*scored}
     return bool(shapes) if _kind(claim) == "exact" else any(shape.timed for shape in shapes)
 
 

@@ -110,7 +110,7 @@ def _missing(results: Results) -> list[str]:
     for sweep in suite.sweep:
         points = itertools.product(sweep.methods, sweep.values)
         missing += [f"count of {m} at {sweep.vary} {v}" for m, v in points if (sweep.title, m, v) not in held]
-    cells = itertools.product(suite.methods, suite.tasks, suite.seeds)
+    cells = itertools.product(suite.scored or suite.methods, suite.tasks, suite.seeds)
     missing += [f"score of {m} on {task} with seed {seed}" for m, task, seed in cells if (m, task, seed) not in held]
     return missing
 

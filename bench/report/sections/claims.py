@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench.analysis.recommend import AsGood, Choice, Recommendation
 from bench.analysis.results import Results
+from bench.analysis.scores import UNSCORED
 from bench.report import document as doc
 from bench.report import format as fmt
 from bench.report.document import Answer, Answers, Choices, Reach, Section, Text, Verdict, Verdicts, Word
@@ -389,8 +390,10 @@ def _about_score(found: Recommendation) -> list[str]:
     if found.as_good is None:
         return [f"no figure of a method that {_as_good(score)}"]
     says = [f"of those that {_as_good(score)}: {_chosen(found, found.as_good)}"]
-    if left := [f"{fmt.plain(label)} ({why})" for label, why in score.left_out.items()]:
+    if left := [f"{fmt.plain(label)} ({why})" for label, why in score.left_out.items() if why != UNSCORED]:
         says.append(f"scores left out: {fmt.some(left)}")
+    if unscored := list(score.left_out.values()).count(UNSCORED):
+        says.append(f"{fmt.plural(unscored, 'method')} {UNSCORED}")
     return says
 
 

@@ -152,6 +152,7 @@ def _notes(results: Results) -> list[str]:
         )
     notes += [alike(labels) for labels in twins(costs)]
     notes += facts.method_notes(results)
+    notes += [left] if (left := facts.unscored(results)) is not None else []
     notes += [floor] if (floor := facts.floor(results)) is not None else []
     return notes + facts.contamination(results)
 

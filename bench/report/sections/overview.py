@@ -72,7 +72,8 @@ def header(results: Results) -> str:
         backbone(results),
     ]
     if results.tasks:
-        parts.append(f"{fmt.plural(len(results.tasks), 'task')} x {fmt.plural(len(results.seeds), 'seed')}")
+        scored = f"{len(results.scored)} of them on " if len(results.scored) < len(results.labels) else ""
+        parts.append(f"{scored}{fmt.plural(len(results.tasks), 'task')} x {fmt.plural(len(results.seeds), 'seed')}")
     return " · ".join([*parts, f"this machine: {this_machine(results)}"])
 
 
@@ -135,7 +136,7 @@ def progress(results: Results) -> dict[str, str]:
         how = "measured" if not done or any(record.step_seconds for record in done) else "counted, none run"
         lines["costs"] = f"{len(done)}/{asked} {how}"
     if scores or results.tasks:
-        asked = len(results.labels) * len(results.tasks) * len(results.seeds)
+        asked = len(results.scored) * len(results.tasks) * len(results.seeds)
         lines["scores"] = f"{sum(r.status == 'ok' for r in scores)}/{max(asked, len(scores))} ok"
         if asked > len(scores):
             lines["scores"] += f", {asked - len(scores)} not run yet"
@@ -169,6 +170,12 @@ _GRAVE = ("synthetic data", "random weights")
 def needed(reasons: Iterable[str]) -> list[str]:
     """Reasons in words: of too few seeds also how many are needed."""
     return [f"{reason} ({MIN_SEEDS} needed)" if re.fullmatch(r"\d+ seeds?", reason) else reason for reason in reasons]
+
+
+def unscored(results: Results) -> str | None:
+    """``not scored, as the suite asks: bitfit and ia3``; None where every method is."""
+    left = [label for label in results.labels if label not in results.scored]
+    return f"not scored, as the suite asks: {', '.join(map(fmt.plain, left))}" if left and results.tasks else None
 
 
 def searches(results: Results) -> dict[Tuning | None, list[str]]:

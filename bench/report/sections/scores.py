@@ -49,7 +49,8 @@ def section(results: Results) -> Section | None:
 def _whole(results: Results, label: str, row: "pd.Series", one: bool) -> list[Cell]:
     is_baseline = label == results.baseline
     mean = Cell(fmt.points_interval(row["mean"], row["mean_low"], row["mean_high"]), number(row["mean"]))
-    why = "; ".join(facts.needed(row["why"])) if row["n"] and not is_baseline else ""
+    told = (row["n"] or label not in results.scored) and not is_baseline
+    why = "; ".join(facts.needed(row["why"])) if told else ""
     floor = next(iter(results.floors.values()), None) if one and row["n"] else None
     flags = ", ".join(flag.replace("_", " ") for flag in row["flags"]) if one else ""
     return [
@@ -141,13 +142,14 @@ def fronts(results: Results) -> Section | None:
         "their place. The best: probability of the highest mean score.",
         how(drawn),
     ]
-    if (left := len(drawn.table) - int(drawn.table["compared"].sum())) > 0:
-        sentences.append(f"{fmt.plural(left, 'method')} of {len(drawn.table)} not compared: too few seeds finished.")
+    asked = drawn.table.loc[results.scored]
+    if (left := len(asked) - int(asked["compared"].sum())) > 0:
+        sentences.append(f"{fmt.plural(left, 'method')} of {len(asked)} not compared: too few seeds finished.")
     names = {PARAMETERS: "trainable params (excl. head)", MEMORY: _memory(results)}
     costs = [cost for cost in names if drawn.table[cost].notna().any()]
     head = ["method", *(name for cost in costs for name in (names[cost], "on the Pareto front")), "the best",
             "average rank, 95 %", WHY]  # fmt: skip
-    rows = [_standing(str(label), row, costs) for label, row in drawn.table.iterrows()]
+    rows = [_standing(str(label), row, costs) for label, row in asked.iterrows()]
     caption = "On the Pareto front and the best, with probability, and average rank"
     return _section("standing", title, caption, sentences, head, rows)
 
