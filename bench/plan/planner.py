@@ -471,6 +471,8 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
         BenchError: The suite has no grid, or what it names does not exist or does not fit.
     """
     table = search_table(suite.tuning, where)
+    if not suite.tasks and suite.scored:
+        raise BenchError(f"{where} {unscored(suite)}; name one of those with --methods")
     if table.task is not None and table.task not in (*suite.tasks, *suite.without_hub):
         raise BenchError(f"{where} searches for rates on {table.task} alone; omit --tasks, or include it there")
     plan = make_plan(_bare(suite, table), where, device, progress, trials=True)

@@ -76,6 +76,12 @@ def test_a_search_covers_what_is_scored(tmp_path):
     assert labels(plan_search(written(tmp_path), "mine.toml", "cpu")) == ["full", "head"]
 
 
+def test_a_search_for_what_is_not_scored_is_refused(tmp_path):
+    suite = select(written(tmp_path), Selection(methods=("bitfit",)))
+    with pytest.raises(BenchError, match="mine.toml scores only full, head; name one of those with --methods"):
+        plan_search(suite, "mine.toml", "cpu")
+
+
 def test_a_search_may_be_on_the_task_that_stands_in_for_want_of_a_hub(tmp_path, monkeypatch):
     suite = written(tmp_path, SCORED, SCORED + '\nwithout_hub = ["movie-polarity"]')
     table = suite.tuning.model_copy(update={"task": "movie-polarity"})
