@@ -74,6 +74,11 @@ def _columns(*columns: Floats | NDArray[np.bool_]) -> Floats:
     return np.column_stack([np.ones(len(columns[0])), *columns]).astype(float)
 
 
+def _moments(x: Floats, y: Floats) -> Floats:
+    """Sums of a correlation, of values about their mean: it is that of the values, whose squares would drown it."""
+    return _columns(x, y, x * y, x**2, y**2)
+
+
 METRICS = {
     "accuracy": Sums(lambda rows: _columns(rows.right), _accuracy, classes=True),
     "exact_match": Sums(lambda rows: _columns(rows.right), _accuracy, classes=True),
@@ -82,8 +87,7 @@ METRICS = {
         _matthews, classes=True,
     ),
     "pearson": Sums(
-        lambda rows: _columns(rows.label, rows.prediction, rows.label * rows.prediction, rows.label**2,
-                              rows.prediction**2),
+        lambda rows: _moments(rows.label - rows.label.mean(), rows.prediction - rows.prediction.mean()),
         _pearson, classes=False,
     ),
 }  # fmt: skip

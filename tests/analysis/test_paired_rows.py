@@ -150,3 +150,11 @@ def test_both_reports_show_rows_and_say_what_is_held_fixed(tmp_path):
     bare.folder.mkdir()
     assert "Not sst2: the predictions of full are not in the run folder." in reports.markdown(bare)
     assert "Over test rows" not in reports.markdown(replace(bare, records=()))
+
+
+def test_predictions_that_hardly_differ_have_the_correlation_of_their_record(tmp_path):
+    generator = np.random.default_rng(0)
+    labels = generator.uniform(0, 5, 64)
+    collapsed = 3.0 + 1e-7 * generator.normal(size=64)
+    run = run_of(tmp_path, {"full": [labels + 1.0], "lora": [collapsed]}, labels, metric="pearson", task="stsb")
+    assert Results(run).paired_rows.table.shape[0]
