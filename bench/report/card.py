@@ -157,8 +157,8 @@ def _origin(results: Results, about: Delta) -> Iterator[str]:
     yield from (fmt.markdown(note) for note in (record.task.notes if record.task else ()))
     if record.flags:
         yield f"doubts: {', '.join(record.flags)}"
-    if about.score.rows == "test":
+    if about.score.rows == "test" and results.task_table.loc[(about.method.label, about.task)]["n"] > 1:
         yield (
-            "where this seed was chosen among several, it was by its score on the test rows, which is then too high; "
+            "where this seed was chosen among the others, it was by its score on the test rows, too high then; "
             "the mean over seeds is not"
         )

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import GPT2Config
 
 from bench.cli import app
 from bench.store import kept
@@ -102,3 +103,18 @@ def test_a_disk_that_takes_no_delta_ends_the_run_and_loses_nothing(asked, tmp_pa
 def test_to_keep_what_nothing_trains_is_refused(tmp_path):
     refused = bench("run", "--suite", "smoke", "--counts", "--keep", "all", "--out", tmp_path, code=2).stderr
     assert "--keep stores what scored cells train, and nothing is scored here; omit --keep" in refused
+
+
+def test_to_keep_what_writes_texts_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / "config.json").write_text(GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=2).to_json_string())
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"q": "say {i}", "a": "{i} {i}"}}\n' for i in range(8)))
+    (tmp_path / "echo.toml").write_text(
+        'question = "?"\nbaseline = "full"\nseeds = [0]\n[backbone]\nname = "./config.json"\nweights = "random"\n'
+        '[recipe]\nsteps = 1\nbatch_size = 2\nmax_length = 24\n[[method]]\nname = "full"\n'
+        '[[task]]\nname = "echo"\nkind = "text"\ntrain = "rows.jsonl"\ntest = "rows.jsonl"\ntext = "q"\nlabel = "a"\n'
+        'prompt = "{q} "\n'
+    )
+    asked = "run", "--suite", tmp_path / "echo.toml", "--keep", "all", "--out", tmp_path / "run"
+    refused = bench(*asked, code=2).stderr
+    assert "--keep stores adapted models of classes and scores, and echo writes texts; omit --keep" in refused
+    assert not (tmp_path / "run").exists()

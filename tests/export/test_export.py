@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 import bench as library
 from bench.errors import BenchError
@@ -24,8 +25,9 @@ from bench.tasks.rows import subset
 from bench.training import adapted
 from tests.factories.command import bench
 from tests.factories.deltas import kept_run
-from tests.models.test_weights import words
+from tests.models.test_weights import GPT2, TINY, save, words
 
+LLAMA = TINY | {"num_key_value_heads": 1}
 METHODS = ("full", "lora(rank=2)", "lora(rank=3)", "ia3", "p_tuning(length=3)", "prefix_tuning(length=3)", "lst")
 
 
@@ -94,6 +96,31 @@ def test_peft_and_transformers_load_the_body_as_the_card_says(run, tmp_path):
         assert (found - states(names["adapted"])).abs().max() < 1e-5
 
 
+OFT = 'peft(peft_type="OFT", oft_block_size=4, r=0, target_modules=["query"])'
+
+
+@pytest.mark.parametrize("form", ["native", "peft", "merged"])
+def test_a_bridged_method_is_exported_by_its_own_library(bridged, tmp_path, form):
+    bench("export", bridged, "--method", "peft", "--format", form, "-o", tmp_path / "out")
+    assert library.load_adapted(tmp_path / "out").predict(texts()) == predicted(bridged, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def bridged(tmp_path_factory):
+    return kept_run(tmp_path_factory.mktemp("bridged"), ("full", OFT))
+
+
+@pytest.mark.parametrize(("family", "values"), [("gpt2", GPT2), ("llama", LLAMA)])
+def test_a_decoder_is_exported_with_its_fused_maps_and_positions(tmp_path, family, values):
+    save(tmp_path / "mine", family, values, AutoModelForCausalLM)
+    words(tmp_path / "mine", 60)
+    found = kept_run(tmp_path, ("full", "lora(rank=2)", "prefix_tuning(length=3)"))
+    for method, form in (("lora", "peft"), ("lora", "merged"), ("prefix_tuning", "peft"), ("full", "merged")):
+        out = tmp_path / f"{method}-{form}"
+        bench("export", found, "--method", method, "--format", form, "-o", out)
+        assert library.load_adapted(out).predict(texts()) == predicted(found, out)
+
+
 def test_a_score_comes_in_the_unit_of_its_labels(run, tmp_path):
     bench("export", run, "--method", "ia3", "--task", "stsb", "-o", tmp_path / "out")
     assert library.load_adapted(tmp_path / "out").predict(texts("stsb")) == predicted(run, tmp_path / "out")
@@ -113,7 +140,7 @@ def test_the_card_holds_the_figures_of_the_run(run, tmp_path):
     assert f"of this seed ({about.seed}) | {100 * record.score:.1f} |" in card
     assert about.suite_sha256 == sha256_of(read_suite(run).plain()) and about.suite_sha256 in card
     assert f"sha256 of the weights {about.base.sha256}" in card and "one of `negative`, `positive`" in card
-    assert "its score on the test rows, which is then too high" in card
+    assert "its score on the test rows, too high then" in card
 
 
 def test_the_best_seed_is_exported_unless_one_is_named(run):
