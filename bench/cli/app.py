@@ -225,6 +225,15 @@ def report(
 @app.command(rich_help_panel=READ)
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is the baseline.")],
+    others: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="[METHOD=]FILE",
+            help="Results of peft's method comparison, optimum-benchmark or lm-eval to read beside the first run; "
+            "METHOD: what the file measured, where it does not say. Repeatable.",
+        ),
+    ] = None,
     form: Annotated[
         Literal["table", "markdown", "csv", "parquet"],
         typer.Option("--format", help="markdown: a report; csv, parquet: one row per run, method and figure."),
@@ -234,25 +243,34 @@ def compare(
 ) -> None:
     """Show what differs between runs: settings, exact figures, ratios of times and paired scores with intervals.
 
-    Absolute times are not compared: runs are measured at different moments, often on different machines.
+    Absolute times are not compared: runs are measured at different moments, often on different machines. Of results
+    that others measured it shows which figures mean what ours do, and why the rest do not.
     """
     check_output(form, out, as_json, shown="table")
+    from bench.analysis.beside import beside, named
     from bench.analysis.results import Results
     from bench.analysis.runs import compare_runs
+    from bench.errors import BenchError
     from bench.report import export
     from bench.report.render import markdown, terminal
-    from bench.report.sections import comparison
+    from bench.report.sections import comparison, foreign
 
-    found = compare_runs([Results(folder) for folder in folders])
+    if others and form in ("csv", "parquet"):
+        raise BenchError(f"--format {form} holds what differs between runs; of --with take markdown or --json")
+    runs = [Results(folder) for folder in folders]
+    readings = beside(runs[0], [measured for text in others or () for measured in named(text)])
+    found = compare_runs(runs) if len(runs) > 1 or not others else None
     if as_json:
-        typer.echo(comparison.as_json(found))
-    elif form == "markdown":
-        export.emit(markdown.render(comparison.document(found)).encode(), out)
-    elif form == "table":
-        from bench.cli.progress import wide_console
+        typer.echo(json.dumps((comparison.plain(found) if found else {}) | foreign.plain(readings), indent=1))
+    elif form in ("table", "markdown"):
+        document = foreign.added(comparison.document(found) if found else None, readings, str(runs[0].folder))
+        if form == "markdown":
+            export.emit(markdown.render(document).encode(), out)
+        else:
+            from bench.cli.progress import wide_console
 
-        terminal.render(comparison.document(found), wide_console())
-    else:
+            terminal.render(document, wide_console())
+    elif found is not None:
         export.emit(export.encoded(found.changes, form), out)
 
 

@@ -308,9 +308,9 @@ def test_exports_hold_every_change_and_read_back(folders, tmp_path):
     back = pd.read_parquet(tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(back, found.changes, check_dtype=False)
     assert len(pd.read_csv(io.BytesIO(encoded(found.changes, "csv")))) == len(found.changes)
-    values = json.loads(comparison.as_json(found))
+    values = json.loads(json.dumps(comparison.plain(found)))
     assert len(values["changes"]) == len(found.changes)
-    assert "NaN" not in comparison.as_json(found)
+    assert "NaN" not in json.dumps(comparison.plain(found))
 
 
 def test_a_run_exports_one_row_per_method_and_shape_or_task_with_units_in_the_names(tmp_path):

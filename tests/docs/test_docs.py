@@ -25,6 +25,7 @@ from bench.verdicts.claims import JudgedResults
 from tests.factories.command import bench
 from tests.factories.cost_steps import counted_once
 from tests.factories.deltas import kept_run
+from tests.factories.others import comparison, write
 from tests.store.test_store import SUITE, score
 from tests.tasks.test_hub import lay_roberta
 from tools.answers.words import costs, published
@@ -70,6 +71,8 @@ def as_test(line, tmp_path):
     for option in ("-o", "--reference"):
         if option in words:
             words[words.index(option) + 1] = str(tmp_path / words[words.index(option) + 1])
+    if "--with" in words:
+        words[words.index("--with") + 1] = str(write(tmp_path, comparison()))
     if words[0] == "gate":
         bench("reference", words[1], "-o", words[3])
     if words[0] == "predict":  # counting one method of a large shape says as much as counting three

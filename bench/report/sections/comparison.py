@@ -1,7 +1,6 @@
 """Shows what differs between runs, and whether one version of the methods is slower than another."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -203,12 +202,9 @@ def _listed(changes: pd.DataFrame) -> Iterator[Block]:
     yield plain_table("", head, rows, (1, 2, 6, 7))
 
 
-def as_json(comparison: Comparison) -> str:
-    """Everything as JSON; a figure that is missing is null."""
-    return json.dumps(
-        {"runs": comparison.names, "settings": _plain(comparison.settings), "changes": _plain(comparison.changes)},
-        indent=1,
-    )
+def plain(comparison: Comparison) -> dict[str, Any]:
+    """Everything as JSON has it; a figure that is missing is None."""
+    return {"runs": comparison.names, "settings": _plain(comparison.settings), "changes": _plain(comparison.changes)}
 
 
 def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
