@@ -46,9 +46,9 @@ def save(model: Any, folder: Path, base: str, revision: str | None) -> tuple[str
     Raises:
         BenchError: peft cannot save it.
     """
-    for config in model.peft_config.values():
-        config.base_model_name_or_path, config.revision = base, revision
     try:
+        for config in model.peft_config.values():
+            config.base_model_name_or_path, config.revision = base, revision
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.errors import BenchError, unwritable
+from bench.errors import BenchError, given, unwritable
 from bench.models import backbone
 from bench.models.head import TaskModel
 from bench.models.tokenizer import HashingTokenizer, load_tokenizer
@@ -32,7 +32,7 @@ from bench.store.kept import (
     write_tensors,
 )
 from bench.training.adapted import base_of, rebuilt
-from bench.training.contract import merge
+from bench.training.contract import MODULE, merge
 
 CARD = "README.md"
 ALLOWED = 1e-4
@@ -111,8 +111,9 @@ def _foreign(kept: Kept, aside: Path, base: str | None) -> Exported:
     method, _ = registry.make(about.method.name, about.method.config)
     fresh = functools.partial(backbone.load, spec, seed=about.base.seed)
     library = registry.adapters()
+    library.library()  # what is missing is the library, whatever the method
     try:
-        theirs = method.to_peft(model.body, fresh())
+        theirs = _theirs(method, model.body, fresh())
         files = library.save(theirs, aside, about.base.folder or about.base.name, about.base.revision)
         apart = _apart(model.body, library.load(fresh(), aside), about, spec)
         _check_near(apart, about)
@@ -170,9 +171,24 @@ def _refusal(form: Form, about: Delta, reason: object, other: list[str]) -> Benc
     return BenchError(f"--format {form} cannot hold {about.method.label}: {reason}; take {remedy}")
 
 
+def _theirs(method: Any, body: nn.Module, fresh: nn.Module) -> nn.Module:
+    """What ``to_peft`` of a method gives.
+
+    Raises:
+        BenchError: The library cannot have the method, or the hook fails or gives something else.
+    """
+    try:
+        return given("to_peft", method.to_peft(body, fresh), nn.Module, MODULE)
+    except (BenchError, MemoryError):
+        raise
+    except Exception as error:  # a third party's hook may fail in any way
+        reason = next(iter(str(error).splitlines()), "")
+        raise BenchError(f"to_peft() of the method raises {type(error).__name__}: {reason}") from error
+
+
 def _has_peft(method: Any, model: TaskModel, about: Delta, spec: BackboneSpec) -> bool:
     try:
-        method.to_peft(model.body, backbone.load(spec, seed=about.base.seed))
+        _theirs(method, model.body, backbone.load(spec, seed=about.base.seed))
     except BenchError:
         return False
     return True

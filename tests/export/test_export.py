@@ -23,6 +23,7 @@ from bench.store.store import read_run, read_suite
 from bench.tasks import synthetic
 from bench.tasks.rows import subset
 from bench.training import adapted
+from methods.lora import LoRA
 from tests.factories.command import bench
 from tests.factories.deltas import kept_run
 from tests.models.test_weights import GPT2, TINY, save, words
@@ -185,6 +186,33 @@ def test_a_folder_in_use_is_left_alone(run, tmp_path, make, sentence):
     asked = "export", run, "--method", "ia3", "--task", "sst2", "-o", tmp_path / "out"
     assert sentence in bench(*asked, code=2).stderr
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def raises(self, module, backbone):
+    raise KeyError("query")
+
+
+def gives_another_model(self, module, backbone):
+    from methods import to_peft
+
+    return to_peft.ia3(backbone, {"encoder.layer.0.attention.self.key": 2 * torch.ones(16)}, {})
+
+
+@pytest.mark.parametrize(
+    ("hook", "sentence"),
+    [
+        (raises, "to_peft() of the method raises KeyError: 'query'; take --format native or --format merged"),
+        (lambda self, module, backbone: None, "to_peft() of the method gives None; let it return a torch module"),
+        (lambda self, module, backbone: torch.nn.Linear(2, 2), "peft cannot save it"),
+        (gives_another_model, "what is loaded differs from it by"),
+    ],
+)
+def test_a_hook_that_gives_something_else_writes_no_folder(run, tmp_path, monkeypatch, hook, sentence):
+    monkeypatch.setattr(LoRA, "to_peft", hook)
+    asked = "export", run, "--method", "lora(rank=2)", "--task", "sst2", "--format", "peft", "-o", tmp_path / "out"
+    refused = bench(*asked, code=2).stderr
+    assert "--format peft cannot hold lora(rank=2): " in refused and sentence in refused
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_delta_is_not_exported(run, tmp_path):
