@@ -169,7 +169,7 @@ def test_a_trial_is_scored_on_rows_that_it_did_not_train_on(tmp_path):
     from bench.tasks.sources import load_trial
 
     cell = searched(written(tmp_path)).cells[0]
-    data = load_trial("sst2", cell.source, 48, 16)
+    data = load_trial(cell.spec, cell.source, 48, 16)
     assert len(data.test) == 16
     assert not set(data.train.texts) & set(data.test.texts)
     assert data.content_sha256 == cell.task.content_sha256

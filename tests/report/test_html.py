@@ -18,7 +18,7 @@ from bench.report.document import Figure
 from bench.report.render import html as page
 from bench.report.sections import caveats, claims
 from bench.schema.figures import TERMS
-from bench.schema.record import Tuning
+from bench.schema.record import RowFigures, Tuning
 from bench.store.store import Run, read_run
 from bench.verdicts.claims import JudgedResults, judge
 from tests.factories import reports
@@ -286,7 +286,8 @@ def test_every_caveat_has_a_remedy(tmp_path):
     random = random.model_copy(update={"backbone": random.backbone.model_copy(update={"weights": "random"})})
     searched = Tuning(trials=4, seeds=1, steps=60, selection_rows=256)
     random = random.model_copy(update={"tuning": searched})
-    seen = random.task.model_copy(update={"overlap": 3, "notes": ("near the pretraining objective",)})
+    rows = RowFigures(labels={"a": 31, "b": 1}, duplicates=0, tokens={"100": 90}, truncated=0.4)
+    seen = random.task.model_copy(update={"overlap": 3, "notes": ("near the pretraining objective",), "rows": rows})
     records = (*noisy, run.records[0], run.records[-1], random.model_copy(update={"task": seen}))
     twice = replace(run, records=(*records, random.model_copy(update={"id": "again", "seed": 1, "task_name": "mrpc"})))
     old = random.model_copy(update={"id": "old", "ended": "2020-01-01T00:00:00Z"})
