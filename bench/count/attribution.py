@@ -1,10 +1,11 @@
 """Says whose an operation is (backbone, method, head) and at which depth."""
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from torch import Tensor, UntypedStorage, nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bench.anatomy import anatomy
@@ -102,7 +103,6 @@ class Places:
             self._storages[parameter.untyped_storage()._cdata] = Place("head", "head")
         self._paths = {id(module): path for path, module in body.named_modules()}
         self._paths |= {id(module): f"head.{path}".rstrip(".") for path, module in head.named_modules()}
-        self._copies: list[UntypedStorage] = []
         self.stack: list[nn.Module] = []
         """Modules whose forward runs now, outermost first."""
 
@@ -138,7 +138,8 @@ class Places:
         storage = copy.untyped_storage()
         if found and found[0] is not None and None not in found and storage._cdata not in self._storages:
             self._storages[storage._cdata] = found[0]
-            self._copies.append(storage)  # held, so that its address is not used again
+            # not held: what a step frees must be freed, and its address may be used again
+            weakref.finalize(storage, self._storages.pop, storage._cdata, None).atexit = False
 
     def parameter(self, operands: Iterable[Tensor]) -> Place | None:
         """Place of the parameter among ``operands``, the method's first; None where none is a parameter."""

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_map_only
 from bench import registry
 from bench.count.attribution import Origin
 from bench.count.fake import fake_like, fakeify, lacks_fake_form, limit, without_data
-from bench.count.ledger import Ledger, StepFigures, count_step
-from bench.count.memory import measure_step
+from bench.count.ledger import Ledger, StepFigures, count_and_follow, count_step
+from bench.count.memory import Course, follow_step, measure_step, peak_memory
 from bench.count.operations import tensors
 from bench.count.packed import left_whole, pack
 from bench.count.roofline import Work
@@ -123,9 +123,7 @@ class Counts(StepFigures):
 
 
 def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Counts:
-    """Count parameters, FLOPs, saved tensors and peaks of the second of two training steps.
-
-    FLOPs are counted in the first step, memory in the second: counting products holds tensors that a step would free.
+    """Count parameters, FLOPs, saved tensors and peaks of a training step once its optimizer has its state.
 
     Raises:
         BenchError: The family cannot carry the method in this setting.
@@ -133,13 +131,21 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
     adapted = Adapted(spec, method, config, setting)
     with without_data(setting.device):
         step = adapted.step()
-        ledger = count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
-        held, peak, _ = measure_step(step)
+        ledger, course = passes(step, setting)
+        held, peak = course.held, peak_memory(course.peaks)
         if not registry.built_in(method):  # those are proven on padded rows of every family by the project's tests
             prove_graph(step)
         counts = counted(adapted, ledger, held, peak, step.notes)
         hold(step)
         return counts
+
+
+def passes(step: TrainingStep, setting: Setting) -> tuple[Ledger, Course]:
+    """Counts and course of ``step`` on fake tensors, inside ``without_data``: in one pass where one shows both."""
+    if setting.loss == "chunked" or not registry.ours(step.method):  # a third party may compute such a loss anywhere
+        ledger = count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
+        return ledger, follow_step(step)
+    return count_and_follow(step)
 
 
 def counted(adapted: "Adapted", ledger: Ledger, held: Bytes, peak: PeakMemory, notes: Iterable[str]) -> Counts:

@@ -22,7 +22,7 @@ from bench.count import count as whole
 from bench.count.attribution import Places
 from bench.count.count import Adapted, Counts, with_workspace
 from bench.count.fake import without_data
-from bench.count.ledger import Ledger, count_step
+from bench.count.ledger import Ledger
 from bench.count.memory import Course, Event, follow_step, peak_memory, rounded
 from bench.count.operations import Link
 from bench.count.pattern import Item, Pattern, Uneven, line
@@ -168,11 +168,10 @@ class _Steps:
             raise Uneven("the whole depth has modules that the small ones do not promise")
         with self._without_data():
             for step in self.steps[len(self.ledgers) :]:
-                self.ledgers.append(count_step(step.model, step.origin, step.forward, step.backward, step.optimize))
-            ledger = self._ledger(self.ledgers[-WINDOW:])
-            for step in self.steps[len(self.courses) :]:
-                self.courses.append(follow_step(step))
-            courses = self.courses[-WINDOW:]
+                ledger, course = whole.passes(step, self.setting)
+                self.ledgers.append(ledger)
+                self.courses.append(course)
+            ledger, courses = self._ledger(self.ledgers[-WINDOW:]), self.courses[-WINDOW:]
             held, peak = self._held(courses), self._peak(courses)
             if not registry.built_in(self.method):
                 prove_graph(self.steps[-1])
@@ -186,14 +185,19 @@ class _Steps:
     def peak(self, batch: int) -> PeakMemory:
         """Peaks of a step of ``batch`` rows."""
         setting = self.setting.model_copy(update={"batch": batch})
+        courses: dict[int, Course] = {}
+
+        def course(number: int) -> Course:
+            if number not in courses:
+                courses[number] = self._followed(number, setting)
+            return courses[number]
+
         with contextlib.suppress(Uneven):
-            return with_workspace(self._of_middle(setting), self.setting.device)
-        courses: list[Course] = []
+            return with_workspace(self._of_middle(course), self.setting.device)
 
         def figures() -> PeakMemory:
-            left = len(self.steps) - WINDOW if not courses else len(self.steps) - 1
-            courses.extend(self._followed(number, setting) for number in range(left, len(self.steps)))
-            return with_workspace(self._peak(courses[-WINDOW:]), self.setting.device)
+            last = range(len(self.steps) - WINDOW, len(self.steps))
+            return with_workspace(self._peak([*map(course, last)]), self.setting.device)
 
         try:
             return self._follows(figures)
@@ -206,8 +210,8 @@ class _Steps:
             step.batch = step_batch(self.shapes[number], setting)
             return follow_step(step)
 
-    def _of_middle(self, setting: Setting) -> PeakMemory:
-        """Peaks of a step in ``setting`` from the middle of the last three depths alone, where it alone knows them.
+    def _of_middle(self, followed: Callable[[int], Course]) -> PeakMemory:
+        """Peaks of another step from the middle of the last three depths alone, where it alone knows them.
 
         Raises:
             Uneven: Its course is another than before, or what grows with the depth changes.
@@ -215,7 +219,7 @@ class _Steps:
         courses = self.courses[-WINDOW:]
         if len(self.courses) != len(self.steps):
             raise Uneven("another batch has asked for deeper steps")
-        course = self._followed(len(self.courses) - 2, setting)
+        course = followed(len(self.courses) - 2)
         if not all(map(_alike, courses[1].phases, course.phases)):
             raise Uneven("what looked alike differs at another batch")
         current = line([known.start for known in courses], self.times) + course.start - courses[1].start

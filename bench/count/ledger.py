@@ -3,7 +3,8 @@
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.chunked import Taken, inside, taken
 from bench.count.fake import asked_device
+from bench.count.memory import Course, follow_step
 from bench.count.operations import CriticalPath, Link, Product, factors, product, tensors, uncounted
 from bench.count.packed import unpacks
 from bench.count.roofline import Load, Work
@@ -88,37 +90,91 @@ def count_step(
     Raises:
         BenchError: The loss does not reach a trainable parameter: what was counted is no step of the method.
     """
-    places = Places(origin, model.body, model.head)  # type: ignore[arg-type]
-    counter = _Counter(places)
-    with places.following():
-        with _saved(model, places) as (saved, keep), counter:
-            counter.keep = keep
-            loss = forward()
-        kept = dict(saved)
-        saved.clear()
-        counter.phase = "backward"
-        with counter, CriticalPath() as path:
-            backward(loss)
-    Reached(model).see().check()
+    counting = _Phases(model, origin)
+    counting.backward(backward, counting.forward(forward))
     optimize()
-    counter.phase = "optimizer"
-    with counter:
-        optimize()
-    listed = [tensor for _, tensor in kept.values()]
-    by_owner: dict[Owner, int] = collections.defaultdict(int)
-    for tensor in listed:
-        by_owner[tensor.owner] += tensor.bytes
-    return Ledger(
-        flops=counter.flops(origin.depth),
-        backward_path=PathCounts(operations=path.operations, depth=path.depth),
-        traffic_bytes=counter.traffic(),
-        saved_activations=sum(by_owner.values()),
-        saved_by_owner=dict(by_owner),
-        kept=tuple(listed),
-        uncounted=tuple(sorted(counter.uncounted)),
-        loads=tuple(counter.loads),
-        chain=tuple(path.chain),
-    )
+    counting.optimize(optimize)
+    return counting.ledger()
+
+
+def count_and_follow(step: Any) -> tuple[Ledger, Course]:
+    """``count_step`` and ``follow_step`` of one and the same ``TrainingStep``, which is taken once.
+
+    Optimizer and method have their state from an update by zero gradients. Not for the chunked cross-entropy: what it
+    counts by, operations run one after another, takes scratch that the device's form stands for already.
+
+    Raises:
+        BenchError: As ``count_step``.
+    """
+    for parameter in step.trained:
+        parameter.grad = torch.zeros_like(parameter)
+    step.optimize()
+    counted = _Counted(step)
+    course = follow_step(counted)
+    return counted.counting.ledger(), course
+
+
+class _Phases:
+    """The phases of one step, each counted while it runs; no tensor is held."""
+
+    def __init__(self, model: nn.Module, origin: Origin) -> None:
+        self._model, self._depth = model, origin.depth
+        self._places = Places(origin, model.body, model.head)  # type: ignore[arg-type]
+        self._counter = _Counter(self._places)
+        self._path = CriticalPath()
+        self._kept: list[SavedTensor] = []
+
+    def forward(self, run: Callable[[], Tensor]) -> Tensor:
+        with self._places.following(), _saved(self._model, self._places) as (self._kept, keep), self._counter:
+            self._counter.keep = keep
+            return run()
+
+    def backward(self, run: Callable[[Tensor], object], loss: Tensor) -> None:
+        self._counter.phase = "backward"
+        with self._places.following(), self._counter, self._path:
+            run(loss)
+        Reached(self._model).see().check()
+
+    def optimize(self, run: Callable[[], object]) -> None:
+        self._counter.phase = "optimizer"
+        with self._counter:
+            run()
+
+    def ledger(self) -> Ledger:
+        """What all phases came to."""
+        by_owner: dict[Owner, int] = collections.defaultdict(int)
+        for tensor in self._kept:
+            by_owner[tensor.owner] += tensor.bytes
+        path, counter = self._path, self._counter
+        return Ledger(
+            flops=counter.flops(self._depth),
+            backward_path=PathCounts(operations=path.operations, depth=path.depth),
+            traffic_bytes=counter.traffic(),
+            saved_activations=sum(by_owner.values()),
+            saved_by_owner=dict(by_owner),
+            kept=tuple(self._kept),
+            uncounted=tuple(sorted(counter.uncounted)),
+            loads=tuple(counter.loads),
+            chain=tuple(path.chain),
+        )
+
+
+class _Counted:
+    """A step whose phases are counted where they are followed."""
+
+    def __init__(self, step: Any) -> None:
+        self._step = step
+        self.model, self.optimizer, self.batch, self.zero = step.model, step.optimizer, step.batch, step.zero
+        self.counting = _Phases(step.model, step.origin)
+
+    def forward(self) -> Tensor:
+        return self.counting.forward(self._step.forward)
+
+    def backward(self, loss: Tensor) -> None:
+        self.counting.backward(self._step.backward, loss)
+
+    def optimize(self) -> None:
+        self.counting.optimize(self._step.optimize)
 
 
 def forward_flops(run: Callable[[], Any]) -> tuple[int, list[tuple[str, tuple[tuple[int, ...], ...]]]]:
@@ -128,30 +184,42 @@ def forward_flops(run: Callable[[], Any]) -> tuple[int, list[tuple[str, tuple[tu
     return trace.flops, trace.operations
 
 
-_Saved = dict[int, tuple[torch.UntypedStorage, SavedTensor]]
-
-
 @contextlib.contextmanager
-def _saved(model: nn.Module, places: Places) -> Iterator[tuple[_Saved, Callable[[Tensor], Tensor]]]:
-    """Collect what autograd keeps, by storage; the storage is held so that its address is not used again.
+def _saved(model: nn.Module, places: Places) -> Iterator[tuple[list[SavedTensor], Callable[[Tensor], Tensor]]]:
+    """Collect what autograd keeps, each storage once.
 
     Beside the collection comes the function that adds to it, for what an operation keeps by other means.
     """
     own = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
-    kept: _Saved = {}
+    seen: dict[int, weakref.ref[Any]] = {}  # an address may be used again, whose reference is dead then
+    kept: list[SavedTensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own and storage._cdata not in kept:
-            found = SavedTensor(
+        known = seen.get(storage._cdata)
+        if storage._cdata not in own and (known is None or known() is None):
+            seen[storage._cdata] = weakref.ref(storage)
+            kept.append(SavedTensor(
                 module=places.running(), owner=places.now().owner, shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype).removeprefix("torch."), bytes=storage.nbytes(),
-            )  # fmt: skip
-            kept[storage._cdata] = (storage, found)
+            ))  # fmt: skip
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield kept, pack
+
+
+class _Factor:
+    """One factor of a matrix product, which is not held."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape = tensor.shape
+        self._storage = weakref.ref(tensor.untyped_storage())
+
+    def among(self, storages: Collection[int]) -> bool:
+        """Whether its storage, where there still is one, is among these addresses."""
+        storage = self._storage()
+        return storage is not None and storage._cdata in storages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +227,8 @@ class _Node:
     """What backward must know of the forward operation that made an autograd node."""
 
     place: Place
-    factors: tuple[Tensor, Tensor] | None = None
-    """The two factors of a matrix product between activations; held, so that no address is used again."""
+    factors: tuple[_Factor, _Factor] | None = None
+    """The two factors of a matrix product between activations."""
     learned: int | None = None
     """How many factors of a matrix product are parameters; None for another operation."""
 
@@ -262,7 +330,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = _Node(place)
         if pair is not None:
             learned = sum(map(self._places.is_parameter, pair))
-            node = _Node(place, None if learned else (pair[0].detach(), pair[1].detach()), learned)
+            node = _Node(place, None if learned else (_Factor(pair[0]), _Factor(pair[1])), learned)
         for number in range(self._next, upper):
             self._nodes[number] = node
         self._next = upper
@@ -357,7 +425,7 @@ def _kind(found: Product, node: _Node, operands: list[Tensor], reads_parameter: 
     # Neither factor is a parameter, as where a weight is computed: the second stands in the weight's place.
     first, second = node.factors
     read = {tensor.untyped_storage()._cdata for tensor in operands}
-    reads_first, reads_second = (factor.untyped_storage()._cdata in read for factor in node.factors)
+    reads_first, reads_second = (factor.among(read) for factor in node.factors)
     if reads_first == reads_second:  # checkpointing made both factors anew: by the dimension that is summed over
         reads_second = operands[0].shape[-1] == second.shape[-1] != first.shape[-2]
     return "input_gradient" if reads_second else "weight_gradient"

@@ -335,7 +335,28 @@ def factors(function: Any, args: tuple[Any, ...]) -> tuple[Tensor, Tensor] | Non
 
 def tensors(tree: Any) -> Iterator[Tensor]:
     """Every tensor in nested arguments or outputs."""
-    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
+    found: list[Tensor] = []
+    _gather(tree, found)
+    return iter(found)
+
+
+_LEAVES = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format})
+
+
+def _gather(tree: Any, found: list[Tensor]) -> None:
+    kind = type(tree)
+    if kind in _LEAVES:
+        return
+    if isinstance(tree, Tensor):
+        found.append(tree)
+    elif kind is tuple or kind is list:
+        for part in tree:
+            _gather(part, found)
+    elif kind is dict:
+        for part in tree.values():
+            _gather(part, found)
+    else:
+        found += (leaf for leaf in tree_iter(tree) if isinstance(leaf, Tensor))
 
 
 ALLOCATIONS = frozenset(

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from bench import registry
 from bench.count import count as whole
 from bench.count import depth
-from bench.count.memory import Event, rounded
+from bench.count.count import Adapted
+from bench.count.fake import without_data
+from bench.count.ledger import count_and_follow, count_step
+from bench.count.memory import Event, follow_step, rounded
 from bench.count.pattern import Item, Pattern, Uneven
 from bench.count.predict import setting_for
 from bench.errors import BenchError
@@ -69,8 +72,8 @@ def test_figures_of_a_deep_step_follow_from_shallow_ones(name, layers, method, f
 
 def test_a_hundred_layers_cost_no_more_operations_than_ten(monkeypatch):
     passes = []
-    follow = depth.follow_step
-    monkeypatch.setattr(depth, "follow_step", lambda step: passes.append(step.origin.depth) or follow(step))
+    both = whole.passes
+    monkeypatch.setattr(whole, "passes", lambda step, *of: passes.append(step.origin.depth) or both(step, *of))
     for layers in (10, 100):
         depth.count(*case("llama-3.2-3b", layers, "lora", {}))
     assert passes == 2 * [1, 2, 3]
@@ -91,17 +94,11 @@ def test_a_batch_whose_course_is_another_is_followed_at_every_depth(monkeypatch)
     given = case("llama-3.2-3b", 10, "lora", {})
     found = depth.counting(*given)
 
-    def reordered(step):
-        passes.append(step.origin.depth)
-        course = follow(step)
-        if len(passes) == 1:
-            course.phases[0].reverse()
-        return course
-
-    monkeypatch.setattr(depth, "follow_step", reordered)
+    monkeypatch.setattr(depth, "follow_step", lambda step: passes.append(step.origin.depth) or follow(step))
+    monkeypatch.setattr(depth, "_alike", lambda *of: False)
     expected = whole.peak_of(*given[:3], given[3].model_copy(update={"batch": 7}))
     assert found.peak(7) == expected
-    assert passes == [2, 1, 2, 3]
+    assert passes == [2, 1, 3]
 
 
 def test_sizes_that_coincide_at_one_batch_alone_are_no_pair():
@@ -128,6 +125,27 @@ def test_windows_of_attention_are_found(monkeypatch):
     assert depth._ladder(spec, setting) == (2, 6, 50)
 
 
+# Counts and course of one pass
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "form"),
+    [
+        ("llama-3.2-3b", "adalora", {"dtype": "bfloat16"}),
+        ("gpt2", "lora", {"checkpointing": True, "dtype": "bfloat16_autocast"}),
+        ("t5-base-encoder", "dora", {"optimizer": "adamw_8bit"}),
+    ],
+)
+def test_one_pass_shows_what_two_show(name, method, form):
+    given = case(name, 2, method, form)
+
+    adapted, again = Adapted(*given), Adapted(*given)
+    with without_data("cuda"):
+        step = adapted.step()
+        counts = count_step(step.model, step.origin, step.forward, step.backward, step.optimize)
+        assert count_and_follow(again.step()) == (counts, follow_step(step))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())) or "plain")
 @pytest.mark.parametrize("method", BUILTIN)
@@ -144,7 +162,7 @@ def test_every_method_on_every_kind_of_backbone(name, method, form):
         return
     found = depth.counting(*given)
     assert differing(found.counts, expected) == []
-    assert found.peak(3) == whole.peak_of(*given[:3], given[3].model_copy(update={"batch": 3}))
+    assert found.peak(3) == whole.count(*given[:3], given[3].model_copy(update={"batch": 3})).peak
 
 
 # Lists
