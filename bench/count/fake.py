@@ -31,6 +31,18 @@ from bench.errors import BenchError
 from bench.training.blame import hook_of, reason_of
 
 
+class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation that torch dispatches while it is active, in a function that torch calls as it is.
+
+    torch wraps that of other modes so that its compiler leaves it alone, which takes as long as the rest of the way;
+    nothing is compiled here.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 @contextlib.contextmanager
 def without_data(device: str = "cpu", mode: FakeTensorMode | None = None) -> Iterator[FakeTensorMode]:
     """Let everything inside run on fake tensors of device cpu.
@@ -161,7 +173,7 @@ def asked_device(func: Any, args: Any) -> torch.device | None:
     return args[0].fake_device if asked else None
 
 
-class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Answers(Mode):
     """Answers the questions that code asks of a value: the rows have no padding, so every check of a mask says yes.
 
     Optimizers that read their step number get 1: no shape depends on it.
@@ -260,7 +272,7 @@ def _check_types(func: Any, operands: list[Tensor]) -> None:
             )
 
 
-class Padded(TorchDispatchMode):
+class Padded(Mode):
     """Answers, inside ``without_data``, as a batch with a padded row would: no check of its mask says yes.
 
     Args:

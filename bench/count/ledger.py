@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.chunked import Taken, inside, taken
-from bench.count.fake import asked_device
+from bench.count.fake import Mode, asked_device
 from bench.count.memory import Course, follow_step
 from bench.count.operations import CriticalPath, Link, Product, factors, product, tensors, uncounted
 from bench.count.packed import unpacks
@@ -237,7 +236,7 @@ _COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.cat.default}
 """Operations that make of parameters a tensor that counts as one."""
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(Mode):
     """Adds up products by phase, kind and place, and what every operation moves by phase and place."""
 
     supports_higher_order_operators = True
@@ -391,7 +390,7 @@ def _type(factors: Any) -> str:
     return str(next(types, "")).removeprefix("torch.")
 
 
-class _Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Moves(Mode):
     """Adds up what the operations of a whole one move and multiply."""
 
     def __init__(self) -> None:
@@ -431,7 +430,7 @@ def _kind(found: Product, node: _Node, operands: list[Tensor], reads_parameter: 
     return "input_gradient" if reads_second else "weight_gradient"
 
 
-class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Trace(Mode):
     """Writes down every dispatched operation and adds up its FLOPs."""
 
     supports_higher_order_operators = True

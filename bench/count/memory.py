@@ -9,10 +9,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.count.chunked import followed, inside
-from bench.count.fake import asked_device
+from bench.count.fake import Mode, asked_device
 from bench.count.operations import tensors
 from bench.schema.record import Bytes, PeakMemory
 from bench.training.loop import NonFiniteLoss
@@ -52,7 +51,7 @@ def rounded(size: int, unit: int = ROUNDING) -> int:
     return taken if size > 0 else -taken
 
 
-class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tracker(Mode):
     """Follows the storages of all tensors that operations return, on real, fake and meta tensors alike.
 
     Scratch space inside a kernel is invisible. Peaks equal those of torch's CPU allocator; sums of allocations do not.

@@ -13,12 +13,11 @@ from torch._higher_order_ops.flex_attention import flex_attention, flex_attentio
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
 from bench.count.chunked import taken
-from bench.count.fake import asked_device
+from bench.count.fake import Mode, asked_device
 
 Kind = Literal["linear", "attention", "both", "weight", "input"]
 """The last three are backward operations that say themselves what they compute: the gradient of the weight, of the
@@ -373,7 +372,7 @@ Link = tuple[Any, tuple[int, ...]]
 """An operation that computes, and how many operations before it those stand whose content it needs, the last first."""
 
 
-class CriticalPath(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class CriticalPath(Mode):
     """Follows what is dispatched while it is active, on real and on fake tensors alike.
 
     An operation **computes** where it fills a tensor of its own or writes into one that it was given. So views and
