@@ -80,17 +80,26 @@ def run(
         Literal["best", "all"] | None,
         typer.Option(help="Store what cells train: of all seeds, or of the best seed of each method and task."),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Send scores, losses and costs of every record to tensorboard, wandb or trackio; several with "
+            "commas between, or repeated."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a suite: costs first, then scores. The same command resumes an interrupted run."""
     from bench.cli.progress import Display
+    from bench.execute.tracking import checked
 
+    trackers = checked(track or ())
     display = Display(quiet=as_json)
     narrowed = selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts))
     context = warm_up(narrowed)
     plan = planned(narrowed, display.note)
     folder = out or Path("results/runs") / plan.name
-    records = carry_out(plan, folder, fresh, workers, context, display, keep)
+    records = carry_out(plan, folder, fresh, workers, context, display, keep, trackers)
     with interruptible(lambda: f"all {len(records)} records are kept; the same command writes the report"):
         _report(folder, display.console, as_json)
     raise typer.Exit(1 if any(record.status != "ok" for record in records) else 0)

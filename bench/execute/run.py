@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,7 +79,7 @@ def interruptible(kept: Callable[[], str]) -> Iterator[None]:
 
 def carry_out(
     plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: "ForkServerContext", display: "Display",
-    which: Literal["best", "all"] | None = None,
+    which: Literal["best", "all"] | None = None, trackers: Sequence[str] = (),
 ) -> list[Any]:  # fmt: skip
     """Carry out what the folder still lacks.
 
@@ -91,6 +91,7 @@ def carry_out(
         context: From ``warm_up``.
         display: Shows how far it is.
         which: What to keep of what cells train; None: nothing.
+        trackers: Where every record of the plan is sent, from ``bench.execute.tracking.checked``.
 
     Returns:
         The records of the plan, of this call and of earlier ones, in the order of the file.
@@ -98,7 +99,8 @@ def carry_out(
     Raises:
         BenchError: Something is to be kept, and nothing is trained, or it was trained before and not kept.
     """
-    from bench.execute.runner import execute, remaining
+    from bench.execute.runner import Result, execute, remaining
+    from bench.execute.tracking import Tracking
     from bench.store.kept import kept_in, leave_best, set_aside, tidy
     from bench.store.store import open_store
 
@@ -115,6 +117,10 @@ def carry_out(
         tidy(folder)
         if keep is not None:
             _check_kept(plan, store, keep)
+        tracking = Tracking(folder, trackers, display.note, fresh)
+        for record in store.records:
+            if record.id in wanted:
+                tracking.send(record)
         todo = remaining(plan, store)
         if not todo:
             display.note("nothing to do (use --fresh to run again)")
@@ -125,6 +131,8 @@ def carry_out(
             with display:
                 for event in execute(todo, store, context, workers=workers, keep=keep):
                     display.show(event)
+                    if isinstance(event, Result):
+                        tracking.send(event.record)
         if keep is not None and keep.which == "best":
             leave_best(folder)
         return [record for record in store.records if record.id in wanted]

@@ -64,8 +64,8 @@ def as_test(line, tmp_path):
         return of_kept(words, tmp_path)
     if words[0] in ("run", "tune"):
         words[0] = "plan"
-    if "--keep" in words:  # which a plan has no place for
-        del words[words.index("--keep") : words.index("--keep") + 2]
+    for option in {"--keep", "--track"} & {*words}:  # which a plan has no place for
+        del words[words.index(option) : words.index(option) + 2]
     if words[0] == "report":
         words[1] = str(finished_run(tmp_path))
     for option in ("-o", "--reference"):
