@@ -14,6 +14,8 @@ from bench.tasks.rows import Rows, TaskData, content_sha256, cut_selection, subs
 KEYWORDS = ("auto", "hub", "index", "synthetic")
 """What ``--data`` takes beside a folder."""
 _REAL = "Real GLUE: --data DIR or a network"
+_INSTEAD = {"sst2": "movie-polarity"}
+"""Tasks of the package index that ask what a synthetic one stands for."""
 
 
 class Located(NamedTuple):
@@ -61,7 +63,7 @@ def locate(data: str, specs: Sequence[TaskSpec], instead: Sequence[TaskSpec] = (
         why = f"{why}; {missing}"
     sources = {
         spec.name: _own(spec) if spec.own else _of_index(spec) for spec in specs if spec.hub is None
-    } | _of_others(data, of_hub, why)
+    } | _of_others(data, of_hub, why, tried=bool(instead))
     if data not in KEYWORDS:
         shared = [spec for spec in specs if not spec.own]
         sources |= _folder(data, shared)
@@ -100,27 +102,30 @@ def _of_index(spec: TaskSpec, note: str = "") -> Source:
     return Source("index", None, f"{spec.name}: {spec.origin} ({spec.citation}){note}")
 
 
-def _of_others(data: str, specs: Sequence[TaskSpec], why: str | None) -> dict[str, Source]:
-    """Sources of tasks that the hub has, from it or from grammars."""
+def _of_others(data: str, specs: Sequence[TaskSpec], why: str | None, *, tried: bool) -> dict[str, Source]:
+    """Sources of tasks that the hub has, from it or from grammars; ``tried``: the package index has nothing either."""
     names = tuple(spec.name for spec in specs)
     if not specs or data not in KEYWORDS:
         return {}
     if data == "synthetic":
         return dict.fromkeys(names, _synthetic(names, "asked for"))
     if data == "index":
-        raise BenchError(f"--data index: {names[0]} is not on the package index; use --data hub or --data DIR")
+        other = f"--tasks {_INSTEAD[names[0]]}, " if names[0] in _INSTEAD else ""
+        raise BenchError(f"--data index: {names[0]} is not on the package index; use {other}--data hub or --data DIR")
     if why is None:
         place = ", ".join(dict.fromkeys(str(spec.hub) for spec in specs))
         cached = ", cached" if hub.cached(specs) else ""
         return dict.fromkeys(names, Source("hub", None, f"{', '.join(names)} from {place}{cached}"))
     if data == "hub":
         raise BenchError(f"--data hub: {specs[0].hub} is not cached ({why}); use --data DIR or --data synthetic")
-    return dict.fromkeys(names, _synthetic(names, why))
+    others = () if tried else tuple(_INSTEAD[name] for name in names if name in _INSTEAD)
+    return dict.fromkeys(names, _synthetic(names, why, others))
 
 
-def _synthetic(names: tuple[str, ...], why: str) -> Source:
+def _synthetic(names: tuple[str, ...], why: str, others: Sequence[str] = ()) -> Source:
     synthetic.require_synthetic(names, why)
-    return Source("synthetic", None, f"SYNTHETIC stand-ins for {', '.join(names)} ({why}). {_REAL}")
+    more = f"; real sentences of the package index: --tasks {','.join(others)}" if others else ""
+    return Source("synthetic", None, f"SYNTHETIC stand-ins for {', '.join(names)} ({why}). {_REAL}{more}")
 
 
 def _folder(data: str, specs: Sequence[TaskSpec]) -> dict[str, Source]:

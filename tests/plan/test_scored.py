@@ -78,7 +78,7 @@ def test_a_search_covers_what_is_scored(tmp_path):
 
 def test_a_search_for_what_is_not_scored_is_refused(tmp_path):
     suite = select(written(tmp_path), Selection(methods=("bitfit",)))
-    with pytest.raises(BenchError, match="mine.toml scores only full, head; name one of those with --methods"):
+    with pytest.raises(BenchError, match=r"mine\.toml scores only full, head; name one of those with --methods"):
         plan_search(suite, "mine.toml", "cpu")
 
 

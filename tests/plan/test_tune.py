@@ -71,7 +71,7 @@ def searched(path, **changes):
 
 
 def test_every_method_is_given_the_same_trials():
-    for suite in (load_suite("smoke"), load_suite("glue-small")):
+    for suite in (load_suite("smoke"), load_suite("glue-real-minilm")):
         plan = plan_search(suite.model_copy(update={"data": "synthetic"}), suite.name, "cpu")
         given = defaultdict(list)
         for cell in plan.cells:

@@ -173,12 +173,19 @@ def rates_are_those_of(text, folder):
     return tomllib.loads(again) == tomllib.loads(text)
 
 
-PUBLISHED = sorted((ROOT / "results" / "published" / "tuning").glob("*/records.jsonl"))
+def newest_searches():
+    """By suite, the published search that began last: a run may have been published at the rates of an earlier one."""
+    folders = [path.parent for path in (ROOT / "results" / "published" / "tuning").glob("*/records.jsonl")]
+    began = {folder: min(record.started for record in read_search(folder).records) for folder in folders}
+    return {read_search(folder).suite.name: folder for folder in sorted(folders, key=began.__getitem__)}
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
-def test_the_rates_of_a_committed_suite_are_those_that_its_published_search_chose(path):
-    assert rates_are_those_of((ROOT / "suites" / f"{path.parent.name}.toml").read_text(), path.parent)
+PUBLISHED = newest_searches()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_rates_of_a_committed_suite_are_those_that_its_newest_published_search_chose(name):
+    assert rates_are_those_of((ROOT / "suites" / f"{name}.toml").read_text(), PUBLISHED[name])
 
 
 def test_a_rate_changed_by_hand_after_the_search_is_seen(tmp_path):

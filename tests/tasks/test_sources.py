@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from bench.errors import BenchError
 from bench.models.hub import OFFLINE_VARIABLES
 from bench.schema.jobs import Source
-from bench.tasks import hub
+from bench.tasks import hub, index
+from bench.tasks.catalogue import shipped
 from bench.tasks.folder import read_folder
 from bench.tasks.metrics import bag_of_words_floor
 from bench.tasks.rows import Rows, check_labels, subset
-from bench.tasks.sources import load_task, load_trial
+from bench.tasks.sources import load_task, load_trial, locate
 from tests.factories.tasks import GLUE, source_of
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/glue"
@@ -73,7 +74,52 @@ def no_hub(monkeypatch, tmp_path):
 def test_auto_without_a_hub_is_synthetic_and_says_so(no_hub):
     source = source_of("auto", ["sst2", "mrpc"])
     assert (source.kind, source.path) == ("synthetic", None)
-    assert source.reason == "SYNTHETIC stand-ins for sst2, mrpc (hub not reached). Real GLUE: --data DIR or a network"
+    assert source.reason == (
+        "SYNTHETIC stand-ins for sst2, mrpc (hub not reached). Real GLUE: --data DIR or a network; real sentences of "
+        "the package index: --tasks movie-polarity"
+    )
+
+
+def in_place_of_sst2(data="auto"):
+    return locate(data, [GLUE["sst2"]], [shipped()["movie-polarity"]])
+
+
+def test_auto_without_a_hub_takes_the_tasks_of_the_package_index_and_says_whose_they_are(no_hub, monkeypatch):
+    monkeypatch.setattr(index, "refusal", lambda: None)
+    located = in_place_of_sst2()
+    assert ([spec.name for spec in located.specs], located.kind) == (["movie-polarity"], "index")
+    (reason,) = located.reasons
+    assert "ICWSM-14" in reason
+    assert "Hutto and Gilbert, 2014" in reason
+    assert reason.endswith("(hub not reached)")
+
+
+def test_auto_without_hub_and_package_index_is_synthetic_and_names_both(no_hub, monkeypatch):
+    monkeypatch.setattr(index, "refusal", lambda: "package index not reached")
+    located = in_place_of_sst2()
+    assert ([spec.name for spec in located.specs], located.kind) == (["sst2"], "synthetic")
+    assert located.reasons == (
+        "SYNTHETIC stand-ins for sst2 (hub not reached; package index not reached). Real GLUE: --data DIR or a network",
+    )
+    with pytest.raises(BenchError, match="--data index: package index not reached; use --data DIR or --data synthetic"):
+        in_place_of_sst2("index")
+
+
+def test_auto_with_a_hub_leaves_the_package_index_alone(no_hub, monkeypatch):
+    monkeypatch.setattr(hub, "refusal", lambda specs: None)
+    monkeypatch.setattr(index, "refusal", lambda: pytest.fail("asked the package index"))
+    assert [spec.name for spec in in_place_of_sst2().specs] == ["sst2"]
+
+
+def test_synthetic_when_asked_for_is_the_suite_s_own_task(no_hub, monkeypatch):
+    monkeypatch.setattr(index, "refusal", lambda: pytest.fail("asked the package index"))
+    located = in_place_of_sst2("synthetic")
+    assert ([spec.name for spec in located.specs], located.kind) == (["sst2"], "synthetic")
+
+
+def test_a_task_that_the_package_index_lacks_names_the_one_that_it_has(no_hub):
+    with pytest.raises(BenchError, match="sst2 is not on the package index; use --tasks movie-polarity, --data hub"):
+        source_of("index", ["sst2"])
 
 
 def test_auto_takes_the_hub_that_answers(no_hub, monkeypatch):
