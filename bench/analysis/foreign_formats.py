@@ -354,7 +354,7 @@ class _Harness(Lenient):
     config: _Model = _Model()
     model_name: str | None = None
     samples: dict[str, _Samples] = Field(default={}, alias="n-samples")
-    shots: dict[str, Whole] = Field(default={}, alias="n-shot")
+    shots: dict[str, Whole | None] = Field(default={}, alias="n-shot")
 
 
 def _harness(values: dict[str, Any], path: Path) -> Iterator[Foreign]:
@@ -363,6 +363,10 @@ def _harness(values: dict[str, Any], path: Path) -> Iterator[Foreign]:
     words = dict(part.partition("=")[::2] for part in given.split(",")) if isinstance(given, str) else given or {}
     model = parsed(_Arguments, words, path, HARNESS, "config.model_args")
     method = Adapted(UNTOUCHED if model.peft is None and model.pretrained else None)
+    if not any("," in name for held in found.results.values() for name in held):
+        raise BenchError(
+            f"{path}: results holds no figure by a name such as 'acc,{FILTER}', as {HARNESS} writes it from 0.4 on"
+        )
     for task, held in found.results.items():
         if figures := tuple(_of_task(task, held, path)):
             shots = found.shots.get(task, found.configs.get(task, _TaskConfig()).num_fewshot)
@@ -409,9 +413,8 @@ def read(path: Path) -> list[Foreign]:
     values = table(path)
     for keys, reader in FORMS.values():
         if any(key in values for key in keys):
-            found = list(reader(values, path))
-            if not found:
-                raise BenchError(f"{path}: results is empty: nothing was measured; give a file that holds a figure")
-            return found
+            if found := list(reader(values, path)):
+                return found
+            raise BenchError(f"{path}: nothing in it was measured; give a file that holds a figure")
     known = "; ".join(f"{name} ({', '.join(keys[:2])})" for name, (keys, _) in FORMS.items())
     raise BenchError(f"{path}: results of no known program; known, by the keys of their files: {known}")

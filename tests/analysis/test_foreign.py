@@ -194,6 +194,13 @@ def test_the_harness_does_not_say_which_method_an_adapter_is_so_its_scores_stand
     assert {each.key for each in other.apart[0].differs} >= {"task"}
 
 
+def test_what_the_harness_could_not_measure_is_passed_over_and_groups_have_no_number_of_examples(tmp_path):
+    values = harness(**{"n-shot": {"sst2": None}})
+    values["results"]["sst2"] |= {"acc,none": float("nan"), "acc_stderr,none": "N/A"}
+    found = reading(values, score("lora(rank=8)", "sst2", 0), tmp_path=tmp_path)
+    assert fields(found.alone) == {"results.sst2.acc_norm,none"} and not found.apart
+
+
 def test_a_method_that_the_run_lacks_is_one_sentence(tmp_path):
     with pytest.raises(BenchError, match=r"unknown method 'lara\(rank=8\)'; .*Did you mean 'lora\(rank=8\)'"):
         reading(harness(), score("lora(rank=8)", "sst2", 0), tmp_path=tmp_path, label="lara(rank=8)")
@@ -234,7 +241,9 @@ def test_a_missing_field_is_named(make, path, said, tmp_path):
         (b"[1, 2]", "holds no table of results but a list"),
         (b'{"a": 1, "a": 2}', "the key 'a' is listed twice"),
         (b'{"speed": 3}', "results of no known program; known, by the keys of their files: peft's method comparison"),
-        (b'{"results": {}}', "results is empty"),
+        (b'{"results": {}}', "results holds no figure by a name such as 'acc,none'"),
+        (b'{"results": {"sst2": {"acc,none": null}}}', "nothing in it was measured"),
+        (b'{"results": {"sst2": {"acc": 0.5}}}', "as lm-eval writes it from 0.4 on"),
         (b'{"results": {"t": {"acc,none": 1e999}}}', "is no number"),
         (b'{"train": {"latency": {"unit": "ms", "values": [1.0]}}}', "latency.unit = 'ms'; .* writes 's'"),
         (b'{"train": {"latency": {"unit": "s", "values": [true]}}}', "does not fit results of optimum-benchmark"),
