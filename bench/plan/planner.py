@@ -49,7 +49,7 @@ from bench.schema.task import TaskSpec
 from bench.store.environment import versions
 from bench.tasks.catalogue import task as task_spec
 from bench.tasks.figures import row_figures
-from bench.tasks.metrics import bag_of_words_floor
+from bench.tasks.metrics import bag_of_words_floor, metric_sources
 from bench.tasks.rows import TaskData, check_labels, content_sha256
 from bench.tasks.sources import Located, load_task, load_trial, locate
 
@@ -68,7 +68,7 @@ def identity(job: Cell | Probe | Sweep) -> str:
         mode="json", exclude={"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source", "spec"}
     )
     name = None if is_path(job.backbone.name) else job.backbone.name  # of a path, what lies there decides
-    decided |= {"spec": job.spec.decides()} if isinstance(job, Cell) else {}
+    decided |= {"spec": job.spec.decides()} | metric_sources(job.spec.metrics) if isinstance(job, Cell) else {}
     key = {
         "schema": SCHEMA, "job": decided, "weights": [name, job.backbone.weights, job.backbone.sha256],
         "backbone_files": backbone.files_sha256(job.backbone),

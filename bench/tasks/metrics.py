@@ -1,7 +1,9 @@
 """Metrics of the tasks as ``evaluate.Metric`` classes, and the bag-of-words baseline: what word counts alone score."""
 
 import functools
+import hashlib
 import importlib
+import inspect
 import math
 import numbers
 import re
@@ -9,6 +11,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, unknown
@@ -170,7 +173,7 @@ def _own(spec: "TaskSpec", name: str, predictions: Sequence[Any], references: Se
     try:
         value = measure(list(predictions), list(references))
     except Exception as error:  # code of the user's may fail in any way
-        raise BenchError(f"task {spec.name}: metric {name!r} failed ({type(error).__name__}: {error})") from error
+        raise BenchError(f"task {spec.name}: metric {name!r} failed ({_said(error)}); mend it") from error
     if isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))
     if isinstance(value, bool) or not isinstance(value, float | int | numbers.Real) or not math.isfinite(value):
@@ -181,6 +184,11 @@ def _own(spec: "TaskSpec", name: str, predictions: Sequence[Any], references: Se
             "name another main_metric"
         )
     return float(value)
+
+
+def _said(error: Exception) -> str:
+    """Kind and first line of an error: a user's message may have many."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 @functools.cache
@@ -196,25 +204,38 @@ def own_metric(name: str) -> Callable[[list[Any], list[Any]], Any]:
         try:
             module = evaluate.load(name.removeprefix("evaluate:"), keep_in_memory=True)
         except Exception as error:  # the library asks hub and disk, and each fails in its own way
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise BenchError(f"metric {name!r} cannot be loaded ({reason}); name a folder with its script, or a metric "
-                             "that the hub has and that is reached") from error  # fmt: skip
+            raise BenchError(
+                f"metric {name!r} cannot be loaded ({_said(error)}); name a folder with its script, or a metric of a "
+                "hub that can be reached"
+            ) from error
         return lambda predictions, references: module.compute(predictions=predictions, references=references)
     module_name, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # the import of a user's module may fail in any way
         raise BenchError(
-            f"metric {name!r} cannot be imported ({type(error).__name__}: {error}); its module must be importable from "
-            "where the command runs"
+            f"metric {name!r} cannot be imported ({_said(error)}); its module must be importable from where the "
+            "command runs"
         ) from error
     if not callable(found):
         raise BenchError(f"metric {name!r} is a {type(found).__name__}; name a function of predictions and references")
     return found  # type: ignore[no-any-return]
 
 
-_KNOWN: dict[tuple[str, str], float] = {}
-"""Floors by task and hash of its rows: the rows themselves are not kept."""
+def metric_sources(names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the Python file of each metric of the user's among ``names``, hex; nothing for those without one."""
+    found = {}
+    for name in names:
+        if is_own_metric(name) and not name.startswith("evaluate:"):
+            module = inspect.getmodule(inspect.unwrap(own_metric(name)))
+            file = getattr(module, "__file__", None)
+            if file is not None and file.endswith(".py"):
+                found[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return found
+
+
+_KNOWN: dict[tuple[str, ...], float] = {}
+"""Floors by task, its metrics and the hash of its rows: the rows themselves are not kept."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
@@ -227,9 +248,14 @@ def bag_of_words_floor(data: "TaskData") -> float:
 
     Logistic regression (``C = 1``), ridge regression for scores; each text of a pair has a vocabulary of its own.
     Training rows of one class alone give that class for every row. Of tasks of text it is the exact match of the answer
-    that training has most often. The same rows are fitted once in a process.
+    that training has most often. The same rows are fitted once in a process. All metrics of the user's own are tried on
+    these predictions: one that fails does so before anything is trained.
+
+    Raises:
+        BenchError: A metric of the user's cannot be had, fails, or gives no finite number.
     """
-    key = (data.spec.name, data.content_sha256)
+    spec = data.spec
+    key = (spec.name, spec.main_metric, *filter(is_own_metric, spec.metrics), data.content_sha256)
     if key not in _KNOWN:
         _KNOWN[key] = _fitted(data)
     return _KNOWN[key]
@@ -259,4 +285,6 @@ def _fitted(data: "TaskData") -> float:
     else:
         model = Ridge() if data.spec.regression else LogisticRegression(max_iter=5000)
         predictions = model.fit(hstack(train).tocsr(), labels).predict(hstack(test).tocsr()).tolist()
-    return compute(data.spec, predictions, data.test.labels, [data.spec.main_metric])[data.spec.main_metric]
+    main = data.spec.main_metric
+    names = dict.fromkeys([main, *filter(is_own_metric, data.spec.metrics)])
+    return compute(data.spec, predictions, data.test.labels, list(names))[main]
