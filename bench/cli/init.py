@@ -47,4 +47,4 @@ def init(
         typer.echo(json.dumps(proposed.lines, indent=2))
     else:
         for name, line in proposed.lines.items():
-            typer.echo(f"{name:<10}{line}")
+            typer.echo(f"{name:<11}{line}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -244,7 +245,7 @@ def write_tuned(suite_file: Path, outcomes: Sequence[Outcome], table: TuningTabl
 
 
 def _moved(text: str, before: Path, after: Path) -> str:
-    """``text``, a suite in the folder ``before``, as it names the same backbones from the folder ``after``."""
+    """``text``, a suite in the folder ``before``, as it names the same backbones and rows from ``after``."""
     import tomlkit
 
     document = tomlkit.parse(text)
@@ -252,6 +253,11 @@ def _moved(text: str, before: Path, after: Path) -> str:
         for table in tables:
             if (name := table.get(key)) and (moved := located(str(name), before, after)) != name:
                 table[key] = moved
+    for table in document.get("task", ()):
+        for key in ("train", "test"):
+            path = Path(str(table.get(key, "~")))
+            if not path.is_absolute() and path.parts[0] != "~" and before.resolve() != after.resolve():
+                table[key] = Path(os.path.relpath(before / path, after)).as_posix()
     return tomlkit.dumps(document)
 
 
@@ -269,7 +275,8 @@ def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[s
 
     document = tomlkit.parse(text)
     _name_searched(document.get("method", ()), outcomes)
-    tasks = [str(task) for task in document.get("tasks", ())] if table.task is None else [table.task]
+    every = document.get("tasks", [own["name"] for own in document.get("task", ())])
+    tasks = [str(task) for task in every] if table.task is None else [table.task]
     changed = []
     for method in document.get("method", ()):
         plain: dict[str, Any] = method.unwrap()

@@ -15,13 +15,25 @@ from bench.errors import BenchError, unknown
 from bench.models.tokenizer import Tokenizer
 from bench.plan.load import parse_suite
 from bench.schema.task import ENDINGS, Kind
-from bench.tasks.files import class_name, column_names, is_empty, number_of, open_rows
+from bench.tasks.files import (
+    class_name,
+    column_names,
+    has_decimal_comma,
+    is_empty,
+    is_nested,
+    number_of,
+    open_rows,
+    require,
+)
 
 LABELS = (
     "label", "labels", "class", "category", "target", "gold_label", "sentiment", "intent", "topic", "queue", "type",
-    "tag", "answer", "output", "completion", "response", "score", "rating", "similarity", "stars", "y",
+    "tag", "is_duplicate", "polarity", "emotion", "answer", "output", "completion", "response", "score", "rating",
+    "similarity", "stars", "y",
 )  # fmt: skip
 """Names that columns of labels have, the likeliest first."""
+RATINGS = ("score", "rating", "similarity", "stars")
+"""Names among those whose whole numbers are not the ids of classes where there are many."""
 PAIRS = (
     ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
     ("text1", "text2"), ("question", "sentence"), ("question", "passage"), ("question", "context"),
@@ -38,7 +50,10 @@ LONGEST = 256
 """Tokens of a row that are proposed at most."""
 LOOKED_AT = 5000
 """Rows whose tokens are counted."""
-TEXT_BACKBONE_NEEDED = "kind text needs a language model; give its folder or hub id with --backbone"
+TEXT_BACKBONE_NEEDED = (
+    "column {!r} holds texts to write: kind text needs a language model; give its folder or hub id with --backbone, or "
+    "name another column with --label"
+)
 USUAL = "sentence-transformers/all-MiniLM-L6-v2"
 """The backbone of a task of classes or scores where none is given; it comes from the package index or the hub."""
 
@@ -53,6 +68,10 @@ class Column:
     whole: int = 0
     texts: int = 0
     words: int = 0
+    nested: int = 0
+    """Lists and objects."""
+    commas: int = 0
+    """Numbers with a decimal comma."""
     values: Counter[str] = field(default_factory=Counter)
     """Distinct values, as classes are spelled; no more are added beyond ``MOST_CLASSES``."""
     many: bool = False
@@ -68,6 +87,8 @@ class Column:
         self.numbers += number is not None
         self.whole += number is not None and number.is_integer()
         self.texts += isinstance(value, str)
+        self.nested += is_nested(value)
+        self.commas += has_decimal_comma(value)
         self.words += len(value.split()) if isinstance(value, str) else 1
         name = class_name(value)
         if name in self.values or len(self.values) < MOST_CLASSES:
@@ -79,6 +100,14 @@ class Column:
     def mean_words(self) -> float:
         """Words of a value."""
         return self.words / max(1, self.filled)
+
+    @property
+    def ids(self) -> bool:
+        """Whether these are whole numbers from 0 or 1 on without a gap, each in many rows, as ids of classes are."""
+        if self.many or self.whole < self.filled or 10 * len(self.values) > self.filled:
+            return False
+        numbers = {number_of(name) for name in self.values}
+        return any(numbers == set(range(start, start + len(numbers))) for start in (0, 1))
 
     @property
     def kind(self) -> Kind:
@@ -146,35 +175,60 @@ def look(
         raise BenchError(f"{train}: the file has no rows; put rows below the line of column names")
     label = label or _label(train, seen, text)
     text = text or _texts(train, seen, label)
-    found = kind or seen[label].kind
+    found = kind or _kind(train, label, seen[label])
     if found == "classes" and seen[label].many:
         raise BenchError(
             f"{train}: column {label!r} holds over {MOST_CLASSES} different values; name the column of the class with "
             "--label, or give --kind score or --kind text"
         )
     return Proposal(
-        train=train, test=test or beside, rows=rows, kind=found, text=text, label=label,
-        left_out=tuple(name for name in names if name not in (*text, label)),
+        train=train, test=_scored_on((*text, label), test, beside), rows=rows, kind=found, text=text, label=label,
+        left_out=tuple(name for name in names if name and name not in (*text, label)),
         classes=dict(seen[label].values.most_common()) if found == "classes" else {},
         incomplete=max(seen[name].empty for name in (*text, label)),
     )  # fmt: skip
 
 
-def _splits(data: Path) -> tuple[Path, Path | None]:
-    """The file to train on and the one to score on, where one lies beside it."""
+def _kind(path: Path, label: str, column: Column) -> Kind:
+    """What the values of the label ask for.
+
+    Raises:
+        BenchError: They are lists or objects, or numbers that nothing reads as such.
+    """
+    if column.nested:
+        raise BenchError(f"{path}: column {label!r} holds lists or objects; give one name, number or text in each row")
+    if column.filled and column.commas + column.numbers == column.filled and column.commas:
+        raise BenchError(f"{path}: column {label!r} holds numbers with a decimal comma; write them with a point")
+    return "classes" if column.ids and _plain(label) not in RATINGS else column.kind
+
+
+def _scored_on(columns: tuple[str, ...], given: Path | None, beside: list[Path]) -> Path | None:
+    """The file to score on: the one that is given, else the first beside ``train`` that has labels.
+
+    Raises:
+        BenchError: The one that is given lacks a column.
+    """
+    if given is not None:
+        require(given, tuple(column_names(given)), columns)
+        return given
+    return next((path for path in beside if {*columns} <= {*column_names(path)}), None)
+
+
+def _splits(data: Path) -> tuple[Path, list[Path]]:
+    """The file to train on, and those that may be there to score on."""
     if not data.exists():
         raise BenchError(f"{data}: no such file or folder; name a file with rows ({', '.join(ENDINGS)})")
     if data.is_dir():
         found = _named(data, ("train",))
-        if found is None:
+        if not found:
             raise BenchError(f"{data}: the folder holds no train.{ENDINGS[0]}; name the file with the rows")
-        data = found
-    return data, _named(data.parent, TESTS) if data.stem.lower() == "train" else None
+        data = found[0]
+    return data, _named(data.parent, TESTS) if data.stem.lower() == "train" else []
 
 
-def _named(folder: Path, stems: tuple[str, ...]) -> Path | None:
+def _named(folder: Path, stems: tuple[str, ...]) -> list[Path]:
     files = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
-    return next((files[name] for stem in stems for form in ENDINGS if (name := f"{stem}.{form}") in files), None)
+    return [files[name] for stem in stems for form in ENDINGS if (name := f"{stem}.{form}") in files]
 
 
 def _label(path: Path, seen: Mapping[str, Column], text: tuple[str, ...]) -> str:
@@ -183,13 +237,17 @@ def _label(path: Path, seen: Mapping[str, Column], text: tuple[str, ...]) -> str
     by_name = {_plain(name): name for name in reversed(free)}
     if named := next((by_name[name] for name in LABELS if name in by_name), None):
         return named
+    pair = _pair(by_name)
     likely = [
-        name for name, column in free.items() if column.kind == "classes" and 1 < len(column.values) <= FEW_CLASSES
-    ]
+        name for name, column in free.items()
+        if name and name not in pair and not column.nested
+        and column.kind == "classes" and 1 < len(column.values) <= FEW_CLASSES
+    ]  # fmt: skip
     if len(likely) == 1:
         return likely[0]
     raise BenchError(
-        f"{path}: which column is the label cannot be told; name it with --label; columns: {', '.join(seen)}"
+        f"{path}: which column is the label cannot be told; name it with --label; columns: "
+        f"{', '.join(likely or filter(None, seen))}"
     )
 
 
@@ -197,12 +255,18 @@ def _texts(path: Path, seen: Mapping[str, Column], label: str) -> tuple[str, ...
     """A pair of columns by their names, else the one with the longest texts."""
     free = {name: column for name, column in seen.items() if name != label and column.texts}
     by_name = {_plain(name): name for name in reversed(free)}
-    for one, other in PAIRS:
-        if one in by_name and other in by_name:
-            return by_name[one], by_name[other]
+    if pair := _pair(by_name):
+        return pair
     if not free:
-        raise BenchError(f"{path}: no column beside {label!r} holds texts; columns: {', '.join(seen)}")
+        nested = [name for name, column in seen.items() if column.nested]
+        inner = f"; take the text out of the lists or objects of {', '.join(nested)}" if nested else ""
+        raise BenchError(f"{path}: no column beside {label!r} holds texts; columns: {', '.join(seen)}{inner}")
     return (max(free, key=lambda name: free[name].mean_words),)
+
+
+def _pair(by_name: Mapping[str, str]) -> tuple[str, ...]:
+    """The columns of texts that stand together by their names; empty where there are none."""
+    return next(((by_name[one], by_name[other]) for one, other in PAIRS if one in by_name and other in by_name), ())
 
 
 def _plain(name: str) -> str:
@@ -231,11 +295,12 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
         BenchError: A task of text is given no backbone, or the backbone cannot be had.
     """
     from bench.models import backbone as backbones
+    from bench.models.folder import located
     from bench.models.head import positions_of
     from bench.models.tokenizer import load_tokenizer
 
     if backbone is None and found.kind == "text":
-        raise BenchError(TEXT_BACKBONE_NEEDED)
+        raise BenchError(f"{found.train}: {TEXT_BACKBONE_NEEDED.format(found.label)}")
     spec = backbones.resolve(backbone or USUAL, "pretrained")
     shape = dataclasses.replace(spec, weights="random")
     most = positions_of(backbones.load(shape, device="meta", objective=backbones.usual_objective(spec)))
@@ -244,13 +309,15 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
     stem = found.train.stem if found.train.stem != "train" else found.train.resolve().parent.name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "task"
     text = suite_text(
-        found, name=name, backbone=backbone or USUAL, tokens=tokens, place=out.parent, positions=positions
-    )
+        found, name=name, backbone=located(backbone or USUAL, Path(), out.parent), tokens=tokens, place=out.parent,
+        positions=positions,
+    )  # fmt: skip
     parse_suite({"name": out.stem} | tomllib.loads(text), str(out))  # odd names are found here, not by the next command
     length = length_for(tokens, positions)
     cut = sum(count > length for count in tokens) / len(tokens)
     return Proposed(text, {
-        "rows": described(found), "texts": ", ".join(found.text), "left out": ", ".join(found.left_out) or "no column",
+        "rows": described(found), "scored on": _test_said(found), "texts": ", ".join(found.text),
+        "left out": ", ".join(found.left_out) or "no column",
         "lengths": f"{length} tokens a row; {100 * cut:.1f} % of rows are cut off",
         "backbone": backbone or USUAL, "next": f"python -m bench run --suite {out}",
     })  # fmt: skip
@@ -329,6 +396,13 @@ def described(found: Proposal) -> str:
     if found.incomplete:
         parts.append(f"{found.incomplete:,} incomplete")
     return ", ".join(parts)
+
+
+def _test_said(found: Proposal) -> str:
+    """Which rows are scored on."""
+    if found.test is not None:
+        return found.test.name
+    return f"{100 * _held_out(found):g} % of {found.train.name}, held out by the hash of the texts"
 
 
 def _task_lines(found: Proposal, name: str, place: Path) -> Iterator[str]:

@@ -508,9 +508,11 @@ class Suite(_Table):
         shapes = [claimed_shape(cost, labels, "cuda") for cost in self.cost]
         check_claims(self.claim, labels, every, shapes, self.scored or labels)
         own = [spec.name for spec in self.task]
-        for what, values in (("tasks", every), ("seeds", self.seeds), ("[[task]]", own)):
-            if len(set(values)) != len(values):
-                raise ValueError(f"{what} lists a value twice")
+        for what, values in (("[[task]]", own), ("tasks", every), ("seeds", self.seeds)):
+            if twice := [value for value in values if [*values].count(value) > 1]:
+                raise ValueError(f"{what} has {twice[0]!r} twice; give each once")
+        if unused := [name for name in own if name not in every]:
+            raise ValueError(f"tasks leaves out {unused[0]!r}, which has a [[task]]; add it there or remove its table")
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
             raise ValueError("seeds must be integers from 0 to 2**63 - 1")
         return self

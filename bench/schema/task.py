@@ -48,7 +48,7 @@ class FolderLayout(_Table):
 class TaskSpec(_Table):
     """One task: its rows are files of one's own, a dataset of the hub or one of the package index."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
+    name: str
     """Stands in tables, in ``tasks`` and in ``--tasks``."""
     kind: Kind
     """``classes``, ``score`` (a number; any range) or ``text`` (written by a language model)."""
@@ -140,6 +140,8 @@ class TaskSpec(_Table):
 
     @model_validator(mode="after")
     def _sound(self) -> "TaskSpec":
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", self.name):
+            raise ValueError(f"name = {self.name!r} must be letters, digits, '.', '_' and '-', a letter or digit first")
         self._check_rows()
         self._check_labels()
         self._check_metrics()

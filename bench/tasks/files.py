@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ def open_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         raise BenchError(
             f"{path}: its ending is none of {', '.join(f'.{name}' for name in ENDINGS)}; rename or convert it"
         )
-    if not path.is_file():
-        raise BenchError(f"{path}: no such file; name one with rows to read")
+    _check_readable(path)
     wanted = tuple(columns)
     readers = {"jsonl": read_jsonl, "json": _json, "parquet": read_parquet}
     return readers[kind](path, wanted) if kind in readers else _separated(path, wanted)
@@ -52,9 +52,21 @@ def column_names(path: Path) -> list[str]:
         BenchError: As ``open_rows``; or the file has no rows.
     """
     if path.suffix.lower() in {".csv", ".tsv"}:
+        _check_readable(path)
         return list(_header(path, _delimiter(path, ())))
     _, fields = next(open_rows(path, ()), ("", {}))
     return list(fields)
+
+
+def _check_readable(path: Path) -> None:
+    if path.is_dir():
+        raise BenchError(f"{path}: is a folder; name a file with rows to read")
+    if not path.is_file():
+        raise BenchError(f"{path}: no such file; name one with rows to read")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise BenchError(f"{path}: cannot be read ({error.strerror}); fix its permissions") from error
 
 
 def _delimiter(path: Path, wanted: tuple[str, ...]) -> str:
@@ -306,9 +318,24 @@ def class_name(value: object) -> str:
     """A class as files spell it: ``"refund"``; ``3`` and ``3.0`` as ``"3"``, ``true`` as ``"true"``."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         return str(int(value))
     return str(value).strip()
+
+
+def check_class(value: object, where: str) -> None:
+    """A class is one value, not several.
+
+    Raises:
+        BenchError: It is a list, an object or bytes; ``where`` locates it.
+    """
+    if is_nested(value):
+        raise BenchError(f"{where}: {_shown(value)} is not a class; write one name or number in each row")
+
+
+def is_nested(value: object) -> bool:
+    """Whether a field is no single text or number: a list, an object, bytes."""
+    return isinstance(value, list | tuple | dict | bytes)
 
 
 def parse_label(spec: TaskSpec, value: object, where: str) -> int | float:
@@ -319,6 +346,7 @@ def parse_label(spec: TaskSpec, value: object, where: str) -> int | float:
     """
     if spec.regression:
         return _score(spec, value, where)
+    check_class(value, where)
     name = class_name(value)
     if name in spec.labels:
         return spec.labels.index(name)
@@ -334,7 +362,8 @@ def _score(spec: TaskSpec, value: object, where: str) -> float:
     score = number_of(value)
     if score is None:
         wanted = "a number from {:g} to {:g}".format(*spec.range) if spec.range else "a finite number"
-        raise BenchError(f"{where}: {_shown(value)} is not a score of {spec.name}: must be {wanted}")
+        point = ", with a decimal point" * has_decimal_comma(value)
+        raise BenchError(f"{where}: {_shown(value)} is not a score of {spec.name}: must be {wanted}{point}")
     if spec.range is not None:
         if not spec.range[0] <= score <= spec.range[1]:
             raise BenchError(
@@ -344,6 +373,11 @@ def _score(spec: TaskSpec, value: object, where: str) -> float:
     return score if spec.decimals is None else round(score, spec.decimals)
 
 
+def has_decimal_comma(value: object) -> bool:
+    """Whether ``value`` spells a number as spreadsheets of many countries write it, such as ``"3,5"``."""
+    return isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", value.strip()) is not None
+
+
 def _shown(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:59]}…"
@@ -351,7 +385,7 @@ def _shown(value: object) -> str:
 
 def number_of(value: object) -> float | None:
     """The finite number that ``value`` is or spells, else None."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     if isinstance(value, str) and not _DIGITS.fullmatch(value.strip()):
         return None  # Python also takes 0_0 and the digits of other scripts

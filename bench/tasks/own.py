@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from bench.errors import BenchError
 from bench.schema.task import TaskSpec
-from bench.tasks.files import class_name, is_empty, number_of, open_rows, parse_label, text_of
+from bench.tasks.files import check_class, class_name, is_empty, number_of, open_rows, parse_label, text_of
 from bench.tasks.rows import Rows, is_test, row_digest
 
 Split = Literal["train", "test"]
@@ -30,8 +30,9 @@ def settled(spec: TaskSpec) -> TaskSpec:
     assert spec.train is not None, "a task of one's own has a training file"
     path = Path(spec.train)
     found: Counter[str] = Counter()
-    for _, fields in open_rows(path, (*spec.text, spec.label)):
+    for place, fields in open_rows(path, (*spec.text, spec.label)):
         if not is_empty(value := fields[spec.label]):
+            check_class(value, f"{path}: {place}, column {spec.label!r}")
             found[class_name(value)] += 1
         if len(found) > MOST_CLASSES:
             raise BenchError(

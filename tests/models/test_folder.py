@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from bench.models import backbone
 from bench.models.folder import SHARDS, located, names_folder, weight_files
 from bench.plan.load import load_suite, write_tuned
 from bench.plan.planner import make_plan
+from bench.plan.propose import look, propose
 from bench.plan.select import Selection, select
 from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import StepShape
@@ -340,6 +342,17 @@ def test_a_suite_with_searched_rates_names_the_same_folder_from_where_it_is_writ
     write_tuned(path, [], load_suite(str(path)).tuning, out / "tuned.toml")
     tuned = load_suite(str(out / "tuned.toml"))
     assert backbone.resolve(tuned.backbone.name, "pretrained").folder == str(mine)
+
+
+def test_init_names_a_backbone_in_a_folder_from_where_the_suite_is_written(mine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "suites").mkdir()
+    rows = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite_text = propose(look(Path("rows.jsonl")), "./mine", Path("suites/mine.toml")).text
+    (tmp_path / "suites" / "mine.toml").write_text(suite_text)
+    named = load_suite("suites/mine.toml").backbone.name
+    assert backbone.resolve(named, "pretrained").folder == str(mine)
 
 
 def test_identities_depend_on_what_lies_in_the_folder_and_not_on_where(mine, tmp_path):

@@ -50,6 +50,24 @@ CASES = {
         {"index": lambda r, i: i, "sentence1": sentence, "sentence2": sentence, "label": lambda r, i: i % 2},
         ("classes", ("sentence1", "sentence2"), "label"),
     ),
+    "a pair whose texts repeat": (
+        {
+            "word": lambda r, i: f"word {i}",
+            "sentence1": lambda r, i: "abc"[i % 3],
+            "sentence2": sentence,
+            "same": lambda r, i: i % 2 > 0,
+        },
+        ("classes", ("sentence1", "sentence2"), "same"),
+    ),
+    "a column without a name": (
+        {"": lambda r, i: i % 4, "text": sentence, "team": lambda r, i: r.choice("xy")},
+        ("classes", ("text",), "team"),
+    ),
+    "ids of many classes": ({"text": sentence, "label": lambda r, i: i % 30}, ("classes", ("text",), "label")),
+    "ratings that many rows share": (
+        {"text": sentence, "rating": lambda r, i: i % 30},
+        ("score", ("text",), "rating"),
+    ),
     "texts to write": ({"question": sentence, "answer": sentence}, ("text", ("question",), "answer")),
 }
 
@@ -57,7 +75,7 @@ CASES = {
 @pytest.mark.parametrize("case", list(CASES))
 def test_kind_columns_and_label_are_told_from_the_file(tmp_path, case):
     columns, expected = CASES[case]
-    found = look(written(tmp_path / "mine.csv", rows_of(60, **columns)))
+    found = look(written(tmp_path / "mine.csv", rows_of(300, **columns)))
     assert (found.kind, found.text, found.label) == expected
     suite = proposed(found, tmp_path)
     (task,) = suite.task
@@ -72,6 +90,15 @@ def test_a_file_to_score_on_beside_train_is_taken(tmp_path):
         (task,) = proposed(look(data), tmp_path).task
         assert task.test == str(tmp_path / "dev.csv")
         assert task.test_share is None
+
+
+def test_a_file_beside_train_without_labels_is_not_scored_on(tmp_path):
+    written(tmp_path / "train.csv", rows_of(20, text=sentence, label=lambda r, i: i % 2))
+    written(tmp_path / "test.csv", rows_of(20, text=sentence, id=lambda r, i: i))
+    (task,) = proposed(look(tmp_path), tmp_path).task
+    assert (task.test, task.test_share) == (None, 0.2)
+    with pytest.raises(BenchError, match=r"test\.csv: missing column 'label'; needed: text, label; found: text, id"):
+        look(tmp_path, test=tmp_path / "test.csv")
 
 
 def test_rows_without_a_label_are_dropped_and_said(tmp_path):
@@ -107,6 +134,12 @@ FAULTS = {
     "too many classes": (
         {"text": sentence, "key": lambda r, i: f"k{i}"}, {"label": "key", "kind": "classes"}, "holds over 200",
     ),
+    "decimal comma": (
+        {"text": sentence, "score": lambda r, i: f"{i},5"}, {}, "column 'score' holds numbers with a decimal comma",
+    ),
+    "no label told, two likely": (
+        {"text": sentence, "a": lambda r, i: i % 2, "b": lambda r, i: i % 3}, {}, "with --label; columns: a, b$",
+    ),
     "no text": ({"a": lambda r, i: i, "label": lambda r, i: i % 2}, {"text": ("b",)}, "unknown column 'b'"),
 }  # fmt: skip
 
@@ -134,7 +167,18 @@ def test_init_writes_a_suite_says_what_it_saw_and_keeps_a_file_that_is_there(tmp
     assert out.read_text() == before
 
 
+def test_nested_objects_are_named_where_no_column_holds_texts(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"doc": {"text": str(i)}, "label": i % 2}) + "\n" for i in range(9)))
+    with pytest.raises(
+        BenchError, match=r"no column beside 'label' holds texts; .* the lists or objects of doc"
+    ):
+        look(path)
+    with pytest.raises(BenchError, match="column 'doc' holds lists or objects; give one name, number or text"):
+        look(path, label="doc", text=("label",))
+
+
 def test_init_of_text_asks_for_a_language_model(tmp_path):
     data = written(tmp_path / "qa.csv", rows_of(30, question=sentence, answer=sentence))
     done = bench("init", data, "-o", tmp_path / "qa.toml", code=2)
-    assert "kind text needs a language model; give its folder or hub id with --backbone" in done.stderr
+    assert "column 'answer' holds texts to write: kind text needs a language model; give its folder" in done.stderr

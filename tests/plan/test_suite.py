@@ -67,7 +67,7 @@ def test_unknown_suite_offers_the_nearest_name():
             'name = "full"\nlearning_rate = -1.0',
             r"mine.toml: method\[0\]: learning_rate must be above 0",
         ),
-        ("seeds = [0]", "seeds = [0, 0]", r"mine.toml: .*seeds lists a value twice"),
+        ("seeds = [0]", "seeds = [0, 0]", r"mine.toml: .*seeds has 0 twice; give each once"),
         ("seeds = [0]", "seeds = []", r"mine.toml: .*needs seeds"),
         ('question = "q"', "", r"mine.toml: question is missing"),
         ('question = "q"', "question = ", r"mine.toml: not a readable TOML file"),
@@ -176,3 +176,20 @@ def test_a_learning_rate_that_nothing_learns_at_is_refused(tmp_path, old, new, p
 def test_a_number_without_bound_is_refused(tmp_path, old, new, place):
     with pytest.raises(BenchError, match=rf"mine.toml: {place}"):
         load_suite(written(tmp_path, MINIMAL.replace(old, new)))
+
+
+OF_ONES_OWN = '[[task]]\nname = "{}"\nkind = "classes"\ntext = "text"\ntrain = "a.csv"\ntest_share = 0.2\n'
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (["mine", "mine"], r"\[\[task\]\] has 'mine' twice; give each once"),
+        (["mine", "other"], r"tasks leaves out 'other', which has a \[\[task\]\]; add it there or remove its table"),
+    ],
+)
+def test_every_task_of_ones_own_is_there_once_and_scored(tmp_path, tables, said):
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL.replace('tasks = ["sst2"]', 'tasks = ["mine"]') + "".join(map(OF_ONES_OWN.format, tables)))
+    with pytest.raises(BenchError, match=said):
+        load_suite(str(path))

@@ -201,3 +201,35 @@ def test_a_rate_changed_by_hand_after_the_search_is_seen(tmp_path):
     assert not rates_are_those_of(suite.replace("learning_rate = 0.001", "learning_rate = 0.002", 1), tmp_path)
     assert not rates_are_those_of(suite.replace("trials = 6", "trials = 7", 1), tmp_path)
     assert GRID["selection_rows"] == tomllib.loads(suite)["method"][0]["tuning"]["selection_rows"]
+
+
+TASKS = """
+[[task]]
+name = "mine"
+kind = "classes"
+text = "text"
+train = "data/train.csv"
+test = "{folder}/test.csv"
+
+[[task]]
+name = "other"
+kind = "classes"
+text = "text"
+train = "other.csv"
+test_share = 0.2
+"""
+
+
+def test_a_suite_with_searched_rates_names_the_same_rows_from_where_it_is_written(tmp_path):
+    suite = tmp_path / "mine.toml"
+    suite.write_text(FILE.replace('tasks = ["sst2", "rte"]', "") + TASKS.format(folder=tmp_path))
+    before = load_suite(str(suite))
+    assert before.tasks == ("mine", "other")
+    out = tmp_path / "runs" / "tune"
+    out.mkdir(parents=True)
+    assert write_tuned(suite, [chosen("full", "mine", 1e-3)], TABLE, out / "tuned.toml") == ["full"]
+    after = load_suite(str(out / "tuned.toml"))
+    assert [(spec.train, spec.test) for spec in after.task] == [(spec.train, spec.test) for spec in before.task]
+    full = after.method[0]
+    assert full.rates("mine")["learning_rate"] == 1e-3
+    assert full.tuning is None  # the rates on the other task come from no search

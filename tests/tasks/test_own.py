@@ -1,9 +1,13 @@
 """Tasks in files of the user's own: every form gives the same rows, splits are by content, mistakes are sentences."""
 
 import csv
+import errno
 import io
 import json
+import os
 import tracemalloc
+from decimal import Decimal
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -195,6 +199,10 @@ FAULTS = {
     ),
     "not json": ("rows.json", "[{", r"rows\.json is not JSON .*write a list of objects"),
     "no list": ("rows.json", '{"a": 1}', r"rows\.json: not a JSON list of objects; write one"),
+    "list as class": (
+        "rows.jsonl", '{"text": "a", "queue": ["x", "y"]}\n',
+        r"rows\.jsonl: line 1, column 'queue': \['x', 'y'\] is not a class; write one name or number in each row",
+    ),
     "pickle": (
         "rows.pkl", "x",
         r"rows\.pkl: its ending is none of \.csv, \.tsv, \.jsonl, \.json, \.parquet; rename or convert",
@@ -209,6 +217,26 @@ def test_a_bad_file_is_one_sentence_with_file_place_and_fix(tmp_path, fault):
     with pytest.raises(BenchError, match=sentence) as caught:
         load_task(settled(spec_of(tmp_path / name)), Source("files", None, ""), None, None)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_or_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.raises(BenchError, match=r"rows\.csv: is a folder; name a file with rows"):
+        settled(spec_of(tmp_path / "rows.csv"))
+    path = written(tmp_path, ROWS, "jsonl")
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(refused))
+    with pytest.raises(BenchError, match=r"rows\.jsonl: cannot be read \(Permission denied\); fix its permissions"):
+        settled(spec_of(path))
+
+
+def test_decimals_of_parquet_are_scores_and_a_decimal_comma_is_told(tmp_path):
+    rows = [{"text": "cold", "queue": Decimal("-40.5")}, {"text": "hot", "queue": Decimal("3.0")}]
+    spec = spec_of(written(tmp_path, rows, "parquet"), kind="score")
+    assert sorted(read_split(spec, "train", None).labels) == [-40.5, 3.0]
+    path = written(tmp_path, [{"text": "a", "queue": "3,5"}], "csv-semicolons")
+    with pytest.raises(BenchError, match=r"'3,5' is not a score of tickets: must be a finite number, with a decimal p"):
+        read_split(spec_of(path, kind="score"), "train", None)
 
 
 def test_a_missing_file_is_named():
@@ -255,6 +283,7 @@ TABLES = {
     "prompt of nothing": ({"kind": "text", "prompt": "{other}"}, "prompt names {other}, which is not among text: text"),
     "label is text": ({"label": "text"}, "column 'text' is given two parts to play"),
     "unknown key": ({"lable": "x"}, "unknown key 'lable'.*Did you mean 'label'"),
+    "name": ({"name": "my tickets"}, "name = 'my tickets' must be letters, digits"),
     "three texts": ({"text": ["a", "b", "c"]}, "text"),
     "share": ({"test_share": 1.5}, "test_share"),
 }  # fmt: skip
