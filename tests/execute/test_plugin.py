@@ -1,4 +1,5 @@
-"""A third party's method: installed by pip, found by entry point, used like a built-in; a broken one harms no other."""
+"""A third party's method and task: installed by pip, found by entry point, used like built-in ones; a broken one harms
+no other."""
 
 import json
 import os
@@ -17,6 +18,10 @@ USE = """
 import json
 import torch
 from bench.errors import BenchError
+from bench.plan.load import listing, parse_suite
+from bench.plan.planner import make_plan
+from bench.tasks.catalogue import task
+from bench.training.cell import run_cell
 from bench.models.head import TaskModel, make_head
 from bench.registry import load_method, make, method_names, provenance
 from tests.methods.families import batch, tiny
@@ -41,6 +46,21 @@ for wrong, values in ((name, {"shft": True}), (broken, {})):
         make(wrong, values, "suite.toml: methods[1]")
     except BenchError as error:
         seen[wrong] = str(error)
+seen["listed"] = [row for row in listing("tasks") if row[1] == "third-party task"]
+recipe = {"steps": 2, "batch_size": 4, "max_length": 16}
+suite = parse_suite(
+    {"name": "mine", "question": "?", "tasks": ["peft-ledger-scale-plugin/topics"], "seeds": [0], "baseline": "head",
+     "recipe": recipe, "method": [{"name": "head"}], "backbone": {"name": "tiny", "weights": "random"}},
+    "suite.toml",
+)
+(cell,) = make_plan(suite, "suite.toml", "cpu").cells
+record, _ = run_cell(cell)
+used = record.task
+seen["task"] = [record.status, used.name, used.source, used.train_rows + used.test_rows, sorted(used.rows.labels)]
+try:
+    task(broken)
+except BenchError as error:
+    seen["broken task"] = str(error)
 seen["lora"] = load_method("lora").__name__
 print(json.dumps(seen))
 """
@@ -108,8 +128,20 @@ def test_a_broken_one_fails_only_where_it_is_named(seen):
     assert seen["lora"] == "LoRA" and seen["class"] == "OutputScale"
 
 
+def test_its_task_is_listed_and_runs_on_the_file_in_the_package(seen):
+    named = [f"peft-ledger-scale-plugin/{name}" for name in ("broken", "topics")]
+    assert seen["listed"] == [[name, "third-party task"] for name in named]
+    assert seen["task"] == ["ok", "peft-ledger-scale-plugin/topics", "files", 24, ["billing", "delivery"]]
+
+
+def test_a_broken_task_says_whose_it_is(seen):
+    said = "task 'peft-ledger-scale-plugin/broken', entry point 'peft_ledger_scale.broken:TASK': it cannot be imported"
+    assert seen["broken task"].startswith(f"{said} (ImportError: needs the library nowhere-to-be-found)")
+
+
 def test_listing_imports_no_plug_in(site):
     script = (
-        "import sys; from bench.registry import method_names; method_names(); print('peft_ledger_scale' in sys.modules)"
+        "import sys; from bench.registry import method_names; from bench.tasks.catalogue import task_names; "
+        "method_names(); task_names(); print('peft_ledger_scale' in sys.modules)"
     )
     assert python("-c", script, PYTHONPATH=str(site)).strip() == "False"

@@ -170,9 +170,7 @@ def test_init_writes_a_suite_says_what_it_saw_and_keeps_a_file_that_is_there(tmp
 def test_nested_objects_are_named_where_no_column_holds_texts(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"doc": {"text": str(i)}, "label": i % 2}) + "\n" for i in range(9)))
-    with pytest.raises(
-        BenchError, match=r"no column beside 'label' holds texts; .* the lists or objects of doc"
-    ):
+    with pytest.raises(BenchError, match=r"no column beside 'label' holds texts; .* the lists or objects of doc"):
         look(path)
     with pytest.raises(BenchError, match="column 'doc' holds lists or objects; give one name, number or text"):
         look(path, label="doc", text=("label",))

@@ -14,7 +14,7 @@ def build_wheel(wheel_directory: str, config_settings: Any = None, metadata_dire
     """Write the wheel into ``wheel_directory`` and return its file name; pip runs this in the project's folder."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     stem = f"{project['name'].replace('-', '_')}-{project['version']}"
-    files = {path.as_posix(): path.read_bytes() for path in sorted(Path(PACKAGE).glob("*.py"))}
+    files = {path.as_posix(): path.read_bytes() for path in sorted(Path(PACKAGE).glob("*.*"))}
     files |= {f"{stem}.dist-info/{name}": text.encode() for name, text in _metadata(project).items()}
     record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
     files[f"{stem}.dist-info/RECORD"] = f"{record}{stem}.dist-info/RECORD,,\n".encode()
