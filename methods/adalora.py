@@ -200,7 +200,7 @@ class AdaLoRA(Method):
 
     def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
         """Peft's ADALORA; pruned triplets stay, with the value zero."""
-        from methods import to_peft
+        import methods.to_peft as to_peft
 
         layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Adaptive)}
         updates, values = {}, {}

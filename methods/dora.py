@@ -54,7 +54,7 @@ class DoRA(Method):
 
     def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
         """Peft's LORA with ``use_dora``; rows of a fused map that are not adapted keep their own length."""
-        from methods import to_peft
+        import methods.to_peft as to_peft
 
         layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Decomposed)}
         updates, lengths = {}, {}

@@ -67,7 +67,7 @@ class IA3(Method):
 
     def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
         """Peft's IA3, with ones for the rows of a fused map that are not scaled."""
-        from methods import to_peft
+        import methods.to_peft as to_peft
 
         outputs = {path: layer.vector() for path, layer in module.named_modules() if isinstance(layer, ScaledOutput)}
         inputs = {path: layer.scale for path, layer in module.named_modules() if isinstance(layer, ScaledInput)}

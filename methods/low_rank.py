@@ -124,7 +124,7 @@ class LowRankMethod(Method):
 
     def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
         """Peft's LORA, with the updates of a fused map's slices as one of the whole map."""
-        from methods import to_peft
+        import methods.to_peft as to_peft
 
         layers = dict(low_rank(module))
         updates = {path: to_peft.joined(layer.rows, layer.A, layer.B, layer.base) for path, layer in layers.items()}

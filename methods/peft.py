@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import methods.peft_optimizer as peft_optimizer
+import methods.peft_text as peft_text
 from bench.errors import BenchError
 from bench.method import Method, clone, copy_delta
-from methods import peft_optimizer, peft_text
 from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
 from methods.peft_names import Fitted
 from methods.peft_notes import base_states, folded, moved, said_of, task_of, without_values

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import methods.peft_fields as peft_fields
+import methods.peft_optimizer as peft_optimizer
+import methods.peft_text as peft_text
 from bench.errors import BenchError, unknown
 from bench.method import MethodConfig
-from methods import peft_fields, peft_optimizer, peft_text
 
 DIMENSIONS = ("token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules")
 """Of the backbone that a saved prompt was trained on: peft takes those of the backbone here where they are left out."""

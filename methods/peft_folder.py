@@ -69,7 +69,9 @@ def load(backbone: nn.Module, folder: Path) -> Aligned:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = library().PeftModel.from_pretrained(backbone, str(folder), autocast_adapter_dtype=False)
+            model = library().PeftModel.from_pretrained(
+                backbone, str(folder), autocast_adapter_dtype=False, trust_remote_code=False
+            )
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError) as error:
         raise BenchError(f"{folder}: peft cannot load it onto this backbone: {first_line(error)}") from error
     return Aligned(model.eval())

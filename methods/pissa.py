@@ -79,7 +79,7 @@ class PiSSA(LowRankMethod):
 
     def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
         """Peft's LORA of rank 2 r on the weights as they were: what was trained less the start."""
-        from methods import to_peft
+        import methods.to_peft as to_peft
 
         layers, updates = dict(low_rank(module)), {}
         for path, layer in layers.items():

@@ -289,7 +289,7 @@ class PrefixTuning(Method):
         Raises:
             BenchError: The family's positions cannot be moved, or it has no cache.
         """
-        from methods import to_peft
+        import methods.to_peft as to_peft
 
         first = first_position(module.config, module.numbering)  # type: ignore[arg-type]
         table = _delta(module)["prefix.table"]  # type: ignore[arg-type]

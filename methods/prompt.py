@@ -176,7 +176,7 @@ class Prompted(nn.Module):
 
 
 def _to_peft(module: Any, backbone: nn.Module, kind: str) -> nn.Module:
-    from methods import to_peft
+    import methods.to_peft as to_peft
 
     if not module.position_shift:
         raise BenchError("peft's prompt takes the first positions, which position_shift = false leaves to the tokens")

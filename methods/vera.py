@@ -119,7 +119,7 @@ class VeRA(Method):
         Raises:
             BenchError: The targets have pairs that are not parts of one.
         """
-        from methods import to_peft
+        import methods.to_peft as to_peft
 
         layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Scaled)}
         maps = {path: _whole(layer) for path, layer in layers.items()}
@@ -129,7 +129,7 @@ class VeRA(Method):
 
 def _whole(layer: "Scaled") -> Any:
     """The scales of a layer's slices as those of the whole map."""
-    from methods import to_peft
+    import methods.to_peft as to_peft
 
     pairs = {role: layer.pairs[role] for role in layer.rows}
     a, b_matrices = ({role: getattr(pair, name) for role, pair in pairs.items()} for name in "AB")
