@@ -253,7 +253,8 @@ def test_a_search_for_rates_is_made_at_the_chosen_sizes_and_written_under_the_su
 
 
 def test_plan_prints_what_was_chosen(tmp_path):
-    values = json.loads(suite("full", "lora", match={"trainable_parameters": 4_200}).model_dump_json(exclude_unset=True, exclude_none=True))
+    given = suite("full", "lora", match={"trainable_parameters": 4_200})
+    values = json.loads(given.model_dump_json(exclude_unset=True, exclude_none=True))
     path = tmp_path / "mine.toml"
     path.write_text(tomli_w.dumps(values))
     assert "match  lora(rank=8) · 4,096 of 4,200 trainable parameters, 97.5 %" in bench("plan", "--suite", path).stdout
