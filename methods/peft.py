@@ -214,13 +214,17 @@ class Peft(Method):
     def delta(self, module: Bridged) -> dict[str, Tensor]:
         """What peft would save, by the names that the tensors have in ``module``; a prompt without its encoder.
 
+        A tensor that layers share is there as often as peft's file has it, from the second time on under peft's key.
         AdaLoRA's masked ranks are stored as zeros: peft drops them and loads into a module of another shape.
         """
         if module.prompted:
             return _prompt(module)
         names = {id(tensor): name for name, tensor in _held(module).items()}
-        stored = _saved(module)
-        return {names.get(id(tensor), key): tensor.detach().clone() for key, tensor in stored.items()}
+        stored: dict[str, Tensor] = {}
+        for key, tensor in _saved(module).items():
+            name = names.get(id(tensor), key)
+            stored[key if name in stored else name] = tensor.detach().clone()
+        return stored
 
     def load_delta(self, backbone: nn.Module, config: PeftConfig, delta: Mapping[str, Tensor]) -> nn.Module:
         """Put ``delta`` onto a fresh, frozen backbone.

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bench.errors import BenchError
 from bench.registry import make, resolved
 from tests.methods.adapted import adapt, randomise, states, trained
+from tests.methods.families import tiny
 from tests.methods.peft_types import outcome
 from tools import peft_table
 
@@ -86,3 +88,25 @@ def test_the_page_is_what_every_type_does():
     """All of peft's types on three families; minutes."""
     page = Path(__file__).resolve().parents[2] / "docs" / "peft.md"
     assert page.read_text() == peft_table.text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"peft_type": "LILY", "r": 4, "stride_A": 2, "num_B": 2, "target_modules": ["query", "value"]},
+        {"peft_type": "RANDLORA", "r": 4, "target_modules": ["query", "value"]},
+        {"peft_type": "VERA", "r": 4, "target_modules": ["query", "value"]},
+        {"peft_type": "TRAINABLE_TOKENS", "token_indices": [5, 6], "target_modules": ["word_embeddings"]},
+    ],
+    ids=lambda options: options["peft_type"],
+)
+def test_what_is_stored_is_what_pefts_file_holds(options, tmp_path):
+    """Also tensors that layers share, which the file has once for each of them."""
+    method, module = adapt("peft", "bert", **options)
+    randomise(module)
+    module.peft.save_pretrained(tmp_path)
+    held = load_file(tmp_path / "adapter_model.safetensors")
+    stored = method.delta(module)
+    assert sum(t.nbytes for t in stored.values()) == sum(t.nbytes for t in held.values())
+    again = method.load_delta(tiny("bert"), module.options, stored)
+    torch.testing.assert_close(states(again), states(module), rtol=0, atol=0)
