@@ -51,25 +51,33 @@ LIKE = {"ia3/lr_0.001": "ia3/default", "prompt_tuning/default": "prompt_tuning/l
 """Experiments whose file was not to be had -> those of the same type and number of parameters, whose names differ by
 the learning rate alone."""
 COUNTED_LITGPT = FOLDER / "counted_litgpt.csv"
-LITGPT = {
-    "litgpt-llama2-7b-QLoRA-b2": ("llama-2-7b", 2),
-    "litgpt-llama2-7b-LoRA-b2": ("llama-2-7b", 2),
-    "litgpt-llama3.2-1b-LoRA-b1": ("llama-3.2-1b", 1),
-    "litgpt-llama3.2-1b-QLoRA-b2": ("llama-3.2-1b", 2),
-    "litgpt-llama3-8b-LoRA-b1": ("llama-3.1-8b", 1),
-    "litgpt-llama3-8b-QLoRA-b2": ("llama-3.1-8b", 2),
-    "litgpt-llama3.2-3b-LoRA-b1": ("llama-3.2-3b", 1),
-    "litgpt-llama3.2-3b-QLoRA-b2": ("llama-3.2-3b", 2),
-    "litgpt-mistral-7b-LoRA-b2": ("mistral-7b", 2),
-    "litgpt-mistral-7b-QLoRA-b2": ("mistral-7b", 2),
+QV = {"rank": 32, "dropout": 0.05}
+MAPS = ["query", "key", "value", "output", "ffn_in", "ffn_gate", "ffn_out"]
+"""All that litgpt's ``lora_query`` to ``lora_mlp`` adapt."""
+LITGPT: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "litgpt-llama2-7b-QLoRA-b2": ("llama-2-7b", 2, QV),
+    "litgpt-llama2-7b-LoRA-b2": ("llama-2-7b", 2, QV),
+    "litgpt-llama3.2-1b-LoRA-b1": ("llama-3.2-1b", 1, QV),
+    "litgpt-llama3.2-1b-QLoRA-b2": ("llama-3.2-1b", 2, QV),
+    "litgpt-llama3-8b-LoRA-b1": ("llama-3.1-8b", 1, QV),
+    "litgpt-llama3-8b-QLoRA-b2": ("llama-3.1-8b", 2, QV),
+    "litgpt-llama3.2-3b-LoRA-b1": ("llama-3.2-3b", 1, QV),
+    "litgpt-llama3.2-3b-QLoRA-b2": ("llama-3.2-3b", 2, QV),
+    "litgpt-mistral-7b-LoRA-b2": ("mistral-7b", 2, QV),
+    "litgpt-mistral-7b-QLoRA-b2": ("mistral-7b", 2, QV),
+    "litgpt-tinyllama-LoRA-b8": ("tinyllama-1.1b", 8, QV | {"targets": MAPS}),
+    "litgpt-tinyllama-QLoRA-b8": ("tinyllama-1.1b", 8, QV | {"targets": MAPS}),
+    "litgpt-phi3-mini-LoRA-b4": ("phi-3-mini", 4, {"rank": 8, "dropout": 0.05, "targets": MAPS}),
+    "litgpt-gemma-2b-LoRA-b2": ("gemma-2b", 2, {"rank": 8, "dropout": 0.1, "targets": MAPS}),
+    "litgpt-gemma-2b-QLoRA-b2": ("gemma-2b", 2, {"rank": 8, "dropout": 0.1, "targets": MAPS}),
 }
-"""Rows of litgpt that its published configuration says whole -> shape and rows; Llama 3 8B has the shape of 3.1."""
+"""Rows of litgpt -> shape, rows and LoRA; Llama 3 8B has the shape of 3.1. Those with ``MAPS`` adapt the LM head too,
+which is left out: its factors are a few MB."""
 LITGPT_SETTING = Setting(
     batch=1, length=512, dtype="bfloat16", adapter_dtype="model", optimizer="adamw_foreach", device="cuda",
-    objective="text", loss="chunked", dropout=0.05,
+    objective="text", loss="chunked",
 )  # fmt: skip
-"""Of litgpt's ``bf16-true``: all that trains is bfloat16; its LoRA has dropout. Its logits are counted apart."""
-LITGPT_LORA = {"rank": 32, "dropout": 0.05}
+"""Of litgpt's ``bf16-true``: all that trains is bfloat16. Its logits are counted apart."""
 LITGPT_LOGIT = 10
 """Bytes of a logit where litgpt's forward ends: in bfloat16; in float32, which Fabric's ``convert_output`` makes of
 them; and those of the step before in float32, which the loop's ``logits`` holds until it is bound anew."""
@@ -173,35 +181,35 @@ def count_litgpt() -> None:
     with COUNTED_LITGPT.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("id", "backbone", "forward_bytes", "graph_bytes", "head_bytes", "logit_bytes"))
-        for name, (shape, rows) in LITGPT.items():
+        for name, (shape, rows, lora) in LITGPT.items():
             spec, packed = backbone.shape_of(shape), "QLoRA" in name
             config = backbone.configuration(spec)
             more = {"weights": "nf4", "bitsandbytes": LITGPT_BITSANDBYTES} if packed else {}
-            setting = LITGPT_SETTING.model_copy(update={"batch": rows, **more})
+            setting = LITGPT_SETTING.model_copy(update={"batch": rows, "dropout": lora["dropout"], **more})
             matrix = config.vocab_size * config.hidden_size
             # ours stands in bfloat16, as the packed one does while a product unpacks it
             head = PACKED_BYTES * matrix if packed else 2 * matrix * config.tie_word_embeddings
             logits = LITGPT_LOGIT * rows * setting.length * config.vocab_size
-            peak = count(spec, *make("lora", LITGPT_LORA), setting).peak.forward
-            table.writerow((name, shape, peak, graph_bytes(spec, setting), int(head), logits))
+            peak = count(spec, *make("lora", lora), setting).peak.forward
+            table.writerow((name, shape, peak, graph_bytes(spec, lora, setting), int(head), logits))
             file.flush()
 
 
-def graph_bytes(spec: BackboneSpec, setting: Setting) -> int:
+def graph_bytes(spec: BackboneSpec, lora: dict[str, Any], setting: Setting) -> int:
     """What the graph of a step holds after its backward, of every layer alike: the inputs that 4-bit layers keep.
 
     litgpt's loop holds it through the next forward: ``loss`` and ``logits`` are bound anew only after that.
     """
     layers = int(backbone.configuration(spec).num_hidden_layers)
-    two, three = (_graph_bytes(dataclasses.replace(spec, layers=few), setting) for few in (2, 3))
+    two, three = (_graph_bytes(dataclasses.replace(spec, layers=few), lora, setting) for few in (2, 3))
     return three + (layers - 3) * (three - two)
 
 
-def _graph_bytes(spec: BackboneSpec, setting: Setting) -> int:
-    adapted = Adapted(spec, *make("lora", LITGPT_LORA), setting)
+def _graph_bytes(spec: BackboneSpec, lora: dict[str, Any], setting: Setting) -> int:
+    adapted = Adapted(spec, *make("lora", lora), setting)
     with without_data(setting.device):
         course = follow_step(adapted.step())
-    return sum(size for phase in course.phases[:2] for _, size in phase) - course.held.gradients
+    return sum(event.size for phase in course.phases[:2] for event in phase) - course.held.gradients
 
 
 if __name__ == "__main__":

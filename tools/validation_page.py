@@ -48,9 +48,6 @@ OTHERWISE = (
 STORED = {
     "ADALORA": "peft leaves masked ranks out of the file, half of them here; this harness stores them as zeros, so "
     "that a delta's shapes do not depend on what training found",
-    "LILY": "the file holds the factors that layers share once for every layer",
-    "RANDLORA": "the file holds the frozen random bases too (`save_projection`), once for every adapted map",
-    "TRAINABLE_TOKENS": "the file holds the rows twice, under the embeddings and the LM head that is tied to them",
 }
 """Type -> what its published file holds beside the delta, where the two differ by more than 5 %."""
 
@@ -210,9 +207,10 @@ def _litgpt() -> list[str]:
     counted = {row["id"]: row for row in read(COUNTED_LITGPT)}
     lines = [
         "## litgpt", "",
-        "Peaks that Lightning-AI/litgpt prints (`max_memory_allocated`), LoRA of rank 32 with dropout on queries and "
-        "values, 512 tokens, all in bfloat16, beside our `lora` under the chunked loss where its forward ends, plus "
-        "what litgpt's code has and a step here has not:", "",
+        "Peaks that Lightning-AI/litgpt prints (`max_memory_allocated`), LoRA with dropout on queries and values (qv) or "
+        "on all maps, 512 tokens, all in bfloat16, beside our `lora` on the same maps under the chunked loss where its "
+        "forward ends, plus what litgpt's code has and a step here has not (where it adapts the LM head too, that "
+        "adapter is left out: a few MB):", "",
         "- 10 bytes for each logit: `model(..., lm_head_chunk_size=128)` gives them in bfloat16, Fabric's "
         "`convert_output` makes them float32, and the loop's variable still holds those of the step before;",
         "- an LM head of its own where the model ties it to its embeddings (`litgpt/model.py`), 4-bit under QLoRA, as "
@@ -221,8 +219,8 @@ def _litgpt() -> list[str]:
         f"(`--weights nf4 --bitsandbytes {LITGPT_BITSANDBYTES}`): every product keeps its input, not only through its "
         "own step but until `loss` and `logits` are bound anew, after the next forward; `graph` is what that holds.",
         "", "Targets: LoRA within 10 %, QLoRA within 15 %.", "",
-        "| run | rows | forward GB | graph GB | head GB | logits GB | counted GB | printed GB | ratio |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| run | LoRA | rows | forward GB | graph GB | head GB | logits GB | counted GB | printed GB | ratio |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     left = []
     for row in read(PUBLISHED.with_name("litgpt.csv")):
@@ -233,11 +231,11 @@ def _litgpt() -> list[str]:
         parts = [int(own[name]) / 1e9 for name in ("forward_bytes", "graph_bytes", "head_bytes", "logit_bytes")]
         peak = sum(parts)
         told = " | ".join(f"{part:.2f}" for part in [*parts, peak, printed])
-        lines.append(f"| {row['id']} | {row['batch']} | {told} | {peak / printed:.3f} |")
+        lines.append(f"| {row['id']} | {row['method'].partition(' ')[2]} | {row['batch']} | {told} | {peak / printed:.3f} |")
     return [
-        *lines, "", f"Not counted (printed GB): {', '.join(left)}. Most adapt all maps and the LM head, of padded "
-        "vocabularies; the full rows of Llama 3.2 lie below weights, gradients and AdamW's state as printed and are "
-        "not to be believed.",
+        *lines, "", f"Not counted (printed GB): {', '.join(left)}. The full rows of Llama 3.2 lie below weights, "
+        "gradients and AdamW's state as printed and are not to be believed; of the others the rows, the maps or the "
+        "type are not said whole.",
     ]  # fmt: skip
 
 

@@ -47,6 +47,7 @@ PUBLISHED = {
     "qwen3-4b": (WHOLE, 4_022_468_096, "hub, safetensors of Qwen3-4B: 4,022,468,096; model card: 4.0 B"),
     "qwen3-8b": (WHOLE, 8_190_735_360, "hub, safetensors of Qwen3-8B: 8,190,735,360; model card: 8.2 B"),
     "qwen3-32b": (WHOLE, 32_762_123_264, "hub, safetensors of Qwen3-32B: 32,762,123,264; KerasHub's preset"),
+    "gemma-2b": (WHOLE, 2_506_172_416, "hub, safetensors of gemma-2b: 2,506,172,416"),
     "gemma-2-2b": (WHOLE, 2_614_341_888, "hub, safetensors of gemma-2-2b: 2,614,341,888"),
     "gemma-3-1b": (WHOLE, 999_885_952, "hub, safetensors of gemma-3-1b-pt: 999,885,952; KerasHub's preset"),
     "gemma-3-4b": (WHOLE, 3_880_263_168, "the text part of gemma-3-4b in GGUF: 3,880,263,168"),
@@ -104,7 +105,7 @@ def test_a_window_stands_where_the_published_configuration_has_one(name):
     [
         ("llama-3.1-7b", "'llama-3.1-8b'"),
         ("qwen2.5-1.5b", "'qwen2.5-0.5b'"),
-        ("gemma-2b", "'gemma-2-2b'"),
+        ("gemma-2-2", "'gemma-2-2b'"),
         ("phi3-mini", "'phi-3-mini'"),
         ("mistral", "'mistral-7b'"),
     ],
