@@ -36,8 +36,8 @@ FORMS = [
     {"optimizer": "sgd", "dropout": 0.1, "clipping": True},
     {"optimizer": "adamw_8bit", "dtype": "bfloat16", "objective": "classes"},
 ]
-SHAPES = {"bert-base": 16, "gpt2": 16, "llama-3.2-3b": 16, "gemma-3-1b": 50, "gemma-2-2b": 26, "qwen3-0.6b": 16,
-          "t5-base-encoder": 16}  # fmt: skip
+SHAPES = {"bert-base": 10, "gpt2": 10, "llama-3.2-3b": 10, "gemma-3-1b": 50, "gemma-2-2b": 26, "qwen3-0.6b": 10,
+          "t5-base-encoder": 10}  # fmt: skip
 
 
 def case(name, layers, method, form):
@@ -147,10 +147,11 @@ def test_one_pass_shows_what_two_show(name, method, form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())) or "plain")
 @pytest.mark.parametrize("method", BUILTIN)
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_method_on_every_kind_of_backbone(name, method, form):
+def test_every_method_on_every_kind_of_backbone(name, method):
+    """Each with one of the forms, dealt out so that every method and every shape meets all of them."""
+    form = FORMS[([*SHAPES].index(name) + [*BUILTIN].index(method)) % len(FORMS)]
     if backbone.usual_objective(backbone.shape_of(name)) != "text":
         form = {k: v for k, v in form.items() if k != "objective"}
     given = case(name, SHAPES[name], method, form)
