@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.analysis.foreign import Adapted, Foreign, Theirs
-from bench.analysis.foreign_formats import ALL_TRAINS
+from bench.analysis.foreign import ALL_TRAINS, Adapted, Foreign, Theirs
 from bench.analysis.foreign_formats import read as read_file
 from bench.analysis.settings import place
 from bench.errors import BenchError, unknown
@@ -31,6 +30,19 @@ NOT_OF_THE_METHOD = {
     "runtime_config", "token_dim", "num_layers", "num_attention_heads", "num_transformer_submodules",
 }  # fmt: skip
 """Fields of theirs that say how the library is called or what the backbone is."""
+PLACES = {
+    "target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern",
+    "alpha_pattern", "bias", "lora_bias", "layer_replication", "trainable_token_indices", "target_parameters",
+}  # fmt: skip
+"""Fields of theirs that say what trains and where; of a method of ours, ``targets`` alone says it."""
+NOTHING: tuple[Any, ...] = (None, False, "none", "", [], {})
+"""Values of these fields that say nothing."""
+MAPS = {
+    name: place
+    for place, names in {"query": "q_proj q_lin q", "key": "k_proj k_lin k", "value": "v_proj v_lin v"}.items()
+    for name in names.split()
+}
+"""Names of theirs for a map that ours names by its place; a name that stands for several maps agrees with none."""
 NOT_STATED = "not stated"
 
 
@@ -221,7 +233,7 @@ def _of_cost(shape: Shape, record: CostRecord) -> Mapping[str, Any]:
     batches = record.latency_seconds.base.by_batch if record.latency_seconds is not None else {}
     widened = shape.dtype != "bfloat16" or shape.adapter_dtype == "float32"
     return shape.model_dump() | {
-        "adapter_dtype": "float32" if widened else shape.dtype, "program": "pytorch", "accumulation": 1,
+        "adapter_dtype": "float32" if widened else shape.dtype, "program": "pytorch", "accumulation": 1, "devices": 1,
         "latency_length": record.latency_length, "latency_batch": _Among(batches),
     }  # fmt: skip
 
@@ -255,23 +267,36 @@ def _method(ours: MethodUsed, theirs: Adapted) -> Iterator[Difference]:
         return
     for key, value in theirs.config.items():
         mine = key if of_library is not None else SPELLED.get(key, key)
-        if key in NOT_OF_THE_METHOD or mine not in ours.config:
+        if key in NOT_OF_THE_METHOD:
             continue
-        if _plain(ours.config[mine]) != _plain(value):
+        if of_library is None and key in PLACES and value not in NOTHING:
+            yield from _places(ours, key, value)
+        elif mine in ours.config and _plain(ours.config[mine]) != _plain(value):
             yield Difference(mine, _text(ours.config[mine]), _text(value))
+
+
+def _places(ours: MethodUsed, key: str, value: Any) -> Iterator[Difference]:
+    """Where theirs trains, beside a method of ours: its ``targets``, and nothing that those do not name."""
+    if key != "target_modules":
+        yield Difference(key, "none", _text(value))
+    elif (targets := ours.config.get("targets")) is not None:
+        named = [MAPS.get(str(name), str(name)) for name in (value if isinstance(value, list) else [value])]
+        if _plain(targets) != _plain(named):
+            yield Difference("targets", _text(targets), _text(value))
 
 
 def _variant(theirs: Adapted) -> str | None:
     """Their name of a method; of a switch such as ``use_dora`` or a start such as ``pissa`` what it makes of it."""
     switches = [key.removeprefix("use_") for key, value in theirs.config.items() if key[:4] == "use_" and value is True]
     starts = [v.partition("_")[0] for k, v in theirs.config.items() if k.startswith("init_") and isinstance(v, str)]
+    starts += [by] if isinstance(by := theirs.config.get("optimizer_type"), str) else []
     chosen = [word for word in (*switches, *starts) if word]
     return "+".join(chosen) if chosen else theirs.kind
 
 
 def _word(name: str) -> str:
     """A method's name without case and signs; that everything trains goes by the name of the suite's usual baseline."""
-    return "full" if name == ALL_TRAINS else "".join(c for c in name.casefold() if c.isalnum())
+    return "full" if name == ALL_TRAINS else "".join(c for c in name.casefold().replace("+", "plus") if c.isalnum())
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,12 @@ LARGEST_FILE = 32 * 2**20
 """Bytes; what these programs write is far below one MiB, but for samples, which they keep in files of their own."""
 Number = Annotated[float, Field(strict=True, ge=0, le=1e18, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True, ge=0, le=10**15)]
+Signed = Annotated[float, Field(strict=True, ge=-1e18, le=1e18, allow_inf_nan=False)]
 Form = TypeVar("Form", bound=BaseModel)
+
+ALL_TRAINS = "full fine-tuning"
+"""How these programs say that everything trains: by naming no adapter."""
+RESERVED = "reserved by the allocator{}, free blocks among it; ours is what tensors take at the peak of a step"
 
 
 class Lenient(BaseModel):
@@ -76,6 +81,24 @@ class Foreign:
         return replace(self, method=Adapted(label, ours=True))
 
 
+def computed(dtype: str, autocast: str | None, adapted: bool) -> str:
+    """How weights are held and what is computed in, by our name where we have the same.
+
+    Ours under autocast holds frozen weights in bfloat16 and what trains in float32, as peft does of a backbone in
+    bfloat16; a backbone in float32 under autocast is another setting, and so is one that trains in bfloat16.
+
+    Args:
+        dtype: Type of the backbone's weights.
+        autocast: Type that autocast computes in; None: there is none.
+        adapted: Whether peft adds what trains.
+    """
+    if autocast is None:
+        return dtype
+    if dtype == autocast == "bfloat16" and adapted:
+        return "bfloat16_autocast"
+    return f"{dtype} under {autocast} autocast"
+
+
 def table(path: Path) -> dict[str, Any]:
     """The JSON object of a file; NaN, which Python's own writer writes, is null.
 
@@ -129,5 +152,6 @@ def parsed(model: type[Form], values: Any, path: Path, form: str, at: str = "") 
         place = ".".join(filter(None, (at, fault.place)))[:200]
         if fault.kind == "missing":
             raise BenchError(f"{path}: {place} is missing; results of {form} have it") from error
-        given = str(fault.given)[:40]
-        raise BenchError(f"{path}: {place} = {given!r} does not fit results of {form} ({fault.message})") from error
+        given, message = str(fault.given)[:40], fault.message
+        message = "it must be a table" if fault.kind == "model_type" else message
+        raise BenchError(f"{path}: {place} = {given!r} does not fit results of {form} ({message})") from error

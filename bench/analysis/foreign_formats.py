@@ -1,7 +1,7 @@
-"""Reads results of peft's method comparison, of optimum-benchmark and of the LM evaluation harness.
+"""Reads results of peft's method comparison and of the LM evaluation harness, and knows the reader of each form.
 
-What each figure means is taken from the code that writes it: ``method_comparison/MetaMathQA/run.py`` and ``utils.py``
-of huggingface/peft, ``trackers`` and ``scenarios`` of huggingface/optimum-benchmark, and ``evaluator.py`` of
+What each figure means is taken from the code that writes it: ``run.py`` and ``utils.py`` of
+``method_comparison/MetaMathQA`` and ``image-gen`` of huggingface/peft, and ``evaluator.py`` of
 EleutherAI/lm-evaluation-harness.
 """
 
@@ -10,14 +10,25 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
-from bench.analysis.foreign import Adapted, Foreign, Lenient, Number, Theirs, Whole, parsed, table
+from bench.analysis.foreign import (
+    ALL_TRAINS,
+    RESERVED,
+    Adapted,
+    Foreign,
+    Lenient,
+    Number,
+    Signed,
+    Theirs,
+    Whole,
+    computed,
+    parsed,
+    table,
+)
+from bench.analysis.foreign_optimum import OPTIMUM, TARGETS, optimum
 from bench.errors import BenchError
-from bench.schema.figures import BASE
 
-ALL_TRAINS = "full fine-tuning"
-"""How these programs say that everything trains: by naming no adapter."""
 UNTOUCHED = "the backbone as it is"
 
 
@@ -35,6 +46,10 @@ class _TrainConfig(Lenient):
     use_amp: bool = False
     autocast_adapter_dtype: bool = True
     attn_implementation: str | None = None
+    optimizer_type: str | None = None
+    optimizer_kwargs: dict[str, Any] = Field(default={})
+    resolution: Whole | None = None
+    """Side of the images in pixels; None: the model is one of text."""
 
 
 class _RunInfo(Lenient):
@@ -45,25 +60,33 @@ class _RunInfo(Lenient):
 
 class _Metrics(Lenient):
     step: Whole
-    test_accuracy: Number | None = Field(default=None, alias="test accuracy")
     train_time: Number | None = Field(default=None, alias="train time")
     allocated: Number | None = Field(default=None, alias="mem allocated avg")
+    accuracy: Signed | None = Field(default=None, alias="test accuracy")
+    forgetting: Signed | None = None
+    similarity: Signed | None = Field(default=None, alias="test dino_similarity")
+    drift: Signed | None = None
+
+
+def _memory(name: str) -> Any:
+    """In earlier files these fields are named for CUDA."""
+    return Field(validation_alias=AliasChoices(f"accelerator_memory_{name}", f"cuda_memory_{name}"))
 
 
 class _TrainInfo(Lenient):
-    accelerator_memory_max: Number
-    accelerator_memory_reserved_avg: Number
-    accelerator_memory_reserved_99th: Number
+    accelerator_memory_max: Number = _memory("max")
+    accelerator_memory_reserved_avg: Number = _memory("reserved_avg")
+    accelerator_memory_reserved_99th: Number = _memory("reserved_99th")
     train_time: Number
     file_size: Number
-    num_trainable_params: Whole
-    num_total_params: Whole
+    num_trainable_params: Whole | None = None
+    num_total_params: Whole | None = None
     status: str
     metrics: tuple[_Metrics, ...] = ()
 
 
 class _SystemInfo(Lenient):
-    accelerator: str | None = None
+    accelerator: str | None = Field(default=None, validation_alias=AliasChoices("accelerator", "gpu"))
 
 
 class _MetaInfo(Lenient):
@@ -77,250 +100,111 @@ class _Comparison(Lenient):
 
 
 COMPARISON = "peft's method comparison"
+OPTIMIZERS = ("lora+", "lora-fa", "riemannian")
+"""Optimizers of theirs that make another method of LoRA."""
+UNSAVED = 99_999_999
+"""Bytes; what ``get_file_size`` gives where the adapter could not be saved."""
 
 
 def _comparison(values: dict[str, Any], path: Path) -> Iterator[Foreign]:
+    if "generation_info" in values and "train_info" not in values:
+        raise BenchError(
+            f"{path}: of peft's benchmark of generation, which trains nothing; give an experiment of {COMPARISON}"
+        )
     found = parsed(_Comparison, values, path, COMPARISON)
     asked, config = found.run_info.train_config, found.run_info.peft_config
     if found.train_info.status != "success":
-        raise BenchError(f"{path}: train_info.status = {found.train_info.status[:40]!r}: this experiment was not ended")
+        raise BenchError(
+            f"{path}: train_info.status = {found.train_info.status[:40]!r}: not ended; give an experiment that was"
+        )
     widened = asked.dtype == "float32" or asked.autocast_adapter_dtype
+    image = asked.resolution is not None
     setting = {
-        "batch": asked.batch_size, "length": "varies", "dtype": _computed(asked.dtype, asked.use_amp),
+        "batch": asked.batch_size, "length": None if image else "varies",
+        "dtype": computed(asked.dtype, "float16" if asked.use_amp else None, config is not None),
         "adapter_dtype": "float32" if widened else asked.dtype, "attention": asked.attn_implementation or "sdpa",
         "clipping": asked.grad_norm_clip > 0, "checkpointing": asked.use_gc, "compiled": asked.compile,
-        "objective": "text", "device": found.meta_info.system_info.accelerator,
+        "objective": "images" if image else "text", "device": found.meta_info.system_info.accelerator,
     }  # fmt: skip
-    method = Adapted(ALL_TRAINS) if config is None else Adapted(str(config.get("peft_type")), config)
-    figures = tuple(_of_comparison(found.train_info, config is None))
+    method = Adapted(ALL_TRAINS) if config is None else _adapted(config, asked)
+    named = "cuda" if "cuda_memory_max" in values["train_info"] else "accelerator"
+    figures = (*_of_size(found.train_info, method), *_of_run(found.train_info, image, named))
     yield Foreign(str(path), COMPARISON, found.run_info.experiment_name, method, asked.model_id, setting, figures)
 
 
-def _computed(dtype: str, autocast: bool) -> str:
-    return f"{dtype}_autocast" if autocast else dtype
+def _adapted(config: Mapping[str, Any], asked: _TrainConfig) -> Adapted:
+    """What was asked for: the ranks that AdaLoRA kept are its outcome, and an optimizer of theirs is of the method."""
+    kind, given = str(config.get("peft_type")), dict(config)
+    if kind == "ADALORA":
+        given.pop("rank_pattern", None)
+    if kind == "LORA":
+        given["optimizer_type"] = asked.optimizer_type if asked.optimizer_type in OPTIMIZERS else None
+        given["loraplus_lr_ratio"] = asked.optimizer_kwargs.get("loraplus_lr_ratio")
+    return Adapted(kind, given)
 
 
-RESERVED = "reserved by the allocator{}, free blocks among it; ours is what tensors take at the peak of a step"
-
-
-def _of_comparison(info: _TrainInfo, full: bool) -> Iterator[Theirs]:
-    trained = "both count parameters that require a gradient; theirs names no task head"
-    yield Theirs("train_info.num_trainable_params", info.num_trainable_params, "parameters",
-                 ("trainable_parameters.method",), why=trained)  # fmt: skip
-    if full:
-        yield Theirs("train_info.file_size", info.file_size, "bytes",
-                     why="estimated as all parameters times the size of the first; nothing was stored")  # fmt: skip
+def _of_size(info: _TrainInfo, method: Adapted) -> Iterator[Theirs]:
+    if info.num_trainable_params is not None:
+        yield Theirs("train_info.num_trainable_params", info.num_trainable_params, "parameters",
+                     ("trainable_parameters.method",),
+                     why="both count parameters that require a gradient; theirs names no task head")  # fmt: skip
+    if why := _no_file(info, method):
+        yield Theirs("train_info.file_size", info.file_size, "bytes", why=why)
     else:
         stored = "theirs is the size of the safetensors file, whose header of names and shapes ours leaves out"
         yield Theirs(
             "train_info.file_size", info.file_size, "bytes", ("delta_bytes",), ("adapter_dtype",), False, stored
         )
-    yield Theirs("train_info.num_total_params", info.num_total_params, "parameters",
-                 why="holds the language model's head and what the method adds; ours is the bare backbone")  # fmt: skip
-    whole = " over the whole run, whose evaluations generate in larger batches"
-    for name, more in (("max", whole), ("reserved_avg", ", mean over steps"), ("reserved_99th", ", of 99 % of steps")):
-        field = f"accelerator_memory_{name}"
-        yield Theirs(f"train_info.{field}", getattr(info, field), "bytes", why=RESERVED.format(more))
+    if info.num_total_params is not None:
+        yield Theirs("train_info.num_total_params", info.num_total_params, "parameters",
+                     why="the model, its head and what the method adds; ours is the bare backbone")  # fmt: skip
+
+
+def _no_file(info: _TrainInfo, method: Adapted) -> str:
+    """Why the size is none of what is stored, where it is none."""
+    if method.kind == ALL_TRAINS:
+        return "estimated as all parameters times the size of the first; nothing was stored"
+    if info.file_size == UNSAVED:
+        return "what is written where the adapter could not be saved, and no size"
+    if method.kind == "ADALORA":
+        return "cut to the ranks that training kept; ours is stored at the ranks that it starts with"
+    return ""
+
+
+def _of_run(info: _TrainInfo, image: bool, named: str) -> Iterator[Theirs]:
+    """Memory and times, which cover more than the step that ours is."""
+    work = "generate images" if image else "generate in larger batches"
+    for name, more in (("max", f" over the whole run, whose evaluations {work}"), ("reserved_avg", ", mean over steps"),
+                       ("reserved_99th", ", of 99 % of steps")):  # fmt: skip
+        size = getattr(info, f"accelerator_memory_{name}")
+        yield Theirs(f"train_info.{named}_memory_{name}", size, "bytes", why=RESERVED.format(more))
     yield Theirs("train_info.train_time", info.train_time, "seconds",
-                 why="all steps with batching, and the evaluation at the end; ours is one step")  # fmt: skip
-    yield from _of_metrics(info.metrics)
-
-
-def _of_metrics(metrics: tuple[_Metrics, ...]) -> Iterator[Theirs]:
-    timed = [m for m in metrics if m.train_time is not None]
+                 why="the run less its validations: data, steps and the test at the end; ours is one step")  # fmt: skip
+    timed = [m for m in info.metrics if m.train_time is not None]
     if timed and timed[-1].step:
         mean = sum(m.train_time or 0.0 for m in timed) / timed[-1].step
+        rows = "steps of a model of images" if image else "rows of unequal length, padding"
         yield Theirs("train_info.metrics.train time / steps", mean, "seconds",
-                     why="rows of unequal length, padding and copying among it; ours is one shape")  # fmt: skip
-    if allocated := [m.allocated for m in metrics if m.allocated is not None]:
+                     why=f"{rows} and copying among it; ours is one shape")  # fmt: skip
+    if allocated := [m.allocated for m in info.metrics if m.allocated is not None]:
         yield Theirs("train_info.metrics.mem allocated avg", statistics.fmean(allocated), "bytes",
                      why="taken after the step, when most is freed; ours is the peak within it")  # fmt: skip
-    if tested := [m.test_accuracy for m in metrics if m.test_accuracy is not None]:
-        yield Theirs("train_info.metrics.test accuracy", tested[-1], "",
-                     why="answers to GSM8K that are generated and parsed; no task of ours is scored so")  # fmt: skip
+    yield from _of_tests(info.metrics)
 
 
-# optimum-benchmark: seconds, and MB of 10^6 bytes.
-
-MEGABYTE = 10**6
-"""``trackers/memory.py`` divides by 1e6."""
-OPTIMUM = "optimum-benchmark"
-TARGETS = ("load", "load_model", "first_forward", "forward", "first_generate", "generate", "prefill", "decode",
-           "per_token", "overall", "warmup", "train")  # fmt: skip
-
-
-class _Latency(Lenient):
-    unit: str
-    values: tuple[Number, ...] = Field(min_length=1)
+TESTS = {
+    "accuracy": ("test accuracy", "answers to GSM8K that are generated and parsed; no task of ours is scored so"),
+    "forgetting": ("forgetting", "nats a token on Wikipedia that training added; no task of ours is scored so"),
+    "similarity": ("test dino_similarity", "of images that are generated; ours generates none"),
+    "drift": ("drift", "of images that are generated; ours generates none"),
+}
+"""By attribute: their name, and why no figure of ours is it."""
 
 
-class _Memory(Lenient):
-    unit: str
-    max_ram: Number | None = None
-    max_global_vram: Number | None = None
-    max_process_vram: Number | None = None
-    max_reserved: Number | None = None
-    max_allocated: Number | None = None
-
-
-class _Target(Lenient):
-    latency: _Latency | None = None
-    memory: _Memory | None = None
-
-
-class _Backend(Lenient):
-    name: str | None = None
-    model: str | None = None
-    task: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    torch_dtype: str | None = None
-    attn_implementation: str | None = None
-    autocast_enabled: bool = False
-    torch_compile: bool = False
-    quantization_scheme: str | None = None
-    peft_type: str | None = None
-    peft_config: dict[str, Any] | None = None
-
-
-class _Scenario(Lenient):
-    name: str | None = None
-    input_shapes: dict[str, Any] = Field(default={})
-    dataset_shapes: dict[str, Any] = Field(default={})
-    training_arguments: dict[str, Any] = Field(default={})
-
-
-class _Environment(Lenient):
-    cpu: str | None = None
-    gpu: tuple[str, ...] | None = None
-
-
-class _Config(Lenient):
-    name: str | None = None
-    backend: _Backend = _Backend()
-    scenario: _Scenario = _Scenario()
-    environment: _Environment = _Environment()
-
-
-OBJECTIVES = {"text-generation": "text", "text2text-generation": "text", "text-classification": "classes"}
-NOT_OURS = {
-    "prefill": "one call of generate for one token, which also builds a cache and picks the token; ours is a forward",
-    "decode": "tokens after the first; ours generates none", "per_token": "one token of generate; ours generates none",
-    "generate": "all tokens of generate; ours generates none", "load": "loading the model; ours does not time it",
-    "load_model": "loading the model; ours does not time it", "warmup": "steps before the measured ones",
-    "overall": "warm-up steps among them", "first_forward": "the first call, not a warm one",
-    "first_generate": "the first call, not a warm one",
-}  # fmt: skip
-NOT_TENSORS = {
-    "max_ram": "memory of the whole process, Python and libraries among it; ours is what tensors take",
-    "max_global_vram": "all of the device, other processes among it; ours is what tensors take",
-    "max_process_vram": "of the process with the CUDA context; ours is what tensors take",
-    "max_reserved": RESERVED.format(""),
-}  # fmt: skip
-
-
-def _optimum(values: dict[str, Any], path: Path) -> Iterator[Foreign]:
-    report = values.get("report", values)
-    if not isinstance(report, dict):
-        raise BenchError(f"{path}: report is no table; results of {OPTIMUM} have one")
-    beside = path.with_name("benchmark_config.json")
-    given = values.get("config") if "report" in values else table(beside) if beside.is_file() else {}
-    config = parsed(_Config, given, path, OPTIMUM, "config")
-    targets = {
-        name: parsed(_Target, held, path, OPTIMUM, f"report.{name}")
-        for name, held in report.items()
-        if name in TARGETS and held is not None
-    }
-    if not targets:
-        raise BenchError(f"{path}: report is missing what was measured; results of {OPTIMUM} have some of {TARGETS}")
-    form = config.backend
-    method = Adapted(form.peft_type, form.peft_config or {}) if form.peft_type else Adapted(
-        None if form.model is None else ALL_TRAINS if "train" in targets else BASE
-    )  # fmt: skip
-    setting = _of_training(config) if "train" in targets else _of_inference(config)
-    figures = tuple(
-        figure for name, target in targets.items() for figure in _of_target(name, target, method, setting, path)
-    )
-    yield Foreign(str(path), OPTIMUM, config.name or path.name, method, form.model, setting, figures)
-
-
-def _of_backend(config: _Config) -> dict[str, Any]:
-    form, gpus = config.backend, config.environment.gpu
-    dtype = form.torch_dtype or form.dtype
-    device = gpus[0] if form.device == "cuda" and gpus else form.device
-    return {
-        "program": form.name, "dtype": None if dtype is None else _computed(dtype, form.autocast_enabled),
-        "attention": form.attn_implementation or "sdpa", "compiled": form.torch_compile, "device": device,
-        "objective": OBJECTIVES.get(form.task or "", form.task), "weights": form.quantization_scheme or "native",
-    }  # fmt: skip
-
-
-def _of_inference(config: _Config) -> dict[str, Any]:
-    shapes = config.scenario.input_shapes
-    return _of_backend(config) | {
-        "latency_batch": shapes.get("batch_size"), "latency_length": shapes.get("sequence_length")
-    }  # fmt: skip
-
-
-def _of_training(config: _Config) -> dict[str, Any]:
-    """The Trainer's own defaults where an argument is left out: it clips to 1, and checkpoints nothing."""
-    asked = config.scenario.training_arguments
-    names = {"adamw_torch_fused": "adamw_fused", "adamw_bnb_8bit": "adamw_8bit"}
-    names["adamw_torch"] = "adamw_foreach" if config.backend.device == "cuda" else "adamw_loop"
-    optim, found = asked.get("optim"), _of_backend(config)
-    if asked.get("bf16") and found["dtype"] == "float32":
-        found["dtype"] = "bfloat16_autocast"
-    return found | {
-        "batch": asked.get("per_device_train_batch_size"), "accumulation": asked.get("gradient_accumulation_steps", 1),
-        "length": config.scenario.dataset_shapes.get("sequence_length"),
-        "optimizer": names.get(optim, optim) if isinstance(optim, str) else None,
-        "clipping": asked.get("max_grad_norm", 1.0) not in (0, None),
-        "checkpointing": bool(asked.get("gradient_checkpointing", False)),
-    }  # fmt: skip
-
-
-COMPUTES = ("program", "dtype", "attention", "compiled", "device", "objective", "weights")
-OF_STEP = (*COMPUTES, "batch", "accumulation", "length", "optimizer", "clipping", "checkpointing")
-
-
-def _of_target(
-    name: str, target: _Target, method: Adapted, setting: Mapping[str, Any], path: Path
-) -> Iterator[Theirs]:  # fmt: skip
-    if target.latency is not None:
-        _check_unit(target.latency.unit, "s", f"report.{name}.latency.unit", path)
-        median, at = statistics.median(target.latency.values), f"report.{name}.latency.values, median"
-        if name == "train":
-            yield Theirs(at, median, "seconds", ("step_seconds",), OF_STEP,
-                         why="a step of the Trainer, which also sets the rate; its batch is there before")  # fmt: skip
-        elif name == "forward":
-            mode = BASE if method.kind == BASE else "unmerged"
-            yield Theirs(at, median, "seconds", (f"latency_seconds.{mode}.batch_{setting.get('latency_batch')}",),
-                         (*COMPUTES, "latency_batch", "latency_length"), why="one inference of one batch")  # fmt: skip
-        else:
-            yield Theirs(at, median, "seconds", why=NOT_OURS[name])
-    if target.memory is not None:
-        _check_unit(target.memory.unit, "MB", f"report.{name}.memory.unit", path)
-        yield from _of_memory(name, target.memory)
-
-
-def _check_unit(unit: str, due: str, at: str, path: Path) -> None:
-    if unit != due:
-        raise BenchError(f"{path}: {at} = {unit[:20]!r}; {OPTIMUM} writes {due!r}, and no other is known")
-
-
-def _of_memory(name: str, memory: _Memory) -> Iterator[Theirs]:
-    for field in (*NOT_TENSORS, "max_allocated"):
-        megabytes, at = getattr(memory, field), f"report.{name}.memory.{field}"
-        if megabytes is None:
-            continue
-        size = megabytes * MEGABYTE
-        if field in NOT_TENSORS:
-            yield Theirs(at, size, "bytes", why=NOT_TENSORS[field])
-        elif name == "train":
-            yield Theirs(at, size, "bytes", ("peak_memory_bytes.step", "predicted_peak_memory_bytes.step"), OF_STEP,
-                         why="largest sum of allocated bytes; theirs over all steps, ours of the second")  # fmt: skip
-        else:
-            yield Theirs(at, size, "bytes", why=NOT_OURS.get(name, "of an inference; ours is of a training step"))
+def _of_tests(metrics: tuple[_Metrics, ...]) -> Iterator[Theirs]:
+    for attribute, (name, why) in TESTS.items():
+        if values := [value for m in metrics if (value := getattr(m, attribute)) is not None]:
+            yield Theirs(f"train_info.metrics.{name}", values[-1], "", why=why)
 
 
 # The LM evaluation harness: shares.
@@ -355,6 +239,8 @@ class _Harness(Lenient):
     model_name: str | None = None
     samples: dict[str, _Samples] = Field(default={}, alias="n-samples")
     shots: dict[str, Whole | None] = Field(default={}, alias="n-shot")
+    subtasks: dict[str, tuple[str, ...]] = Field(default={}, alias="group_subtasks")
+    """Tasks by group; an empty list stands with what is no group."""
 
 
 def _harness(values: dict[str, Any], path: Path) -> Iterator[Foreign]:
@@ -368,18 +254,15 @@ def _harness(values: dict[str, Any], path: Path) -> Iterator[Foreign]:
             f"{path}: results holds no figure by a name such as 'acc,{FILTER}', as {HARNESS} writes it from 0.4 on"
         )
     for task, held in found.results.items():
-        if figures := tuple(_of_task(task, held, path)):
+        if figures := tuple(_of_task(task, held, path, bool(found.subtasks.get(task)))):
             shots = found.shots.get(task, found.configs.get(task, _TaskConfig()).num_fewshot)
-            setting = {
-                "task": task, "rows": found.samples.get(task, _Samples()).effective, "fewshot": shots,
-                "program": "pytorch",
-            }  # fmt: skip
+            setting = {"task": task, "rows": found.samples.get(task, _Samples()).effective, "fewshot": shots}
             yield Foreign(
                 str(path), HARNESS, task, method, model.pretrained or found.model_name or None, setting, figures
             )
 
 
-def _of_task(task: str, held: Mapping[str, Any], path: Path) -> Iterator[Theirs]:
+def _of_task(task: str, held: Mapping[str, Any], path: Path, group: bool) -> Iterator[Theirs]:
     for name, value in held.items():
         metric, _, chosen = name.partition(",")
         if metric.endswith("_stderr") or isinstance(value, str | bool) or value is None or not chosen:
@@ -387,19 +270,26 @@ def _of_task(task: str, held: Mapping[str, Any], path: Path) -> Iterator[Theirs]
         at = f"results.{task}.{name}"
         if not isinstance(value, int | float) or not abs(value) <= 1e18:
             raise BenchError(f"{path}: {at} = {str(value)[:40]!r} is no number; results of {HARNESS} have one")
-        ours = METRICS.get(metric) if chosen == FILTER else None
-        if ours is None:
-            why = f"the answers went through the filter {chosen!r}" if metric in METRICS else "no metric of ours is it"
+        if why := _no_metric(metric, chosen, group):
             yield Theirs(at, float(value), "", why=why)
         else:
-            why = "the same share of rows; theirs takes the likeliest label's text, ours what a trained head says"
-            yield Theirs(at, float(value), "", (f"metrics.{ours}",), ("task", "rows", "fewshot"), why=why)
+            why = "the same formula; theirs takes the likeliest label's text, ours what a trained head says"
+            yield Theirs(at, float(value), "", (f"metrics.{METRICS[metric]}",), ("task", "rows", "fewshot"), why=why)
+
+
+def _no_metric(metric: str, chosen: str, group: bool) -> str:
+    """Why it is no metric of ours, where it is none."""
+    if metric not in METRICS:
+        return "no metric of ours is it"
+    if chosen != FILTER:
+        return f"the answers went through the filter {chosen!r}"
+    return "a mean over the tasks of a group; ours is of one task" if group else ""
 
 
 FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[dict[str, Any], Path], Iterator[Foreign]]]] = {
     COMPARISON: (("run_info", "train_info"), _comparison),
     HARNESS: (("results",), _harness),
-    OPTIMUM: (("report", *TARGETS), _optimum),
+    OPTIMUM: (("report", *TARGETS), optimum),
 }
 """By name: the keys of which a file has at least one, and its reader."""
 
