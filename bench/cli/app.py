@@ -304,11 +304,14 @@ def show_plan(
         time = estimate(plan, progress=say)
     if as_json:
         estimated = {"estimate": asdict(time) | {"total": time.total}}
-        print(json.dumps(json.loads(plan.model_dump_json()) | estimated, indent=2))
+        data = {name: {"kind": source.kind, "place": source.place} for name, source in plan.sources.items()}
+        print(json.dumps(json.loads(plan.model_dump_json()) | {"data": data} | estimated, indent=2))
         return
     print(plan.name)
     for line in match_lines(plan.suite):
         print(f"match  {line}")
+    for name, source in plan.sources.items():
+        print(f"data   {name}: {source.place}")
     for sweep in plan.sweeps:
         size = f"{len(sweep.methods)} methods at {len(sweep.values)} values"
         print(f"sweep  {sweep.id[:12]}  {sweep.name} · {size} · about {spoken(time.seconds[sweep.id])}")

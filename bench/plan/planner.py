@@ -51,7 +51,7 @@ from bench.tasks.catalogue import task as task_spec
 from bench.tasks.figures import row_figures
 from bench.tasks.metrics import bag_of_words_floor, metric_sources
 from bench.tasks.rows import TaskData, check_labels, content_sha256
-from bench.tasks.sources import Located, load_task, load_trial, locate
+from bench.tasks.sources import Located, check_named, load_task, load_trial, locate
 
 _SHARED = ("method.py", "anatomy.py", "families.toml", "models", "models/shapes.toml", "training/loop.py")
 SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
@@ -475,6 +475,8 @@ def plan_search(suite: Suite, where: str, device: str, progress: Callable[[str],
         raise BenchError(f"{where} {unscored(suite)}; name one of those with --methods")
     if table.task is not None and table.task not in (*suite.tasks, *suite.without_hub):
         raise BenchError(f"{where} searches for rates on {table.task} alone; omit --tasks, or include it there")
+    if table.task is not None:
+        check_named(suite.data, task_spec(table.task, where, suite.task), f"[tuning] of {where}")
     plan = make_plan(_bare(suite, table), where, device, progress, trials=True)
     cells = tuple(_at(cell, *rates) for rates, cell in itertools.product(table.grid, plan.cells))
     return Plan(

@@ -40,6 +40,12 @@ PAIRS = (
     ("word", "sentence"),
 )  # fmt: skip
 """Names that two columns of texts have together."""
+PARTNERS = (("1", "2"), ("a", "b"), ("one", "two"), ("first", "second"), ("left", "right"))
+"""What names of two texts that stand together end with, or are, behind the same beginning."""
+ALIKE = 2.0
+"""Two columns whose texts are longer in the one than in the other by no more than this factor may be a pair."""
+NAME_WORDS = 3
+"""Words from which on the name of a column may be a text that stands where names should."""
 TESTS = ("test", "dev", "validation", "valid", "val", "eval")
 """Stems of the file to score on that lies beside ``train``."""
 FEW_CLASSES, MOST_CLASSES = 20, 200
@@ -95,6 +101,12 @@ class Column:
             self.values[name] += 1
         else:
             self.many = True
+
+    def holds(self, name: str) -> bool:
+        """Whether ``name`` is one of its values: a number of its numbers, or a class that is there again."""
+        if self.filled and self.numbers == self.filled:
+            return number_of(name) is not None
+        return self.kind == "classes" and class_name(name) in self.values
 
     @property
     def mean_words(self) -> float:
@@ -173,6 +185,8 @@ def look(
             counted.see(fields.get(name))
     if not rows:
         raise BenchError(f"{train}: the file has no rows; put rows below the line of column names")
+    if train.suffix.lower() in {".csv", ".tsv"}:
+        _check_named(train, seen)
     label = label or _label(train, seen, text)
     text = text or _texts(train, seen, label)
     found = kind or _kind(train, label, seen[label])
@@ -187,6 +201,20 @@ def look(
         classes=dict(seen[label].values.most_common()) if found == "classes" else {},
         incomplete=max(seen[name].empty for name in (*text, label)),
     )  # fmt: skip
+
+
+def _check_named(path: Path, seen: Mapping[str, Column]) -> None:
+    """Refuse a file whose first row stands where the names of its columns should.
+
+    Raises:
+        BenchError: One column is called as its own values are, and another by a whole text.
+    """
+    value = next((name for name, column in seen.items() if name and column.holds(name)), None)
+    if value is not None and any(len(name.split()) >= NAME_WORDS for name, column in seen.items() if column.texts):
+        raise BenchError(
+            f"{path}: line 1 looks like a row ({value!r} is what its column holds, not what it is called); put a line "
+            "of column names above it"
+        )
 
 
 def _kind(path: Path, label: str, column: Column) -> Kind:
@@ -237,7 +265,7 @@ def _label(path: Path, seen: Mapping[str, Column], text: tuple[str, ...]) -> str
     by_name = {_plain(name): name for name in reversed(free)}
     if named := next((by_name[name] for name in LABELS if name in by_name), None):
         return named
-    pair = _pair(by_name)
+    pair = _pair(by_name, seen)
     likely = [
         name for name, column in free.items()
         if name and name not in pair and not column.nested
@@ -252,21 +280,40 @@ def _label(path: Path, seen: Mapping[str, Column], text: tuple[str, ...]) -> str
 
 
 def _texts(path: Path, seen: Mapping[str, Column], label: str) -> tuple[str, ...]:
-    """A pair of columns by their names, else the one with the longest texts."""
+    """A pair of columns by their names, else two alike in length, else the one with the longest texts."""
     free = {name: column for name, column in seen.items() if name != label and column.texts}
     by_name = {_plain(name): name for name in reversed(free)}
-    if pair := _pair(by_name):
+    if pair := _pair(by_name, seen):
         return pair
     if not free:
         nested = [name for name, column in seen.items() if column.nested]
         inner = f"; take the text out of the lists or objects of {', '.join(nested)}" if nested else ""
         raise BenchError(f"{path}: no column beside {label!r} holds texts; columns: {', '.join(seen)}{inner}")
-    return (max(free, key=lambda name: free[name].mean_words),)
+    return _alike(free) or (max(free, key=lambda name: free[name].mean_words),)
 
 
-def _pair(by_name: Mapping[str, str]) -> tuple[str, ...]:
+def _alike(free: Mapping[str, Column]) -> tuple[str, ...]:
+    """The two columns of sentences, where there are two and their texts are about as long; else empty."""
+    sentences = [name for name, column in free.items() if name and column.kind == "text"]
+    if len(sentences) != 2:
+        return ()
+    short, long = sorted(free[name].mean_words for name in sentences)
+    return tuple(sentences) if short >= NAME_WORDS and long <= ALIKE * short else ()
+
+
+def _pair(by_name: Mapping[str, str], seen: Mapping[str, Column]) -> tuple[str, ...]:
     """The columns of texts that stand together by their names; empty where there are none."""
-    return next(((by_name[one], by_name[other]) for one, other in PAIRS if one in by_name and other in by_name), ())
+    endings = (
+        (name, name.removesuffix(first) + second)
+        for first, second in PARTNERS for name in by_name if name.endswith(first)
+    )  # fmt: skip
+    known = (pair for pair in PAIRS if pair[0] in by_name and pair[1] in by_name)
+    likely = (pair for pair in endings if all(name in by_name and _wordy(seen[by_name[name]]) for name in pair))
+    return next(((by_name[one], by_name[other]) for one, other in (*known, *likely)), ())
+
+
+def _wordy(column: Column) -> bool:
+    return column.texts > 0 and column.mean_words >= NAME_WORDS
 
 
 def _plain(name: str) -> str:

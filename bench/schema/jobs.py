@@ -115,7 +115,9 @@ class Source:
     path: str | None
     """Absolute path of the folder, None otherwise."""
     reason: str
-    """One line for the screen: what the data is and why."""
+    """One line for the screen: what the data is and why; one for all tasks that share it."""
+    place: str = ""
+    """Where the rows of one task are, in a phrase, as ``plan`` prints it."""
 
 
 SMALL_BATCH_ROUNDS = 4
@@ -288,6 +290,11 @@ class Plan(_Data):
         """Folder name: suite and the first six hex digits of the plan's hash."""
         jobs = (*self.probes, *self.cells, *self.sweeps)
         return f"{self.suite.name}-{sha256_of([self.suite.plain(), *(job.id for job in jobs)])[:6]}"
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Where the rows of each task come from, in the order of the cells."""
+        return {cell.task.name: cell.source for cell in self.cells}
 
     def job_ids(self) -> set[str]:
         """Identities of all records: of each cell, of each method in a probe, of each method at a sweep's values."""

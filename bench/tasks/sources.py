@@ -71,6 +71,25 @@ def locate(data: str, specs: Sequence[TaskSpec], instead: Sequence[TaskSpec] = (
     return Located(settled, {spec.name: sources[spec.name] for spec in specs})
 
 
+def check_named(data: str, spec: TaskSpec, named_by: str) -> None:
+    """Refuse, before anything is loaded, a task that ``--data`` cannot give and that its user may not know of.
+
+    Args:
+        data: As for ``locate``.
+        spec: The task.
+        named_by: What names it, where it is neither the suite's list of tasks nor ``--tasks``.
+
+    Raises:
+        BenchError: Its rows come from elsewhere, or the folder lacks it.
+    """
+    try:
+        _check_applies(data, [spec])
+        if data not in KEYWORDS:
+            _folder(data, [spec])
+    except BenchError as error:
+        raise BenchError(f"{named_by} names {spec.name}: {error}") from error
+
+
 def _check_applies(data: str, specs: Sequence[TaskSpec]) -> None:
     """``--data`` must decide something for the tasks at hand."""
     if data == "auto":
@@ -93,13 +112,15 @@ def _hub_refusal(data: str, specs: Sequence[TaskSpec]) -> str | None:
 def _own(spec: TaskSpec) -> Source:
     names = [Path(path).name for path in (spec.train, spec.test) if path is not None]
     parts = "" if spec.test_share is None else f", {100 * spec.test_share:g} % of its rows held out by hash"
-    return Source("files", None, f"{spec.name} from {' and '.join(names)}{parts}")
+    place = f"{' and '.join(names)}{parts}"
+    return Source("files", None, f"{spec.name} from {place}", place)
 
 
 def _of_index(spec: TaskSpec, note: str = "") -> Source:
     if (missing := index.refusal()) is not None:
         raise BenchError(f"task {spec.name}: {missing}; try again with a network")
-    return Source("index", None, f"{spec.name}: {spec.origin} ({spec.citation}){note}")
+    place = f"package index, {index.RELEASE.file}{note}"
+    return Source("index", None, f"{spec.name}: {spec.origin} ({spec.citation}){note}", place)
 
 
 def _of_others(data: str, specs: Sequence[TaskSpec], why: str | None, *, tried: bool) -> dict[str, Source]:
@@ -115,7 +136,8 @@ def _of_others(data: str, specs: Sequence[TaskSpec], why: str | None, *, tried: 
     if why is None:
         place = ", ".join(dict.fromkeys(str(spec.hub) for spec in specs))
         cached = ", cached" if hub.cached(specs) else ""
-        return dict.fromkeys(names, Source("hub", None, f"{', '.join(names)} from {place}{cached}"))
+        reason = f"{', '.join(names)} from {place}{cached}"
+        return {spec.name: Source("hub", None, reason, f"hub, {spec.hub}{cached}") for spec in specs}
     if data == "hub":
         raise BenchError(f"--data hub: {specs[0].hub} is not cached ({why}); use --data DIR or --data synthetic")
     others = () if tried else tuple(_INSTEAD[name] for name in names if name in _INSTEAD)
@@ -125,7 +147,8 @@ def _of_others(data: str, specs: Sequence[TaskSpec], why: str | None, *, tried: 
 def _synthetic(names: tuple[str, ...], why: str, others: Sequence[str] = ()) -> Source:
     synthetic.require_synthetic(names, why)
     more = f"; real sentences of the package index: --tasks {','.join(others)}" if others else ""
-    return Source("synthetic", None, f"SYNTHETIC stand-ins for {', '.join(names)} ({why}). {_REAL}{more}")
+    reason = f"SYNTHETIC stand-ins for {', '.join(names)} ({why}). {_REAL}{more}"
+    return Source("synthetic", None, reason, f"synthetic ({why})")
 
 
 def _folder(data: str, specs: Sequence[TaskSpec]) -> dict[str, Source]:
@@ -135,9 +158,13 @@ def _folder(data: str, specs: Sequence[TaskSpec]) -> dict[str, Source]:
     names = [spec.name for spec in specs]
     present = folder.tasks_in(root, specs)
     if missing := [name for name in names if name not in present]:
-        remedy = f"use --tasks {','.join(present)}" if present else "name the folder that holds SST-2, MRPC, ..."
+        remedy = f"use --tasks {','.join(present)}" if present else f"name the folder that holds {_folder_of(specs[0])}"
         raise BenchError(f"--data {data}: the folder lacks {', '.join(missing)}; {remedy}")
-    return dict.fromkeys(names, Source("folder", str(root), f"{', '.join(names)} from {data}"))
+    return dict.fromkeys(names, Source("folder", str(root), f"{', '.join(names)} from {data}", f"folder {data}"))
+
+
+def _folder_of(spec: TaskSpec) -> str:
+    return spec.folder.name if spec.folder is not None else spec.name
 
 
 def load_task(

@@ -124,6 +124,7 @@ def test_plan_lists_cells_in_order_and_runs_nothing(tmp_path):
     assert plan["cells"][1]["method"]["config"]["rank"] == 4
     assert plan["cells"][0]["recipe"]["steps"] == 20
     assert len({cell["id"] for cell in plan["cells"]}) == 2
+    assert plan["data"] == {"sst2": {"kind": "synthetic", "place": plan["cells"][0]["source"]["place"]}}
     about = plan["estimate"]
     assert about["seconds"].keys() == {job["id"] for job in (*plan["cells"], *plan["probes"])}
     assert about["total"] == about["probes"] + about["cells"] > 0
@@ -136,6 +137,11 @@ def test_plan_says_how_long_a_run_takes_on_this_machine(narrowed, parts):
     shown = command.bench("plan", "--suite", "smoke", "--methods", "head", *narrowed).stdout.splitlines()
     assert re.fullmatch(rf"time   about \d+ (s|min) on this machine \({parts}\)", shown[-1])
     assert re.search(r"methods · about \d+ (s|min)$", next(line for line in shown if line.startswith("probe")))
+
+
+def test_plan_says_where_the_rows_of_each_task_come_from():
+    shown = command.bench("plan", "--suite", "smoke", "--methods", "head", "--data", "synthetic").stdout.splitlines()
+    assert [line for line in shown if line.startswith("data")] == ["data   sst2: synthetic (asked for)"]
 
 
 def test_predict_counts_without_weights():

@@ -59,6 +59,18 @@ CASES = {
         },
         ("classes", ("sentence1", "sentence2"), "same"),
     ),
+    "a pair by what both names begin with": (
+        {"note": sentence, "utt_a": sentence, "utt_b": lambda r, i: f"it is {i}", "same": lambda r, i: i % 2 > 0},
+        ("classes", ("utt_a", "utt_b"), "same"),
+    ),
+    "a pair by its lengths": (
+        {"first": sentence, "second": sentence, "same": lambda r, i: r.choice(["yes", "no"])},
+        ("classes", ("first", "second"), "same"),
+    ),
+    "a title beside a text is no pair": (
+        {"title": lambda r, i: f"ticket number {i}", "body": sentence, "queue": lambda r, i: r.choice("abc")},
+        ("classes", ("body",), "queue"),
+    ),
     "a column without a name": (
         {"": lambda r, i: i % 4, "text": sentence, "team": lambda r, i: r.choice("xy")},
         ("classes", ("text",), "team"),
@@ -152,6 +164,34 @@ def test_what_cannot_be_told_is_one_sentence(tmp_path, case):
         written(path, rows_of(300, **columns))
     with pytest.raises(BenchError, match=sentence_said):
         look(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ("tsv", "{text}\tand {text}\t{yes}\n"),
+        ("csv", "{text},{yes}\n"),
+        ("csv", "{number},{text}\n"),
+        ("csv", "{number};{text}\n"),
+    ],
+)
+def test_a_file_without_a_line_of_names_is_one_sentence(tmp_path, form, line):
+    rng = random.Random(0)
+    lines = (
+        line.format(text=f"{sentence(rng, i)} {i} {sentence(rng, i)}", yes=("yes", "no")[i % 2], number=i / 4)
+        for i in range(40)
+    )
+    path = tmp_path / f"mine.{form}"
+    path.write_text("".join(lines))
+    with pytest.raises(BenchError, match=r"line 1 looks like a row.*; put a line of column names above it$"):
+        look(path)
+
+
+def test_names_of_columns_may_be_sentences_and_values_may_be_names(tmp_path):
+    columns = {"what did you like about it": sentence, "spam": lambda r, i: ("yes", "no")[i % 2]}
+    assert look(written(tmp_path / "survey.csv", rows_of(40, **columns))).rows == 40
+    columns = {"text": sentence, "spam": lambda r, i: ("spam", "ham")[i % 2]}
+    assert look(written(tmp_path / "spam.csv", rows_of(40, **columns))).label == "spam"
 
 
 def test_init_writes_a_suite_says_what_it_saw_and_keeps_a_file_that_is_there(tmp_path):

@@ -91,6 +91,22 @@ def test_a_search_may_be_on_the_task_that_stands_in_for_want_of_a_hub(tmp_path, 
     assert (stopped.value.suite.tasks, stopped.value.suite.without_hub) == (("movie-polarity",), ())
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("synthetic", "movie-polarity comes from the package index; omit --data"),
+        ("hub", "movie-polarity comes from the package index; omit --data"),
+        ("suites", "the folder lacks movie-polarity; name the folder that holds movie-polarity"),
+    ],
+)
+def test_a_search_on_a_task_that_data_cannot_give_names_the_table_that_names_it(tmp_path, data, said):
+    suite = written(tmp_path, SCORED, SCORED + '\nwithout_hub = ["movie-polarity"]')
+    table = suite.tuning.model_copy(update={"task": "movie-polarity"})
+    with pytest.raises(BenchError) as caught:
+        plan_search(suite.model_copy(update={"tuning": table, "data": data}), "mine.toml", "cpu")
+    assert str(caught.value) == f"[tuning] of mine.toml names movie-polarity: --data {data}: {said}"
+
+
 class _Stop(Exception):
     """Carries the suite that would be planned: its task's rows need a network."""
 

@@ -305,3 +305,6 @@ def test_data_that_decides_nothing_is_refused(tmp_path):
         with pytest.raises(BenchError, match=f"--data {data}: tickets has its rows from files of its own; omit --data"):
             locate(data, [spec])
     assert locate("auto", [spec]).kind == "files"
+    assert locate("auto", [spec]).sources["tickets"].place == "rows.csv and rows.csv"
+    shared = locate("auto", [spec_of(written(tmp_path, ROWS, "csv"), test_share=0.25)])
+    assert shared.sources["tickets"].place == "rows.csv, 25 % of its rows held out by hash"

@@ -134,6 +134,20 @@ def test_auto_never_asks_the_hub_when_told_to_be_offline(no_hub, monkeypatch, va
     assert f"{variable} is set" in source_of("auto", ["sst2"]).reason
 
 
+def test_the_place_of_each_task_is_named_by_itself(no_hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(index, "refusal", lambda: None)
+    assert source_of("auto", ["sst2", "mrpc"]).place == "synthetic (hub not reached)"
+    assert in_place_of_sst2().sources["movie-polarity"].place == (
+        "package index, vaderSentiment-3.3.2.tar.gz (hub not reached)"
+    )
+    write(tmp_path, "tsv", "sst2", SST2, SST2)
+    assert source_of(str(tmp_path), ["sst2"]).place == f"folder {tmp_path}"
+    monkeypatch.setattr(hub, "refusal", lambda specs: None)
+    assert source_of("auto", ["qnli", "sst2"]).place == "hub, nyu-mll/glue"
+    monkeypatch.setattr(hub, "cached", lambda specs: True)
+    assert source_of("auto", ["sst2"]).place == "hub, nyu-mll/glue, cached"
+
+
 def test_auto_prefers_what_is_cached(no_hub, monkeypatch):
     monkeypatch.setattr(hub, "refusal", lambda: pytest.fail("asked the hub"))
     spec = GLUE["sst2"]
