@@ -304,8 +304,8 @@ def show_plan(
         time = estimate(plan, progress=say)
     if as_json:
         estimated = {"estimate": asdict(time) | {"total": time.total}}
-        data = {name: {"kind": source.kind, "place": source.place} for name, source in plan.sources.items()}
-        print(json.dumps(json.loads(plan.model_dump_json()) | {"data": data} | estimated, indent=2))
+        places = {name: {"kind": source.kind, "place": source.place} for name, source in plan.sources.items()}
+        print(json.dumps(json.loads(plan.model_dump_json()) | {"data": places} | estimated, indent=2))
         return
     print(plan.name)
     for line in match_lines(plan.suite):

@@ -14,8 +14,10 @@ from typing import Any
 from bench.errors import BenchError, unknown
 from bench.models.tokenizer import Tokenizer
 from bench.plan.load import parse_suite
+from bench.schema.suite import Suite
 from bench.schema.task import ENDINGS, Kind
 from bench.tasks.files import (
+    check_parted,
     class_name,
     column_names,
     has_decimal_comma,
@@ -25,6 +27,8 @@ from bench.tasks.files import (
     open_rows,
     require,
 )
+from bench.tasks.rows import check_labels
+from bench.tasks.sources import load_task, locate
 
 LABELS = (
     "label", "labels", "class", "category", "target", "gold_label", "sentiment", "intent", "topic", "queue", "type",
@@ -52,6 +56,8 @@ FEW_CLASSES, MOST_CLASSES = 20, 200
 """Distinct whole numbers that are taken for classes at most; distinct names that are."""
 SKEWED = 0.7
 """Share of the largest class from which on accuracy hides the others."""
+MOSTLY = 0.9
+"""Share of numbers in a column of labels from which on anything else is taken for a mistake."""
 LONGEST = 256
 """Tokens of a row that are proposed at most."""
 LOOKED_AT = 5000
@@ -174,9 +180,15 @@ def look(
     """
     train, beside = _splits(data)
     names = column_names(train)
+    if train.suffix.lower() in {".csv", ".tsv"}:
+        check_parted(train, names)
     for column in (*text, *([label] if label else [])):
         if column not in names:
             raise unknown("column", column, names, str(train))
+    if len(text) > 2:
+        raise BenchError(f"--text names {len(text)} columns: a row has one or two texts; join the others to one")
+    if label in text:
+        raise BenchError(f"--text and --label both name {label!r}; name one column of labels and others of texts")
     seen = {name: Column() for name in names}
     rows = 0
     for _, fields in open_rows(train, ()):
@@ -190,16 +202,22 @@ def look(
     label = label or _label(train, seen, text)
     text = text or _texts(train, seen, label)
     found = kind or _kind(train, label, seen[label])
+    if found == "classes" and len(seen[label].values) == 1:
+        raise BenchError(
+            f"{train}: column {label!r} holds one class alone, {next(iter(seen[label].values))!r}; give rows of two "
+            "classes at least, or name another column with --label"
+        )
     if found == "classes" and seen[label].many:
         raise BenchError(
             f"{train}: column {label!r} holds over {MOST_CLASSES} different values; name the column of the class with "
             "--label, or give --kind score or --kind text"
         )
+    scored_on = _scored_on((*text, label), test, beside)
     return Proposal(
-        train=train, test=_scored_on((*text, label), test, beside), rows=rows, kind=found, text=text, label=label,
+        train=train, test=scored_on, rows=rows, kind=found, text=text, label=label,
         left_out=tuple(name for name in names if name and name not in (*text, label)),
         classes=dict(seen[label].values.most_common()) if found == "classes" else {},
-        incomplete=max(seen[name].empty for name in (*text, label)),
+        incomplete=max(seen[name].empty for name in (*text, label)) + _incomplete(scored_on, (*text, label)),
     )  # fmt: skip
 
 
@@ -227,7 +245,19 @@ def _kind(path: Path, label: str, column: Column) -> Kind:
         raise BenchError(f"{path}: column {label!r} holds lists or objects; give one name, number or text in each row")
     if column.filled and column.commas + column.numbers == column.filled and column.commas:
         raise BenchError(f"{path}: column {label!r} holds numbers with a decimal comma; write them with a point")
+    if MOSTLY * column.filled <= column.numbers < column.filled:
+        _refuse_odd_one(path, label)
     return "classes" if column.ids and _plain(label) not in RATINGS else column.kind
+
+
+def _refuse_odd_one(path: Path, label: str) -> None:
+    for place, fields in open_rows(path, (label,)):
+        value = fields[label]
+        if not is_empty(value) and number_of(value) is None:
+            raise BenchError(
+                f"{path}: {place}, column {label!r}: {value!r} is no finite number, as the other rows have; fix it, "
+                "remove the row, or give --kind classes"
+            )
 
 
 def _scored_on(columns: tuple[str, ...], given: Path | None, beside: list[Path]) -> Path | None:
@@ -240,6 +270,12 @@ def _scored_on(columns: tuple[str, ...], given: Path | None, beside: list[Path])
         require(given, tuple(column_names(given)), columns)
         return given
     return next((path for path in beside if {*columns} <= {*column_names(path)}), None)
+
+
+def _incomplete(test: Path | None, columns: tuple[str, ...]) -> int:
+    """Rows of the file to score on that lack a text or a label."""
+    rows = () if test is None else open_rows(test, columns)
+    return sum(any(is_empty(fields[name]) for name in columns) for _, fields in rows)
 
 
 def _splits(data: Path) -> tuple[Path, list[Path]]:
@@ -359,7 +395,7 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
         found, name=name, backbone=located(backbone or USUAL, Path(), out.parent), tokens=tokens, place=out.parent,
         positions=positions,
     )  # fmt: skip
-    parse_suite({"name": out.stem} | tomllib.loads(text), str(out))  # odd names are found here, not by the next command
+    _check_runs(parse_suite({"name": out.stem} | tomllib.loads(text), str(out)))
     length = length_for(tokens, positions)
     cut = sum(count > length for count in tokens) / len(tokens)
     return Proposed(text, {
@@ -368,6 +404,19 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
         "lengths": f"{length} tokens a row; {100 * cut:.1f} % of rows are cut off",
         "backbone": backbone or USUAL, "next": f"python -m bench run --suite {out}",
     })  # fmt: skip
+
+
+def _check_runs(suite: Suite) -> None:
+    """Refuse here what the next command would refuse: a row or a label that does not fit, a split of one class.
+
+    Raises:
+        BenchError: The rows do not make a task.
+    """
+    located = locate(suite.data, suite.task)
+    recipe = suite.recipe
+    assert recipe is not None, "a proposed suite has a recipe"
+    for spec in located.specs:
+        check_labels(load_task(spec, located.sources[spec.name], recipe.train_rows, recipe.test_rows))
 
 
 def _tokens(found: Proposal, tokenizer: Tokenizer) -> list[int]:
@@ -471,7 +520,7 @@ def _task_lines(found: Proposal, name: str, place: Path) -> Iterator[str]:
         yield f'incomplete = "drop"  # up to {found.incomplete:,} rows lack a text or a label'
     if found.skewed:
         yield 'main_metric = "macro_f1"  # one class is most of the rows: accuracy would hide the others'
-        yield '# class_weights = "balanced"  # weigh each class alike in the loss'
+        yield 'class_weights = "balanced"  # each class weighs alike in the loss; else a rare one may not be learned'
 
 
 def _held_out(found: Proposal) -> float:

@@ -99,8 +99,8 @@ def _separated(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
     mark = _delimiter(path, wanted)
     header = _header(path, mark)
     each_once(path, header, "line 1, ")
-    if mark == "," and len(header) == 1 and not set(wanted) <= set(header):
-        _refuse_delimiter(path, header)
+    if not set(wanted) <= set(header):
+        check_parted(path, header)
     require(path, header, wanted)
     plain = path.suffix.lower() == ".tsv" and not _is_quoted(path, mark, len(header))
     records = ((number, line.split(mark)) for number, line in numbered_lines(path)) if plain else _records(path, mark)
@@ -115,11 +115,22 @@ def _separated(path: Path, wanted: tuple[str, ...]) -> Iterator[Row]:
         yield f"line {number}", dict(zip(header, fields, strict=True))
 
 
-def _refuse_delimiter(path: Path, header: tuple[str, ...]) -> None:
-    raise BenchError(
-        f"{path}: line 1 holds one column, {header[0]!r}; part columns by commas, or by semicolons, tabs or vertical "
-        "bars throughout"
-    )
+def check_parted(path: Path, header: Sequence[str]) -> None:
+    """A file of texts and labels has two columns at least.
+
+    Args:
+        path: A csv or tsv file.
+        header: The names of its columns.
+
+    Raises:
+        BenchError: It has one, which no mark parts.
+    """
+    if len(header) > 1:
+        return
+    tabs = "tabs, or name the file .csv"
+    commas = "commas, or by semicolons, tabs or vertical bars throughout"
+    marks = tabs if path.suffix.lower() == ".tsv" else commas
+    raise BenchError(f"{path}: line 1 holds one column, {header[0]!r}; part columns by {marks}")
 
 
 def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import tomllib
 
 import pytest
@@ -119,10 +120,10 @@ def test_rows_without_a_label_are_dropped_and_said(tmp_path):
     assert task.incomplete == "drop"
 
 
-def test_one_class_that_is_most_of_the_rows_is_scored_by_macro_f1(tmp_path):
+def test_one_class_that_is_most_of_the_rows_is_scored_by_macro_f1_and_weighted(tmp_path):
     rows = rows_of(40, text=sentence, label=lambda r, i: "ab"[i < 4])
     (task,) = proposed(look(written(tmp_path / "mine.csv", rows)), tmp_path).task
-    assert task.main_metric == "macro_f1"
+    assert (task.main_metric, task.class_weights) == ("macro_f1", "balanced")
 
 
 def test_column_names_with_quotes_survive(tmp_path):
@@ -152,8 +153,25 @@ FAULTS = {
     "no label told, two likely": (
         {"text": sentence, "a": lambda r, i: i % 2, "b": lambda r, i: i % 3}, {}, "with --label; columns: a, b$",
     ),
+    "one class": ({"text": sentence, "label": lambda r, i: "x"}, {}, "holds one class alone, 'x'; give"),
+    **{
+        f"{value} among {kind}": (
+            {"text": sentence, "score": lambda r, i, value=value, step=step: value if i == 5 else i % 35 / step}, {},
+            rf"mine\.csv: line 7, column 'score': '{value}' is no finite number, as the other rows have; fix it, "
+            "remove the row, or give --kind classes$",
+        )
+        for value in ("nan", "inf", "five") for kind, step in (("fractions", 7), ("ratings", 1))
+    },
     "no text": ({"a": lambda r, i: i, "label": lambda r, i: i % 2}, {"text": ("b",)}, "unknown column 'b'"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "marks"), [("tsv", "tabs"), ("csv", "commas, or by semicolons, tabs or vertical")])
+def test_a_file_whose_columns_nothing_parts_is_one_sentence(tmp_path, form, marks):
+    path = tmp_path / f"mine.{form}"
+    path.write_text("".join(f"{text}#{label}\n" for text, label in [("text", "label"), ("a b", 1), ("b c", 0)]))
+    with pytest.raises(BenchError, match=f"line 1 holds one column, 'text#label'; part columns by {marks}"):
+        look(path)
 
 
 @pytest.mark.parametrize("case", list(FAULTS))
@@ -205,6 +223,58 @@ def test_init_writes_a_suite_says_what_it_saw_and_keeps_a_file_that_is_there(tmp
     again = bench("init", data, "-o", out, code=2)
     assert "is there already and is kept; name another file with -o" in again.stderr
     assert out.read_text() == before
+
+
+PLANNED = {
+    "a label that occurs in test alone": (
+        "c,1",
+        "a b c,2",
+        {},
+        r"test\.csv: line 2, column 'label': unknown label '2'",
+    ),
+    "words as scores": (
+        "c,one",
+        "a b c,1",
+        {"--kind": "score"},
+        "column 'label': 'one' is not a score of .*: must be",
+    ),
+    "a test split of one class": ("c,1", "a b c,1", {}, "the one test row has the label 1; give rows of two"),
+}
+
+
+@pytest.mark.parametrize("case", list(PLANNED))
+def test_init_refuses_what_plan_would_refuse(tmp_path, case):
+    train, test, options, said = PLANNED[case]
+    (tmp_path / "train.csv").write_text(
+        "text,label\n" + "".join(f"{w} b,{i % 2}\n{train}\n" for i, w in enumerate(WORDS))
+    )
+    (tmp_path / "test.csv").write_text(f"text,label\n{test}\n")
+    out = tmp_path / "mine.toml"
+    done = bench("init", tmp_path, "-o", out, *(word for pair in options.items() for word in pair), code=2)
+    assert re.search(said, done.stderr), done.stderr
+    assert not out.exists()
+
+
+def test_an_empty_text_of_the_file_to_score_on_is_dropped_and_said(tmp_path):
+    rows = rows_of(20, text=sentence, label=lambda r, i: i % 2)
+    written(tmp_path / "train.csv", rows)
+    written(tmp_path / "test.csv", [*rows, {"text": " ", "label": 1}])
+    done = bench("init", tmp_path, "-o", tmp_path / "mine.toml")
+    assert "1 incomplete" in done.stdout
+    assert 'incomplete = "drop"' in (tmp_path / "mine.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (("a", "b", "c"), "--text names 3 columns: a row has one or two texts; join the others to one"),
+        (("label",), "--text and --label both name 'label'; name one column of labels and others of texts"),
+    ],
+)
+def test_columns_that_cannot_be_texts_are_one_sentence(tmp_path, text, said):
+    data = written(tmp_path / "mine.csv", rows_of(9, a=sentence, b=sentence, c=sentence, label=lambda r, i: i % 2))
+    with pytest.raises(BenchError, match=said):
+        look(data, label="label", text=text)
 
 
 def test_nested_objects_are_named_where_no_column_holds_texts(tmp_path):
