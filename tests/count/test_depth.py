@@ -22,12 +22,12 @@ from bench.schema.shape import StepShape
 from methods import BUILTIN
 
 QUICK = [
-    ("bert-base", 10, "full", {"optimizer": "adamw_foreach"}),
-    ("llama-3.2-3b", 10, "lora", {"dtype": "bfloat16", "loss": "chunked"}),
-    ("bert-base", 10, "adalora", {}),
-    ("gpt2", 12, "prefix_tuning", {"clipping": True}),
-    ("llama-3.2-3b", 16, "lst", {}),
-    ("qwen3-0.6b", 12, "dora", {"dtype": "bfloat16_autocast"}),
+    ("bert-base", 8, "full", {"optimizer": "adamw_foreach"}),
+    ("llama-3.2-3b", 8, "lora", {"dtype": "bfloat16", "loss": "chunked"}),
+    ("bert-base", 8, "adalora", {}),
+    ("gpt2", 8, "prefix_tuning", {"clipping": True}),
+    ("llama-3.2-3b", 8, "lst", {}),
+    ("qwen3-0.6b", 8, "dora", {"dtype": "bfloat16_autocast"}),
 ]
 FORMS = [
     {},
