@@ -222,26 +222,24 @@ class _Steps:
         course = followed(len(self.courses) - 2)
         if not all(map(_alike, courses[1].phases, course.phases)):
             raise Uneven("what looked alike differs at another batch")
-        current = line([known.start for known in courses], self.times) + course.start - courses[1].start
-        return self._peaks(courses, current, course)
+        return self._peak(courses, course)
 
     def _held(self, courses: Sequence[Course]) -> Bytes:
         return Bytes(**self._lines([course.held.model_dump() for course in courses]))
 
-    def _peak(self, courses: Sequence[Course]) -> PeakMemory:
-        return self._peaks(courses, line([course.start for course in courses], self.times))
-
-    def _peaks(self, courses: Sequence[Course], current: int, middle: Course | None = None) -> PeakMemory:
-        """Of three courses from ``current`` bytes on; sizes of ``middle`` stand in place of the second's."""
+    def _peak(self, courses: Sequence[Course], middle: Course | None = None) -> PeakMemory:
+        """Of three courses; sizes of ``middle`` stand in place of the second's."""
+        _, current = self._sums([course.before for course in courses], 0, middle and middle.before)
         peaks = []
         for phase in range(3):
-            lists = [
-                [Item(func, (size,), hint=like) for func, size, like in course.phases[phase]] for course in courses
-            ]
-            second = None if middle is None else [event.size for event in middle.phases[phase]]
-            most, current = Pattern(lists).sums(self.times, current, rounded, second)
+            lists = [course.phases[phase] for course in courses]
+            most, current = self._sums(lists, current, middle and middle.phases[phase])
             peaks.append(most)
         return peak_memory(peaks)
+
+    def _sums(self, lists: Sequence[Sequence[Event]], start: int, middle: Sequence[Event] | None) -> tuple[int, int]:
+        pattern = Pattern([[Item(func, (size,), hint=like) for func, size, like in events] for events in lists])
+        return pattern.sums(self.times, start, rounded, middle and [event.size for event in middle])
 
     def _ledger(self, ledgers: Sequence[Ledger]) -> Ledger:
         if len({ledger.uncounted for ledger in ledgers}) != 1:

@@ -135,8 +135,8 @@ class Course:
     """What a step takes and gives back, by the tracker."""
 
     held: Bytes
-    start: int
-    """Bytes that live before forward."""
+    before: list[Event]
+    """What lives before forward: weights, state and batch."""
     phases: list[list[Event]]
     """Of forward, backward and optimizer."""
     peaks: list[int]
@@ -152,7 +152,7 @@ def follow_step(step: Step) -> Course:
     _begin(step)
     tracker = Tracker()
     tracker.seed([*_weights(step.model), *_state(step.optimizer), *step.batch.values()])
-    start, peaks, ends = tracker.current, [], [len(tracker.events)]
+    peaks, ends = [], [0, len(tracker.events)]
 
     def end_phase() -> None:
         peaks.append(tracker.peak)
@@ -162,10 +162,10 @@ def follow_step(step: Step) -> Course:
     tracker.reset_peak()
     with tracker:
         gradients = _phases(step, end_phase)
-    phases = [tracker.events[first:last] for first, last in itertools.pairwise(ends)]
+    before, *phases = [tracker.events[first:last] for first, last in itertools.pairwise(ends)]
     held = _held(step, gradients)
     step.zero()
-    return Course(held, start, phases, peaks)
+    return Course(held, before, phases, peaks)
 
 
 def peak_memory(peaks: Sequence[int]) -> PeakMemory:
@@ -190,11 +190,11 @@ def _held(step: Step, gradients: int) -> Bytes:
 
 
 def _make_state(step: Step) -> None:
-    """Take an optimizer step on zero gradients: the state is there and no activation was."""
+    """Update on zero gradients: what optimizer and method keep from step to step is there, and no activation was."""
     for parameter in step.model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
-    step.optimizer.step()
+    step.optimize()
     step.zero()
 
 

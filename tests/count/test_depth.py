@@ -24,8 +24,8 @@ from methods import BUILTIN
 QUICK = [
     ("bert-base", 8, "full", {"optimizer": "adamw_foreach"}),
     ("llama-3.2-3b", 8, "lora", {"dtype": "bfloat16", "loss": "chunked"}),
-    ("bert-base", 8, "adalora", {}),
-    ("gpt2", 8, "prefix_tuning", {"clipping": True}),
+    ("bert-base", 8, "adalora", {"optimizer": "adamw_loop", "checkpointing": True}),
+    ("gpt2", 8, "prefix_tuning", {"clipping": True, "optimizer": "adamw_8bit"}),
     ("llama-3.2-3b", 8, "lst", {}),
     ("qwen3-0.6b", 8, "dora", {"dtype": "bfloat16_autocast"}),
 ]
@@ -68,6 +68,11 @@ def test_figures_of_a_deep_step_follow_from_shallow_ones(name, layers, method, f
     found = depth.counting(*given)
     assert differing(found.counts, expected) == []
     assert found.peak(5) == peak
+
+
+def test_what_a_method_keeps_from_step_to_step_is_there_before_every_step_that_is_followed():
+    given = case("bert-base", 2, "adalora", {"optimizer": "adamw_loop"})
+    assert whole.peak_of(*given) == whole.count(*given).peak
 
 
 def test_a_hundred_layers_cost_no_more_operations_than_ten(monkeypatch):
