@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.analysis.costs import flat
-from bench.schema.record import CostRecord, Record, ScoreRecord, Shape
+from bench.schema.record import CostRecord, Record, ScoreRecord, Shape, TaskUsed
 
 if TYPE_CHECKING:
     from bench.analysis.results import Results
@@ -67,7 +67,8 @@ def differences(first: "Results", other: "Results") -> list[Difference]:
     ours, theirs = first.records, other.records
     return [
         *_environments(ours, theirs), *_backbones(ours, theirs), *_methods(ours, theirs), *_shapes(ours, theirs),
-        *_recipes(ours, theirs), *_data(ours, theirs), *_coverage(first, other, ours, theirs),
+        *_recipes(ours, theirs), *_data(ours, theirs), *_tasks(first, other),
+        *_coverage(first, other, ours, theirs),
     ]  # fmt: skip
 
 
@@ -175,9 +176,10 @@ def _shapes(ours: Sequence[Record], theirs: Sequence[Record]) -> Iterator[Differ
 
 def _data(ours: Sequence[Record], theirs: Sequence[Record]) -> Iterator[Difference]:
     def values(records: Sequence[Record]) -> dict[str, dict[str, str]]:
-        used = dict.fromkeys(record.task for record in records if isinstance(record, ScoreRecord) and record.task)
+        tasks = [record.task for record in records if isinstance(record, ScoreRecord) and record.task]
+        used = {task.model_dump_json(): task for task in tasks}  # not by hash: counts of rows are dictionaries
         by_name: dict[str, list[dict[str, Any]]] = {}
-        for task in used:
+        for task in used.values():
             by_name.setdefault(task.name, []).append(task.model_dump(exclude={"name", "notes", "floor"}))
         return {name: _values(found) for name, found in by_name.items()}
 
@@ -185,6 +187,18 @@ def _data(ours: Sequence[Record], theirs: Sequence[Record]) -> Iterator[Differen
     for task in mine:
         for key, first, other in _unequal(mine[task], yours.get(task, mine[task])):
             yield Difference("data", EVERY, f"{task}: {key}", first, other)
+
+
+def _tasks(first: "Results", other: "Results") -> Iterator[Difference]:
+    """What a suite says of a task and its records do not, such as weights of classes; old suites say nothing."""
+    for name, mine in first.suite.task.items():
+        if yours := other.suite.task.get(name):
+            tables = (
+                _values([{key: value for key, value in table.items() if key not in TaskUsed.model_fields}])
+                for table in (mine, yours)
+            )
+            for key, *values in _unequal(*tables):
+                yield Difference("data", EVERY, f"{name}: {key}", *values)
 
 
 def _coverage(

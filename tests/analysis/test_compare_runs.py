@@ -16,7 +16,7 @@ from bench.errors import BenchError
 from bench.report.export import encoded
 from bench.report.render import markdown, terminal
 from bench.report.sections import comparison
-from bench.schema.record import CountRecord
+from bench.schema.record import CountRecord, RowFigures
 from bench.stats.intervals import block_bootstrap_ratio
 from bench.store.store import Run, open_store
 from tests.factories.command import bench
@@ -203,6 +203,27 @@ def test_scores_on_other_rows_are_not_compared_and_the_data_is_named(folders):
     other = run(folders[1], *costs(), *scores(content="0123"))
     assert changes(first, other, kind="score").empty
     assert settings(first, other)["data", "all", "sst2: content_sha256"] == ("hubsst2", "0123")
+
+
+def counted_rows(labels, records):
+    """``records`` whose tasks say what was counted of their rows, as every new run's do."""
+    figures = RowFigures(labels=labels, duplicates=0, tokens={"50": 8, "100": 12}, truncated=0.0)
+    return [one.model_copy(update={"task": one.task.model_copy(update={"rows": figures})}) for one in records]
+
+
+def test_what_was_counted_of_the_rows_is_compared(folders):
+    first = run(folders[0], *counted_rows({"a": 30, "b": 10}, scores()))
+    assert compare_runs([first, run(folders[1], *counted_rows({"a": 30, "b": 10}, scores()))]).settings.empty
+    other = run(folders[1], *counted_rows({"a": 31, "b": 9}, scores()))
+    assert settings(first, other)["data", "all", "sst2: rows.labels.a"] == ("30", "31")
+
+
+def test_what_a_suite_says_of_a_task_is_compared_where_both_say_it(folders):
+    table = {"kind": "classes", "labels": ["a", "b"], "metrics": ["accuracy"], "main_metric": "accuracy"}
+    first = run(folders[0], *scores(), task={"sst2": table})
+    other = run(folders[1], *scores(), task={"sst2": table | {"class_weights": "balanced"}})
+    assert compare_runs([first, run(folders[1], *scores(), task={})]).settings.empty
+    assert settings(first, other) == {("data", "all", "sst2: class_weights"): ("", "balanced")}
 
 
 def test_every_setting_that_differs_is_named_by_its_key(folders):
