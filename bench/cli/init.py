@@ -26,7 +26,9 @@ def init(
     test: Annotated[
         Path | None, typer.Option(help="File to score on (default: one beside train.csv, else a share of DATA).")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Folder of save_pretrained, or a hub id.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Folder of save_pretrained, a hub id, or a named shape (random weights).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a file of rows and write a commented suite that runs on it."""

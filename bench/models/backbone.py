@@ -61,6 +61,11 @@ SHAPES = _shapes()
 """Named shapes from published configurations: family, and fields that differ from its defaults; weights random."""
 
 
+def is_shape(name: str) -> bool:
+    """Whether ``name`` is a named shape or a ``config.json``, neither of which has weights."""
+    return not names_folder(name) and (name in SHAPES or Path(name).suffix == ".json")
+
+
 def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpec:
     """Find the files of a backbone once, before a run is planned.
 
@@ -74,7 +79,7 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
     if names_folder(name):
         return _in_folder(name, weights, revision)
     if weights == "random":
-        if name in SHAPES or Path(name).suffix == ".json":
+        if is_shape(name):
             return BackboneSpec(name=name, weights="random")
         raise unknown("backbone shape", name, SHAPES)
     _check_id(name)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.errors import BenchError, unknown
 from bench.models.tokenizer import Tokenizer
@@ -371,7 +371,7 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
 
     Args:
         found: What ``look`` saw.
-        backbone: Hub id or folder; that of the suite glue-small where None.
+        backbone: Hub id, folder or a shape without weights; that of the suite glue-small where None.
         out: The suite's file, which its paths are relative to.
 
     Raises:
@@ -384,7 +384,7 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
 
     if backbone is None and found.kind == "text":
         raise BenchError(f"{found.train}: {TEXT_BACKBONE_NEEDED.format(found.label)}")
-    spec = backbones.resolve(backbone or USUAL, "pretrained")
+    spec = backbones.resolve(backbone or USUAL, "random" if backbones.is_shape(backbone or USUAL) else "pretrained")
     shape = dataclasses.replace(spec, weights="random")
     most = positions_of(backbones.load(shape, device="meta", objective=backbones.usual_objective(spec)))
     positions = LONGEST if most is None else min(LONGEST, most)
@@ -393,16 +393,17 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "task"
     text = suite_text(
         found, name=name, backbone=located(backbone or USUAL, Path(), out.parent), tokens=tokens, place=out.parent,
-        positions=positions,
+        positions=positions, weights=spec.weights,
     )  # fmt: skip
     _check_runs(parse_suite({"name": out.stem} | tomllib.loads(text), str(out)))
     length = length_for(tokens, positions)
     cut = sum(count > length for count in tokens) / len(tokens)
+    used = (backbone or USUAL) + ", random weights" * (spec.weights == "random")
     return Proposed(text, {
         "rows": described(found), "scored on": _test_said(found), "texts": ", ".join(found.text),
         "left out": ", ".join(found.left_out) or "no column",
         "lengths": f"{length} tokens a row; {100 * cut:.1f} % of rows are cut off",
-        "backbone": backbone or USUAL, "next": f"python -m bench run --suite {out}",
+        "backbone": used, "next": f"python -m bench run --suite {out}",
     })  # fmt: skip
 
 
@@ -434,7 +435,10 @@ def _tokens(found: Proposal, tokenizer: Tokenizer) -> list[int]:
     return sorted(counts)
 
 
-def suite_text(found: Proposal, *, name: str, backbone: str, tokens: list[int], place: Path, positions: int) -> str:
+def suite_text(
+    found: Proposal, *, name: str, backbone: str, tokens: list[int], place: Path, positions: int,
+    weights: Literal["pretrained", "random"] = "pretrained",
+) -> str:  # fmt: skip
     """A commented suite, ready to run.
 
     Args:
@@ -444,8 +448,10 @@ def suite_text(found: Proposal, *, name: str, backbone: str, tokens: list[int], 
         tokens: Of some training rows, rising.
         place: Folder of the suite, which its paths are relative to.
         positions: Tokens that the backbone has room for.
+        weights: ``random`` for a shape without weights.
     """
-    return "".join(f"{_aligned(line)}\n" for line in _lines(found, name, backbone, tokens, place, positions))
+    lines = _lines(found, name, (backbone, weights), tokens, place, positions)
+    return "".join(f"{_aligned(line)}\n" for line in lines)
 
 
 def _aligned(line: str) -> str:
@@ -460,7 +466,9 @@ def length_for(tokens: list[int], positions: int) -> int:
     return max(4, min(positions, max(16, 8 * math.ceil(most / 8))))
 
 
-def _lines(found: Proposal, name: str, backbone: str, tokens: list[int], place: Path, positions: int) -> Iterator[str]:
+def _lines(
+    found: Proposal, name: str, backbone: tuple[str, str], tokens: list[int], place: Path, positions: int
+) -> Iterator[str]:
     length = length_for(tokens, positions)
     cut = sum(count > length for count in tokens) / len(tokens)
     yield f"# Proposed from {found.train.name}: {described(found)}."
@@ -470,7 +478,9 @@ def _lines(found: Proposal, name: str, backbone: str, tokens: list[int], place: 
     yield "seeds = [0, 1, 2, 3, 4]  # five give score claims a verdict; fewer are quicker"
     yield ""
     yield "[backbone]"
-    yield f"name = {_quoted(backbone)}"
+    yield f"name = {_quoted(backbone[0])}"
+    if backbone[1] == "random":
+        yield 'weights = "random"  # a shape: scores say how a method learns from nothing'
     yield ""
     yield from _task_lines(found, name, place)
     yield ""

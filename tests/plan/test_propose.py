@@ -255,6 +255,15 @@ def test_init_refuses_what_plan_would_refuse(tmp_path, case):
     assert not out.exists()
 
 
+def test_a_shape_without_weights_is_a_backbone_whose_suite_says_so(tmp_path):
+    data = written(tmp_path / "mine.csv", rows_of(60, text=sentence, label=lambda r, i: i % 2))
+    out = tmp_path / "mine.toml"
+    assert "tiny, random weights" in bench("init", data, "--backbone", "tiny", "-o", out).stdout
+    backbone = tomllib.loads(out.read_text())["backbone"]
+    assert backbone == {"name": "tiny", "weights": "random"}
+    assert "data   mine: mine.csv" in bench("plan", "--suite", out, "--methods", "head", "--seeds", "0").stdout
+
+
 def test_an_empty_text_of_the_file_to_score_on_is_dropped_and_said(tmp_path):
     rows = rows_of(20, text=sentence, label=lambda r, i: i % 2)
     written(tmp_path / "train.csv", rows)
