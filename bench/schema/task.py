@@ -130,6 +130,10 @@ class TaskSpec(_Table):
         filled: dict[str, Any] = _tuples(values)
         if isinstance(filled.get("text"), str):
             filled["text"] = (filled["text"],)
+        text = filled.get("text")
+        if isinstance(text, tuple) and len(text) not in (1, 2):
+            more = "; join the others to one column" if text else ""
+            raise ValueError(f"text names {len(text)} columns: a row has one or two texts{more}")
         usual = DEFAULT_METRICS.get(str(filled.get("kind")), ())
         main = filled.get("main_metric")
         if not filled.get("metrics"):

@@ -284,7 +284,8 @@ TABLES = {
     "label is text": ({"label": "text"}, "column 'text' is given two parts to play"),
     "unknown key": ({"lable": "x"}, "unknown key 'lable'.*Did you mean 'label'"),
     "name": ({"name": "my tickets"}, "name = 'my tickets' must be letters, digits"),
-    "three texts": ({"text": ["a", "b", "c"]}, "text"),
+    "three texts": ({"text": ["a", "b", "c"]}, "text names 3 columns: a row has one or two texts; join the others"),
+    "no text": ({"text": []}, "text names 0 columns: a row has one or two texts"),
     "share": ({"test_share": 1.5}, "test_share"),
 }  # fmt: skip
 
