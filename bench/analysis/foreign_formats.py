@@ -102,8 +102,6 @@ class _Comparison(Lenient):
 COMPARISON = "peft's method comparison"
 OPTIMIZERS = ("lora+", "lora-fa", "riemannian")
 """Optimizers of theirs that make another method of LoRA."""
-COPIED = ("RANDLORA", "LILY")
-"""Methods whose shared tensors hang in each layer, which peft copies for each of their names."""
 UNSAVED = 99_999_999
 """Bytes; what ``get_file_size`` gives where the adapter could not be saved."""
 
@@ -154,8 +152,6 @@ def _of_size(info: _TrainInfo, method: Adapted) -> Iterator[Theirs]:
         yield Theirs("train_info.file_size", info.file_size, "bytes", why=why)
     else:
         stored = "theirs is the size of the safetensors file, whose header of names and shapes ours leaves out"
-        if method.kind in COPIED:
-            stored += ", and which holds what layers share once for each of them"
         yield Theirs(
             "train_info.file_size", info.file_size, "bytes", ("delta_bytes",), ("adapter_dtype",), False, stored
         )

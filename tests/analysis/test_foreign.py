@@ -144,15 +144,6 @@ def test_the_ranks_that_adalora_kept_are_no_setting_and_cut_the_file_alone(tmp_p
     assert "kept" in next(row.why for row in found.alone if row.field == "train_info.file_size")
 
 
-@pytest.mark.parametrize(("kind", "copied"), [("RANDLORA", True), ("LILY", True), ("LORA", False)])
-def test_a_file_that_holds_shared_tensors_once_a_layer_says_so(kind, copied, tmp_path):
-    values = comparison()
-    values["run_info"]["peft_config"] = {"peft_type": kind, "r": 8}
-    found = reading(values, cost(f"{kind.lower()}(rank=8)"), tmp_path=tmp_path)
-    (stored,) = (row for row in found.beside if row.figure == "delta_bytes")
-    assert ("once for each of them" in stored.why) == copied
-
-
 def test_the_size_that_stands_where_nothing_could_be_saved_is_no_size(tmp_path):
     found = reading(comparison(file_size=99_999_999), cost("lora(rank=8)"), tmp_path=tmp_path)
     assert [row.figure for row in found.beside] == ["trainable_parameters.method"]
