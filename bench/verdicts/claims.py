@@ -30,6 +30,8 @@ from bench.stats.intervals import (
 from bench.store.store import Run
 
 Verdict = Literal["pass", "fail", "inconclusive", "invalid"]
+STILL = "still improving"
+"""Doubt of a score that more steps would raise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,9 +242,24 @@ def _score(results: Results, claim: ClaimTable, label: str) -> Outcome:
         return Outcome(method=label, value=None, why=f"no score that {label} and {claim.versus} share")
     value, interval = mean_interval(differences)
     row = scores.score_table(results, claim.versus, claim.tasks).loc[label]
-    if not row["verdict"]:
-        return Outcome(method=label, value=value, interval=interval, why=", ".join(row["why"]) or "one pair alone")
-    return _tested(label, value, interval, differences, claim.bounds, float)
+    why = ", ".join(row["why"])
+    if interval is None or set(row["why"]) - {STILL, f"{claim.versus} {STILL}"}:
+        return Outcome(method=label, value=value, interval=interval, why=why or "one pair alone")
+    tested = dataclasses.replace(_tested(label, value, interval, differences, claim.bounds, float), why=why)
+    ours, theirs = (STILL in row["why"], f"{claim.versus} {STILL}" in row["why"])
+    return _strengthened(tested, claim.bounds, rises=ours, falls=theirs)
+
+
+def _strengthened(tested: Outcome, bounds: Bounds, *, rises: bool, falls: bool) -> Outcome:
+    """Leave a difference that more steps may raise or lower the verdict alone that this could only strengthen."""
+    blocked = {
+        "inside_p": (falls and bounds.min is not None) or (rises and bounds.max is not None),
+        "outside_p": (rises and bounds.min is not None) or (falls and bounds.max is not None),
+    }
+    kept = {name: 1.0 if closed else getattr(tested, name) for name, closed in blocked.items()}
+    if any(closed and getattr(tested, name) < LEVEL for name, closed in blocked.items()):
+        kept = dict.fromkeys(blocked)  # the doubt alone leaves it open, whatever the interval holds
+    return dataclasses.replace(tested, **kept)
 
 
 def _tested(

@@ -268,6 +268,38 @@ def test_scores_on_real_data_are_judged_by_their_margin(tmp_path):
     assert judged(run, metric="score", method="head", versus=LORA, difference={"max": -3.0}).verdict == "pass"
 
 
+LOW, HIGH = {"min": -2.0}, {"max": -3.0}
+
+
+@pytest.mark.parametrize(
+    ("improving", "sides", "difference", "verdict"),
+    [
+        ({LORA}, (LORA, "full"), LOW, "pass"),
+        ({"full"}, (LORA, "full"), LOW, "inconclusive"),
+        ({LORA, "full"}, (LORA, "full"), LOW, "inconclusive"),
+        ({"full"}, ("head", "full"), LOW, "fail"),
+        ({"head"}, ("head", "full"), LOW, "inconclusive"),
+        ({LORA}, ("head", LORA), HIGH, "pass"),
+        ({"head"}, ("head", LORA), HIGH, "inconclusive"),
+        ({LORA}, (LORA, "full"), {"min": -2.0, "max": 2.0}, "inconclusive"),
+    ],
+)
+def test_a_side_that_still_improves_leaves_the_verdicts_that_it_could_only_strengthen(
+    tmp_path, improving, sides, difference, verdict
+):
+    run = scored(tmp_path)
+    flagged = [
+        record.model_copy(update={"flags": ("still_improving",)}) if record.method.label in improving else record
+        for record in run.records
+    ]
+    method, versus = sides
+    found = judged(replace(run, records=tuple(flagged)), metric="score", method=method, versus=versus,
+                   difference=difference)  # fmt: skip
+    assert found.verdict == verdict
+    assert ("still improving" in found.outcomes[0].why) == (verdict == "inconclusive")
+    assert "contains the bound" not in found.outcomes[0].why
+
+
 def test_a_claim_about_some_tasks_is_judged_by_those_alone(tmp_path):
     records = [
         score(label, task, seed, source="folder", flags=("did_not_learn",) if task == "cola" else ())
