@@ -70,7 +70,7 @@ def test_no_point_of_a_published_run_can_be_taken_for_another_method_s(name):
     assert found
     for title, figure in found.items():
         shown = [text for axes in figure.axes for text in named(axes)]
-        assert sorted(set(shown)) == sorted(sheet.looks[label].text for label in sheet.results.score_table.index), title
+        assert sorted(set(shown)) == sorted(sheet.looks[label].text for label in sheet.results.scored), title
         for axes in figure.axes:
             assert list(tangles(figure, axes)) == [], title
 

@@ -43,7 +43,7 @@ def as_measured(name, folder):
 
 @pytest.mark.parametrize(
     ("name", "kind", "cells", "says"),
-    [("glue-small", "predictions", 39, "Over test rows"), ("update-directions", "directions", 12, "of the baseline's")],
+    [("glue-small", "predictions", 20, "Over test rows"), ("update-directions", "directions", 12, "of the baseline's")],
 )
 def test_a_report_is_the_same_from_either_form(name, kind, cells, says, tmp_path):
     measured, published = as_measured(name, tmp_path / "measured" / name), tmp_path / "published" / name
@@ -134,4 +134,4 @@ def test_every_committed_prediction_is_that_of_its_record():
         for record in read_run(suite.parent).records:
             if record.kind == "score" and record.predictions_sha256 and main_metric(record):
                 read += read_rows(suite.parent, record) is not None  # raises where hash or score is another
-    assert read > 450
+    assert read > 400

@@ -4,6 +4,8 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 import bench
 from bench.report import format as fmt
 from bench.schema.record import CostRecord, Timing
@@ -65,7 +67,7 @@ def costs(say: Say) -> str:
     scores = bench.load_results(run()).scores.set_index("method")
     lines = []
     for label in ROWS:
-        record, score = records()[label], scores.loc[label]
+        record = records()[label]
         counted = record.trainable_parameters
         assert counted and record.step_seconds and record.peak_memory_bytes and record.delta_bytes is not None
         both = say(" (same counts for `p_tuning_v2`)", "（`p_tuning_v2` 计数相同）") if label == "prefix_tuning" else ""
@@ -73,9 +75,15 @@ def costs(say: Say) -> str:
             f"`{label}`{both}", fmt.count(counted.method), fmt.size(record.delta_bytes),
             fmt.ratio(backward_ratios()[label]), _interval(record.step_seconds, label == "full"),
             fmt.size(record.peak_memory_bytes.step), latency(say, record),
-            "-" if label == "full" else fmt.difference(*score[list(DIFFERENCE)]),
+            _score(say, label, scores),
         ])  # fmt: skip
     return table(head, lines)
+
+
+def _score(say: Say, label: str, scores: pd.DataFrame) -> str:
+    if label not in scores.index:
+        return say("not scored", "未评分")
+    return "-" if label == "full" else fmt.difference(*scores.loc[label, list(DIFFERENCE)])
 
 
 def _interval(timing: Timing, is_baseline: bool) -> str:
