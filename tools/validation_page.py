@@ -207,8 +207,8 @@ def _litgpt() -> list[str]:
     counted = {row["id"]: row for row in read(COUNTED_LITGPT)}
     lines = [
         "## litgpt", "",
-        "Peaks that Lightning-AI/litgpt prints (`max_memory_allocated`), LoRA with dropout on queries and values (qv) or "
-        "on all maps, 512 tokens, all in bfloat16, beside our `lora` on the same maps under the chunked loss where its "
+        "Peaks that Lightning-AI/litgpt prints (`max_memory_allocated`), LoRA with dropout on queries and values (qv) "
+        "or on all maps, 512 tokens, all in bfloat16, beside our `lora` on the same maps under the chunked loss where its "
         "forward ends, plus what litgpt's code has and a step here has not (where it adapts the LM head too, that "
         "adapter is left out: a few MB):", "",
         "- 10 bytes for each logit: `model(..., lm_head_chunk_size=128)` gives them in bfloat16, Fabric's "
@@ -231,7 +231,8 @@ def _litgpt() -> list[str]:
         parts = [int(own[name]) / 1e9 for name in ("forward_bytes", "graph_bytes", "head_bytes", "logit_bytes")]
         peak = sum(parts)
         told = " | ".join(f"{part:.2f}" for part in [*parts, peak, printed])
-        lines.append(f"| {row['id']} | {row['method'].partition(' ')[2]} | {row['batch']} | {told} | {peak / printed:.3f} |")
+        lora = row["method"].partition(" ")[2]
+        lines.append(f"| {row['id']} | {lora} | {row['batch']} | {told} | {peak / printed:.3f} |")
     return [
         *lines, "", f"Not counted (printed GB): {', '.join(left)}. The full rows of Llama 3.2 lie below weights, "
         "gradients and AdamW's state as printed and are not to be believed; of the others the rows, the maps or the "

@@ -134,7 +134,7 @@ def test_the_first_screen_answers_with_how_far_each_sentence_holds():
         and f"full's time: {backward}; paid: step time 0." in timed.says
     )
     assert scored.reach == "bound"
-    assert re.fullmatch(r"LoRA scores better than training the head alone: \+\d\.\d points \[.*\]", scored.says)
+    assert re.fullmatch(r"LoRA scores better than training the head alone: \+\d\.\d points \[.*\]\.", scored.says)
     assert scored.tag == "this data: 5 seeds"
     document = rendered(run)
     for answer in (exact, timed, scored):
