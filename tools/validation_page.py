@@ -208,8 +208,8 @@ def _litgpt() -> list[str]:
     lines = [
         "## litgpt", "",
         "Peaks that Lightning-AI/litgpt prints (`max_memory_allocated`), LoRA with dropout on queries and values (qv) "
-        "or on all maps, 512 tokens, all in bfloat16, beside our `lora` on the same maps under the chunked loss where its "
-        "forward ends, plus what litgpt's code has and a step here has not (where it adapts the LM head too, that "
+        "or on all maps, 512 tokens, all in bfloat16, beside our `lora` on the same maps under the chunked loss where "
+        "its forward ends, plus what litgpt's code has and a step here has not (where it adapts the LM head too, that "
         "adapter is left out: a few MB):", "",
         "- 10 bytes for each logit: `model(..., lm_head_chunk_size=128)` gives them in bfloat16, Fabric's "
         "`convert_output` makes them float32, and the loop's variable still holds those of the step before;",
