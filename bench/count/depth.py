@@ -229,17 +229,18 @@ class _Steps:
 
     def _peak(self, courses: Sequence[Course], middle: Course | None = None) -> PeakMemory:
         """Of three courses; sizes of ``middle`` stand in place of the second's."""
-        _, current = self._sums([course.before for course in courses], 0, middle and middle.before)
+        _, current = self._sums([course.before for course in courses], 0, middle.before if middle else None)
         peaks = []
         for phase in range(3):
             lists = [course.phases[phase] for course in courses]
-            most, current = self._sums(lists, current, middle and middle.phases[phase])
+            most, current = self._sums(lists, current, middle.phases[phase] if middle else None)
             peaks.append(most)
         return peak_memory(peaks)
 
     def _sums(self, lists: Sequence[Sequence[Event]], start: int, middle: Sequence[Event] | None) -> tuple[int, int]:
         pattern = Pattern([[Item(func, (size,), hint=like) for func, size, like in events] for events in lists])
-        return pattern.sums(self.times, start, rounded, middle and [event.size for event in middle])
+        second = None if middle is None else [event.size for event in middle]
+        return pattern.sums(self.times, start, rounded, second)
 
     def _ledger(self, ledgers: Sequence[Ledger]) -> Ledger:
         if len({ledger.uncounted for ledger in ledgers}) != 1:

@@ -246,20 +246,18 @@ def _score(results: Results, claim: ClaimTable, label: str) -> Outcome:
     if interval is None or set(row["why"]) - {STILL, f"{claim.versus} {STILL}"}:
         return Outcome(method=label, value=value, interval=interval, why=why or "one pair alone")
     tested = dataclasses.replace(_tested(label, value, interval, differences, claim.bounds, float), why=why)
-    ours, theirs = (STILL in row["why"], f"{claim.versus} {STILL}" in row["why"])
-    return _strengthened(tested, claim.bounds, rises=ours, falls=theirs)
+    rises, falls = STILL in row["why"], f"{claim.versus} {STILL}" in row["why"]
+    return _strengthened(tested, claim.bounds, rises=rises, falls=falls)
 
 
 def _strengthened(tested: Outcome, bounds: Bounds, *, rises: bool, falls: bool) -> Outcome:
     """Leave a difference that more steps may raise or lower the verdict alone that this could only strengthen."""
-    blocked = {
-        "inside_p": (falls and bounds.min is not None) or (rises and bounds.max is not None),
-        "outside_p": (rises and bounds.min is not None) or (falls and bounds.max is not None),
-    }
-    kept = {name: 1.0 if closed else getattr(tested, name) for name, closed in blocked.items()}
-    if any(closed and getattr(tested, name) < LEVEL for name, closed in blocked.items()):
-        kept = dict.fromkeys(blocked)  # the doubt alone leaves it open, whatever the interval holds
-    return dataclasses.replace(tested, **kept)
+    low, high = bounds.min is not None, bounds.max is not None
+    no_pass, no_fail = (falls and low) or (rises and high), (rises and low) or (falls and high)
+    inside, outside = tested.inside_p or 0.0, tested.outside_p or 0.0
+    if (no_pass and inside < LEVEL) or (no_fail and outside < LEVEL):
+        return dataclasses.replace(tested, inside_p=None, outside_p=None)  # open, whatever the interval holds
+    return dataclasses.replace(tested, inside_p=1.0 if no_pass else inside, outside_p=1.0 if no_fail else outside)
 
 
 def _tested(
