@@ -27,7 +27,10 @@ def init(
         Path | None, typer.Option(help="File to score on (default: one beside train.csv, else a share of DATA).")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Folder of save_pretrained, a hub id, or a named shape (random weights).")
+        str | None,
+        typer.Option(
+            help="Folder of save_pretrained, a hub id, smollm2-135m, or another named shape (random weights)."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -70,7 +70,7 @@ TasksOption = Annotated[str | None, typer.Option(help="Only these tasks, separat
 SeedsOption = Annotated[str | None, typer.Option(help="Only these seeds, separated by commas.")]
 BackboneOption = Annotated[
     str | None,
-    typer.Option(help="Another backbone: a named shape (random weights), a hub id or ./folder."),
+    typer.Option(help="Another backbone: a hub id, smollm2-135m, ./folder, or another named shape (random weights)."),
 ]
 CountsOption = Annotated[bool, typer.Option("--counts", help="Count costs only, without timing or scoring.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as results/runs/smoke-1a2b3c.")]

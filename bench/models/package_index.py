@@ -35,7 +35,9 @@ from bench.models.hub import PROBE_SECONDS, SILENCE_SECONDS, offline
 T = TypeVar("T")
 
 FETCH_SECONDS = 60.0
-"""Longest wait for a whole file, of which each part has to come within ``SILENCE_SECONDS``."""
+"""Longest wait for a whole file, of which each part has to come within ``SILENCE_SECONDS``; a large one has more."""
+SLOWEST = 200_000
+"""Bytes a second below which a large file is given up."""
 PIP_SECONDS = 30.0
 """Longest wait for pip to say how it is set up."""
 _MOST_OF_PAGE = 16 * 2**20
@@ -364,8 +366,9 @@ def _store(release: Release, url: str, path: Path, setup: Setup) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as aside:
             part = Path(aside) / release.file
-            until = time.monotonic() + FETCH_SECONDS
-            content = _within(FETCH_SECONDS, url, lambda: _content(release, url, setup, until))
+            longest = max(FETCH_SECONDS, release.size / SLOWEST)
+            until = time.monotonic() + longest
+            content = _within(longest, url, lambda: _content(release, url, setup, until))
             part.write_bytes(content)
             part.replace(path)
     except OSError as error:

@@ -184,8 +184,12 @@ def _tasks() -> list[tuple[str, str]]:
 
 
 def _backbones() -> list[tuple[str, str]]:
-    pretrained = [(name, f"pretrained, revision {pinned.revision[:8]}") for name, pinned in PRETRAINED.items()]
-    return [*pretrained, *((name, f"shape of {family}, random weights") for name, (family, _) in SHAPES.items())]
+    pretrained = {name: f"pretrained, revision {pinned.revision[:8]}" for name, pinned in PRETRAINED.items()}
+    shapes = {name: f"shape of {family}, random weights" for name, (family, _) in SHAPES.items()}
+    both = {
+        name: f'{pretrained[name]}; with weights = "random" a {shapes[name]}' for name in pretrained if name in shapes
+    }
+    return [*(pretrained | shapes | both).items()]
 
 
 Rate = float | dict[str, float]

@@ -63,8 +63,8 @@ LONGEST = 256
 LOOKED_AT = 5000
 """Rows whose tokens are counted."""
 TEXT_BACKBONE_NEEDED = (
-    "column {!r} holds texts to write: kind text needs a language model; give its folder or hub id with --backbone, or "
-    "name another column with --label"
+    "column {!r} holds texts to write: kind text needs a language model; give its folder or hub id, or smollm2-135m, "
+    "with --backbone, or name another column with --label"
 )
 USUAL = "sentence-transformers/all-MiniLM-L6-v2"
 """The backbone of a task of classes or scores where none is given; it comes from the package index or the hub."""
@@ -384,7 +384,7 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
 
     if backbone is None and found.kind == "text":
         raise BenchError(f"{found.train}: {TEXT_BACKBONE_NEEDED.format(found.label)}")
-    spec = backbones.resolve(backbone or USUAL, "random" if backbones.is_shape(backbone or USUAL) else "pretrained")
+    spec = backbones.resolve(backbone or USUAL, backbones.usual_weights(backbone or USUAL))
     shape = dataclasses.replace(spec, weights="random")
     most = positions_of(backbones.load(shape, device="meta", objective=backbones.usual_objective(spec)))
     positions = LONGEST if most is None else min(LONGEST, most)
@@ -444,7 +444,7 @@ def suite_text(
     Args:
         found: What the file seems to hold.
         name: Of the task.
-        backbone: Hub id or folder.
+        backbone: Hub id, folder or named shape.
         tokens: Of some training rows, rising.
         place: Folder of the suite, which its paths are relative to.
         positions: Tokens that the backbone has room for.

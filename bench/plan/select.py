@@ -48,7 +48,7 @@ def select(suite: Suite, selection: Selection) -> Suite:
             raise BenchError(f"suite {suite.name!r} scores no tasks; omit --seeds")
         changes["seeds"] = selection.seeds
     if selection.backbone is not None:
-        weights = "random" if backbone.is_shape(selection.backbone) else "pretrained"
+        weights = backbone.usual_weights(selection.backbone)
         changes["backbone"] = suite.backbone.model_copy(
             update={"name": selection.backbone, "weights": weights, "revision": None}
         )

@@ -44,7 +44,7 @@ def _front(about: Delta) -> str:
     import yaml
 
     values: dict[str, Any] = {"library_name": LIBRARY[about.form], "pipeline_tag": "text-classification"}
-    if about.base.weights == "pretrained" and about.base.folder is None:
+    if about.base.weights == "pretrained" and about.base.folder is None and _of_hub(about):
         values |= {"base_model": about.base.name}
         values |= {"base_model_relation": "finetune" if about.form == "merged" else "adapter"}
     metric = METRICS.get(about.score.metric, about.score.metric)
@@ -77,11 +77,20 @@ def loading(about: Delta, auto: str, folder: str) -> str:
     if about.form == "native" or about.base.weights == "random":
         return own
     revision = f', revision="{about.base.revision}"' if about.base.revision else ""
+    where, find = f'"{about.base.folder or about.base.name}"{revision}', ""
+    if about.base.folder is None and not _of_hub(about):
+        where = f'resolve("{about.base.name}", "pretrained").folder'
+        find = "from bench.models.backbone import resolve\n"
     return (
-        f"{alone}\nfrom peft import PeftModel\nfrom transformers import {auto}\n\n"
-        f'body = {auto}.from_pretrained("{about.base.folder or about.base.name}"{revision})\n'
+        f"{alone}\n{find}from peft import PeftModel\nfrom transformers import {auto}\n\n"
+        f"body = {auto}.from_pretrained({where})\n"
         f'body = PeftModel.from_pretrained(body, "{folder}")'
     )
+
+
+def _of_hub(about: Delta) -> bool:
+    """Whether the backbone's name is an id of the hub; one that is made of the package index has a name alone."""
+    return "/" in about.base.name
 
 
 def _example(about: Delta) -> str:

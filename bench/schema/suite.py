@@ -242,7 +242,7 @@ class BackboneTable(_Table):
 
     name: str
     """Hub id, named shape, path of a config.json, or ``./folder`` that ``save_pretrained`` wrote; relative paths start
-    at the suite's file."""
+    at the suite's file. Of the named shapes ``smollm2-135m`` alone has weights too."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """``random`` builds the shape with random weights: honest for cost, no conclusion about scores."""
     revision: str | None = Field(default=None, min_length=1)

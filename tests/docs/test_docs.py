@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification
 
 from bench import registry
-from bench.models import backbone
+from bench.models import backbone, smollm2
 from bench.plan import duration
 from bench.plan.load import load_suite, suite_names
 from bench.report.sections import claims
@@ -26,6 +26,7 @@ from tests.factories.command import bench
 from tests.factories.cost_steps import counted_once
 from tests.factories.deltas import kept_run
 from tests.factories.others import comparison, write
+from tests.models.test_weights import TINY, save, words
 from tests.store.test_store import SUITE, score
 from tests.tasks.test_hub import lay_roberta
 from tools.answers.words import costs, published
@@ -109,6 +110,14 @@ def ledger_of_head(spec, method, config, setting):
     return ledger_of(spec, *registry.make("head", {}), setting)
 
 
+def small_decoder(folder, monkeypatch):
+    """A tiny language model in place of the one that is made of the package index."""
+    save(folder, "llama", TINY | {"max_position_embeddings": 64}, AutoModelForCausalLM)
+    words(folder, 60, special=("pad_token", "eos_token"))
+    known = backbone.PRETRAINED[smollm2.NAME]
+    monkeypatch.setitem(backbone.PRETRAINED, smollm2.NAME, replace(known, made=lambda: folder))
+
+
 @pytest.mark.parametrize("line", commands(USAGE))
 def test_every_documented_command_runs(line, tmp_path, monkeypatch):
     """A prediction on two layers of its backbone: each adds the same counts, and all 28 take half a minute.
@@ -122,6 +131,8 @@ def test_every_documented_command_runs(line, tmp_path, monkeypatch):
     if OWN in line:
         shutil.move(lay_roberta(tmp_path / "hub"), tmp_path / OWN)
         monkeypatch.chdir(tmp_path)
+    if smollm2.NAME in line:
+        small_decoder(tmp_path / "decoder", monkeypatch)
     if "tickets" in line:
         rows = [
             f"{what} {i},{queue}" for i in range(20) for what, queue in (("parcel", "delivery"), ("money", "refund"))

@@ -199,6 +199,14 @@ def test_an_index_that_hangs_is_waited_for_so_long_and_no_longer(lone, monkeypat
     assert re.fullmatch(rf"package index not reached: http://.*/{where}.*: no answer in 0\.2 s", index.refusal())
 
 
+def test_a_large_file_has_more_time(lone, monkeypatch):
+    monkeypatch.setattr(package_index, "FETCH_SECONDS", 0.0)
+    monkeypatch.setattr(package_index, "SLOWEST", index.RELEASE.size * 10**9)
+    assert "no answer in 1e-09 s" in index.refusal()
+    monkeypatch.setattr(package_index, "SLOWEST", index.RELEASE.size / 20)
+    assert index.refusal() is None
+
+
 def test_another_file_under_the_name_is_refused_with_both_hashes(lone, small):
     lone.faults = {"file": b"x" * len(small[0])}
     why = index.refusal()
