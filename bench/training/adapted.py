@@ -144,6 +144,8 @@ def base_of(where: Path, about: Delta, name: str | None = None) -> BackboneSpec:
         BenchError: It is not found, or has other files.
     """
     base = about.base
+    if name is not None and base.weights != "random" and backbone.is_shape(name):
+        raise BenchError(f"--backbone {name}: a shape without weights; give the folder or the hub id of {base.name!r}")
     place = name or (base.folder if base.folder and Path(base.folder).is_dir() else base.name)
     try:
         spec = backbone.resolve(place, base.weights, base.revision if place == base.name else None)

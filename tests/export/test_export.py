@@ -329,3 +329,5 @@ def test_a_backbone_that_lies_elsewhere_is_named(run, folders, tmp_path):
     words(other, 50)
     refused = bench("use", moved, "--data", data, "--backbone", other, code=2).stderr
     assert "has another config.json or tokenizer than the one that was adapted" in refused
+    refused = bench("use", moved, "--data", data, "--backbone", "tiny", code=2).stderr
+    assert "--backbone tiny: a shape without weights; give the folder or the hub id" in " ".join(refused.split())
