@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.chunked import Taken, inside, taken
 from bench.count.fake import Mode, asked_device
-from bench.count.memory import Course, follow_step
+from bench.count.memory import Course, follow_step, make_state
 from bench.count.operations import CriticalPath, Link, Product, factors, product, tensors, uncounted
 from bench.count.packed import unpacks
 from bench.count.roofline import Load, Work
@@ -105,11 +105,9 @@ def count_and_follow(step: Any) -> tuple[Ledger, Course]:
     Raises:
         BenchError: As ``count_step``.
     """
-    for parameter in step.trained:
-        parameter.grad = torch.zeros_like(parameter)
-    step.optimize()
+    make_state(step)
     counted = _Counted(step)
-    course = follow_step(counted)
+    course = follow_step(counted, begun=True)
     return counted.counting.ledger(), course
 
 

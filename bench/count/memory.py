@@ -143,13 +143,14 @@ class Course:
     """Of each."""
 
 
-def follow_step(step: Step) -> Course:
-    """As ``measure_step`` by the tracker alone, with the whole course of it.
+def follow_step(step: Step, *, begun: bool = False) -> Course:
+    """As ``measure_step`` by the tracker alone, with the whole course of it; ``begun`` steps have their state.
 
     Raises:
         NonFiniteLoss: The loss is NaN or infinite.
     """
-    _begin(step)
+    if not begun:
+        _begin(step)
     tracker = Tracker()
     tracker.seed([*_weights(step.model), *_state(step.optimizer), *step.batch.values()])
     peaks, ends = [], [0, len(tracker.events)]
@@ -177,7 +178,7 @@ def peak_memory(peaks: Sequence[int]) -> PeakMemory:
 def _begin(step: Step) -> None:
     step.zero()
     if not step.optimizer.state:
-        _make_state(step)
+        make_state(step)
 
 
 def _held(step: Step, gradients: int) -> Bytes:
@@ -189,7 +190,7 @@ def _held(step: Step, gradients: int) -> Bytes:
     )
 
 
-def _make_state(step: Step) -> None:
+def make_state(step: Step) -> None:
     """Update on zero gradients: what optimizer and method keep from step to step is there, and no activation was."""
     for parameter in step.model.parameters():
         if parameter.requires_grad:

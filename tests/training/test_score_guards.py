@@ -89,7 +89,7 @@ def flagged(run, label, flag):
 @pytest.mark.parametrize("label", ["full", "ia3"])
 def test_a_flag_on_either_side_takes_the_verdict_away_everywhere(run, label, flag):
     claim = {"name": "c", "says": "IA3 scores as full", "metric": "score", "method": ["ia3"], "versus": "full",
-             "difference": {"min": -50.0}}  # fmt: skip
+             "difference": {"min": -50.0, "max": 50.0}}  # fmt: skip
     claimed = replace(run, suite=run.suite.changed(claims=[claim]))
     assert "pass IA3 scores as full" in told(claimed)[0]
     doubtful = flagged(claimed, label, flag)
