@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from bench.models import backbone
 from tests.methods.comparison import experiments
 from tools import validation, validation_page
 from tools.validation import LIKE, PUBLISHED, counted_rows, counts_of, read
@@ -48,6 +49,16 @@ def test_rows_of_litgpt_lie_within_their_targets() -> None:
     rows = re.findall(r"\| litgpt-\S+-(Q?LoRA)-b\d \|.*\| ([\d.]+) \|\n", page)
     assert len(rows) == len(validation.LITGPT)
     assert all(abs(float(ratio) - 1) <= {"LoRA": 0.10, "QLoRA": 0.15}[kind] for kind, ratio in rows)
+
+
+def test_a_graph_that_lives_on_holds_what_4_bit_layers_keep() -> None:
+    """bitsandbytes of that time kept the input of every product; layers that are not packed leave nothing behind."""
+    spec = backbone.shape_of("smollm2-135m")
+    plain = validation.LITGPT_SETTING.model_copy(update={"dropout": 0.05})
+    packed = plain.model_copy(update={"weights": "nf4", "bitsandbytes": validation.LITGPT_BITSANDBYTES})
+    assert validation.graph_bytes(spec, validation.QV, plain) < 512
+    a_state = 2 * plain.length * backbone.configuration(spec).hidden_size
+    assert validation.graph_bytes(spec, validation.QV, packed) > 30 * 4 * a_state
 
 
 def test_the_plot_is_current(tmp_path) -> None:
