@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bench.errors import BenchError, unknown
 
@@ -196,6 +197,13 @@ class Method(abc.ABC):
     def after_step(self, module: nn.Module, step: int, total: int) -> None:  # noqa: B027
         """Run after ``optimizer.step()`` and before ``zero_grad()``; its time counts as optimizer time."""
 
+    def state(self, module: nn.Module) -> Iterable[Tensor]:
+        """Tensors that the method keeps from step to step beside parameters and buffers, such as running means.
+
+        They count with the optimizer's state.
+        """
+        return ()
+
     def ranks(self, module: nn.Module) -> Mapping[str, int]:
         """Rank of the update of each adapted map, where training chose it; empty where the configuration gives it."""
         return {}
@@ -227,6 +235,14 @@ class Method(abc.ABC):
         """Tensors that inference needs per task once ``module`` is finalized, head left out, detached copies."""
         return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
+    def unpack(self, module: nn.Module, delta: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """``delta`` in the shapes of the finalized ``module``, where it is stored in smaller ones.
+
+        Raises:
+            BenchError: The shapes of ``delta`` contradict each other.
+        """
+        return delta
+
     def load_delta(self, backbone: nn.Module, config: Any, delta: Mapping[str, Tensor]) -> nn.Module:
         """Put ``delta`` onto a fresh, frozen backbone; returns the finalized module.
 
@@ -234,7 +250,7 @@ class Method(abc.ABC):
             BenchError: The keys or shapes of ``delta`` are not exactly those that the method stores.
         """
         module = self.finalize(self.apply(backbone, config))
-        copy_delta(dict(module.named_parameters()), self.delta(module).keys(), delta)
+        copy_delta(dict(module.named_parameters()), self.delta(module).keys(), self.unpack(module, delta))
         return module
 
     def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
@@ -286,3 +302,9 @@ def clone(module: nn.Module) -> nn.Module:
     copies: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), p.requires_grad) for p in module.parameters()}
     copies |= {id(b): b.detach().clone() for b in module.buffers()}
     return copy.deepcopy(module, copies)
+
+
+def without_values(module: nn.Module) -> bool:
+    """Whether its tensors have no data."""
+    weight = next(module.parameters())
+    return weight.is_meta or isinstance(weight, FakeTensor)

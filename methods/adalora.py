@@ -1,14 +1,14 @@
 """AdaLoRA: low-rank updates with ranks dealt out by importance (Zhang et al., ICLR 2023); plain LoRA is not here."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from bench.anatomy import Projection
 from bench.errors import BenchError
-from bench.method import LARGEST_SIZE, Method, MethodConfig, at_least, clone
+from bench.method import LARGEST_SIZE, Method, MethodConfig, at_least, clone, without_values
 from methods.sliced import Factored, fold, oriented, places, set_module, slices, without_mark
 
 SCALE = "adalora_scale"
@@ -95,7 +95,7 @@ class AdaLoRA(Method):
 
     Paper: Zhang et al., ICLR 2023, arXiv:2303.10512.
     Trains: ``r (in + out + 1)`` parameters a target at the initial rank r (bert-base, query and value, r = 12:
-    442,656). All are stored, pruned ones with ``L_i = 0``: a delta's shapes do not depend on what training found.
+    442,656). Stored are L and of P and Q what training has not pruned, on average the target rank.
     Backward: as LoRA's, and the regularizer's; after each step a pass over all weights and gradients, which keeps two
     tensors of each weight's size until the last pruning.
     Merging: ``W + (alpha / r) P diag(L) Q`` is the backbone's own structure again, and unmerging subtracts it.
@@ -153,6 +153,32 @@ class AdaLoRA(Method):
             for t in triplets:
                 t.sensitivity, t.uncertainty = [], []
 
+    def state(self, module: nn.Module) -> Iterable[Tensor]:
+        """Smoothed sensitivity and uncertainty of every weight, until the last pruning, and what it left."""
+        for t in _triplets(module):
+            yield from (*t.sensitivity, *t.uncertainty)
+            if t.kept is not None:
+                yield t.kept
+
+    def delta(self, module: nn.Module) -> dict[str, Tensor]:
+        """L of each target and the columns of P and rows of Q whose L is not zero; of a fresh module the first ones."""
+        stored = super().delta(module)
+        paths = {path: part for path, part in module.named_modules() if isinstance(part, Triplets)}
+        values = [stored[f"{path}.L"] for path in paths]
+        target = next(_triplets(module)).settings.target_rank
+        for path, standing in zip(paths, unpruned(module, values, target), strict=True):
+            stored[f"{path}.P"] = stored[f"{path}.P"][:, standing].clone()
+            stored[f"{path}.Q"] = stored[f"{path}.Q"][standing].clone()
+        return stored
+
+    def unpack(self, module: nn.Module, delta: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Zeros where columns of P and rows of Q were pruned.
+
+        Raises:
+            BenchError: P or Q has not one column or row for each value of L that is not zero.
+        """
+        return _unpacked(delta)
+
     def parts(self, module: nn.Module) -> dict[str, list[nn.Parameter]]:
         """P, L and Q."""
         return {name: [getattr(t, name) for t in _triplets(module)] for name in "PLQ"}
@@ -186,6 +212,7 @@ class AdaLoRA(Method):
             BenchError: ``merged`` does not come from ``merge``, or ``delta`` is of another backbone.
         """
         plain, scale = without_mark(merged, SCALE, "AdaLoRA's scale")
+        delta = _unpacked(delta)
         targets = {f"{path}.triplets.{role}": found for (path, role), found in slices(plain).items()}
         for name in delta:
             stem, _, matrix = name.rpartition(".")
@@ -264,6 +291,46 @@ class Adaptive(Factored):
     def outer(self, role: str) -> Tensor:
         """P ``[out, r]``."""
         return self.triplets[role].P
+
+
+def unpruned(module: nn.Module, values: Sequence[Tensor], target: int) -> list[Tensor | slice]:
+    """Places of the triplets of each target that a delta holds, by their ``values [r]``.
+
+    They are those whose value is not zero. Where no value tells, before the first step and on tensors without data,
+    the first ``target`` stand for as many as training leaves a target on average.
+    """
+    if without_values(module) or not any(value.any() for value in values):
+        return [slice(target)] * len(values)
+    return [value.nonzero().flatten() for value in values]
+
+
+def spread(name: str, packed: Tensor, values: Tensor, dim: int) -> Tensor:
+    """``packed`` at the places of ``values [r]`` that are not zero along ``dim``, zeros at the others.
+
+    Raises:
+        BenchError: There are more or fewer of them; ``name`` says of which tensor.
+    """
+    size, count = values.numel(), packed.shape[dim]
+    if count == size:
+        return packed
+    standing = values.flatten().nonzero().flatten()
+    if not len(standing) and count <= size:
+        standing = torch.arange(count, device=packed.device)
+    if len(standing) != count:
+        raise BenchError(f"delta {name!r} holds {count} triplets, and {len(standing)} have a value that is not zero")
+    shape = [size if axis == dim else length for axis, length in enumerate(packed.shape)]
+    return packed.new_zeros(shape).index_copy_(dim, standing.to(packed.device), packed)
+
+
+def _unpacked(delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    whole = dict(delta)
+    for name, values in delta.items():
+        stem, _, matrix = name.rpartition(".")
+        if matrix == "L":
+            for other, dim in (("P", 1), ("Q", 0)):
+                if (key := f"{stem}.{other}") in delta and delta[key].ndim == 2:
+                    whole[key] = spread(key, delta[key], values, dim)
+    return whole
 
 
 def _triplets(module: nn.Module) -> Iterator[Triplets]:

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,17 @@ from torch import Tensor, nn
 import methods.peft_optimizer as peft_optimizer
 import methods.peft_text as peft_text
 from bench.errors import BenchError
-from bench.method import Method, clone, copy_delta
+from bench.method import Method, clone, copy_delta, without_values
+from methods.adalora import spread, unpruned
 from methods.peft_config import PeftConfig, fills_total, first_line, library, shortest, to_library
 from methods.peft_names import Fitted
-from methods.peft_notes import base_states, folded, moved, said_of, task_of, without_values
+from methods.peft_notes import base_states, folded, moved, said_of, task_of
 from methods.peft_refusals import SHAPES, check_ranks, refusal
 
 ADAPTER = "default"
 """peft's name of the one adapter."""
+VALUES = ".lora_E."
+"""In the names of AdaLoRA's values, one for each rank."""
 PROMPT = f"peft.prompt_encoder.{ADAPTER}.embedding.weight"
 """What a prompt is once its encoder is gone."""
 MENDED = (
@@ -170,7 +173,7 @@ class Peft(Method):
             BenchError: ``total`` steps are too few for the schedule.
         """
         tuner = module.peft.base_model
-        if not hasattr(type(tuner), "update_and_allocate"):
+        if not _deals_out(module):
             return
         if fills_total(module.options) and step > 0:  # step 0 is a probe's, which repeats one step
             if total < shortest(module.options):
@@ -180,12 +183,19 @@ class Peft(Method):
             tuner.peft_config[ADAPTER].total_step = total
         tuner.update_and_allocate(step)
 
+    def state(self, module: Bridged) -> Iterable[Tensor]:
+        """What AdaLoRA's allocator notes of each weight: its importance, and two running means."""
+        allocator = getattr(module.peft.base_model, "rankallocator", None)
+        if allocator is not None:
+            for noted in (allocator.ipt, allocator.exp_avg_ipt, allocator.exp_avg_unc):
+                yield from noted.values()
+
     def ranks(self, module: Bridged) -> dict[str, int]:
         """AdaLoRA's triplets that are not masked, by layer; no other type deals out ranks."""
-        if not hasattr(type(module.peft.base_model), "update_and_allocate"):
+        if not _deals_out(module):
             return {}
         held = module.peft.base_model.model.named_parameters()
-        return {name.partition(".lora_E.")[0]: int(value.count_nonzero()) for name, value in held if ".lora_E." in name}
+        return {name.partition(VALUES)[0]: int(value.count_nonzero()) for name, value in held if VALUES in name}
 
     def notes(self, module: Bridged) -> tuple[str, ...]:
         """What of the configuration has no place here, what peft warned of, and what was measured of ``module``."""
@@ -215,7 +225,7 @@ class Peft(Method):
         """What peft would save, by the names that the tensors have in ``module``; a prompt without its encoder.
 
         A tensor that layers share is there as often as peft's file has it, from the second time on under peft's key.
-        AdaLoRA's masked ranks are stored as zeros: peft drops them and loads into a module of another shape.
+        Of AdaLoRA's factors the ranks that are not masked, as in peft's file, and all of its values, which say which.
         """
         if module.prompted:
             return _prompt(module)
@@ -224,7 +234,23 @@ class Peft(Method):
         for key, tensor in _saved(module).items():
             name = names.get(id(tensor), key)
             stored[key if name in stored else name] = tensor.detach().clone()
-        return stored
+        return _packed(module, stored) if _deals_out(module) else stored
+
+    def unpack(self, module: Bridged, delta: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Zeros where AdaLoRA's ranks were masked; every other type stores its tensors whole.
+
+        Raises:
+            BenchError: A factor has not one rank for each value that is not zero.
+        """
+        if not _deals_out(module):
+            return delta
+        whole = dict(delta)
+        for name, values in delta.items():
+            if VALUES in name:
+                for key, dim in _factors(name):
+                    if key in delta and delta[key].ndim == 2:
+                        whole[key] = spread(key, delta[key], values, dim)
+        return whole
 
     def load_delta(self, backbone: nn.Module, config: PeftConfig, delta: Mapping[str, Tensor]) -> nn.Module:
         """Put ``delta`` onto a fresh, frozen backbone.
@@ -235,8 +261,8 @@ class Peft(Method):
         module = _build(backbone, config)
         if module.prompted and _reparametrised(module):
             module = _build(backbone, config, deployed=True)
-        own = self.delta(module)
-        copy_delta(own, own.keys(), delta)
+        own = dict(self.unpack(module, self.delta(module)))
+        copy_delta(own, own.keys(), self.unpack(module, delta))
         held = _held(module)
         with torch.no_grad():
             for name in own.keys() & held.keys():
@@ -399,6 +425,26 @@ def _without(holder: Any, field: str) -> Iterator[None]:
         yield
     finally:
         setattr(holder, field, value)
+
+
+def _deals_out(module: Bridged) -> bool:
+    """Whether training chooses ranks, as AdaLoRA's does."""
+    return hasattr(type(module.peft.base_model), "update_and_allocate")
+
+
+def _packed(module: Bridged, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """AdaLoRA's values ``[r, 1]`` whole; of its factors ``[r, in]`` and ``[out, r]`` the ranks that are not masked."""
+    values = {name: tensor.flatten() for name, tensor in stored.items() if VALUES in name}
+    target = module.peft.peft_config[ADAPTER].target_r
+    for name, standing in zip(values, unpruned(module, [*values.values()], target), strict=True):
+        for key, dim in _factors(name):
+            stored[key] = (stored[key][standing] if dim == 0 else stored[key][:, standing]).clone()
+    return stored
+
+
+def _factors(name: str) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Names of the two factors beside AdaLoRA's values ``name``, and the dimension of each that is the rank."""
+    return (name.replace(VALUES, ".lora_A."), 0), (name.replace(VALUES, ".lora_B."), 1)
 
 
 def _prompt(module: Bridged) -> dict[str, Tensor]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from bench.anatomy import anatomy
+from bench.method import without_values
 from methods.peft_config import DIMENSIONS
 
 TOKENS = 8
@@ -100,12 +100,6 @@ def _beyond_linear(model: Any, used: Any) -> Iterator[str]:
             ranks.setdefault(f"{held}.{part.parameter_name}", set()).update(part.r.values())
     held = ", ".join(f"{name} (rank {'/'.join(map(str, sorted(r)))})" for name, r in sorted(ranks.items()))
     yield f"parameters that are no linear layer are adapted as well: {held}"
-
-
-def without_values(module: nn.Module) -> bool:
-    """Whether its tensors have no data."""
-    weight = next(module.parameters())
-    return weight.is_meta or isinstance(weight, FakeTensor)
 
 
 def base_states(module: nn.Module) -> Tensor | None:

@@ -388,6 +388,10 @@ class _Step:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def kept(self) -> tuple[()]:
+        """Nothing: no method takes part."""
+        return ()
+
 
 def _own_loss(output: Any) -> Any:
     found = output if isinstance(output, Tensor) else getattr(output, "loss", None)

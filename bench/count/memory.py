@@ -32,6 +32,7 @@ class Step(Protocol):
     def backward(self, loss: Tensor) -> None: ...  # noqa: D102
     def optimize(self) -> None: ...  # noqa: D102
     def zero(self) -> None: ...  # noqa: D102
+    def kept(self) -> Iterable[Tensor]: ...  # noqa: D102
 
 
 class Event(NamedTuple):
@@ -152,7 +153,7 @@ def follow_step(step: Step, *, begun: bool = False) -> Course:
     if not begun:
         _begin(step)
     tracker = Tracker()
-    tracker.seed([*_weights(step.model), *_state(step.optimizer), *step.batch.values()])
+    tracker.seed([*_weights(step.model), *_state(step), *step.batch.values()])
     peaks, ends = [], [0, len(tracker.events)]
 
     def end_phase() -> None:
@@ -185,7 +186,7 @@ def _held(step: Step, gradients: int) -> Bytes:
     return Bytes(
         weights=nbytes(_weights(step.model)),
         gradients=gradients,
-        optimizer_state=nbytes(_state(step.optimizer)),
+        optimizer_state=nbytes(_state(step)),
         saved_activations=0,
     )
 
@@ -208,8 +209,8 @@ def _weights(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return list(tensors([dict(state) for state in optimizer.state.values()]))
+def _state(step: Step) -> list[Tensor]:
+    return [*tensors([dict(state) for state in step.optimizer.state.values()]), *step.kept()]
 
 
 def _gradients(model: nn.Module) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -76,6 +76,10 @@ class TrainingStep:
         """Drop the gradients; outside every measured phase."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def kept(self) -> Iterable[Tensor]:
+        """What the method keeps from step to step beside the optimizer's state."""
+        return self.method.state(self.model.body)
+
 
 class Accumulated:
     """A step whose gradients add up over two batches before the update, for the peak: more batches take no more.
@@ -86,7 +90,7 @@ class Accumulated:
     def __init__(self, step: TrainingStep) -> None:
         self._step = step
         self.model, self.optimizer, self.batch = step.model, step.optimizer, step.batch
-        self.optimize, self.zero, self.backward = step.optimize, step.zero, step.backward
+        self.optimize, self.zero, self.backward, self.kept = step.optimize, step.zero, step.backward, step.kept
 
     def forward(self) -> Tensor:
         """Scalar loss of the second batch."""

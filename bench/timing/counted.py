@@ -107,14 +107,13 @@ def count_training(models: Models, spec: MethodSpec, found: Findings, known: Cou
     held, peak, source = measure_step(step)
     with _or_nothing(found):
         prove(step, _short(models))
-    trained = trainable(step.model.body)
     found.held_bytes = held.weights + held.optimizer_state
-    delta = stored_bytes(step.method, finalize(step.method, step.model.body), trained)
     if counts is None:
+        delta = stored_bytes(step.method, finalize(step.method, step.model.body), trainable(step.model.body))
         counts = summary(step.model, ledger, held, peak, delta, (*notes_of(step.method, step.model.body), *step.notes))
         found.figures |= counts.figures(CostRecord) | {"predicted_peak_memory_bytes": None}
     found.figures |= {
-        "delta_bytes": delta, "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
+        "bytes": held.model_copy(update={"saved_activations": counts.bytes.saved_activations}),
         "peak_memory_bytes": peak, "peak_memory_source": source,
     }  # fmt: skip
 

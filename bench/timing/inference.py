@@ -135,19 +135,20 @@ def merge_error(method: Method, unmerged: nn.Module, batch: Batch) -> dict[str, 
 def switch_seconds(method: Method, finalized: nn.Module, device: str) -> float | None:
     """Median time to load another task's delta into the running module; None where a delta is no set of tensors in it.
 
-    The module holds its own delta again afterwards.
+    That of the module itself stands for the other. The module holds what it held again afterwards.
     """
     own = method.delta(finalized)
     held = {**dict(finalized.named_parameters()), **dict(finalized.named_buffers())}
-    if not own or any(name not in held or held[name].shape != tensor.shape for name, tensor in own.items()):
+    whole = method.unpack(finalized, own)
+    if not own or any(name not in held or held[name].shape != tensor.shape for name, tensor in whole.items()):
         return None
-    other = {name: tensor + 1 for name, tensor in own.items()}
+    before = {name: held[name].detach().clone() for name in own}
     seconds = []
     for _ in range(SWITCHES):
         start = clock(device)
-        copy_delta(held, own.keys(), other)
+        copy_delta(held, own.keys(), method.unpack(finalized, own))
         seconds.append(between(start, clock(device))[0])
-    copy_delta(held, own.keys(), own)
+    copy_delta(held, own.keys(), before)
     return statistics.median(seconds)
 
 

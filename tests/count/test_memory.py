@@ -1,14 +1,18 @@
 """Peak memory: the tracker sees what the allocator sees, phase by phase."""
 
+import gc
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from bench.count.memory import Tracker, measure_step, nbytes
+from bench.count.memory import Tracker, follow_step, make_state, measure_step, nbytes
 from bench.count.step import TrainingStep
 from methods import BUILTIN
 from tests.factories.cost_steps import training_step
 from tests.factories.methods import METHODS, sized
+from tests.methods.peft_types import suited
 
 NAMES = ["full", "lora", "lst"]
 
@@ -52,6 +56,25 @@ def test_the_tracker_equals_the_allocator(name: str) -> None:
     counted = tracker.peak - before
     step.zero()
     assert allocator_peak(step) - counted == METHODS[name].untracked
+
+
+BETWEEN = [(name, sized(name)) for name in BUILTIN]
+BETWEEN += [("peft", suited(kind, "bert")) for kind in ("ADALORA", "LORA", "VBLORA", "LILY", "BOFT")]
+
+
+@pytest.mark.parametrize(("name", "config"), BETWEEN, ids=lambda given: given if isinstance(given, str) else "")
+def test_all_that_lives_from_step_to_step_is_counted_before_a_step(name: str, config: dict[str, Any]) -> None:
+    step = training_step(name, **config)
+    tracker = Tracker(rounding=1)
+    tracker.seed([*step.model.parameters(), *step.model.buffers(), *step.batch.values()])
+    with tracker:
+        make_state(step)
+        step.backward(step.forward())
+        step.optimize()
+        step.zero()
+    gc.collect()
+    lives = tracker.current
+    assert sum(event.size for event in follow_step(step).before) == lives
 
 
 def test_the_tracker_forgets_what_is_freed_and_rounds_up() -> None:

@@ -134,9 +134,40 @@ def test_equal_ranks_prune_nothing():
 def test_a_pruned_delta_gives_the_same_output_on_a_fresh_backbone():
     method, module, _, _ = trained_for(5, initial_rank=6, target_rank=2)
     delta = method.delta(module)
-    assert {name: t.shape for name, t in delta.items()} == {name: p.shape for name, p in trained(module).items()}
+    assert delta.keys() == trained(module).keys()
     _, config = make("adalora", {"initial_rank": 6, "target_rank": 2})
-    assert states(method.load_delta(tiny("bert"), config, delta)).equal(states(module))
+    loaded = method.load_delta(tiny("bert"), config, delta)
+    assert states(loaded).equal(states(module))
+    assert all(t.equal(delta[name]) for name, t in method.delta(loaded).items())
+
+
+def test_a_delta_holds_what_is_left_and_a_fresh_one_as_much_as_training_will_leave():
+    config = {"initial_rank": 6, "target_rank": 2}
+    method, module, _, _ = trained_for(5, **config)
+    delta = method.delta(module)
+    for path, t in ((path, part) for path, part in module.named_modules() if isinstance(part, Triplets)):
+        left = t.L.detach().nonzero().flatten()
+        assert delta[f"{path}.L"].equal(t.L)
+        assert delta[f"{path}.P"].equal(t.P[:, left]) and delta[f"{path}.Q"].equal(t.Q[left])
+    fresh = method.delta(adapt("adalora", "bert", **config)[1])
+    assert sum(t.numel() for t in fresh.values()) == sum(t.numel() for t in delta.values()) == 4 * (2 * (32 + 32) + 6)
+
+
+def test_a_pruned_delta_folds_out_of_a_merged_backbone():
+    method, module, _, _ = trained_for(5, initial_rank=6, target_rank=2)
+    merged = method.merge(module)
+    plain = method.unmerge(merged, method.delta(module))
+    torch.testing.assert_close(states(plain), states(tiny("bert")), rtol=1e-4, atol=1e-5)
+
+
+def test_a_delta_whose_values_and_factors_disagree_is_refused():
+    method, module, _, _ = trained_for(5, initial_rank=6, target_rank=2)
+    delta = method.delta(module)
+    name = next(name for name in delta if name.endswith(".Q"))
+    delta[name] = delta[name].repeat(2, 1)[: len(delta[name]) + 1]
+    _, config = make("adalora", {"initial_rank": 6, "target_rank": 2})
+    with pytest.raises(BenchError, match=rf"delta '{name}' holds \d triplets, and \d have a value that is not zero"):
+        method.load_delta(tiny("bert"), config, delta)
 
 
 def test_a_copy_in_mid_training_is_of_its_own():

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from bench.count.memory import nbytes
 from bench.errors import BenchError
 from bench.registry import make, resolved
 from tests.methods.adapted import adapt, randomise, states, trained
@@ -76,6 +78,27 @@ def test_adalora_takes_the_recipes_steps_and_adds_its_orthogonality():
     assert tuner.peft_config["default"].total_step == 5
     kept = sum(sum(ranks) for ranks in tuner.peft_config["default"].rank_pattern.values())
     assert kept == 2 * 2, "target_r ranks on average over two layers"
+
+
+def test_adalora_stores_what_pefts_file_holds_and_its_values_whole():
+    values = {"peft_type": "ADALORA", "init_r": 4, "target_r": 3, "target_modules": ["query", "value"]}
+    method, module = adapt("peft", "bert", **values)
+    fresh = method.delta(module)
+    randomise(module)
+    for step in range(1, 6):
+        states(module).square().mean().backward()
+        method.after_step(module, step, 5)
+    delta, file = method.delta(module), peft.get_peft_model_state_dict(module.peft)
+    factors = {name.replace("peft.base", "base").replace(".default", ""): t for name, t in delta.items()}
+    assert factors.keys() == file.keys()
+    for name, tensor in file.items():
+        found = factors[name]
+        assert tensor.equal(found[found.ne(0).flatten()] if "lora_E" in name else found)
+    assert nbytes(fresh.values()) == nbytes(delta.values())
+    _, config = make("peft", values)
+    loaded = method.load_delta(tiny("bert"), config, delta)
+    assert states(loaded).equal(states(module))
+    assert all(t.equal(delta[name]) for name, t in method.delta(loaded).items())
 
 
 @pytest.mark.parametrize("kind", ["LORA", "IA3", "OFT", "ADALORA", "PREFIX_TUNING", "P_TUNING", "LN_TUNING"])
