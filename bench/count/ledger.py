@@ -161,7 +161,8 @@ class _Counted:
 
     def __init__(self, step: Any) -> None:
         self._step = step
-        self.model, self.optimizer, self.batch, self.zero = step.model, step.optimizer, step.batch, step.zero
+        self.model, self.optimizer, self.batch = step.model, step.optimizer, step.batch
+        self.zero, self.kept = step.zero, step.kept
         self.counting = _Phases(step.model, step.origin)
 
     def forward(self) -> Tensor:
