@@ -120,7 +120,9 @@ class Method(abc.ABC):
     The harness seeds, loads and freezes the backbone, calls ``apply``, puts its own task head on top and gives the
     optimizer exactly the parameters that require a gradient. The module that ``apply`` returns keeps the bare
     backbone's call contract: ``module(input_ids=, attention_mask=, ...)`` gives an output whose
-    ``last_hidden_state`` is ``[B, T, d]``, aligned with the caller's tokens.
+    ``last_hidden_state`` is ``[B, T, d]``, aligned with the caller's tokens. On a decoder it also decodes with a cache,
+    as transformers does: given ``use_cache=True`` its output has ``past_key_values``, and given these it reads the
+    ``input_ids`` behind them alone.
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig

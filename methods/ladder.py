@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
+from transformers.cache_utils import Cache, DynamicCache
 
 from bench.anatomy import T5, Anatomy
 from bench.errors import BenchError
@@ -45,6 +46,18 @@ class LSTConfig(MethodConfig):
         if self.gate_temperature <= 0:
             raise ValueError(f"gate_temperature = {self.gate_temperature} must be above 0")
         each_once(self.layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class LadderCache:
+    """Keys and values of the tokens that were read: the backbone's, and those of the side network's own attention."""
+
+    backbone: Cache
+    side: Cache
+
+    def get_seq_length(self) -> int:
+        """Tokens that were read."""
+        return self.backbone.get_seq_length()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +108,19 @@ class Ladder(nn.Module):
             part.to(weight.dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the backbone without gradients, then the side network on its taps."""
+        """Run the backbone without gradients, then the side network on its taps.
+
+        With ``use_cache`` the cache of a decoder's output is a ``LadderCache``, which the next call takes.
+        """
         if self.backbone_alone:
             return self.backbone(*args, **kwargs)
+        cache = self._begun(kwargs) if self.causal and kwargs.get("use_cache") else None
         output, entries, taps = self._read(*args, **kwargs)
         rungs = list(zip(torch.sigmoid(self.gates / self.config.gate_temperature).unbind(), self.downs[1:], self.blocks,
                          taps, strict=True))  # fmt: skip
         entry, *more = (alike(state, self.up.weight) for state in entries)
-        state = self.norm(self._climb(self.downs[0](entry), rungs[: self.below], None))
+        side = cache.side if cache else None
+        state = self.norm(self._climb(self.downs[0](entry), rungs[: self.below], None, side))
         if self.decoder:
             beside = self._climb(self.decoder["down"](more[0]), rungs[self.below :], state)
             state = self.decoder["norm"](beside)
@@ -110,12 +128,23 @@ class Ladder(nn.Module):
         if self.config.add_backbone_output:
             state = state + output.last_hidden_state.detach()
         output.last_hidden_state = state
+        if cache:
+            output.past_key_values = cache
         return output
+
+    def _begun(self, kwargs: dict[str, Any]) -> LadderCache:
+        """The cache among ``kwargs``, whose backbone's part takes its place there; an empty one where there is none."""
+        cache = kwargs.get("past_key_values")
+        if cache is None:
+            # of one kind, so that what lies in a sliding window, and with it the mask, is the same for both
+            cache = LadderCache(*(DynamicCache(config=self.backbone.config) for _ in range(2)))  # type: ignore[arg-type]
+        kwargs["past_key_values"] = cache.backbone
+        return cache  # type: ignore[no-any-return]
 
     def _read(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Tensor], list[_Tap]]:
         """Run the backbone; give its output, the state that enters each stack, and the kept layers' taps."""
-        if self.causal:
-            # A cache would keep every layer's keys and values alive, and side blocks have none of their own.
+        if self.causal and kwargs.get("past_key_values") is None:
+            # left out, it may be on: a cache would keep every layer's keys and values alive
             kwargs["use_cache"] = False
         entries: list[Tensor] = []
         taps: list[_Tap] = []
@@ -146,13 +175,14 @@ class Ladder(nn.Module):
             name: None if name in own else value for name, value in zip(_names(type(block)), inputs[1:], strict=False)
         }
 
-    def _climb(self, state: Tensor, rungs: list[Any], source: Tensor | None) -> Tensor:
+    def _climb(self, state: Tensor, rungs: list[Any], source: Tensor | None, side: Cache | None = None) -> Tensor:
         """Side state ``[B, T, d / r]`` after the last kept layer of a stack.
 
         Args:
             state: The narrow state that enters the stack.
             rungs: Gate, projection, side block and tap of each kept layer.
             source: What the cross-attention of a decoder reads.
+            side: Keys and values of the side blocks, in place of the backbone's.
         """
         biases: tuple[Any, ...] = ()
         for share, down, block, tap in rungs:
@@ -164,6 +194,10 @@ class Ladder(nn.Module):
                 given[_SOURCE] = source
             # a mask that is added to scores has the backbone's type
             given, keywords = tree_map_only(Tensor, self._own_type, (given, self._narrow_rotary(tap.keywords)))
+            given, keywords = (
+                {name: side if isinstance(value, Cache) else value for name, value in named.items()}
+                for named in (given, keywords)
+            )
             output = block(state, *given.values(), **keywords)
             state = output[0] if isinstance(output, tuple) else output
             if self.family in T5:

@@ -68,12 +68,18 @@ class Bridged(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """Map tokens ``[B, T]`` to an output whose ``last_hidden_state`` is ``[B, T, d]``."""
+        model = self.peft
         if self.prompted:
             kwargs.pop("token_type_ids", None)  # peft has no place for them beside a prompt
-        if self.numbers_tasks:
+        if self.prompted and kwargs.get("past_key_values") is not None:
+            model = self.peft.base_model  # peft would put the prompt behind the cache once more
+            if attention_mask is not None:
+                front = self.peft.peft_config[ADAPTER].num_virtual_tokens
+                attention_mask = nn.functional.pad(attention_mask, (front, 0), value=1)
+        elif self.numbers_tasks:
             kwargs["task_ids"] = input_ids.new_zeros(len(input_ids))
         try:
-            output = self.peft(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+            output = model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         except (RuntimeError, ValueError) as error:
             kind = self.options.peft_type
             if kind in READS and without_values(self):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, PreTrainedConfig
+from transformers import AttentionInterface, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
@@ -30,7 +31,7 @@ def _attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    prefix_states: list[Tensor],
+    prefix_states: list[Tensor] | None,
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
@@ -38,8 +39,11 @@ def _attend(
 
     ``prefix_states`` travels with the forward call's keyword arguments, so that no module and no global holds it; it
     lists keys and values in turn, each ``[1 or B, kv heads, p, d_h]``. A 4-D mask that already spans ``p + T`` keys is
-    the caller's own word about the prefix and stays.
+    the caller's own word about the prefix and stays. Without ``prefix_states`` the keys begin with the prefix already:
+    they come out of a ``_PrefixCache``.
     """
+    if prefix_states is None:
+        return _delegate(own, module)(module, query, key, value, attention_mask, **kwargs)
     layer = module.prefix_layer
     past_key, past_value = (s.to(key.dtype).expand(len(key), -1, -1, -1) for s in prefix_states[2 * layer :][:2])
     length, tokens = past_key.shape[2], key.shape[2]
@@ -59,12 +63,17 @@ def _delegate(own: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor
     return sys.modules[type(module).__module__].eager_attention_forward
 
 
-def _mask(*args: Any, config: PreTrainedConfig, **kwargs: Any) -> Tensor:
+def _mask(*args: Any, config: PreTrainedConfig, **kwargs: Any) -> Tensor | None:
     """Additive mask ``[B, 1, T, p + T]`` of the bare backbone, zeros over the prefix.
 
     It is never left out: without one, SDPA would cut an unpadded causal batch to ``T`` keys. Additive rather than
     boolean, since SDPA would turn a boolean one into a tensor of its own in each layer and keep all for backward.
+    One query that sees all keys, as a step of decoding has, is no such batch: there it is left out, as without prefix.
     """
+    window = kwargs.get("local_size")
+    sees_all = kwargs["q_length"] == 1 and (window is None or kwargs["kv_length"] < window)
+    if sees_all and kwargs.get("attention_mask") is None and kwargs.get("allow_is_causal_skip"):
+        return None
     kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return F.pad(eager_mask(*args, **kwargs), (config.prefix_length, 0))
 
@@ -114,6 +123,74 @@ def _shape(backbone: nn.Module, parts: Anatomy, length: int) -> tuple[int, ...]:
     fused = module.weight.shape[0] if isinstance(module, nn.Linear) else module.weight.shape[1]
     heads = getattr(backbone.config, "num_key_value_heads", None) or parts.heads
     return len(_attentions(parts)), 2, heads, length, key.width(fused) // heads
+
+
+class _PrefixLayer(DynamicLayer):
+    """Keys and values of one layer that begin with the prefix, which is not counted among the tokens."""
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        super().__init__()
+        self.prefix = (key, value)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Start from the prefix, once a row, in the type of the tokens' keys."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = (_of_rows(part, key_states) for part in self.prefix)
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        """Tokens that were read."""
+        return int(self.keys.shape[-2]) - self.prefix[0].shape[-2] if self.is_initialized else 0  # type: ignore[union-attr]
+
+
+class _PrefixWindow(DynamicSlidingWindowLayer):
+    """The same of a layer with a sliding window, which does not slide over the prefix: it is held apart."""
+
+    def __init__(self, key: Tensor, value: Tensor, window: int) -> None:
+        super().__init__(window)
+        self.prefix_keys, self.prefix_values = key, value
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Hold the prefix once a row, in the type of the tokens' keys, and no token."""
+        super().lazy_initialization(key_states, value_states)
+        self.prefix_keys, self.prefix_values = (
+            _of_rows(part, key_states) for part in (self.prefix_keys, self.prefix_values)
+        )
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values that the queries of ``key_states`` see; the last tokens of the window are kept."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.cumulative_length += key_states.shape[-2]
+        assert self.keys is not None and self.values is not None
+        keys = torch.cat([self.prefix_keys, self.keys, key_states], dim=-2)
+        values = torch.cat([self.prefix_values, self.values, value_states], dim=-2)
+        kept = min(keys.shape[-2] - self.prefix_keys.shape[-2], self.sliding_window - 1)
+        self.keys, self.values = (full[:, :, full.shape[-2] - kept :] for full in (keys, values))
+        return keys, values
+
+
+def _of_rows(prefix: Tensor, like: Tensor) -> Tensor:
+    """``prefix [1, heads, p, d_h]`` for each row of ``like``."""
+    return prefix.to(like.dtype).expand(len(like), -1, -1, -1)
+
+
+def _cache(config: PreTrainedConfig, states: Tensor) -> DynamicCache:
+    """A cache in which the prefix stands once, in front of the tokens that will be read.
+
+    Args:
+        config: The backbone's, which says what layers have a window.
+        states: Keys and values in turn, ``[2 L, 1, kv heads, p, d_h]``.
+    """
+    cache = DynamicCache(config=config)
+    cache.layers = [
+        _PrefixWindow(key, value, layer.sliding_window)
+        if isinstance(layer, DynamicSlidingWindowLayer)
+        else _PrefixLayer(key, value)
+        for layer, (key, value) in zip(cache.layers, states.unflatten(0, (-1, 2)), strict=True)
+    ]
+    return cache
 
 
 class Prefix(nn.Module):
@@ -166,8 +243,10 @@ class Prefixed(nn.Module):
         Args:
             input_ids: Tokens ``[B, T]``.
             attention_mask: ``[B, T]``, one where a token is real; a 4-D mask may cover ``T`` or ``p + T`` keys.
-            **kwargs: Handed to the backbone.
+            **kwargs: Handed to the backbone; with ``use_cache`` the prefix of a decoder stands once in its cache.
         """
+        if kwargs.get("use_cache") and not self.config.is_encoder_decoder:
+            return self._cached(input_ids, attention_mask, **kwargs)
         states = self.prefix().flatten(0, 1)[:, None]
         if self.training and self.dropout.p > 0:
             # The reference draws a mask for each example of the batch, hence the expansion first.
@@ -177,6 +256,22 @@ class Prefixed(nn.Module):
         return self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, prefix_states=list(states.unbind(0)), **kwargs
         )
+
+    def _cached(
+        self, input_ids: Tensor, attention_mask: Tensor | None, past_key_values: Any = None, **kwargs: Any
+    ) -> Any:
+        """Read tokens ``[B, T]`` behind those that ``past_key_values`` holds; a mask covers both."""
+        if past_key_values is None:
+            past_key_values = _cache(self.config, self.prefix().flatten(0, 1)[:, None])
+        if self.shift and kwargs.get("position_ids") is None:
+            past = past_key_values.get_seq_length()
+            kwargs["position_ids"] = token_positions(
+                self.config, self.numbering, input_ids, attention_mask, self.shift, past
+            )
+        return self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, prefix_states=None,
+            **kwargs,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

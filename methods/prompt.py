@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from bench.anatomy import Anatomy, Numbering, anatomy
 from bench.errors import BenchError
@@ -24,12 +24,12 @@ def first_position(config: Any, numbering: Numbering) -> int:
 
 
 def token_positions(
-    config: Any, numbering: Numbering, input_ids: Tensor, attention_mask: Tensor | None, shift: int
+    config: Any, numbering: Numbering, input_ids: Tensor, attention_mask: Tensor | None, shift: int, past: int = 0
 ) -> Tensor:
     """Position ids that a family with learned positions gives its tokens, advanced by ``shift``.
 
     RoBERTa counts the ids that are not padding, OPT the mask; both leave padding on its own row. The others count
-    columns.
+    columns. Behind ``past`` tokens of a cache a mask covers these as well.
 
     Returns:
         Ids ``[B, T]``, or ``[1, T]`` where they are the same in every row.
@@ -40,8 +40,9 @@ def token_positions(
     elif numbering == "mask" and attention_mask is not None and attention_mask.ndim == 2:
         real = attention_mask.ne(0)
     else:
-        return torch.arange(first + shift, first + shift + input_ids.shape[1], device=input_ids.device)[None]
-    return (real.cumsum(1) + shift) * real + (first - 1)
+        begin = first + shift + past
+        return torch.arange(begin, begin + input_ids.shape[1], device=input_ids.device)[None]
+    return ((real.cumsum(1) + shift) * real + (first - 1))[:, -input_ids.shape[1] :]
 
 
 def check_length(length: int, parts: Anatomy) -> None:
@@ -136,7 +137,7 @@ class Prompted(nn.Module):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPast:
         """Run the backbone on the longer sequence; arguments and states are those of the bare backbone.
 
         Args:
@@ -144,31 +145,39 @@ class Prompted(nn.Module):
             attention_mask: ``[B, T]``, one where a token is real.
             token_type_ids: ``[B, T]``; the prompt takes type 0.
             position_ids: ``[B, T]`` or ``[1, T]`` of the tokens without a prompt; by default the family's own.
-            **kwargs: Handed to the backbone.
+            **kwargs: Handed to the backbone. Behind the tokens of ``past_key_values`` the prompt is not read again.
         """
+        # beside an encoder a cache is the decoder's, and the prompt stands before what the encoder reads
+        past_key_values = None if self.config.is_encoder_decoder else kwargs.get("past_key_values")
+        past = 0 if past_key_values is None else past_key_values.get_seq_length() - self.length
         words = self.backbone.get_submodule(self.word_embeddings)(input_ids)
-        prompt = self.prompt().to(words.dtype).expand(len(words), -1, -1)
         if token_type_ids is not None:
             kwargs["token_type_ids"] = F.pad(token_type_ids, (self.length, 0))
         if self.own_positions or position_ids is not None:
-            kwargs["position_ids"] = self._positions(input_ids, attention_mask, position_ids)
+            kwargs["position_ids"] = self._positions(input_ids, attention_mask, position_ids, past)
         if attention_mask is not None:
             attention_mask = F.pad(attention_mask, (self.length, 0), value=1)
-        embeds = torch.cat([prompt, words], dim=1)
-        output = self.backbone(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+        if past_key_values is None:
+            words = torch.cat([self.prompt().to(words.dtype).expand(len(words), -1, -1), words], dim=1)
+        output = self.backbone(inputs_embeds=words, attention_mask=attention_mask, **kwargs)
         layers = output.get("hidden_states")
-        return BaseModelOutput(
-            last_hidden_state=output.last_hidden_state[:, self.in_front :],
-            hidden_states=layers and tuple(states[:, self.in_front :] for states in layers),
+        front = self.in_front if past_key_values is None else 0
+        return BaseModelOutputWithPast(
+            last_hidden_state=output.last_hidden_state[:, front:],
+            past_key_values=output.past_key_values if kwargs.get("use_cache") else None,
+            hidden_states=layers and tuple(states[:, front:] for states in layers),
         )
 
-    def _positions(self, input_ids: Tensor, attention_mask: Tensor | None, given: Tensor | None) -> Tensor:
+    def _positions(self, input_ids: Tensor, attention_mask: Tensor | None, given: Tensor | None, past: int) -> Tensor:
+        """Positions of the prompt and of the tokens behind it; of these alone where a cache holds ``past`` of them."""
         shift = self.length if self.position_shift else 0
         tokens = (
-            token_positions(self.config, self.numbering, input_ids, attention_mask, shift)
+            token_positions(self.config, self.numbering, input_ids, attention_mask, shift, past)
             if given is None
             else given + shift
         )
+        if past:
+            return tokens
         first = first_position(self.config, self.numbering)
         # Without a shift all prompt vectors share the first row: a constant that the learned prompt absorbs.
         front = torch.arange(self.length, device=tokens.device) * self.position_shift + first

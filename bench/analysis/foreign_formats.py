@@ -167,7 +167,9 @@ def _no_file(info: _TrainInfo, method: Adapted) -> str:
     if info.file_size == UNSAVED:
         return "what is written where the adapter could not be saved, and no size"
     if method.kind == "ADALORA":
-        return "cut to the ranks that their training kept; ours is counted with target_r of each map, before any training"
+        return (
+            "cut to the ranks that their training kept; ours is counted with target_r of each map, before any training"
+        )
     return ""
 
 

@@ -1,0 +1,119 @@
+"""Greedy decoding with a KV cache: prefill of prompts, then one token at a time, through any adapted decoder."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.anatomy import anatomy
+from bench.errors import BenchError
+from bench.models.head import TaskModel, check_shape
+from bench.models.text import TextBackbone, TextHead
+
+
+class Told(NamedTuple):
+    """What a language model says after what it has read."""
+
+    logits: Tensor
+    """Of the next token, ``[B, V]``."""
+    cache: Any
+    """Keys and values of what was read, whatever holds them: transformers' cache, or a method's own."""
+
+
+def check_decoder(bare: nn.Module) -> None:
+    """Refuse what writes no text with a cache of what it has read.
+
+    Args:
+        bare: A backbone, adapted or not, also without values.
+
+    Raises:
+        BenchError: It is an encoder, or has an encoder beside its decoder.
+    """
+    config: Any = bare.config
+    if config.is_encoder_decoder:
+        raise BenchError(
+            f"generation is measured of decoders, and family {config.model_type!r} has an encoder beside its decoder; "
+            "name a decoder such as gpt2"
+        )
+    if not isinstance(bare, TextBackbone) or not anatomy(bare).causal:
+        raise BenchError(
+            f"generation takes a decoder with its LM head, and this backbone ({config.model_type}) stands under "
+            "another objective; name a decoder such as gpt2, with objective text"
+        )
+
+
+def prefill(model: TaskModel, ids: Tensor) -> Told:
+    """Read prompts ``[B, T]`` of one length, none of it padding, and begin the cache.
+
+    Rows are not padded: padding would move learned positions and sliding windows, for some methods and not for others.
+
+    Raises:
+        BenchError: The method gives no cache.
+    """
+    return _told(model, model.body(input_ids=ids, use_cache=True), ids)
+
+
+def decode(model: TaskModel, ids: Tensor, cache: Any) -> Told:
+    """Read one more token of each row, ``[B, 1]``; ``cache`` is what the step before it gave, and may change in place.
+
+    Raises:
+        BenchError: The method gives no cache.
+    """
+    return _told(model, model.body(input_ids=ids, past_key_values=cache, use_cache=True), ids)
+
+
+def _told(model: TaskModel, output: Any, ids: Tensor) -> Told:
+    head = model.head
+    assert isinstance(head, TextHead), "generation stands on an LM head"
+    cache = getattr(output, "past_key_values", None)
+    if cache is None:
+        raise BenchError("the module of the method gives no past_key_values under use_cache, which decoding reads")
+    hidden = output.last_hidden_state
+    check_shape(hidden, (*ids.shape, head.width))
+    return Told(head.logits(hidden[:, -1], model.body), cache)
+
+
+def greedy(model: TaskModel, ids: Tensor, new_tokens: int, *, end: int | None = None) -> Tensor:
+    """What follows prompts ``[B, T]`` of one length, the most likely token each time.
+
+    Args:
+        model: A decoder under its ``TextHead``, adapted or not.
+        ids: Prompts, none of it padding.
+        new_tokens: Tokens of an answer at most.
+        end: Token that ends an answer; whatever would follow it is ``end`` again. None: nothing ends one.
+
+    Returns:
+        Tokens ``[B, n]``, n being ``new_tokens``, or fewer where every row has ended.
+    """
+    written: list[Tensor] = []
+    ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    with torch.inference_mode():
+        told = prefill(model, ids)
+        while True:
+            token = told.logits.argmax(dim=-1)
+            if end is not None:
+                token = token.masked_fill(ended, end)
+                ended |= token == end
+            written.append(token)
+            if len(written) == new_tokens or (end is not None and bool(ended.all())):
+                return torch.stack(written, dim=1)
+            told = decode(model, token[:, None], told.cache)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of all keys and values that ``cache`` holds, those of a method's own network among them."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _held(cache))
+
+
+def _held(cache: Any) -> Iterator[Tensor]:
+    """Keys and values of a cache of transformers, or of several that one object holds."""
+    if (layers := getattr(cache, "__dict__", {}).get("layers")) is not None:
+        for (
+            layer
+        ) in layers:  # beside keys and values a layer may hold a prefix apart, and the window's size as a tensor
+            yield from (part for part in vars(layer).values() if isinstance(part, Tensor) and part.ndim == 4)
+        return
+    for part in vars(cache).values():
+        if hasattr(part, "get_seq_length"):
+            yield from _held(part)
