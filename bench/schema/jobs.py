@@ -111,7 +111,7 @@ class Source:
 
     kind: SourceKind
     """``hub``: a pinned revision; ``index``: data of the package index; ``folder``: one given with ``--data``;
-    ``files``: those that the task names; ``synthetic``: the project's grammars."""
+    ``files``: those that the task names; ``generated``: a grammar with a task of its own; ``synthetic``: a stand-in."""
     path: str | None
     """Absolute path of the folder, None otherwise."""
     reason: str

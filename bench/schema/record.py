@@ -60,8 +60,9 @@ class MethodUsed(_Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-SourceKind = Literal["hub", "index", "folder", "files", "synthetic"]
-"""Where rows come from: the hub, the package index, a folder, files that a suite names, or a grammar."""
+SourceKind = Literal["hub", "index", "folder", "files", "generated", "synthetic"]
+"""Where rows come from: the hub, the package index, a folder, files that a suite names, or a grammar: ``generated``
+where it has a task of its own, ``synthetic`` where its rows stand in for others."""
 
 
 class RowFigures(_Frozen):

@@ -21,7 +21,7 @@ class ResolvedData(_Table):
     """Where the rows of the tasks come from."""
 
     kind: str = "unknown"
-    """``hub``, ``index``, ``folder``, ``files``, ``synthetic``, or ``mixed`` where tasks differ."""
+    """``hub``, ``index``, ``folder``, ``files``, ``generated``, ``synthetic``, or ``mixed`` where tasks differ."""
     reason: str = ""
     """Why this source, as a run says it on the screen."""
     path: str = ""

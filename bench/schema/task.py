@@ -46,7 +46,7 @@ class FolderLayout(_Table):
 
 
 class TaskSpec(_Table):
-    """One task: its rows are files of one's own, a dataset of the hub or one of the package index."""
+    """One task: its rows are files of one's own, a dataset of the hub, one of the package index, or generated."""
 
     name: str
     """Stands in tables, in ``tasks`` and in ``--tasks``."""
@@ -87,6 +87,8 @@ class TaskSpec(_Table):
     """Split of the hub's dataset to score on."""
     index: str | None = None
     """Data of the package index that this project knows."""
+    grammar: str | None = None
+    """A grammar of this project that writes the rows: ``dates``, ``orders`` or ``units``, of one text each."""
     folder: FolderLayout | None = None
     """How a folder given with ``--data`` holds the task; without it the folder's files have the columns above."""
     prompt: str | None = None
@@ -153,10 +155,10 @@ class TaskSpec(_Table):
         return self
 
     def _check_rows(self) -> None:
-        places = {"train": self.train, "hub": self.hub, "index": self.index}
+        places = {"train": self.train, "hub": self.hub, "index": self.index, "grammar": self.grammar}
         given = [name for name, value in places.items() if value is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of train, hub and index, not {' and '.join(given) or 'none'}")
+            raise ValueError(f"give exactly one of train, hub, index and grammar, not {' and '.join(given) or 'none'}")
         if self.own and (self.test is None) == (self.test_share is None):
             raise ValueError("train needs exactly one of test and test_share: rows to score on")
         if not self.own and (self.test is not None or self.test_share is not None):
@@ -165,6 +167,8 @@ class TaskSpec(_Table):
             raise ValueError("hub needs revision, the commit of the dataset (40 hex digits): rows may change")
         if self.hub is None and (self.config is not None or self.revision is not None):
             raise ValueError("config and revision belong to hub")
+        if self.grammar is not None and (self.kind != "text" or len(self.text) != 1):
+            raise ValueError("grammar writes rows of one text for kind = 'text'")
         columns = (*self.text, self.label)
         if len(set(columns)) < len(columns):
             raise ValueError(f"column {next(c for c in columns if columns.count(c) > 1)!r} is given two parts to play")

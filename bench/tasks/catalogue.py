@@ -15,7 +15,7 @@ from bench.schema.task import TaskSpec
 
 ENTRY_POINT_GROUP = "bench.tasks"
 """Packages register a task under it as ``name = "module:TABLE"``, a dictionary with the keys of ``[[task]]``."""
-SHIPPED = ("glue", "icwsm")
+SHIPPED = ("glue", "icwsm", "written")
 """Files of this folder with tables of tasks, in the order in which ``list tasks`` shows them."""
 
 

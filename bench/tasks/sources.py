@@ -8,12 +8,13 @@ from bench.errors import BenchError
 from bench.models.hub import offline
 from bench.schema.jobs import Cell, Source
 from bench.schema.task import TaskSpec
-from bench.tasks import folder, hub, index, own, synthetic
+from bench.tasks import folder, hub, index, own, synthetic, written
 from bench.tasks.rows import Rows, TaskData, content_sha256, cut_selection, subset
 
 KEYWORDS = ("auto", "hub", "index", "synthetic")
 """What ``--data`` takes beside a folder."""
 _REAL = "Real GLUE: --data DIR or a network"
+_WRITTEN = "generated: rows that a grammar of this project writes"
 _INSTEAD = {"sst2": "movie-polarity"}
 """Tasks of the package index that ask what a synthetic one stands for."""
 
@@ -44,7 +45,7 @@ def locate(data: str, specs: Sequence[TaskSpec], instead: Sequence[TaskSpec] = (
     Args:
         data: ``auto`` (cached, else the hub if it answers within 3 s, else the package index for the tasks
             ``instead``, else synthetic), ``hub``, ``index``, ``synthetic`` or a folder. Tasks with files of the
-            user's own have their rows from them.
+            user's own have their rows from them, those with a grammar from it.
         specs: The tasks of the run.
         instead: Tasks of the package index that take the place of ``specs`` where the hub gives nothing.
 
@@ -61,11 +62,11 @@ def locate(data: str, specs: Sequence[TaskSpec], instead: Sequence[TaskSpec] = (
         if data == "index":
             raise BenchError(f"--data index: {missing}; use --data DIR or --data synthetic")
         why = f"{why}; {missing}"
-    sources = {
-        spec.name: _own(spec) if spec.own else _of_index(spec) for spec in specs if spec.hub is None
-    } | _of_others(data, of_hub, why, tried=bool(instead))
+    sources = {spec.name: _fixed(spec) or _of_index(spec) for spec in specs if spec.hub is None} | _of_others(
+        data, of_hub, why, tried=bool(instead)
+    )
     if data not in KEYWORDS:
-        shared = [spec for spec in specs if not spec.own]
+        shared = [spec for spec in specs if _fixed(spec) is None]
         sources |= _folder(data, shared)
     settled = tuple(own.settled(spec) if spec.own else spec for spec in specs)
     return Located(settled, {spec.name: sources[spec.name] for spec in specs})
@@ -94,9 +95,11 @@ def _check_applies(data: str, specs: Sequence[TaskSpec]) -> None:
     """``--data`` must decide something for the tasks at hand."""
     if data == "auto":
         return
-    if files := [spec.name for spec in specs if spec.own]:
-        if len(files) == len(specs) or data in KEYWORDS:
-            raise BenchError(f"--data {data}: {', '.join(files)} has its rows from files of its own; omit --data")
+    if fixed := [spec for spec in specs if _fixed(spec) is not None]:
+        if len(fixed) == len(specs) or data in KEYWORDS:
+            origin = "files" if fixed[0].own else "a grammar"
+            alike = ", ".join(spec.name for spec in fixed if spec.own == fixed[0].own)
+            raise BenchError(f"--data {data}: {alike} has its rows from {origin} of its own; omit --data")
     elif data in {"hub", "synthetic"} and (other := [spec.name for spec in specs if spec.hub is None]):
         raise BenchError(f"--data {data}: {', '.join(other)} comes from the package index; omit --data")
 
@@ -107,6 +110,15 @@ def _hub_refusal(data: str, specs: Sequence[TaskSpec]) -> str | None:
         return None
     variable = offline()
     return hub.refusal(specs) if variable is None else f"hub not asked: {variable} is set"
+
+
+def _fixed(spec: TaskSpec) -> Source | None:
+    """The one source of a task that nobody chooses it for: its files, or its grammar; None of others."""
+    if spec.grammar is not None:
+        written.check(spec.grammar, f"task {spec.name}")
+        reason = f"{spec.name}: {spec.origin or _WRITTEN}"
+        return Source("generated", None, reason, f"generated, grammar {spec.grammar}")
+    return _own(spec) if spec.own else None
 
 
 def _own(spec: TaskSpec) -> Source:
@@ -195,6 +207,8 @@ def _both(spec: TaskSpec, source: Source, train_rows: int | None, test_rows: int
     """Training and test rows; those of the user's files are drawn while they are read."""
     if source.kind == "files":
         return own.read_split(spec, "train", train_rows), own.read_split(spec, "test", test_rows)
+    if source.kind == "generated":
+        return written.read_split(spec, "train"), written.read_split(spec, "test")
     if source.kind == "folder":
         assert source.path is not None, "a folder source has a path"
         return folder.read_folder(Path(source.path), spec)
@@ -248,6 +262,8 @@ def rows_of(cell: Cell) -> TaskData:
 def _train(spec: TaskSpec, source: Source, count: int | None) -> Rows:
     if source.kind == "files":
         return own.read_split(spec, "train", count)
+    if source.kind == "generated":
+        return written.read_split(spec, "train")
     if source.kind == "folder":
         assert source.path is not None, "a folder source has a path"
         return folder.read_train(Path(source.path), spec)

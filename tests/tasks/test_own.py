@@ -263,8 +263,8 @@ def test_a_score_that_is_no_finite_number_is_named_with_its_row(tmp_path, value)
 
 
 TABLES = {
-    "no rows": ({"train": None, "test": None}, "give exactly one of train, hub and index, not none"),
-    "two places": ({"hub": "a/b"}, "give exactly one of train, hub and index, not train and hub"),
+    "no rows": ({"train": None, "test": None}, "give exactly one of train, hub, index and grammar, not none"),
+    "two places": ({"hub": "a/b"}, "give exactly one of train, hub, index and grammar, not train and hub"),
     "no revision": ({"train": None, "test": None, "hub": "a/b"}, "hub needs revision, the commit of the dataset"),
     "no test": ({"test": None}, "train needs exactly one of test and test_share"),
     "range of classes": ({"range": [0, 1]}, "range takes the least and the largest score of kind = 'score'"),

@@ -95,7 +95,7 @@ def data(results: Results) -> str | None:
             return reason
         why = f" ({reason})" if reason else ""
         return f"SYNTHETIC stand-ins for {names}{why}. Real GLUE: --data DIR or a network"
-    if asked.reason and asked.kind in {"files", "index", "mixed"}:
+    if asked.reason and asked.kind in {"files", "generated", "index", "mixed"}:
         return fmt.plain(asked.reason)
     used: set[str] = {record.task.source for record in results.score_records if record.task}
     sources = sorted(used or {fmt.plain(asked.kind)})
