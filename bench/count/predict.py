@@ -238,6 +238,9 @@ def check_fit(plan: Plan) -> None:
         check_positions(whole, probe.length, option="length", at=probe.name)
         if probe.latency_batches:
             check_positions(whole, probe.latency_length, option="latency_length", at=probe.name)
+        if probe.generation is not None:
+            option = "generation: a context with its new_tokens of"
+            check_positions(whole, probe.generation.longest, option=option, at=probe.name)
     trials: list[tuple[BackboneSpec, MethodSpec, int | None, Objective]] = []
     trials += [(probe.backbone, used, None, _kind(probe.objective)) for probe in plan.probes for used in probe.methods]
     trials += [(cell.backbone, cell.method, cell.recipe["max_length"], "classes") for cell in plan.cells]

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.anatomy import anatomy
+from bench.anatomy import causal
 from bench.errors import BenchError
 from bench.models.head import TaskModel, check_shape
-from bench.models.text import TextBackbone, TextHead
+from bench.models.text import TextHead
+from bench.schema.forms import Objective
 
 
 class Told(NamedTuple):
@@ -21,25 +22,25 @@ class Told(NamedTuple):
     """Keys and values of what was read, whatever holds them: transformers' cache, or a method's own."""
 
 
-def check_decoder(bare: nn.Module) -> None:
-    """Refuse what writes no text with a cache of what it has read.
+def check_writes(config: Any, objective: Objective | None, where: str) -> None:
+    """Refuse to measure generation of what is no decoder under its LM head.
 
     Args:
-        bare: A backbone, adapted or not, also without values.
+        config: The backbone's configuration.
+        objective: What stands on it.
+        where: Prefix of the error message.
 
     Raises:
-        BenchError: It is an encoder, or has an encoder beside its decoder.
+        BenchError: It is an encoder, has one beside its decoder, or stands under another objective.
     """
-    config: Any = bare.config
+    if objective != "text":
+        family = config.model_type
+        remedy = "set objective = 'text'" if causal(family) else f"family {family!r} is an encoder: name a decoder"
+        raise BenchError(f"{where}: text is written under objective text, and this shape has {objective}; {remedy}")
     if config.is_encoder_decoder:
         raise BenchError(
-            f"generation is measured of decoders, and family {config.model_type!r} has an encoder beside its decoder; "
+            f"{where}: it is measured of decoders, and family {config.model_type!r} has an encoder beside its own; "
             "name a decoder such as gpt2"
-        )
-    if not isinstance(bare, TextBackbone) or not anatomy(bare).causal:
-        raise BenchError(
-            f"generation takes a decoder with its LM head, and this backbone ({config.model_type}) stands under "
-            "another objective; name a decoder such as gpt2, with objective text"
         )
 
 

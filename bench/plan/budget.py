@@ -193,6 +193,7 @@ def _setting(suite: Suite, device: str, own: dict[str, Any]) -> Setting:
 def _longest(suite: Suite) -> int:
     """Most tokens that any row of the suite has beside a prompt, whatever the command line narrows it to."""
     lengths = [length for cost in suite.cost for length in (cost.length, cost.latency_length)]
+    lengths += [cost.generation.longest for cost in suite.cost if cost.generation is not None]
     if suite.recipe is not None:
         lengths.append(suite.recipe.max_length or DEFAULTS["max_length"])
         lengths += [values.max_length for values in suite.recipe.task.values() if values.max_length is not None]

@@ -216,7 +216,21 @@ def _of_probe(probe: Probe, steps: dict[tuple[BackboneSpec, str], _Step]) -> flo
         models = sum(2 if _merges(method.name) else 1 for method in probe.methods) + 2
         each = fmean(_seconds(s, batch * probe.latency_length, here, backward=False) for s in known.values())
         inference += times * models * each
-    return START_SECONDS + counting + training + inference
+    return START_SECONDS + counting + training + inference + _of_generation(probe, list(known.values()), here)
+
+
+def _of_generation(probe: Probe, steps: list[_Step], here: Machine) -> float:
+    """Seconds of writing: prefill and one forward of a token a row for each that is written."""
+    writes, seconds = probe.generation, 0.0
+    if writes is None:
+        return seconds
+    models = sum(2 if _merges(method.name) else 1 for method in probe.methods) + 2
+    for tokens in writes.contexts:
+        for rows in writes.batches:
+            prefill = fmean(_seconds(step, rows * tokens, here, backward=False) for step in steps)
+            decode = fmean(_seconds(step, rows, here, backward=False) for step in steps)
+            seconds += (prefill + writes.new_tokens * decode) * models
+    return seconds * (probe.blocks * (probe.rounds + probe.rebuild) + 1)
 
 
 def _of_cell(cell: Cell, steps: dict[tuple[BackboneSpec, str], _Step], length: float, workers: int) -> float:

@@ -12,6 +12,7 @@ from bench import registry
 from bench.count.isolation import guarded
 from bench.errors import BenchError, unknown
 from bench.models import backbone
+from bench.models.generation import check_writes
 from bench.models.head import check_positions
 from bench.models.objective import objective_of, outputs_of, settle
 from bench.models.tokenizer import Tokenizer, load_tokenizer
@@ -302,6 +303,8 @@ def _probe(
     suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], index: int, place: str, device: str
 ) -> Probe:
     cost = suite.cost[index]
+    if cost.generation is not None:
+        check_writes(backbone.configuration(spec), cost.objective, f"{place}.generation")
     values = cost.model_dump(exclude={"batch_on_cpu", "timeout_seconds", "methods"}) | {"batch": cost.batch_on(device)}
     if suite.baseline != "full" and not any(m.label == suite.baseline for m in methods):
         raise unknown("baseline", suite.baseline, (m.label for m in methods))
@@ -436,7 +439,7 @@ def _resolved(
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
         resolved |= {"scored": list(suite.scored)} if suite.scored else {}
     shape = {*StepShape.model_fields, "device", "compile", "timed", "blocks", "rounds", "extra_seconds", "rebuild",
-             "threads", "latency_batches", "latency_length"}  # fmt: skip
+             "threads", "latency_batches", "latency_length", "generation"}  # fmt: skip
     if suite.claim:
         resolved["claims"] = [claim.model_dump(mode="json", exclude_none=True) for claim in suite.claim]
     resolved["cost"] = [

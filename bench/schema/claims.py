@@ -11,6 +11,8 @@ from bench.schema.forms import Loss, Objective
 
 _OF_INFERENCE = ("latency_seconds", "inference")
 """Fields of a cost record that hold figures of the base and of each mode."""
+_AGAINST_BASE = (*_OF_INFERENCE, "kv_cache", *figures.GENERATION, *(f"{p}_seconds" for p in figures.GENERATION))
+"""Fields that hold figures of the base and of each mode, on whatever rows."""
 LOOKS = 3
 """Times that interleaved samples are looked at, with as many blocks more each time, until they decide a claim."""
 EXTRA_SECONDS = 30.0
@@ -143,7 +145,7 @@ def base_figure(metric: str) -> str | None:
     """
     head, _, rest = metric.partition(".")
     mode, _, leaf = rest.partition(".")
-    return f"{head}.{BASE}.{leaf}" if head in _OF_INFERENCE and mode in MODES and leaf else None
+    return f"{head}.{BASE}.{leaf}" if head in _AGAINST_BASE and mode in MODES and leaf else None
 
 
 def check_claims(
@@ -241,13 +243,15 @@ class TimedBound(_Table):
     """A ratio of times that a claim is about: a probe measures until it is decided or three times as long."""
 
     phase: str
-    """``forward``, ``backward``, ``optimizer``, ``step``, or ``latency``."""
+    """``forward``, ``backward``, ``optimizer``, ``step``, ``latency``, ``prefill`` or ``decode``."""
+    context: int | None = None
+    """Tokens of a prefill or decode."""
     batch: int | None = None
-    """Of a latency."""
+    """Of a latency, prefill or decode."""
     merged: bool = False
     method: str
     versus: str
-    """Label, or ``base`` for a latency."""
+    """Label, or ``base`` for what is also measured of the bare backbone."""
     bounds: Bounds
     equivalence: bool = False
     """Decided on a quiet machine alone, and there without widening."""
@@ -264,10 +268,10 @@ def timed_bounds(
             continue
         if judged_on(claim, shapes) != shape:
             continue
-        mode, _, batch = rest.partition(".")
-        rows = int(batch.removeprefix("batch_")) if batch else None
+        mode, *keys = rest.split(".")
+        sizes = {name: int(size) for name, _, size in (key.rpartition("_") for key in keys)}  # of context and batch
         found += [
-            TimedBound(phase=head.removesuffix("_seconds"), batch=rows, merged=mode == "merged", method=label,
+            TimedBound(phase=head.removesuffix("_seconds"), **sizes, merged=mode == "merged", method=label,
                        versus=claim.versus, bounds=claim.bounds, equivalence=claim.equivalent_within is not None)
             for label in claim.method
         ]  # fmt: skip

@@ -13,7 +13,16 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from bench.schema.record import Control, CostRecord, CountRecord, Latency, MergedEqualsBase, ScoreRecord, Timing
+from bench.schema.record import (
+    ContextKey,
+    Control,
+    CostRecord,
+    CountRecord,
+    Latency,
+    MergedEqualsBase,
+    ScoreRecord,
+    Timing,
+)
 
 Kind = Literal["counted", "measured", "timed", "scored"]
 """``counted``: exact on any machine, part of a reference. ``measured``: of a run on this machine, without a clock."""
@@ -26,12 +35,15 @@ BASE = "base"
 """What inference is compared with: the bare backbone under the same head."""
 PHASES = ("forward", "backward", "optimizer", "step")
 """Of a training step; the last is the sum of the others, its peak the largest of theirs."""
+GENERATION = ("prefill", "decode")
+"""Phases of writing text: the prompt is read, then one token after another is written."""
 MERGE_TYPES = ("float32", "bfloat16")
 """Types of numbers that a merge is checked in."""
 ANY = "*"
 """Stands in a path for a key that records choose: a layer, a batch of inference, a part of the delta."""
 BATCH = "batch_*"
-_BATCH = re.compile(r"batch_[1-9]\d*")
+CONTEXT = "context_*"
+_NUMBERED = {name: re.compile(rf"{name[:-1]}[1-9]\d*") for name in (BATCH, CONTEXT)}
 _UNITS_IN_NAMES = ("parameters", "bytes", "flops", "seconds", "operations")
 
 
@@ -73,6 +85,11 @@ TERMS: Mapping[str, Term] = {
     "operations": Term("Times", "", "of one inference of one row: those that compute, views left out; counted, exact"),
     "critical path": Term("Times", "operations", "longest chain of operations that each need the one before; counted, "
                           "exact"),
+    "prefill": Term("Times", "seconds", "time to first token: a prompt is read and the KV cache begun; against the "
+                    "bare backbone"),
+    "decode": Term("Times", "seconds", "time per output token with a KV cache, against the bare backbone, interleaved"),
+    "KV cache": Term("Times", "bytes", "keys and values of one row, prompts and networks of the method's own included; "
+                     "counted, exact"),
     "merged equals base": Term("Times", "", "modules, parameters, operations and FLOPs of the merged model are the "
                                "base's; exact"),
     "merge error": Term("Times", "", "largest difference of a hidden state, merged against unmerged"),
@@ -158,8 +175,8 @@ class Figure:
 
 
 def _fits(part: str, asked: str) -> bool:
-    if part == BATCH:
-        return asked == BATCH or _BATCH.fullmatch(asked) is not None
+    if part in _NUMBERED:
+        return asked == part or _NUMBERED[part].fullmatch(asked) is not None
     return part in (ANY, asked)
 
 
@@ -231,10 +248,18 @@ FIGURES: tuple[Figure, ...] = (
       for leaf, label, unit, term in (("operations", "operations", "operations", "operations"),
                                       ("depth", "critical path", "operations", "critical path"),
                                       ("flops", "FLOPs", "FLOPs", "FLOPs"))),
+    *(Figure(f"{phase}.{mode}.{CONTEXT}.{leaf}", f"{label} of {phase}, {mode}", unit, "counted", phase)
+      for phase in GENERATION for mode in (BASE, *MODES)
+      for leaf, label, unit in (("operations", "operations", "operations"), ("depth", "critical path", "operations"),
+                                ("flops", "FLOPs", "FLOPs"))),
+    *(Figure(f"kv_cache.{mode}.{CONTEXT}.{leaf}", f"{label}, {mode}", "B", "counted", "KV cache")
+      for mode in (BASE, *MODES) for leaf, label in (("bytes", "KV cache"), ("bytes_per_token", "KV cache a token"))),
     *(Figure(f"{phase}_seconds", phase, "s", "timed", "times", "timed", phase) for phase in PHASES),
     Figure(f"latency_seconds.{BASE}.{BATCH}", "base model", "s", "timed", "latency"),
     *(Figure(f"latency_seconds.{mode}.{BATCH}", mode, "s", "timed", "latency", "timed", f"{mode}_{BATCH}")
       for mode in MODES),
+    *(Figure(f"{phase}_seconds.{mode}.{CONTEXT}.{BATCH}", f"{phase}, {mode}", "s", "timed", phase)
+      for phase in GENERATION for mode in (BASE, *MODES)),
     Figure(f"aa_control.{ANY}", "A/A control", "", "timed", "A/A control"),
     Figure("merged_equals_base", "merged is base", "", "counted", "merged equals base", "merge", "merged_is_base"),
     Figure(f"merge_error.{ANY}", f"merge error, {ANY}", "", "measured", "merge error", "merge", keys=MERGE_TYPES),
@@ -266,7 +291,8 @@ NOT_FIGURES: Mapping[str, str] = {
     "notes": "what must be known of what ran",
     "started": "when", "ended": "when", "environment": "where it was taken", "backbone": "what was adapted",
     "method": "what was measured", "baseline": "what ratios refer to", "shape": "what it was taken on",
-    "latency_length": "what it was taken on", "peak_memory_source": "how peak_memory_bytes was taken",
+    "latency_length": "what it was taken on", "new_tokens": "what it was taken on",
+    "peak_memory_source": "how peak_memory_bytes was taken",
     "trained_dtypes": "what was trained, by type",
     "largest_saved": "the largest parts of bytes.saved_activations, by name", "sweep": "what was swept",
     "vary": "what was swept", "value": "what was swept", "task": "what was scored", "task_name": "what was scored",
@@ -299,7 +325,7 @@ def figure_of(metric: str) -> Figure | None:
 def claimed(metric: str) -> Figure | None:
     """The figure of a cost record, of that dotted name, that a claim may be about; None where there is none."""
     figure = figure_of(metric)
-    if figure is None or not figure.claimed or ANY in metric or ANY in figure.path.removesuffix(BATCH):
+    if figure is None or not figure.claimed or ANY in metric or ANY in figure.path.split("."):
         return None
     return figure if figure.path.partition(".")[0] in CostRecord.model_fields else None
 
@@ -354,7 +380,7 @@ def _leaves(path: str, annotation: Any) -> Iterator[str]:
         (one,) = [kind for kind in inner if kind is not type(None)]
         yield from _leaves(path, one)
     elif origin is dict and inner[1] is not Any:
-        yield from _leaves(f"{path}.{ANY}", inner[1])
+        yield from _leaves(f"{path}.{CONTEXT if inner[0] == ContextKey else ANY}", inner[1])
     elif origin is tuple and inner[-1] is ...:
         yield from _leaves(f"{path}.{ANY}", inner[0])
     elif annotation is Latency:

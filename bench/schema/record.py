@@ -378,6 +378,57 @@ class Inferences(_Frozen):
     """None where the method cannot be merged."""
 
 
+ContextKey = Annotated[str, Field(pattern=r"^context_[1-9]\d*$")]
+"""Names the tokens that were read before, such as ``context_512``."""
+
+
+def context_key(tokens: int) -> str:
+    """The key of a context of so many tokens."""
+    return f"context_{tokens}"
+
+
+class GenerationCounts(_Frozen):
+    """Counts of one row at each context, as trained (``unmerged``) and merged, beside the bare backbone."""
+
+    base: dict[ContextKey, Inference]
+    """The bare backbone with the same LM head."""
+    unmerged: dict[ContextKey, Inference]
+    """The method as trained."""
+    merged: dict[ContextKey, Inference] | None
+    """None where the method cannot be merged."""
+
+
+class CacheSize(_Frozen):
+    """Keys and values that decoding one row keeps, counted as the bytes of their elements."""
+
+    bytes: Count
+    """Once the context was read, prompts, prefixes and keys of a network of the method's own included."""
+    bytes_per_token: Count
+    """By which one more token makes it larger; a layer whose sliding window is full adds none."""
+
+
+class CacheSizes(_Frozen):
+    """The KV cache at each context, as trained (``unmerged``) and merged, beside the bare backbone."""
+
+    base: dict[ContextKey, CacheSize]
+    """The bare backbone."""
+    unmerged: dict[ContextKey, CacheSize]
+    """The method as trained."""
+    merged: dict[ContextKey, CacheSize] | None
+    """None where the method cannot be merged."""
+
+
+class GenerationTimes(_Frozen):
+    """Times at each context and batch, as trained (``unmerged``) and merged, beside the bare backbone."""
+
+    base: dict[ContextKey, Latency]
+    """The bare backbone with the same LM head."""
+    unmerged: dict[ContextKey, Latency]
+    """The method as trained."""
+    merged: dict[ContextKey, Latency] | None
+    """None where the method cannot be merged."""
+
+
 class Shape(StepShape, Decided):
     """What a probe measured on: part of every cost figure's key."""
 
@@ -579,12 +630,26 @@ class CostRecord(_Counted):
     """Sum of forward, backward and optimizer."""
     latency_seconds: Latencies | None = None
     """Time of one inference."""
+    prefill_seconds: GenerationTimes | None = None
+    """Time to first token: a prompt is read, the KV cache begun, and the next token chosen."""
+    decode_seconds: GenerationTimes | None = None
+    """Time per output token with that cache: the mean over ``new_tokens`` that follow the first."""
     aa_control: dict[str, Control] = {}
-    """Keys ``forward backward optimizer step latency``, and ``latency_batch_1`` and so on for each batch that ran."""
+    """Keys ``forward backward optimizer step latency``, ``latency_batch_1`` and so on for each batch that ran, and
+    ``prefill_context_32_batch_1``, ``decode_context_32_batch_1`` likewise."""
     latency_length: Count | None = None
     """Tokens of each row of inference; None in records from before it stood here, and where no inference ran."""
     inference: Inferences | None = None
     """Counted on one row of ``latency_length`` tokens; None in records from before it was counted."""
+    prefill: GenerationCounts | None = None
+    """Reading a prompt of the context's length and giving the logits of the next token; None where the suite asks for
+    no generation."""
+    decode: GenerationCounts | None = None
+    """Reading one more token behind a KV cache of the context's length and giving the logits of the next."""
+    kv_cache: CacheSizes | None = None
+    """Bytes of that cache."""
+    new_tokens: Count | None = None
+    """Tokens that each decode time is the mean of."""
     merged_equals_base: MergedEqualsBase | None = None
     """Whether the merged model is the backbone again; null where the method cannot be merged."""
     merge_error: dict[str, Amount] | None = None

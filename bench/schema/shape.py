@@ -1,10 +1,11 @@
 """A training step's shape: what its cost depends on beside the method and the backbone."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.schema.forms import AdapterDtype, Attention, Dtype, Loss, Objective, Optimizer, Weights
+from bench.schema.ranges import MOST_ROWS
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +73,31 @@ class StepShape(StepForm):
     def step(self) -> dict[str, Any]:
         """These fields alone, by name: what another shape of the same step is made with."""
         return {name: getattr(self, name) for name in StepShape.model_fields}
+
+
+class Generation(BaseModel):
+    """What is asked of writing text: greedy decoding with a KV cache, its prefill and its decode steps apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    contexts: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = Field(default=(32, 512), min_length=1)
+    """Tokens of a prompt, each measured by itself."""
+    batches: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = (1, 8)
+    """Rows that are written at a time, each measured by itself; none where empty: all is counted, of one row."""
+    new_tokens: int = Field(default=16, ge=1, le=MOST_ROWS)
+    """Tokens written behind the first; a decode time is their mean."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Generation":
+        for name in ("contexts", "batches"):
+            if len(set(given := getattr(self, name))) != len(given):
+                raise ValueError(f"generation.{name} lists a value twice; list each once")
+        return self
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a row has."""
+        return max(self.contexts) + self.new_tokens
 
 
 class Decided(StepForm):

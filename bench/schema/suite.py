@@ -21,7 +21,7 @@ from bench.schema.ranges import (
     RATES,
 )
 from bench.schema.record import Tuning
-from bench.schema.shape import StepForm, StepShape
+from bench.schema.shape import Generation, StepForm, StepShape
 from bench.schema.task import TaskSpec
 
 SWEPT = ("length", "batch", "layers", "width")
@@ -408,6 +408,8 @@ class CostTable(StepShape):
     """Rows of inference, each measured by itself; none where empty."""
     latency_length: int = Field(default=64, ge=1, le=MOST_ROWS)
     """Tokens per row of inference."""
+    generation: Generation | None = None
+    """Measure what writing text takes, of decoders under the objective text; nothing is written where left out."""
     methods: tuple[str, ...] = ()
     """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
     timeout_seconds: float = Field(default=7200.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)

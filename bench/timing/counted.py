@@ -21,6 +21,7 @@ from bench.method import Batch
 from bench.models.head import trainable
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import CostRecord, Inference, Inferences
+from bench.timing import generation
 from bench.timing import inference as latency
 from bench.timing.models import Models
 from bench.training.contract import finalize, notes_of, stored_bytes
@@ -29,6 +30,12 @@ from bench.training.contract import finalize, notes_of, stored_bytes
 def base_inference(models: Models) -> Inference:
     """Counts of the bare backbone under the head."""
     return latency.count_inference(models.base(), models.batch(1, models.probe.latency_length))
+
+
+def base_generation(models: Models) -> dict[int, generation.Counted]:
+    """Counts of writing with the bare backbone, by context; none where the probe asks for none."""
+    writes = models.probe.generation
+    return generation.count_contexts(models.base(), writes.contexts if writes else (), models.row)
 
 
 class Moved(Exception):
@@ -48,6 +55,9 @@ class Bench:
         self.models = Models(probe)
         self.base = apart(functools.partial(base_inference, self.models), threads=threads)
         """Counts of the bare backbone."""
+        writes = functools.partial(base_generation, self.models)
+        self.base_generation = apart(writes, threads=threads) if probe.generation else {}
+        """Counts of the text that it writes, by context."""
         self._known = self._first()
 
     def _first(self) -> dict[str, Counts]:
@@ -65,7 +75,8 @@ class Bench:
 
     def counted(self, spec: MethodSpec) -> Findings:
         """All that is counted of one method, in a fork of this process; where the fork is lost, how it ended."""
-        work = functools.partial(_counted, self.models, spec, self.base, self._known.get(spec.label))
+        known, bases = self._known.get(spec.label), (self.base, self.base_generation)
+        work = functools.partial(_counted, self.models, spec, bases, known)
         try:
             return apart(work, seconds=self.probe.seconds_of_a_method, threads=self.threads)
         except Lost as lost:
@@ -74,11 +85,17 @@ class Bench:
             return found
 
 
-def _counted(models: Models, spec: MethodSpec, base: Inference, known: Counts | None) -> Findings:
+Bases = tuple[Inference, dict[int, generation.Counted]]
+"""Counts of the bare backbone: of one inference, and of what it writes."""
+
+
+def _counted(models: Models, spec: MethodSpec, bases: Bases, known: Counts | None) -> Findings:
     found, state = Findings(), ProcessState()
     try:
         count_training(models, spec, found, known)
-        count_inference(models, models.deployed(spec.label, checked=True), found, base)
+        deployed = models.deployed(spec.label, checked=True)
+        count_inference(models, deployed, found, bases[0])
+        count_generation(models, deployed, found, bases[1])
     except BaseException as error:  # the outermost frame of a method's process, SystemExit too: a failure is a result
         found.fail(error)
     if changes := state.changes():
@@ -157,6 +174,18 @@ def count_inference(models: Models, deployed: latency.Deployed, found: Findings,
         compared = latency.compare_structure(deployed.merged.body, models.fresh().eval(), batch)
         found.figures["merged_equals_base"] = compared
         found.figures["merge_error"] = latency.merge_error(deployed.method, body, batch)
+
+
+def count_generation(
+    models: Models, deployed: latency.Deployed, found: Findings, base: dict[int, generation.Counted]
+) -> None:
+    """Count what writing takes; a method that cannot write has a warning in place of these figures alone."""
+    if not base:
+        return
+    try:
+        found.figures |= generation.generation_figures(base, deployed, models.row)
+    except Exception as error:  # of whatever a third party's module does with a cache; all else is still worth keeping
+        found.warnings.append(f"no figures of generation: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 @dataclasses.dataclass(frozen=True)

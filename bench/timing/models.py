@@ -56,7 +56,8 @@ class Models:
         """
         spec = self._specs[label]
         method, config = registry.make(spec.name, spec.config, spec.label)
-        longest = max(self.probe.length, self.probe.latency_length)
+        writes = self.probe.generation
+        longest = max(self.probe.length, self.probe.latency_length, writes.longest if writes else 0)
         check_positions(self._pristine, longest, method.reserved_positions(config), option="length", at=spec.label)
         bare = self.fresh()
         vocabulary: int = self._pristine.config.vocab_size  # type: ignore[union-attr, assignment]
@@ -84,6 +85,16 @@ class Models:
         targets = targets if targets is None or beside else min(targets, length - 1)
         shape = {"batch": rows, "length": length, "target_tokens": targets}
         return step_batch(self._pristine.config, self.setting.model_copy(update=shape), device=self.device)
+
+    def row(self, tokens: int) -> torch.Tensor:
+        """One random row ``[1, T]``."""
+        return self.rows(1, tokens)
+
+    def rows(self, rows: int, tokens: int) -> torch.Tensor:
+        """Random rows ``[B, T]`` without targets, from one token on."""
+        shape = {"batch": rows, "length": max(2, tokens), "target_tokens": 1}
+        form = self.setting.model_copy(update=shape)
+        return step_batch(self._pristine.config, form, device=self.device)["input_ids"][:, :tokens]
 
     def step(self, label: str, *, noise: bool, checked: bool = False) -> TrainingStep:
         """A training step of method ``label``; ``noise`` moves its delta off zero, ``checked`` is for `adapt`."""

@@ -13,9 +13,10 @@ import torch
 from bench.count.isolation import parts
 from bench.count.outcome import Findings
 from bench.models.head import TaskModel
-from bench.schema.figures import BASE
+from bench.schema.figures import BASE, GENERATION, MODES
 from bench.schema.jobs import Probe
-from bench.schema.record import Latencies, Latency
+from bench.schema.record import GenerationTimes, Latencies, Latency, context_key
+from bench.timing import generation
 from bench.timing import inference as latency
 from bench.timing.clock import PHASES, Seen
 from bench.timing.counted import Bench, Moved, Unmoved
@@ -206,7 +207,8 @@ def _work(session: Session, labels: Sequence[str]) -> float:
     probe = session.probe
     training = probe.rounds * _step_work(session, labels)
     latencies = (probe.latency_rounds(rows) * _latency_work(session, labels, rows) for rows in probe.latency_batches)
-    return probe.blocks * (training + sum(latencies))
+    writing = (probe.rounds * _generation_work(session, labels, *size) for size in _written(probe))
+    return probe.blocks * (training + sum(latencies) + sum(writing))
 
 
 def _step_work(session: Session, labels: Sequence[str]) -> float:
@@ -287,12 +289,21 @@ def time_inference(session: Session, labels: list[str], suffix: str) -> None:
             alive.append(label)
     for rows in session.probe.latency_batches:
         _time_batch(session, builds, alive, rows, suffix)
+    for tokens, rows in _written(session.probe):
+        counted = [label for label in alive if session.findings[label].figures.get("decode")]
+        _time_generation(session, builds, counted, tokens, rows, suffix)
 
 
-def _time_batch(session: Session, builds: Builds[latency.Deployed], labels: list[str], rows: int, suffix: str) -> None:
-    probe = session.probe
-    batch = session.models.batch(rows, probe.latency_length)
-    bases = Builds((BARE, BARE.again()), lambda key: session.models.base())
+def _written(probe: Probe) -> list[tuple[int, int]]:
+    """Contexts and batches that text is written at."""
+    writes = probe.generation
+    return [(tokens, rows) for tokens in writes.contexts for rows in writes.batches] if writes else []
+
+
+def _running(
+    session: Session, builds: Builds[latency.Deployed], bases: Builds[TaskModel], labels: Iterable[str]
+) -> dict[Key, Callable[[], TaskModel | None]]:
+    """What gives the model of the moment: of the bare backbone, twice, and of each method, as trained and merged."""
     models: dict[Key, Callable[[], TaskModel | None]] = {key: functools.partial(bases.get, key) for key in bases.keys}
     for label in labels:
         with session.answering_for(label):  # a build of an earlier batch may have failed
@@ -300,6 +311,14 @@ def _time_batch(session: Session, builds: Builds[latency.Deployed], labels: list
             models[Key(label)] = lambda label=label: builds.get(label).unmerged  # type: ignore[misc]
             if folds:
                 models[Key(label, "merged")] = lambda label=label: builds.get(label).folded  # type: ignore[misc]
+    return models
+
+
+def _time_batch(session: Session, builds: Builds[latency.Deployed], labels: list[str], rows: int, suffix: str) -> None:
+    probe = session.probe
+    batch = session.models.batch(rows, probe.latency_length)
+    bases = Builds((BARE, BARE.again()), lambda key: session.models.base())
+    models = _running(session, builds, bases, labels)
     arms = [latency.inference_arm(key, model, batch, session.models.device) for key, model in models.items()]
     rounds = probe.latency_rounds(rows)
     asked = [
@@ -335,6 +354,73 @@ def _add_latency(found: Findings, rows: int, base: Samples, unmerged: Samples, m
         base=joined("base", base), unmerged=joined("unmerged", unmerged),
         merged=joined("merged", merged) if merged is not None else None,
     )  # fmt: skip
+
+
+def _time_generation(
+    session: Session, builds: Builds[latency.Deployed], labels: list[str], tokens: int, rows: int, suffix: str
+) -> None:
+    """Time prefill and decode of ``labels`` on ``rows`` prompts of ``tokens`` against the bare backbone."""
+    writes = session.probe.generation
+    assert writes is not None
+    ids = session.models.rows(rows, tokens)
+    bases = Builds((BARE, BARE.again()), lambda key: session.models.base())
+    models = _running(session, builds, bases, labels)
+    arms = [
+        generation.generation_arm(key, model, ids, writes.new_tokens, session.models.device)
+        for key, model in models.items()
+    ]
+    asked = [
+        Asked(b.phase, Key(b.method, "merged" if b.merged else ""), BARE, b.bounds, b.equivalence)
+        for b in session.probe.bounds
+        if b.phase in GENERATION and (b.context, b.batch, b.versus) == (tokens, rows, BASE)
+    ]
+    line = f"generation at {rows} x {tokens}: block {{}}{suffix}"
+    work = session.probe.rounds * _generation_work(session, labels, tokens, rows)
+    samples = session.interleaved(arms, [bases, builds], session.probe.rounds, line, asked, BARE, work=work)
+    if not session.paired(samples, labels, BARE):
+        return
+    noise = {
+        f"{phase}_{context_key(tokens)}_batch_{rows}": control(samples[BARE.again()], samples[BARE], phase)
+        for phase in GENERATION
+    }
+    for label in labels:
+        plain, folded = Key(label), Key(label, "merged")
+        if plain not in samples or (folded in models and folded not in samples):
+            continue
+        with session.answering_for(label) as found:
+            found.figures.setdefault("aa_control", {}).update(noise)
+            found.figures["new_tokens"] = writes.new_tokens
+            merged = samples.get(folded, samples[plain]) if builds.get(label).merged is not None else None
+            for phase in GENERATION:
+                _add_generation(found, phase, tokens, rows, (samples[BARE], samples[plain], merged))
+
+
+def _add_generation(
+    found: Findings, phase: str, tokens: int, rows: int, samples: tuple[Samples, Samples, Samples | None]
+) -> None:
+    old: GenerationTimes | None = found.figures.get(f"{phase}_seconds")
+
+    def joined(mode: str, ours: Samples | None) -> dict[str, Latency] | None:
+        if ours is None:
+            return None
+        before: dict[str, Latency] = getattr(old, mode, None) or {}
+        held = before[context_key(tokens)].by_batch if context_key(tokens) in before else {}
+        return before | {context_key(tokens): Latency.of(held | {rows: timing(ours, samples[0], phase)})}
+
+    modes = {mode: joined(mode, ours) for mode, ours in zip((BASE, *MODES), samples, strict=True)}
+    found.figures[f"{phase}_seconds"] = GenerationTimes(**modes)  # type: ignore[arg-type]
+
+
+def _generation_work(session: Session, labels: Iterable[str], tokens: int, rows: int) -> float:
+    """FLOPs of a round of writing; the merged and the bare model count as a method each."""
+    writes, key, total = session.probe.generation, context_key(tokens), 0
+    assert writes is not None
+    for label in labels:
+        figures = session.findings[label].figures
+        if figures.get("decode"):
+            prefill, decode = (figures[phase].unmerged[key].flops for phase in GENERATION)
+            total += 2 * rows * (prefill + writes.new_tokens * decode)
+    return float(total)
 
 
 def free_bytes(device: str) -> int:

@@ -230,7 +230,8 @@ def _against(costs: dict[str, CostRecord], claim: ClaimTable, record: CostRecord
 
 def _control_name(metric: str) -> str:
     head, _, rest = metric.partition(".")
-    return f"latency_{rest.rpartition('.')[2]}" if head == "latency_seconds" else head.removesuffix("_seconds")
+    _, _, on = rest.partition(".")  # the batch of a latency, context and batch of what is written
+    return "_".join(filter(None, (head.removesuffix("_seconds"), *on.split("."))))
 
 
 def _score(results: Results, claim: ClaimTable, label: str) -> Outcome:

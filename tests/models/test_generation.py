@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.errors import BenchError
-from bench.models.generation import cache_bytes, check_decoder, decode, greedy, prefill
+from bench.models.generation import cache_bytes, check_writes, decode, greedy, prefill
 from bench.models.head import TaskModel
 from bench.models.text import TextHead, text_backbone
 from bench.models.tokenizer import HashingTokenizer
@@ -203,8 +203,15 @@ def test_an_answer_ends_where_its_row_ends() -> None:
 
 
 def test_what_cannot_be_written_is_one_sentence() -> None:
-    with pytest.raises(BenchError, match=r"this backbone \(bert\) stands under another objective; name a decoder"):
-        check_decoder(tiny("bert"))
-    with pytest.raises(BenchError, match=r"family 't5' has an encoder beside its decoder; name a decoder"):
-        check_decoder(tiny("t5_whole"))
-    check_decoder(pristine("llama"))
+    refused = {
+        ("bert", "classes"): r"here: text is written under objective text, and .* classes; family 'bert' is an encoder",
+        ("llama", "classes"): r"here: text is written under .* and this shape has classes; set objective = 'text'",
+        (
+            "t5_whole",
+            "text",
+        ): r"here: it is measured of decoders, and family 't5' has an encoder .* decoder such as gpt2",
+    }
+    for (family, objective), sentence in refused.items():
+        with pytest.raises(BenchError, match=sentence):
+            check_writes(tiny(family).config, objective, "here")
+    check_writes(pristine("llama").config, "text", "here")
