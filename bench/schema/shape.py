@@ -80,9 +80,11 @@ class Generation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    contexts: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = Field(default=(32, 512), min_length=1)
+    contexts: tuple[Annotated[int, Field(strict=True, ge=1, le=MOST_ROWS)], ...] = Field(
+        default=(32, 512), min_length=1, strict=False
+    )  # not strict itself: a probe that another process reads comes with lists
     """Tokens of a prompt, each measured by itself."""
-    batches: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = (1, 8)
+    batches: tuple[Annotated[int, Field(strict=True, ge=1, le=MOST_ROWS)], ...] = Field(default=(1, 8), strict=False)
     """Rows that are written at a time, each measured by itself; none where empty: all is counted, of one row."""
     new_tokens: int = Field(default=16, ge=1, le=MOST_ROWS)
     """Tokens written behind the first; a decode time is their mean."""

@@ -12,6 +12,7 @@ from bench.models.generation import cache_bytes, decode, prefill
 from bench.plan.load import parse_suite
 from bench.plan.planner import make_plan
 from bench.schema.figures import read
+from bench.schema.jobs import Probe
 from bench.schema.record import CacheSize
 from bench.timing.generation import check_cache, count_context, generation_arm, generation_figures
 from bench.timing.inference import deploy
@@ -124,7 +125,9 @@ def suite_of(folder, family="llama", claims=(), methods=("full", "lora", "lst"),
 
 
 def test_a_probe_counts_and_times_what_its_suite_asks_for(tmp_path) -> None:
-    (probe,) = make_plan(suite_of(tmp_path), "suite.toml", "cpu").probes
+    (planned,) = make_plan(suite_of(tmp_path), "suite.toml", "cpu").probes
+    probe = Probe.model_validate_json(planned.model_dump_json())  # as a worker reads it
+    assert probe == planned
     records = {record.method.name: record for record in run_probe(probe)}
     assert {record.status for record in records.values()} == {"ok"}, [r.reason for r in records.values()]
     for name, record in records.items():
