@@ -231,3 +231,63 @@ def _comparable(records: Iterable[CostRecord]) -> list[CostRecord]:
         found.setdefault((record.method.label, record.latency_length), record)
     check_one_environment(list(found.values()))
     return list(found.values())
+
+
+WRITTEN = (
+    "method", "mode", "context", "batch",
+    *(f"{phase}_{leaf}" for phase in figures.GENERATION
+      for leaf in ("seconds", "ratio", "low", "high", "control_low", "control_high")),
+    "blocks", "tokens_per_second", *(f"{phase}_{leaf}" for phase in figures.GENERATION for leaf in INFERENCE),
+    "cache_bytes", "cache_bytes_per_token",
+)  # fmt: skip
+
+
+def generation_table(results: "Results", shape: Shape | None = None) -> pd.DataFrame:
+    """What writing text takes on one shape.
+
+    Args:
+        results: Of a run.
+        shape: One of its shapes; None: the first of them.
+
+    Returns:
+        One row per method, mode (``base``, ``unmerged``, ``merged``), context (tokens read before) and batch (rows; NaN
+        where no time was taken). Times are medians, of ``prefill`` for all rows, of ``decode`` for one token of each;
+        ratios refer to the bare backbone, with their 95 % intervals and those of the A/A control of the same
+        ``blocks``; ``tokens_per_second`` is batch over the decode time. Counts and the cache are of one row.
+    """
+    shape = shape or next(iter(results.shapes), None)
+    rows = []
+    for record in results.cost_records:
+        if record.shape == shape and record.status == "ok" and record.decode is not None:
+            rows += list(_written(record))
+    table = pd.DataFrame(rows, columns=list(WRITTEN))
+    table["method"] = pd.Categorical(table["method"], results.labels)
+    table["mode"] = pd.Categorical(table["mode"], [BASE, *MODES])
+    ordered = table.sort_values(["method", "mode", "context", "batch"], ignore_index=True)
+    return ordered.astype({name: object if name in ("method", "mode") else float for name in WRITTEN})
+
+
+def _written(record: CostRecord) -> Iterable[dict[str, Any]]:
+    for mode in (BASE, *MODES):
+        for key in getattr(record.decode, mode) or ():
+            row = {"method": record.method.label, "mode": mode, "context": int(key.removeprefix("context_"))}
+            for phase in figures.GENERATION:
+                row |= {f"{phase}_{leaf}": figures.read(record, f"{phase}.{mode}.{key}.{leaf}") for leaf in INFERENCE}
+            size = getattr(record.kv_cache, mode)[key]
+            row |= {"cache_bytes": size.bytes, "cache_bytes_per_token": size.bytes_per_token}
+            timed = figures.read(record, f"decode_seconds.{mode}.{key}")
+            for rows in timed.by_batch if timed is not None else (None,):
+                yield row | {"batch": rows} | (_writing_times(record, mode, key, rows) if rows is not None else {})
+
+
+def _writing_times(record: CostRecord, mode: str, key: str, rows: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for phase in figures.GENERATION:
+        timing = figures.read(record, f"{phase}_seconds.{mode}.{key}.batch_{rows}")
+        told = {"seconds": timing.median, "ratio": timing.ratio_to_baseline,
+                **dict(zip(("low", "high"), timing.ratio_interval, strict=True))}  # fmt: skip
+        if (control := record.aa_control.get(f"{phase}_{key}_batch_{rows}")) is not None:
+            told |= dict(zip(("control_low", "control_high"), control.interval, strict=True))
+        found |= {f"{phase}_{leaf}": value for leaf, value in told.items()}
+    found["blocks"] = len(timing.samples)
+    return found | ({"tokens_per_second": rows / found["decode_seconds"]} if found["decode_seconds"] else {})

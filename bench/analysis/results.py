@@ -191,6 +191,10 @@ class Results:
         """As `bench.analysis.costs.latency_table` gives it."""
         return costs.latency_table(self)
 
+    def generation_table(self, shape: Shape | None = None) -> pd.DataFrame:
+        """As `bench.analysis.costs.generation_table` gives it."""
+        return self._once(("generation", shape), lambda: costs.generation_table(self, shape))
+
     def controls(self, shape: Shape | None = None) -> pd.DataFrame:
         """The A/A controls, of ``shape`` or of all shapes (`bench.analysis.costs.controls`)."""
         held = [r for r in self.cost_records if shape is None or r.shape == shape]

@@ -52,6 +52,8 @@ PLOTS = (
     Plot("inference", "What inference takes",
          "Operations, critical path and FLOPs of one inference against the base model, unmerged and merged.",
          times.inference),
+    Plot("decode", "Time per token",
+         "Time per output token of each method against the tokens before it, at each batch.", times.decode),
     Plot("score-parameters", "Score against parameters",
          "Mean score against the trainable parameters of each method.",
          partial(scores.score_against, name="score-parameters")),

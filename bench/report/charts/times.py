@@ -331,3 +331,52 @@ def _inference_key() -> list[Any]:
         Line2D([], [], label="unmerged (figure on the right)", **look),
         Line2D([], [], markerfacecolor="white", label="merged", **look),
     ]
+
+
+def decode(sheet: Sheet) -> "Figure | None":
+    """Time per output token against context, one panel a batch, a line a method; None where none was timed."""
+    from matplotlib.lines import Line2D
+
+    timed = sheet.results.generation_table(sheet.shape).dropna(subset=["decode_seconds"])
+    if timed.empty:
+        return None
+    batches = [int(batch) for batch in sorted(timed["batch"].unique())]
+    names = [name for name in sheet.labels if name in set(timed["method"])]
+    blocks = int(timed["blocks"].max())
+    caption = (
+        "Median wall time of one greedy decode step with a KV cache, one token for each row of the batch, "
+        f"milliseconds, unmerged; n = {blocks} blocks. Dashed: the bare backbone with the same LM head, which a merged "
+        "method is again, operation by operation. Ratios to it with their 95 % intervals stand in the report's table."
+    )
+    keys = [canvas.line_handle(sheet.looks[name]) for name in names]
+    keys.append(Line2D([], [], color=INK, linestyle="--", linewidth=1.2, label="base model"))
+    across = min(ACROSS, len(batches))
+    layout = Layout(1.9, left=0.62, widths=(1.0,) * across, panels=len(batches), above=0.3, gap=0.5,
+                    keys=canvas.key_rows([str(key.get_label()) for key in keys]))  # fmt: skip
+    words = sheet.words("Time per output token against context", caption, "timed", shape=_inference_shape(sheet, False))
+    figure, panels = canvas.new_figure(words, layout)
+    for axes, batch in zip(panels, batches, strict=True):
+        _decode_panel(axes, sheet, timed[timed["batch"] == batch], names)
+        axes.set_title(f"batch {batch}", fontsize=8.5, color=INK)
+    for axes in panels[::across]:
+        axes.set_ylabel("ms a token")
+    canvas.key(figure, keys, layout)
+    return figure
+
+
+def _decode_panel(axes: "Axes", sheet: Sheet, timed: pd.DataFrame, names: list[str]) -> None:
+    def line(of_mode: pd.DataFrame) -> tuple[Any, Any]:
+        seconds = of_mode.groupby("context")["decode_seconds"].median()  # the base stands in every group of methods
+        return seconds.index.to_numpy(), 1e3 * seconds.to_numpy()
+
+    for name in names:
+        own = timed[(timed["method"] == name) & (timed["mode"] == "unmerged")]
+        axes.plot(*line(own), **canvas.line(sheet.looks[name], 4.5))
+    axes.plot(*line(timed[timed["mode"] == "base"]), color=INK, linestyle="--", linewidth=1.2, zorder=2.5)
+    contexts = sorted(int(context) for context in timed["context"].unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(contexts, [str(context) for context in contexts], fontsize=SMALL)
+    axes.minorticks_off()
+    axes.set_xlim(contexts[0] / 1.3, contexts[-1] * 1.3)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("context (tokens)")

@@ -23,7 +23,7 @@ from bench.report.sections import (
 )
 from bench.report.sections import overview as facts
 from bench.report.sections.caveats import FLAG_MARKS, FLAG_MEANING
-from bench.schema.figures import BATCH, of_group
+from bench.schema.figures import BATCH, GENERATION, of_group
 from bench.schema.record import Shape
 
 Rows = Sequence[tuple[str, "pd.Series"]]
@@ -204,6 +204,7 @@ def of_shape(results: Results, shape: Shape) -> list[Table]:
         _timed(rows, results, shape),
         _inference(once, length),
         _latency(rows, measured_batches(costs), length, results.baseline),
+        *_generation(results, shape),
         _largest(results, shape, once),
     )
     return [made_table for made_table in made if made_table is not None]
@@ -309,6 +310,72 @@ def _latency(rows: Rows, batches: Sequence[str], length: int | None, baseline: s
 
 def _error(value: float | None) -> str:
     return fmt.MISSING if value is None else f"{value:.1e}"
+
+
+def _generation(results: Results, shape: Shape) -> list[Table | None]:
+    """What writing takes: a token counted behind each context, and prefill and decode timed at each batch."""
+    written = results.generation_table(shape)
+    if written.empty:
+        return []
+    counted, timed = [], []
+    for (label, context), of_context in written.groupby(["method", "context"], sort=False):
+        place = [word(label), Cell(fmt.exact(float(context)), context)]
+        first = of_context.drop_duplicates("mode").set_index("mode").reindex([BASE, *MODES])
+        same = _equal(first)
+        counted.append([*place, *_one_token(first, same)])
+        for batch, rows in of_context.dropna(subset="batch").groupby("batch"):
+            modes = rows.set_index("mode").reindex(MODES)
+            timed.append([*place, Cell(fmt.exact(float(batch)), batch), *_writing(modes, same)])
+    base = written[written["mode"] == BASE].drop_duplicates("context")
+    notes = [
+        f"The base model behind {fmt.exact(row['context'])} tokens: {fmt.exact(row['decode_operations'])} operations, "
+        f"critical path {fmt.exact(row['decode_depth'])}, {fmt.count(row['decode_flops'])} FLOPs a token, "
+        f"KV cache {fmt.size(row['cache_bytes'])}, {fmt.size(row['cache_bytes_per_token'])} more a token."
+        for _, row in base.iterrows()
+    ]
+    heads = [f"{name}, {mode}" for mode in MODES for name in ("operations", "critical path", "FLOPs / base")]
+    heads += ["prefill FLOPs / base, unmerged", "KV cache, unmerged", "more a token"]
+    times = [f"{name}, {mode}" for mode in MODES for name in ("prefill", "/ base, 95 %", "decode", "/ base, 95 %",
+                                                              "tokens / s")]  # fmt: skip
+    return [
+        table("Counted: decoding one token of one row behind a KV cache", columns("method", "context", *heads),
+              counted, [*notes, SAME]),
+        table("Timed: prefill (time to first token) and decode (time per output token)",
+              columns("method", "context", "batch", *times), timed, [SAME]),
+    ]  # fmt: skip
+
+
+def _equal(modes: pd.DataFrame) -> bool:
+    """Whether what runs merged is, count by count, the base; ``modes`` has a row for each."""
+    return all(modes.loc["merged", name] == modes.loc[BASE, name] for name in _OF_WRITING)
+
+
+_OF_WRITING = [f"{phase}_{name}" for phase in GENERATION for name in INFERENCE]
+
+
+def _one_token(modes: pd.DataFrame, same: bool) -> list[Cell]:
+    """Counts of a decode step, by mode; ``same``: merged they are those of the base."""
+    cells = []
+    for mode in MODES:
+        row = modes.loc[mode]
+        operations = figure(fmt.exact, row["decode_operations"])
+        sign = " =" if same and mode == "merged" else ""
+        cells += [Cell(operations.text + sign, operations.value), figure(fmt.exact, row["decode_depth"]),
+                  figure(three, row["decode_flops"] / modes.loc[BASE, "decode_flops"])]  # fmt: skip
+    own = modes.loc["unmerged"]
+    return [*cells, figure(three, own["prefill_flops"] / modes.loc[BASE, "prefill_flops"]),
+            *(figure(fmt.size, own[name]) for name in ("cache_bytes", "cache_bytes_per_token"))]  # fmt: skip
+
+
+def _writing(modes: pd.DataFrame, same: bool) -> list[Cell]:
+    """Prefill, decode and tokens a second, by mode; ``same``: merged they are those of the base."""
+    cells = []
+    for mode, row in modes.iterrows():
+        for phase in GENERATION:
+            ratio, sign = ratio_cell(row, phase), " =" if same and mode == "merged" else ""
+            cells += [figure(fmt.seconds, row[f"{phase}_seconds"]), Cell(ratio.text + sign, ratio.value)]
+        cells.append(figure(fmt.count, row["tokens_per_second"]))
+    return cells
 
 
 def _largest(results: Results, shape: Shape, shown: Rows) -> Table | None:
