@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bench.anatomy import causal
 from bench.errors import BenchError
 from bench.models.generation import cache_bytes, check_writes, decode, greedy, prefill
 from bench.models.head import TaskModel
@@ -19,13 +20,14 @@ from bench.training.text import TextRows, evaluate_text
 from methods import BUILTIN
 from tests.factories.methods import METHODS, sized
 from tests.methods.adapted import randomise
-from tests.methods.families import CONFIGS, tiny
-from tests.methods.peft_types import suited
+from tests.methods.families import CONFIGS, EVERY, tiny
+from tests.methods.peft_types import OWN, PLAIN, suited
 
 FAMILIES = ("llama", "gpt2", "gemma3_text", "opt")
 """Grouped keys and rotary positions; learned ones by column; a sliding window of 8; learned ones by mask."""
 EVERY_CACHE = ("full", "lora", "prefix_tuning", "prompt_tuning", "lst", "houlsby_adapter")
-OF_PEFT = ("PROMPT_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "SHADOW")
+OTHERS = [family for family in EVERY if causal(CONFIGS[family][0]) and family not in FAMILIES]
+OF_PEFT = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "MULTITASK_PROMPT_TUNING", "CPT", "SHADOW")
 PAIRS = [
     (family, name)
     for family in FAMILIES
@@ -90,6 +92,18 @@ def test_cached_is_uncached_token_for_token(family: str, name: str) -> None:
         model = under_head(module, family)
         assert torch.equal(greedy(model, prompts(), NEW), uncached(model, prompts(), NEW))
         check_logits(model)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(f, n) for f in OTHERS for n in EVERY_CACHE if f not in METHODS[n].refused]
+)
+def test_every_family_decodes_with_every_kind_of_cache(family: str, name: str) -> None:
+    check_logits(under_head(adapted(family, name)[1], family))
+
+
+@pytest.mark.parametrize("kind", sorted({*PLAIN, *OWN} - {"LILY"}))
+def test_every_bridged_type_that_is_causal_decodes_with_a_cache(kind: str) -> None:
+    check_logits(under_head(adapted("llama", "peft", suited(kind, "llama"))[1], "llama"))
 
 
 @pytest.mark.parametrize("kind", OF_PEFT)
@@ -168,28 +182,37 @@ def test_a_window_bounds_the_cache_and_never_slides_over_a_prefix() -> None:
     assert held == {"full": ((7 + 20) * layer, layer), "prefix_tuning": ((3 + 7 + 3 + 20) * layer, layer)}
 
 
-WORDS = [f"w{i}" for i in range(40)]
+WORDS = [f"w{i}" for i in range(201)]
+"""Two a row, of 200 rows."""
+
+
+def answers(model: TaskModel, asked: list[list[int]], length: int, end: int) -> list[list[int]]:
+    """What the model writes behind each prompt, those of one length together, up to its end."""
+    found: dict[int, list[int]] = {}
+    for size in {len(prompt) for prompt in asked}:
+        places = [at for at, prompt in enumerate(asked) if len(prompt) == size]
+        written = greedy(model, torch.tensor([asked[at] for at in places]), length, end=end).tolist()
+        found |= dict(zip(places, written, strict=True))
+    return [found[at][: found[at].index(end) + 1] if end in found[at] else found[at] for at in range(len(asked))]
 
 
 @pytest.mark.parametrize("name", [name for name in BUILTIN if "llama" not in METHODS[name].refused])
 def test_exact_match_by_teacher_forcing_is_that_of_what_is_written(name: str) -> None:
     model = under_head(adapted("llama", name)[1], "llama")
     tokenizer = HashingTokenizer(96)
-    asked = [f"{a} {b} {a}" if i % 2 else f"{a} {b}" for i, (a, b) in enumerate(itertools.pairwise(WORDS))]
-    labels = tuple(f"{WORDS[i]} {WORDS[i + 1]}" for i in range(len(asked)))
-    rows = TextRows(Rows(tuple((text,) for text in asked), labels), tokenizer, 24, config=pristine("llama").config,
-                    device="cpu")  # fmt: skip
+    pairs = list(itertools.pairwise(WORDS))
+    asked = tuple((f"{a} {b} {a}" if at % 2 else f"{a} {b}",) for at, (a, b) in enumerate(pairs))
+    told = tuple(f"{a} {b}" for a, b in pairs)
+    rows = TextRows(Rows(asked, told), tokenizer, 24, config=pristine("llama").config, device="cpu")
     end = tokenizer.eos_token_id
-    # half of the answers become what the model writes, so that both outcomes are there
-    for place, (prompt, _) in enumerate(list(rows._rows)):
-        if place % 2:
-            written = greedy(model, torch.tensor([prompt]), 4, end=end)[0].tolist()
-            rows._rows[place] = (prompt, [*written[: written.index(end)], end] if end in written else written)
-    told = evaluate_text(model, rows, batch_size=4)[0]["prediction"]
-    for (prompt, target), right in zip(rows._rows, told, strict=True):
-        written = greedy(model, torch.tensor([prompt]), len(target), end=end)[0].tolist()
-        assert (written == target) == bool(right)
-    assert 0 < sum(told) < len(told)
+    own = answers(model, [prompt for prompt, _ in rows._rows], 4, end)
+    for at in range(0, len(own), 2):  # half of the targets are what the model writes, so that both outcomes are there
+        rows._rows[at] = (rows._rows[at][0], own[at])
+    right = evaluate_text(model, rows, batch_size=16)[0]["prediction"]
+    for written, (_, target), found in zip(own, rows._rows, right, strict=True):
+        assert (written[: len(target)] == target) == bool(found)
+    assert len(right) == 200
+    assert 100 <= sum(right) < 150
 
 
 def test_an_answer_ends_where_its_row_ends() -> None:

@@ -20,6 +20,7 @@ from bench.timing.probe import run_probe
 from methods import BUILTIN
 from tests.factories.methods import METHODS
 from tests.methods.families import CONFIGS
+from tests.methods.peft_types import suited
 from tests.models.test_generation import adapted, pristine, prompts, under_head
 
 CONTEXTS = (4, 12)
@@ -98,6 +99,13 @@ class Forgetful(torch.nn.Module):
 
 def test_a_method_that_forgets_its_cache_has_no_figures() -> None:
     model = under_head(Forgetful(copy.deepcopy(pristine("llama"))), "llama")
+    with pytest.raises(BenchError, match="with a KV cache the method computes something else than without: logits"):
+        check_cache(model, row(6))
+
+
+def test_a_method_that_looks_ahead_has_no_figures() -> None:
+    """LILY of peft weighs its experts by the mean over all tokens: what is read later changes what came before."""
+    model = under_head(adapted("llama", "peft", suited("LILY", "llama"))[1], "llama")
     with pytest.raises(BenchError, match="with a KV cache the method computes something else than without: logits"):
         check_cache(model, row(6))
 
