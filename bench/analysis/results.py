@@ -222,6 +222,11 @@ class Results:
         return scores.floors(self)
 
     @cached_property
+    def retention_table(self) -> pd.DataFrame:
+        """As `bench.analysis.scores.retention_table` gives it."""
+        return scores.retention_table(self)
+
+    @cached_property
     def paired_rows(self) -> examples.PairedRows:
         """As `bench.analysis.examples.paired_rows` gives it."""
         return examples.paired_rows(self)

@@ -190,6 +190,28 @@ def per_task(results: "Results") -> pd.DataFrame:
     return table.astype({name: float for name in names[3:10]}).set_index(["method", "task"])
 
 
+def retention_table(results: "Results") -> pd.DataFrame:
+    """What each method has kept of each plain text, in bits per byte; lower is better.
+
+    Returns:
+        One row per (method, task, text): ``n`` cells, ``before`` and ``after`` training (means over seeds), and their
+        difference ``forgotten`` with ``low high`` (95 % Student t over seeds); above 0 something was forgotten.
+    """
+    grouped: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    for record in results.score_records:
+        for text, bits in record.retention.items() if record.status == "ok" else ():
+            grouped[record.method.label, record.task_name, text].append((bits.before, bits.after))
+    rows = []
+    for key in sorted(grouped, key=lambda key: results.labels.index(key[0])):
+        before, after = zip(*grouped[key], strict=True)
+        forgotten, interval = mean_interval([new - old for old, new in grouped[key]])
+        low, high = interval or (None, None)
+        rows.append((*key, len(before), sum(before) / len(before), sum(after) / len(after), forgotten, low, high))
+    names = "method task text n before after forgotten low high".split()
+    table = pd.DataFrame(rows, columns=names)
+    return table.astype({name: float for name in names[4:]}).set_index(names[:3])
+
+
 def floors(results: "Results") -> dict[str, float]:
     """Bag-of-words score of each task, in points of 100."""
     return {r.task_name: 100 * r.task.floor for r in results.score_records if r.status == "ok" and r.task}

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import math
 import re
 import shutil
 import tempfile
@@ -338,26 +337,13 @@ def _loaded(made: Path) -> tuple[Any, Any]:
     return model.eval(), AutoTokenizer.from_pretrained(str(made), local_files_only=True, trust_remote_code=False)
 
 
-def bits_per_byte(model: Any, tokenizer: Any, text: str, context: int = 512) -> float:
-    """Bits that the model needs for a byte of ``text``, cut into windows of tokens; lower is better.
+_CONTEXT = 512
+"""Tokens of a window."""
 
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer, of byte-level BPE.
-        text: What to write.
-        context: Tokens of a window at most, each read alone; its first token is read and not counted.
 
-    Returns:
-        Bits of all tokens that are counted, over their bytes.
-    """
-    import torch
+def bits_per_byte(model: Any, tokenizer: Any, words: str) -> float:
+    """Bits that the converted model needs for a byte of ``words``, as `bench.models.text.bits_per_byte` counts them."""
+    from bench.models import text
 
-    ids: Any = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
-    nats, written = 0.0, 0
-    with torch.inference_mode():
-        for window in ids.split(context):
-            logits = model(input_ids=window[None], use_cache=False).logits[0, :-1].float()
-            nats += float(torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum"))
-            # such a tokenizer spells each byte as one character
-            written += sum(map(len, tokenizer.convert_ids_to_tokens(window[1:].tolist())))
-    return nats / math.log(2) / written
+    cut = text.windows(tokenizer, words, _CONTEXT)
+    return text.bits_per_byte(lambda ids: model(input_ids=ids, use_cache=False).logits, cut)

@@ -1,7 +1,10 @@
 """The objective ``text``: a language model's own LM head on its states, and the next-token loss in three forms."""
 
 import functools
-from typing import Any
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -173,3 +176,66 @@ def with_targets(batch: dict[str, Tensor], *, shifted: bool) -> dict[str, Tensor
     told = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:] if shifted else labels
     positions = (told.flatten() != IGNORED).nonzero().squeeze(1)
     return batch | {"positions": positions, "targets": told.flatten()[positions]}
+
+
+class Window(NamedTuple):
+    """Tokens of a plain text that are read at once."""
+
+    ids: tuple[int, ...]
+    """The first is read and not counted: nothing of its own window comes before it."""
+    written: int
+    """Bytes of UTF-8 that the others spell."""
+
+
+def windows(tokenizer: Any, text: str, context: int) -> list[Window]:
+    """``text`` as tokens, cut into windows that do not overlap.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers, which knows where in the text a token lies.
+        text: Plain text.
+        context: Tokens of a window; the last may have fewer, and a single one that is left over is none.
+
+    Returns:
+        Windows of two tokens at least. The bytes of a character that two windows share count in the first.
+
+    Raises:
+        BenchError: The tokenizer does not say where tokens lie, or the text has fewer than two of them.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise BenchError(
+            "bits per byte need a tokenizer that says where in the text each token lies, and the backbone's does not; "
+            "save a fast one beside it (tokenizer.json)"
+        )
+    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ends = [end for _, end in read["offset_mapping"]]
+    found = []
+    for ids, places in zip(_cut(read["input_ids"], context), _cut(ends, context), strict=True):
+        if len(ids) > 1:
+            found.append(Window(ids, len(text[places[0] : places[-1]].encode())))
+    if not sum(window.written for window in found):
+        raise BenchError(f"a text of {len(ends)} token{'s' * (len(ends) != 1)} has nothing to count; give a longer one")
+    return found
+
+
+def _cut(values: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(itertools.islice(values, start, start + size)) for start in range(0, len(values), size)]
+
+
+def bits_per_byte(logits_of: Callable[[Tensor], Tensor], cut: Sequence[Window], device: str = "cpu") -> float:
+    """Bits that a language model needs for a byte of a text; lower is better.
+
+    Args:
+        logits_of: Logits ``[1, T, V]`` of ids ``[1, T]``: those at t are of the token at t + 1.
+        cut: The text (see ``windows``); each window is read alone.
+        device: Where the model is.
+
+    Returns:
+        Bits of all tokens that are counted, over the bytes that they spell.
+    """
+    nats: list[float] = []
+    with torch.no_grad():
+        for window in cut:
+            ids = torch.tensor([window.ids], device=device)
+            logits = logits_of(ids)[0, :-1].float()
+            nats.append(float(functional.cross_entropy(logits, ids[0, 1:], reduction="sum")))
+    return math.fsum(nats) / math.log(2) / sum(window.written for window in cut)

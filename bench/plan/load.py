@@ -27,11 +27,13 @@ from bench.schema.suite import (
     MethodTable,
     RecipeTable,
     RecipeValues,
+    RetentionTable,
     Suite,
     SweepTable,
     TuningTable,
 )
 from bench.schema.task import FolderLayout, TaskSpec
+from bench.tasks import plain
 from bench.tasks.catalogue import in_folder, shipped, task_names
 
 if TYPE_CHECKING:
@@ -110,7 +112,11 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
     if taken := [spec.name for spec in suite.task if spec.name in shipped()]:
         raise BenchError(f"{where}: task {taken[0]!r} comes with this project; give yours another name")
     folder = Path(where).parent
-    return suite.model_copy(update={"task": tuple(in_folder(spec, folder) for spec in suite.task)})
+    changes: dict[str, Any] = {"task": tuple(in_folder(spec, folder) for spec in suite.task)}
+    if suite.retention is not None:
+        texts = tuple(plain.in_folder(name, folder) for name in suite.retention.texts)
+        changes["retention"] = suite.retention.model_copy(update={"texts": texts})
+    return suite.model_copy(update=changes)
 
 
 def _spelled_out(tables: Any, where: str) -> Any:
@@ -158,7 +164,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "cost": CostTable, "sweep": SweepTable, "crossover": CrossoverTable,
         "task": RecipeValues if "recipe" in location else TaskSpec, "folder": FolderLayout,
         "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
-        "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable,
+        "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable, "retention": RetentionTable,
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)

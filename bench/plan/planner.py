@@ -24,6 +24,7 @@ from bench.schema.jobs import (
     MethodSpec,
     Plan,
     Probe,
+    Retained,
     Source,
     Sweep,
     is_path,
@@ -48,6 +49,7 @@ from bench.schema.suite import (
 )
 from bench.schema.task import TaskSpec
 from bench.store.environment import versions
+from bench.tasks import plain
 from bench.tasks.catalogue import task as task_spec
 from bench.tasks.figures import row_figures
 from bench.tasks.metrics import bag_of_words_floor, metric_sources
@@ -66,10 +68,13 @@ SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
 def identity(job: Cell | Probe | Sweep) -> str:
     """Hash of all that decides the result: never paths, never git state, never time limits."""
     decided = job.model_dump(
-        mode="json", exclude={"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source", "spec"}
+        mode="json",
+        exclude={"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source", "spec", "retention"},
     )
     name = None if is_path(job.backbone.name) else job.backbone.name  # of a path, what lies there decides
-    decided |= {"spec": job.spec.decides()} | metric_sources(job.spec.metrics) if isinstance(job, Cell) else {}
+    if isinstance(job, Cell):
+        decided |= {"spec": job.spec.decides()} | metric_sources(job.spec.metrics)
+        decided |= {} if job.retention is None else {"retention": job.retention.decides()}
     key = {
         "schema": SCHEMA, "job": decided, "weights": [name, job.backbone.weights, job.backbone.sha256],
         "backbone_files": backbone.files_sha256(job.backbone),
@@ -201,7 +206,8 @@ def make_plan(
         for reason in data.reasons:
             progress(reason)
         scored = tuple(method for method in methods if suite.scores(method.label))
-        cells = tuple(_cells(suite, spec, scored, data, device, trials))
+        retained = _retained(suite, spec, data, where)
+        cells = tuple(_cells(suite, spec, scored, data, device, retained, trials=trials))
     elif suite.scored:
         progress(f"no scores: {suite.name} {unscored(suite)}")
     resolved = _resolved(suite, spec, methods, data, probes) | resolved_sweeps(suite, sweeps)
@@ -323,9 +329,34 @@ def _probe(
     return draft.model_copy(update={"id": identity(draft)})
 
 
+def _retained(suite: Suite, spec: BackboneSpec, data: Located, where: str) -> Retained | None:
+    """The plain texts that cells read before and after they train, where the suite has any.
+
+    Raises:
+        BenchError: The backbone or a task has no language model to ask, or a text cannot be had.
+    """
+    if (table := suite.retention) is None:
+        return None
+    place = f"{where}: retention"
+    if others := [task.name for task in data.specs if task.kind != "text"]:
+        raise BenchError(f"{place}: task {others[0]} trains no language model that could read a text; remove the table")
+    if spec.weights == "random":
+        raise BenchError(f"{place}: {spec.name!r} has random weights, which know nothing to forget; remove the table")
+    config = backbone.configuration(spec)
+    if config.is_encoder_decoder:
+        raise BenchError(
+            f"{place}: {spec.name!r} has an encoder, and a plain text alone is read by decoders; name a decoder, or "
+            "remove the table"
+        )
+    shape = backbone.load(dataclasses.replace(spec, weights="random"), device="meta", objective="text")
+    check_positions(shape, table.context, option="context", at=place)
+    return Retained(context=table.context, texts=plain.found(table.texts, table.most_bytes, f"{place}.texts"))
+
+
 def _cells(
-    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], data: Located, device: str, trials: bool
-) -> Iterable[Cell]:
+    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], data: Located, device: str,
+    retained: Retained | None, *, trials: bool,
+) -> Iterable[Cell]:  # fmt: skip
     assert suite.recipe is not None
     tables = {label(table): table for table in suite.method}
     tokenizer = load_tokenizer(spec.folder, backbone.configuration(spec).vocab_size)  # what does not fit stops here
@@ -343,6 +374,7 @@ def _cells(
                     source=data.sources[name], task=used,
                     recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
                     threads=suite.recipe.threads, tuning=tables[method.label].tuning, trial=trials,
+                    retention=retained,
                 )  # fmt: skip
                 yield draft.model_copy(update={"id": identity(draft)})
 
@@ -437,6 +469,9 @@ def _resolved(
         resolved["data"] = {"kind": data.kind, "reason": "; ".join(data.reasons)}  # where files lie decides nothing
         resolved["task"] = {spec.name: spec.decides() for spec in data.specs}
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
+        if suite.retention is not None:
+            names = [plain.shown(name) for name in suite.retention.texts]
+            resolved["retention"] = suite.retention.model_dump(mode="json") | {"texts": names}
         resolved |= {"scored": list(suite.scored)} if suite.scored else {}
     shape = {*StepShape.model_fields, "device", "compile", "timed", "blocks", "rounds", "extra_seconds", "rebuild",
              "threads", "latency_batches", "latency_length", "generation"}  # fmt: skip
@@ -447,8 +482,8 @@ def _resolved(
         | ({"methods": [m.label for m in probe.methods]} if len(probe.methods) < len(methods) else {})
         for probe in probes
     ]
-    plain: dict[str, Any] = _without_none(json.loads(json.dumps(resolved)))
-    return plain
+    values: dict[str, Any] = _without_none(json.loads(json.dumps(resolved)))
+    return values
 
 
 def _without_none(value: Any) -> Any:
@@ -505,7 +540,7 @@ def _bare(suite: Suite, table: TuningTable) -> Suite:
     return suite.model_copy(
         update={
             "tasks": suite.tasks if table.task is None else (table.task,),
-            "without_hub": suite.without_hub if table.task is None else (), "scored": (),
+            "without_hub": suite.without_hub if table.task is None else (), "scored": (), "retention": None,
             "seeds": table.seeds, "sweep": (), "crossover": (), "claim": (),
             "method": tuple(m.model_copy(update=bare) for m in suite.method if suite.scores(label(m))),
             "recipe": suite.recipe.model_copy(update=decided | cut | {"task": by_task}),

@@ -111,6 +111,8 @@ TERMS: Mapping[str, Term] = {
                      "share a draw"),
     "average rank": Term("Scores", "1 the best", "by score in each (task, seed) that all compared methods have; 95 % "
                          "Student t"),
+    "bits per byte": Term("Scores", "bits per byte", "of a plain text that nothing was trained on, before and after "
+                          "training; lower is better, a rise is what was forgotten"),
     "score on the way": Term("Scores", "points of 100", "the test score after equal shares of the steps; nothing is "
                              "chosen by it"),
     "training FLOPs": Term("Scores", "floating point operations", "forward and backward of all batches, from counts"),
@@ -279,6 +281,8 @@ FIGURES: tuple[Figure, ...] = (
     *(_scored(f"directions.{ANY}.{leaf}", leaf.replace("_", " "), unit, "overlap")
       for leaf, unit in (("leading", "directions"), ("outputs", "dimensions"), ("relative_norm", ""),
                          ("stable_rank", ""), ("leading_share", ""), ("with_weight", ""), ("angle_to_weight", "deg"))),
+    _scored(f"retention.{ANY}.before", "bits per byte of the backbone", "bits per byte", "bits per byte"),
+    _scored(f"retention.{ANY}.after", "bits per byte after training", "bits per byte", "bits per byte"),
     _scored("best_step", "step that was scored", "steps", "score"),
     _scored("train_seconds", "training time", "s", "times", "timed"),
     _scored("prepare_seconds", "time before the first step", "s", "times", "timed"),
@@ -297,7 +301,7 @@ NOT_FIGURES: Mapping[str, str] = {
     "largest_saved": "the largest parts of bytes.saved_activations, by name", "sweep": "what was swept",
     "vary": "what was swept", "value": "what was swept", "task": "what was scored", "task_name": "what was scored",
     "recipe": "how it was trained", "seed": "how it was trained", "tuning": "how it was trained",
-    "label_scale": "how it was trained",
+    "label_scale": "how it was trained", "retention": "what was read",
     "predictions_sha256": "file beside the record", "directions_sha256": "file beside the record",
     "kept_sha256": "file beside the record",
 }  # fmt: skip

@@ -136,6 +136,31 @@ class _Job(_Data):
     timeout_seconds: float
 
 
+class PlainText(_Data):
+    """A text that a language model is asked about before and after training, of which nothing is trained on."""
+
+    name: str
+    """Stands in tables: a text that this project knows, or the name of a file."""
+    sha256: str
+    """Of its bytes, cut to those that are read."""
+    bytes: int
+    """Of UTF-8 that are read."""
+    path: str | None = None
+    """Of a file of the user's."""
+
+
+class Retained(_Data):
+    """Plain texts whose bits per byte a cell takes before and after it trains."""
+
+    context: int
+    """Tokens of a window."""
+    texts: tuple[PlainText, ...]
+
+    def decides(self) -> dict[str, Any]:
+        """What of it decides a result: never where a file lies."""
+        return self.model_dump(mode="json", exclude={"texts": {"__all__": {"path"}}})
+
+
 class MethodSpec(_Data):
     """A method with its checked configuration."""
 
@@ -166,6 +191,8 @@ class Cell(_Job):
     """Torch threads; never those that a worker happens to have."""
     tuning: Tuning | None = None
     """The search that gave the rates; None: they were not searched for."""
+    retention: Retained | None = None
+    """What is read before and after training; None: nothing."""
     trial: bool = False
     """One of a search for rates: scored on the selection rows of its recipe, the test split is never opened."""
 

@@ -510,6 +510,21 @@ class LabelScale(_Frozen):
         return prediction * self.deviation + self.mean
 
 
+class Retention(_Frozen):
+    """Bits that a language model needs for a byte of a plain text: less before than after is what it has forgotten."""
+
+    before: Amount
+    """Of the bare backbone."""
+    after: Amount
+    """Of the trained model, what it was trained with switched on."""
+    bytes: Count
+    """Of the text, that were read."""
+    context: Count
+    """Tokens of a window at most."""
+    sha256: str
+    """Hash of these bytes."""
+
+
 class Scored(_Common):
     """What training once (backbone, task, method, recipe, seed) came to."""
 
@@ -536,6 +551,8 @@ class Scored(_Common):
     """Bytes stored per task: the delta without the head."""
     losses: tuple[float, ...] = ()
     """Training loss of each step, taken before its update: the first is the loss at step 0."""
+    retention: dict[str, Retention] = {}
+    """By plain text, what the model has kept of it, where the suite has ``[retention]``."""
     label_scale: LabelScale | None = None
     """Of a regression: what its labels were standardised by in training, so that ``losses`` are shares of their
     variance; predictions and metrics have the unit of the labels. None for classes, and in records from before."""

@@ -237,6 +237,18 @@ def check_match(match: MatchTable | None, shapes: int) -> None:
         raise ValueError("match.peak_memory_bytes is predicted on the first [[cost]] shape; give one")
 
 
+class RetentionTable(_Table):
+    """Plain texts that a language model reads before and after it is trained: what it has forgotten of them."""
+
+    texts: tuple[str, ...] = Field(min_length=1)
+    """``editorials`` (sentences of the New York Times, from the package index), or files of UTF-8; relative paths start
+    at the suite's file."""
+    context: int = Field(default=512, ge=2, le=MOST_ROWS)
+    """Tokens of a window; windows do not overlap, and the first token of each is read and not counted."""
+    most_bytes: int = Field(default=20_000, ge=1, le=MOST_ROWS)
+    """Of each text, from its beginning; the rest is not read."""
+
+
 class BackboneTable(_Table):
     """Which pretrained model is adapted."""
 
@@ -466,6 +478,8 @@ class Suite(_Table):
     """``auto``, ``hub``, ``index``, ``synthetic`` or a folder."""
     recipe: RecipeTable | None = None
     """How cells train; needed where there are tasks."""
+    retention: RetentionTable | None = None
+    """Plain texts that show what a language model forgets; of tasks of kind ``text`` alone."""
     tuning: TuningTable | None = None
     """The search for learning rates that ``tune`` does."""
     cost: tuple[CostTable, ...] = ()
@@ -493,6 +507,8 @@ class Suite(_Table):
             raise ValueError("a suite with tasks needs seeds and a [recipe]")
         if not self.tasks and not self.cost and not self.sweep:
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
+        if self.retention is not None and not self.tasks:
+            raise ValueError("retention is read before and after training, and there are no tasks to train on")
         check_match(self.match, len(self.cost))
         check_sweeps(self.sweep, self.crossover)
         every = (*self.tasks, *self.without_hub)

@@ -11,6 +11,7 @@ else verbatim, with their spaces. The same text may come with several ratings, a
 
 import hashlib
 import io
+import itertools
 import re
 import tarfile
 from pathlib import Path
@@ -102,6 +103,19 @@ def read_train(name: str) -> Rows:
     return _labelled(name, _rated(name), test=False)
 
 
+def editorials() -> str:
+    """The newspaper editorials as plain text: sentences in their order, a paragraph for each editorial.
+
+    Raises:
+        BenchError: The distribution is neither cached nor to be had.
+    """
+    content, where = _content("editorial-rating")
+    numbers = [line.partition(b"_")[0] for line in content.split(b"\n")]
+    told = zip(numbers, parse(content, where), strict=True)
+    paragraphs = itertools.groupby(told, key=lambda one: one[0])
+    return "\n\n".join(" ".join(text for _, (text, _) in sentences) for _, sentences in paragraphs)
+
+
 def in_test(text: str) -> bool:
     """Whether rows of ``text`` are of the test split: by content, whatever the order of rows and the task.
 
@@ -145,9 +159,14 @@ def _plain(text: str) -> str:
 
 
 def _rated(name: str) -> list[tuple[str, float]]:
+    return parse(*_content(name))
+
+
+def _content(name: str) -> tuple[bytes, str]:
+    """The file of a task, and its name for error messages."""
     member = FILES[name]
     path = package_index.fetch(RELEASE)
-    return parse(_member(_member(path.read_bytes(), ARCHIVE, path), member, path), f"{path}: {member.name}")
+    return _member(_member(path.read_bytes(), ARCHIVE, path), member, path), f"{path}: {member.name}"
 
 
 def _labelled(name: str, every: list[tuple[str, float]], *, test: bool) -> Rows:

@@ -126,6 +126,8 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     tokenizer = load_tokenizer(cell.backbone.folder, bare.config.vocab_size)
     encoded = _encoder(cell, bare.config, tokenizer, length, scale)
     rows, test = encoded(data.train), encoded(data.test)
+    texts = _texts(cell, bare, tokenizer, reserved)
+    before = _bits(cell, bare, bare.config, texts)
     contract = _contract(cell, method, config, bare.config.vocab_size)
     contract.bare(bare)
     model = _adapt(cell, bare, method, config, data).to(cell.device)
@@ -149,6 +151,7 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     contract.finalized(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
+    retention = _retention(cell, before, _bits(cell, model.body, bare.config, texts))
     kept = None
     if keep is not None:
         chosen = _kept_score(data.spec.main_metric, score, selection)
@@ -163,7 +166,7 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     return {
         "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
         "label_scale": scale,
-        "delta_bytes": stored,
+        "delta_bytes": stored, "retention": retention,
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
@@ -171,6 +174,41 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
         "directions": added.figures, "kept_sha256": kept,
         "directions_sha256": directions_sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip
+
+
+def _texts(cell: Cell, bare: Any, tokenizer: Any, reserved: int) -> dict[str, Any]:
+    """The plain texts that the cell reads before and after it trains, by name, cut into windows."""
+    from bench.models.head import check_positions
+    from bench.models.text import windows
+    from bench.tasks.plain import read
+
+    if cell.retention is None:
+        return {}
+    context = check_positions(bare, cell.retention.context, reserved, option="context", at="retention")
+    return {text.name: windows(tokenizer, read(text), context) for text in cell.retention.texts}
+
+
+def _bits(cell: Cell, body: Any, config: Any, texts: dict[str, Any]) -> dict[str, float]:
+    """Bits per byte of each of ``texts`` for a language model, bare or adapted."""
+    from bench.models.head import TaskModel
+    from bench.models.text import TextHead
+    from bench.training.text import bits_of
+
+    if not texts:
+        return {}
+    model, dtype = TaskModel(body, TextHead(config, "target")), cell.recipe.get("dtype", "float32")
+    return {name: bits_of(model, cut, device=cell.device, dtype=dtype) for name, cut in texts.items()}
+
+
+def _retention(cell: Cell, before: dict[str, float], after: dict[str, float]) -> dict[str, record.Retention]:
+    asked = cell.retention
+    return {} if asked is None else {
+        text.name: record.Retention(
+            before=before[text.name], after=after[text.name], bytes=text.bytes, context=asked.context,
+            sha256=text.sha256,
+        )
+        for text in asked.texts
+    }  # fmt: skip
 
 
 def _kept_score(metric: str, test: float, selection: Callable[[], float] | None) -> KeptScore:

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench.errors import BenchError
 from bench.models.head import TaskModel
-from bench.models.text import IGNORED, decoder_start, with_targets
+from bench.models.text import IGNORED, Window, bits_per_byte, decoder_start, with_targets
 from bench.models.tokenizer import Tokenizer
 from bench.tasks.rows import Rows
 from bench.training.evaluate import Batches
@@ -152,3 +152,31 @@ def evaluate_text(
     return columns, {
         "exact_match": sum(columns["prediction"]) / len(rows), "answer_nats": math.fsum(columns["nats"]) / tokens,
     }  # fmt: skip
+
+
+def bits_of(model: TaskModel, cut: Sequence[Window], *, device: str, dtype: str = "float32") -> float:
+    """Bits that a language model, adapted or bare, needs for a byte of a plain text.
+
+    Args:
+        model: It with its ``TextHead``, on ``device``; read in eval mode; its body is left in the mode it was in.
+        cut: The text (see ``bench.models.text.windows``).
+        device: Where the model is.
+        dtype: As the recipe has it.
+
+    Raises:
+        NonFiniteLoss: A logit is NaN or infinite.
+    """
+
+    def logits_of(ids: Tensor) -> Tensor:
+        with autocast(ids.device, dtype):
+            states = model.states({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            found: Tensor = model.head.logits(states, model.body)  # type: ignore[operator]
+        return found
+
+    training = model.body.training
+    model.eval()
+    bits = bits_per_byte(logits_of, cut, device)
+    model.body.train(training)
+    if not math.isfinite(bits):
+        raise NonFiniteLoss("the model gives a plain text NaN or infinity; a lower learning rate may help")
+    return bits

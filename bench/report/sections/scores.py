@@ -82,6 +82,40 @@ def _section(
     return Section(name, title, (said, plain_table(caption, head, rows, words)) if rows else (said,))
 
 
+# Before and after.
+
+
+def retention(results: Results) -> Section | None:
+    """What each method has forgotten of plain texts; None where no record has read any."""
+    kept = results.retention_table
+    if kept.empty:
+        return None
+    read = {
+        f"{fmt.plain(name)} ({fmt.exact(bits.bytes)} bytes in windows of {fmt.exact(bits.context)} tokens)": None
+        for record in results.score_records
+        for name, bits in record.retention.items()
+    }
+    sentences = [
+        "Bits that the language model needs for a byte of a plain text that nothing was trained on: of the backbone "
+        "before, of the trained model after. Lower is better; a rise is what was forgotten.",
+        f"Read: {', '.join(read)}.",
+    ]
+    head = ["method", "task", "text", "seeds", "before", "after", "after - before, 95 %"]
+    rows = [
+        [str(label), str(task), str(text), f"{row['n']:.0f}", f"{row['before']:.3f}", f"{row['after']:.3f}",
+         _forgotten(row)]
+        for (label, task, text), row in kept.iterrows()
+    ]  # fmt: skip
+    return _section("retention", "What was forgotten", "Bits per byte before and after training", sentences, head,
+                    rows, (1, 2))  # fmt: skip
+
+
+def _forgotten(row: "pd.Series") -> str:
+    """``+0.120 [+0.080, +0.160]``; of one seed without an interval."""
+    change = f"{row['forgotten']:+.3f}"
+    return change if fmt.missing(row["low"]) else f"{change} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
 # Over test rows.
 
 
