@@ -216,7 +216,23 @@ def _of_probe(probe: Probe, steps: dict[tuple[BackboneSpec, str], _Step]) -> flo
         models = sum(2 if _merges(method.name) else 1 for method in probe.methods) + 2
         each = fmean(_seconds(s, batch * probe.latency_length, here, backward=False) for s in known.values())
         inference += times * models * each
-    return START_SECONDS + counting + training + inference + _of_generation(probe, list(known.values()), here)
+    more = _of_generation(probe, list(known.values()), here) + _of_serving(probe, list(known.values()), here)
+    return START_SECONDS + counting + training + inference + more
+
+
+def _of_serving(probe: Probe, steps: list[_Step], here: Machine) -> float:
+    """Seconds of batches of several tasks: in one forward, and row after row as loaded and merged."""
+    asked, seconds = probe.serving, 0.0
+    if asked is None:
+        return seconds
+    for tasks in asked.tasks:
+        turns = min(tasks, asked.rows)
+        whole, part = (
+            fmean(_seconds(step, rows * probe.latency_length, here, backward=False) for step in steps)
+            for rows in (asked.rows, asked.rows / turns)
+        )
+        seconds += (whole + 2 * turns * part) * len(probe.methods)
+    return seconds * (probe.blocks * probe.rounds + 1)
 
 
 def _of_generation(probe: Probe, steps: list[_Step], here: Machine) -> float:

@@ -311,6 +311,11 @@ def _probe(
     cost = suite.cost[index]
     if cost.generation is not None:
         check_writes(backbone.configuration(spec), cost.objective, f"{place}.generation")
+    if cost.serving is not None and backbone.configuration(spec).is_encoder_decoder:
+        raise BenchError(
+            f"{place}.serving: {spec.name} has a decoder beside its encoder, and tasks are served on one stack alone; "
+            "leave serving out, or name an encoder or a decoder"
+        )
     values = cost.model_dump(exclude={"batch_on_cpu", "timeout_seconds", "methods"}) | {"batch": cost.batch_on(device)}
     if suite.baseline != "full" and not any(m.label == suite.baseline for m in methods):
         raise unknown("baseline", suite.baseline, (m.label for m in methods))
@@ -474,7 +479,7 @@ def _resolved(
             resolved["retention"] = suite.retention.model_dump(mode="json") | {"texts": names}
         resolved |= {"scored": list(suite.scored)} if suite.scored else {}
     shape = {*StepShape.model_fields, "device", "compile", "timed", "blocks", "rounds", "extra_seconds", "rebuild",
-             "threads", "latency_batches", "latency_length", "generation"}  # fmt: skip
+             "threads", "latency_batches", "latency_length", "generation", "serving"}  # fmt: skip
     if suite.claim:
         resolved["claims"] = [claim.model_dump(mode="json", exclude_none=True) for claim in suite.claim]
     resolved["cost"] = [

@@ -21,6 +21,7 @@ from bench.schema.record import (
     Latency,
     MergedEqualsBase,
     ScoreRecord,
+    TasksKey,
     Timing,
 )
 
@@ -37,13 +38,21 @@ PHASES = ("forward", "backward", "optimizer", "step")
 """Of a training step; the last is the sum of the others, its peak the largest of theirs."""
 GENERATION = ("prefill", "decode")
 """Phases of writing text: the prompt is read, then one token after another is written."""
+SERVED = {
+    "mixed": "tasks mixed in one batch",
+    "in_turns": "task after task",
+    "merged_in_turns": "merged task after task",
+}
+"""How a batch of several tasks is answered, with the words for it."""
 MERGE_TYPES = ("float32", "bfloat16")
 """Types of numbers that a merge is checked in."""
 ANY = "*"
 """Stands in a path for a key that records choose: a layer, a batch of inference, a part of the delta."""
 BATCH = "batch_*"
 CONTEXT = "context_*"
-_NUMBERED = {name: re.compile(rf"{name[:-1]}[1-9]\d*") for name in (BATCH, CONTEXT)}
+TASKS = "tasks_*"
+_NUMBERED = {name: re.compile(rf"{name[:-1]}[1-9]\d*") for name in (BATCH, CONTEXT, TASKS)}
+_NAMED = {ContextKey: CONTEXT, TasksKey: TASKS}
 _UNITS_IN_NAMES = ("parameters", "bytes", "flops", "seconds", "operations")
 
 
@@ -90,6 +99,10 @@ TERMS: Mapping[str, Term] = {
     "decode": Term("Times", "seconds", "time per output token with a KV cache, against the bare backbone, interleaved"),
     "KV cache": Term("Times", "bytes", "keys and values of one row, prompts and networks of the method's own included; "
                      "counted, exact"),
+    "serving": Term("Times", "seconds", "one batch whose rows belong to several tasks, in one forward or task after "
+                    "task, against the bare backbone"),
+    "served bytes": Term("Parameters and storage", "bytes", "deltas of all tasks beside one backbone, against whole "
+                         "copies"),
     "merged equals base": Term("Times", "", "modules, parameters, operations and FLOPs of the merged model are the "
                                "base's; exact"),
     "merge error": Term("Times", "", "largest difference of a hidden state, merged against unmerged"),
@@ -262,6 +275,11 @@ FIGURES: tuple[Figure, ...] = (
       for mode in MODES),
     *(Figure(f"{phase}_seconds.{mode}.{CONTEXT}.{BATCH}", f"{phase}, {mode}", "s", "timed", phase)
       for phase in GENERATION for mode in (BASE, *MODES)),
+    Figure(f"serving_bytes.{TASKS}.deltas", "deltas of all tasks", "B", "counted", "served bytes", claimed=False),
+    Figure(f"serving_bytes.{TASKS}.copies", "copies of the backbone", "B", "counted", "served bytes", claimed=False),
+    Figure(f"serving_seconds.{BASE}", "a batch of the base model", "s", "timed", "serving", claimed=False),
+    *(Figure(f"serving_seconds.{way}.{TASKS}", label, "s", "timed", "serving", claimed=False)
+      for way, label in SERVED.items()),
     Figure(f"aa_control.{ANY}", "A/A control", "", "timed", "A/A control"),
     Figure("merged_equals_base", "merged is base", "", "counted", "merged equals base", "merge", "merged_is_base"),
     Figure(f"merge_error.{ANY}", f"merge error, {ANY}", "", "measured", "merge error", "merge", keys=MERGE_TYPES),
@@ -296,6 +314,7 @@ NOT_FIGURES: Mapping[str, str] = {
     "started": "when", "ended": "when", "environment": "where it was taken", "backbone": "what was adapted",
     "method": "what was measured", "baseline": "what ratios refer to", "shape": "what it was taken on",
     "latency_length": "what it was taken on", "new_tokens": "what it was taken on",
+    "serving_rows": "what it was taken on",
     "peak_memory_source": "how peak_memory_bytes was taken",
     "trained_dtypes": "what was trained, by type",
     "largest_saved": "the largest parts of bytes.saved_activations, by name", "sweep": "what was swept",
@@ -384,7 +403,7 @@ def _leaves(path: str, annotation: Any) -> Iterator[str]:
         (one,) = [kind for kind in inner if kind is not type(None)]
         yield from _leaves(path, one)
     elif origin is dict and inner[1] is not Any:
-        yield from _leaves(f"{path}.{CONTEXT if inner[0] == ContextKey else ANY}", inner[1])
+        yield from _leaves(f"{path}.{_NAMED.get(inner[0], ANY)}", inner[1])
     elif origin is tuple and inner[-1] is ...:
         yield from _leaves(f"{path}.{ANY}", inner[0])
     elif annotation is Latency:

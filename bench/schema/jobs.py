@@ -17,7 +17,7 @@ from bench.schema.claims import EXTRA_SECONDS, TimedBound
 from bench.schema.forms import Weights
 from bench.schema.record import SourceKind, TaskUsed, Tuning
 from bench.schema.resolved import ResolvedSuite
-from bench.schema.shape import Decided, Generation, StepShape, objective_words
+from bench.schema.shape import Decided, Generation, Serving, StepShape, objective_words
 from bench.schema.task import TaskSpec
 
 _ROOT = Path(__file__).parents[1]
@@ -235,6 +235,7 @@ class Probe(_Counting, StepShape, Decided):
     latency_batches: tuple[int, ...]
     latency_length: int
     generation: Generation | None = None
+    serving: Serving | None = None
     learning_rate: float
     head_learning_rate: float
     outputs: int

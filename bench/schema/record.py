@@ -387,6 +387,38 @@ def context_key(tokens: int) -> str:
     return f"context_{tokens}"
 
 
+TasksKey = Annotated[str, Field(pattern=r"^tasks_[1-9]\d*$")]
+"""Names how many tasks are served, such as ``tasks_100``."""
+
+
+def tasks_key(tasks: int) -> str:
+    """The key of so many tasks."""
+    return f"tasks_{tasks}"
+
+
+class ServedBytes(_Frozen):
+    """What several tasks take on disk, and in memory once all are loaded, heads left out."""
+
+    deltas: Count
+    """Their deltas beside one backbone, which is not counted."""
+    copies: Count
+    """As many whole copies of the backbone."""
+
+
+class ServingTimes(_Frozen):
+    """Times of one batch whose rows belong to several tasks, beside the bare backbone, by how many are served."""
+
+    base: Timing
+    """The bare backbone on that batch: rows without a task."""
+    mixed: dict[TasksKey, Timing] | None
+    """In one forward, each row under its own delta; None where the method's module cannot run so."""
+    in_turns: dict[TasksKey, Timing]
+    """Task after task: its delta is loaded into the running module, which reads its rows."""
+    merged_in_turns: dict[TasksKey, Timing] | None
+    """Task after task: its delta is loaded, merged into a copy of the backbone, which reads its rows; None where the
+    method cannot be merged."""
+
+
 class GenerationCounts(_Frozen):
     """Counts of one row at each context, as trained (``unmerged``) and merged, beside the bare backbone."""
 
@@ -653,7 +685,7 @@ class CostRecord(_Counted):
     """Time per output token with that cache: the mean over ``new_tokens`` that follow the first."""
     aa_control: dict[str, Control] = {}
     """Keys ``forward backward optimizer step latency``, ``latency_batch_1`` and so on for each batch that ran, and
-    ``prefill_context_32_batch_1``, ``decode_context_32_batch_1`` likewise."""
+    ``prefill_context_32_batch_1``, ``decode_context_32_batch_1`` likewise, and ``serving``."""
     latency_length: Count | None = None
     """Tokens of each row of inference; None in records from before it stood here, and where no inference ran."""
     inference: Inferences | None = None
@@ -667,6 +699,12 @@ class CostRecord(_Counted):
     """Bytes of that cache."""
     new_tokens: Count | None = None
     """Tokens that each decode time is the mean of."""
+    serving_bytes: dict[TasksKey, ServedBytes] | None = None
+    """By how many tasks are served; None where the suite asks for no serving."""
+    serving_seconds: ServingTimes | None = None
+    """Of a batch of ``serving_rows`` rows of ``latency_length`` tokens, which take the tasks in turn."""
+    serving_rows: Count | None = None
+    """Rows of that batch."""
     merged_equals_base: MergedEqualsBase | None = None
     """Whether the merged model is the backbone again; null where the method cannot be merged."""
     merge_error: dict[str, Amount] | None = None

@@ -102,6 +102,23 @@ class Generation(BaseModel):
         return max(self.contexts) + self.new_tokens
 
 
+class Serving(BaseModel):
+    """What is asked of serving many tasks on one backbone: batches whose rows belong to several of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    tasks: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = Field(default=(1, 10, 100), min_length=1)
+    """Tasks that are served, each number measured by itself; rows take them in turn."""
+    rows: int = Field(default=8, ge=1, le=MOST_ROWS)
+    """Rows of a batch, of ``latency_length`` tokens each."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Serving":
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("serving.tasks lists a number twice; list each once")
+        return self
+
+
 class Decided(StepForm):
     """A settled form: objective ``classes``, loss of text ``full``, ``adapter_dtype`` ``model`` where none is given."""
 

@@ -21,7 +21,7 @@ from bench.schema.ranges import (
     RATES,
 )
 from bench.schema.record import Tuning
-from bench.schema.shape import Generation, StepForm, StepShape
+from bench.schema.shape import Generation, Serving, StepForm, StepShape
 from bench.schema.task import TaskSpec
 
 SWEPT = ("length", "batch", "layers", "width")
@@ -422,6 +422,8 @@ class CostTable(StepShape):
     """Tokens per row of inference."""
     generation: Generation | None = None
     """Measure what writing text takes, of decoders under the objective text; nothing is written where left out."""
+    serving: Serving | None = None
+    """Measure batches of several tasks on one backbone; none is served where left out."""
     methods: tuple[str, ...] = ()
     """Labels of those that are measured on this shape, the baseline among them; all of the suite where left out."""
     timeout_seconds: float = Field(default=7200.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)

@@ -20,7 +20,7 @@ from bench.errors import BenchError
 from bench.method import Batch
 from bench.models.head import trainable
 from bench.schema.jobs import MethodSpec, Probe
-from bench.schema.record import CostRecord, Inference, Inferences
+from bench.schema.record import CostRecord, Inference, Inferences, ServedBytes, tasks_key
 from bench.timing import generation
 from bench.timing import inference as latency
 from bench.timing.models import Models
@@ -96,6 +96,7 @@ def _counted(models: Models, spec: MethodSpec, bases: Bases, known: Counts | Non
         deployed = models.deployed(spec.label, checked=True)
         count_inference(models, deployed, found, bases[0])
         count_generation(models, deployed, found, bases[1])
+        count_serving(models, found)
     except BaseException as error:  # the outermost frame of a method's process, SystemExit too: a failure is a result
         found.fail(error)
     if changes := state.changes():
@@ -174,6 +175,15 @@ def count_inference(models: Models, deployed: latency.Deployed, found: Findings,
         compared = latency.compare_structure(deployed.merged.body, models.fresh().eval(), batch)
         found.figures["merged_equals_base"] = compared
         found.figures["merge_error"] = latency.merge_error(deployed.method, body, batch)
+
+
+def count_serving(models: Models, found: Findings) -> None:
+    """Count what as many tasks take as the probe asks for."""
+    if (asked := models.probe.serving) is not None and "delta_bytes" in found.figures:
+        copy, delta = models.bare_bytes, found.figures["delta_bytes"]
+        found.figures["serving_bytes"] = {
+            tasks_key(tasks): ServedBytes(deltas=tasks * delta, copies=tasks * copy) for tasks in asked.tasks
+        }
 
 
 def count_generation(

@@ -9,6 +9,7 @@ from torch import nn
 
 from bench import registry
 from bench.count.attribution import Origin
+from bench.count.memory import nbytes
 from bench.count.step import TrainingStep, adapt, kept_narrow, optimizer_groups, randomise, step_batch
 from bench.errors import BenchError
 from bench.method import Method
@@ -71,6 +72,11 @@ class Models:
     def fresh(self) -> nn.Module:
         """The bare backbone."""
         return copy.deepcopy(self._pristine).to(self.device)
+
+    @property
+    def bare_bytes(self) -> int:
+        """Bytes of the bare backbone's parameters and buffers."""
+        return nbytes([*self._pristine.parameters(), *self._pristine.buffers()])
 
     def head(self) -> nn.Module:
         """What stands on the backbone."""

@@ -1,7 +1,7 @@
 """Many tasks on one backbone: a batch whose rows belong to several tasks, in one forward and task after task."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bench.errors import BenchError
 from bench.method import Method, copy_delta
 from bench.models.head import generator
+from bench.timing.inference import Deployed
 from bench.timing.interleave import Arm, Round, between, clock
 from bench.training.contract import merge
 
@@ -104,12 +105,44 @@ def check(tasks: Tasks, ids: Tensor, each: Tensor) -> None:
         raise BenchError(f"a batch of mixed tasks computes something else: states differ by {apart:.1e} of the largest")
 
 
-WAYS: dict[str, Callable[[Tasks, Tensor, Tensor], Tensor]] = {
-    "mixed": Tasks.mixed,
-    "in_turns": Tasks.in_turns,
-    "merged_in_turns": functools.partial(Tasks.in_turns, merged=True),
-}
-"""How a batch of several tasks is answered."""
+Answers = dict[tuple[str, int], Callable[[], Tensor]]
+"""What answers a batch of several tasks, by way (``bench.schema.figures.SERVED``) and number of tasks."""
+
+
+def answers(deployed: Deployed, ids: Tensor, numbers: Sequence[int], free: int, warnings: list[str]) -> Answers:
+    """Ways of answering ``ids [B, T]``, whose rows take ``numbers`` of tasks in turn, of one method.
+
+    Args:
+        deployed: The method; its module holds another task's delta afterwards.
+        ids: The batch.
+        numbers: How many tasks there are, each by itself.
+        free: Bytes that deltas and what is gathered of them may take, a half of it.
+        warnings: Takes what cannot be measured, with its reason.
+    """
+    found: Answers = {}
+    try:
+        one = Tasks(deployed.method, deployed.unmerged.body, 1)
+    except BenchError as error:
+        warnings.append(f"no times of serving: {error}")
+        return found
+    mixes = True
+    for number in numbers:
+        if (number + len(ids)) * one.nbytes > free / 2:
+            warnings.append(f"no times of serving {number} tasks: their deltas take {number * one.nbytes:,} bytes")
+            continue
+        tasks = Tasks(deployed.method, deployed.unmerged.body, number)
+        each = torch.arange(len(ids), device=ids.device) % number
+        if mixes:
+            try:
+                check(tasks, ids, each)
+                found["mixed", number] = functools.partial(tasks.mixed, ids, each)
+            except BenchError as error:
+                mixes = False
+                warnings.append(f"no times of mixed tasks: {error}")
+        found["in_turns", number] = functools.partial(tasks.in_turns, ids, each)
+        if deployed.folded is not None:
+            found["merged_in_turns", number] = functools.partial(tasks.in_turns, ids, each, merged=True)
+    return found
 
 
 def serving_arm(key: Any, run: Callable[[], Tensor], device: str) -> Arm:

@@ -15,8 +15,8 @@ from bench.count.outcome import Findings
 from bench.models.head import TaskModel
 from bench.schema.figures import BASE, GENERATION, MODES
 from bench.schema.jobs import Probe
-from bench.schema.record import GenerationTimes, Latencies, Latency, context_key
-from bench.timing import generation
+from bench.schema.record import GenerationTimes, Latencies, Latency, ServingTimes, context_key, tasks_key
+from bench.timing import generation, serving
 from bench.timing import inference as latency
 from bench.timing.clock import PHASES, Seen
 from bench.timing.counted import Bench, Moved, Unmoved
@@ -53,6 +53,14 @@ class Key(NamedTuple):
 
 
 BARE = Key("")
+
+
+class Served(NamedTuple):
+    """One way of answering a batch of several tasks of a method."""
+
+    label: str
+    way: str
+    tasks: int
 
 
 Sent = tuple[str, Findings] | tuple[None, str | Moved]
@@ -292,6 +300,8 @@ def time_inference(session: Session, labels: list[str], suffix: str) -> None:
     for tokens, rows in _written(session.probe):
         counted = [label for label in alive if session.findings[label].figures.get("decode")]
         _time_generation(session, builds, counted, tokens, rows, suffix)
+    if session.probe.serving is not None:
+        _time_serving(session, builds, alive, suffix)
 
 
 def _written(probe: Probe) -> list[tuple[int, int]]:
@@ -409,6 +419,45 @@ def _add_generation(
 
     modes = {mode: joined(mode, ours) for mode, ours in zip((BASE, *MODES), samples, strict=True)}
     found.figures[f"{phase}_seconds"] = GenerationTimes(**modes)  # type: ignore[arg-type]
+
+
+def _time_serving(session: Session, builds: Builds[latency.Deployed], labels: list[str], suffix: str) -> None:
+    """Time a batch whose rows belong to several tasks of a method, in every way, against the bare backbone."""
+    asked, device = session.probe.serving, session.models.device
+    assert asked is not None
+    ids = session.models.rows(asked.rows, session.probe.latency_length)
+    served: dict[str, list[Served]] = {}
+    arms = [serving.serving_arm(BARE, _states(session.models.base().body, ids), device),
+            serving.serving_arm(BARE.again(), _states(session.models.base().body, ids), device)]  # fmt: skip
+    for label in labels:
+        with session.answering_for(label) as found:
+            ways = serving.answers(builds.get(label), ids, asked.tasks, free_bytes(device), found.warnings)
+            served[label] = [Served(label, way, tasks) for way, tasks in ways]
+            arms += [serving.serving_arm(Served(label, *key), run, device) for key, run in ways.items()]
+    line, rounds = f"tasks served in batches of {asked.rows}: block {{}}{suffix}", session.probe.rounds
+    work = rounds * len(asked.tasks) * _latency_work(session, served, asked.rows)
+    samples: dict[Any, Samples] = session.interleaved(arms, [], rounds, line, [], BARE, work=work)  # type: ignore[assignment]
+    if not session.paired(samples, served, BARE):
+        return
+    noise = control(samples[BARE.again()], samples[BARE], "latency")
+    for label, keys in served.items():
+        if not keys or any(key not in samples for key in keys):
+            continue
+        with session.answering_for(label) as found:
+            times: dict[str, dict[str, Any]] = {}
+            for key in keys:
+                taken = timing(samples[key], samples[BARE], "latency")
+                times.setdefault(key.way, {})[tasks_key(key.tasks)] = taken
+            found.figures.setdefault("aa_control", {})["serving"] = noise
+            found.figures["serving_rows"] = asked.rows
+            found.figures["serving_seconds"] = ServingTimes(
+                base=timing(samples[BARE], samples[BARE], "latency"), in_turns=times["in_turns"],
+                mixed=times.get("mixed"), merged_in_turns=times.get("merged_in_turns"),
+            )  # fmt: skip
+
+
+def _states(body: Any, ids: torch.Tensor) -> Callable[[], torch.Tensor]:
+    return lambda: body(input_ids=ids).last_hidden_state  # type: ignore[no-any-return]
 
 
 def _generation_work(session: Session, labels: Iterable[str], tokens: int, rows: int) -> float:

@@ -15,7 +15,7 @@ from bench.report.charts import catalogue as plots
 from bench.report.document import Cell, Column, Table
 from bench.report.render.terminal import table_lines
 from bench.report.sections import costs
-from bench.schema.record import SavedTensor
+from bench.schema.record import SavedTensor, ServedBytes, ServingTimes
 from bench.store.store import Run
 from tests.factories import reports
 from tests.factories.records import LABELS, cost, failed, glue_small, score, suite
@@ -230,6 +230,28 @@ def test_inference_is_reported_against_the_base_at_the_batches_that_were_timed(r
     assert table.notes[0].startswith("The base model: 87 operations, critical path 69, 680 M FLOPs.")
     assert table.caption == "Counted: one inference of one row of 32 tokens"
     assert [cell.text for cell in table.rows[-1]][:3] == ["lst(reduction=8)", "109", "-"]
+
+
+def test_several_tasks_on_one_backbone_are_reported_beside_whole_copies(run):
+    lora = cost("lora(rank=8)")
+    time = lora.latency_seconds.unmerged.by_batch[1].model_copy(
+        update={"ratio_to_baseline": 1.25, "ratio_interval": (1.2, 1.3)}
+    )
+    served = lora.model_copy(update={
+        "serving_bytes": {"tasks_10": ServedBytes(deltas=10_000_000, copies=900_000_000)}, "serving_rows": 8,
+        "serving_seconds": ServingTimes(
+            base=time, mixed={"tasks_10": time}, in_turns={"tasks_10": time}, merged_in_turns=None
+        ),
+    })  # fmt: skip
+    alone = [record for record in run.records if record.kind != "cost" or record.method.label != lora.method.label]
+    tables = costs.of_shape(Results(replace(run, records=[*alone, served])), lora.shape)
+    (table,) = [one for one in tables if one.caption.startswith("Several tasks on one backbone")]
+    assert table.caption.endswith(": a batch of 8 rows of 32 tokens, which take them in turn")
+    assert [cell.text for cell in table.rows[0]][:4] == ["lora(rank=8)", "10", "10.0 MB", "900 MB"]
+    assert [cell.text for cell in table.rows[0]][5:] == ["1.250 [1.200, 1.300]"] * 2, (
+        "what cannot be merged has no column"
+    )
+    assert not [one for one in costs.of_shape(Results(run), lora.shape) if "Several tasks" in one.caption]
 
 
 @pytest.mark.parametrize(

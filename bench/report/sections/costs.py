@@ -23,8 +23,8 @@ from bench.report.sections import (
 )
 from bench.report.sections import overview as facts
 from bench.report.sections.caveats import FLAG_MARKS, FLAG_MEANING
-from bench.schema.figures import BATCH, GENERATION, of_group
-from bench.schema.record import Shape
+from bench.schema.figures import BATCH, GENERATION, SERVED, of_group
+from bench.schema.record import ServingTimes, Shape
 
 Rows = Sequence[tuple[str, "pd.Series"]]
 SAME = "= : operations identical to the base model's, exactly."
@@ -205,6 +205,7 @@ def of_shape(results: Results, shape: Shape) -> list[Table]:
         _inference(once, length),
         _latency(rows, measured_batches(costs), length, results.baseline),
         *_generation(results, shape),
+        _serving(results, shape),
         _largest(results, shape, once),
     )
     return [made_table for made_table in made if made_table is not None]
@@ -376,6 +377,32 @@ def _writing(modes: pd.DataFrame, same: bool) -> list[Cell]:
             cells += [figure(fmt.seconds, row[f"{phase}_seconds"]), Cell(ratio.text + sign, ratio.value)]
         cells.append(figure(fmt.count, row["tokens_per_second"]))
     return cells
+
+
+def _serving(results: Results, shape: Shape) -> Table | None:
+    """What several tasks on one backbone take, and how long a batch of theirs; None where none were served."""
+    found = [r for r in results.cost_records if r.shape == shape and r.serving_bytes]
+    head = columns("method", "tasks", "deltas", "copies of the backbone", "base model",
+                   *(f"{said} / base, 95 %" for said in SERVED.values()))  # fmt: skip
+    body = []
+    for record in found:
+        times = record.serving_seconds
+        for key, taken in (record.serving_bytes or {}).items():
+            cells = [word(record.method.label), figure(fmt.exact, int(key.removeprefix("tasks_"))),
+                     figure(fmt.size, taken.deltas), figure(fmt.size, taken.copies),
+                     figure(fmt.seconds, times and times.base.median)]  # fmt: skip
+            body.append([*cells, *(_against_base(times, way, key) for way in SERVED)])
+    rows = next((r.serving_rows for r in found if r.serving_rows), None)
+    on = f": a batch of {rows} rows{fmt.of_tokens(found[0].latency_length)}, which take them in turn" if rows else ""
+    return table(f"Several tasks on one backbone{on}", head, body)
+
+
+def _against_base(times: ServingTimes | None, way: str, key: str) -> Cell:
+    timing = (getattr(times, way, None) or {}).get(key)
+    if timing is None:
+        return figure(three, None)
+    text = fmt.ratio_interval(timing.ratio_to_baseline, *timing.ratio_interval)
+    return Cell(text, timing.ratio_to_baseline)
 
 
 def _largest(results: Results, shape: Shape, shown: Rows) -> Table | None:
