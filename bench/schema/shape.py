@@ -107,7 +107,9 @@ class Serving(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    tasks: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = Field(default=(1, 10, 100), min_length=1)
+    tasks: tuple[Annotated[int, Field(strict=True, ge=1, le=MOST_ROWS)], ...] = Field(
+        default=(1, 10, 100), min_length=1, strict=False
+    )
     """Tasks that are served, each number measured by itself; rows take them in turn."""
     rows: int = Field(default=8, ge=1, le=MOST_ROWS)
     """Rows of a batch, of ``latency_length`` tokens each."""

@@ -9,6 +9,7 @@ from bench.count.memory import nbytes
 from bench.errors import BenchError
 from bench.plan.load import parse_suite
 from bench.plan.planner import make_plan
+from bench.schema.jobs import Probe
 from bench.schema.record import ServedBytes
 from bench.timing.inference import deploy
 from bench.timing.probe import run_probe
@@ -108,7 +109,9 @@ def suite_of(folder, family="bert", methods=("full", "lora", "lst", "head"), **c
 
 
 def test_a_probe_serves_as_many_tasks_as_its_suite_asks_for(tmp_path):
-    (probe,) = make_plan(suite_of(tmp_path), "suite.toml", "cpu").probes
+    (planned,) = make_plan(suite_of(tmp_path), "suite.toml", "cpu").probes
+    probe = Probe.model_validate_json(planned.model_dump_json())  # as a worker reads it
+    assert probe == planned
     records = {record.method.name: record for record in run_probe(probe)}
     assert {record.status for record in records.values()} == {"ok"}, [r.reason for r in records.values()]
     bare = tiny("bert")
