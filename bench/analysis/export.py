@@ -6,7 +6,7 @@ import pandas as pd
 
 from bench.analysis.costs import counted_row
 from bench.errors import BenchError
-from bench.schema.figures import exported
+from bench.schema.figures import GENERATION, exported
 from bench.schema.record import Shape, Tuning
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ def figure_table(results: "Results") -> pd.DataFrame:
     """All figures of a run in SI base units, scores in points of 100; the unit stands in the column's name.
 
     Returns:
-        One row per method and shape (``kind`` cost), point of a sweep (count), task (score, reach), reading on the way
-        (curve), part and first step (gradient) or alone (standing). ``suite kind method status``, the shape, ``sweep
+        One row per method and shape (``kind`` cost), its form, context and batch of writing (generation), point of a
+        sweep (count), task (score, reach), reading on the way (curve), part and first step (gradient) or alone
+        (standing). ``suite kind method status``, the shape, ``sweep
         vary value``, ``task``, then the figures. A figure that a row lacks is missing, never 0; a column that no row
         fills is left out.
 
@@ -35,8 +36,8 @@ def figure_table(results: "Results") -> pd.DataFrame:
     if not run.records:
         raise BenchError(f"{run.folder}: holds no record; finish the run first: {run.command}")
     table = _joined(
-        cost_figures(results), _counts(results), score_figures(results), _standing(results), _curves(results),
-        _reach(results), _gradients(results),
+        cost_figures(results), _written(results), _counts(results), score_figures(results), _standing(results),
+        _curves(results), _reach(results), _gradients(results),
     )  # fmt: skip
     table.insert(0, "suite", run.suite.name)
     return table
@@ -64,6 +65,20 @@ def _costs(results: "Results", shape: Shape) -> pd.DataFrame:
     table = results.cost_table(shape)
     table = table[table["status"].notna()].rename(columns=exported)
     return table.assign(kind="cost", **shape.model_dump()).reset_index()
+
+
+def _written(results: "Results") -> pd.DataFrame:
+    """What writing takes; ``batch`` and ``length`` are of the training step, ``generation_rows`` are written."""
+    names = {"context": "context_tokens", "batch": "generation_rows"}
+    names |= {f"{phase}_depth": f"{phase}_depth_operations" for phase in GENERATION}
+    names |= {f"{phase}_{end}": f"{phase}_ratio_{end}" for phase in GENERATION for end in ("low", "high")}
+    tables = (
+        results.generation_table(shape)
+        .rename(columns=names)
+        .assign(kind="generation", status="ok", **shape.model_dump())
+        for shape in results.shapes
+    )
+    return _joined(*tables)
 
 
 def _counts(results: "Results") -> pd.DataFrame:

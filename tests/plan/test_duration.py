@@ -7,6 +7,7 @@ from bench.plan.duration import Machine, estimate
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
+from bench.schema.shape import Generation
 from tests.factories.cost_steps import counted_once
 
 METHODS = ("full", "head", "lora(rank=8)")
@@ -55,6 +56,19 @@ def test_more_blocks_take_longer():
     plan = planned()
     longer = plan.model_copy(update={"probes": tuple(p.model_copy(update={"blocks": 40}) for p in plan.probes)})
     assert estimate(longer).probes > 3 * estimate(plan).probes
+
+
+def test_writing_takes_time_at_every_context_and_batch():
+    plan = planned()
+
+    def writing(**asked):
+        probes = tuple(p.model_copy(update={"generation": Generation(**asked)}) for p in plan.probes)
+        return estimate(plan.model_copy(update={"probes": probes})).probes - estimate(plan).probes
+
+    once = writing(contexts=[64], batches=[1], new_tokens=1)
+    assert once > 0
+    assert writing(contexts=[64], batches=[1, 8], new_tokens=1) == pytest.approx(9 * once, rel=0.05)
+    assert writing(contexts=[64], batches=[1], new_tokens=65) == pytest.approx(2 * once, rel=0.05)
 
 
 def test_a_method_that_cannot_be_counted_is_taken_for_the_dearest(monkeypatch):

@@ -96,6 +96,18 @@ def test_the_figure_has_a_panel_a_batch_and_a_line_a_method_beside_the_base():
     assert any("n = 6 blocks" in text.replace("\n", " ") for text, *_ in shown)
 
 
+def test_an_export_has_a_row_for_each_with_units_in_the_names():
+    table = results(records(), list(METHODS)).figures
+    rows = table[table["kind"] == "generation"]
+    assert len(rows) == (3 + 3 + 2) * 2 * 2
+    asked = (rows["method"] == LST) & (rows["mode"] == "unmerged") & (rows["context_tokens"] == 512)
+    (one,) = rows[asked & (rows["generation_rows"] == 8)].to_dict("records")
+    held = records()[2].decode_seconds.unmerged["context_512"].by_batch[8]
+    assert (one["batch"], one["length"]) == (32, 64)
+    assert (one["decode_seconds"], one["decode_ratio_high"]) == (held.median, held.ratio_interval[1])
+    assert (one["decode_operations"], one["decode_depth_operations"], one["cache_bytes"]) == (322, 224, 1024 * 512 * 2)
+
+
 def test_a_reference_holds_the_counts_of_writing(tmp_path):
     (exact,) = figures_of(Results(Run.of(tmp_path, suite(methods=list(METHODS)), tuple(records())))).costs
     held = exact.methods[LORA]
