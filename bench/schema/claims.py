@@ -53,7 +53,8 @@ class ClaimTable(_Table):
     says: str
     """The claim as a sentence, without its figures."""
     metric: str
-    """Dotted name of a figure of a cost record, such as ``latency_seconds.merged.batch_1``, or ``score``."""
+    """Dotted name of a figure of a cost record, such as ``latency_seconds.merged.batch_1``; ``score``; or
+    ``retention.`` and a text of ``[retention]``: bits per byte after training, less those before."""
     method: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
     """Label or labels, as the suite spells them."""
     versus: str | None = None
@@ -63,7 +64,7 @@ class ClaimTable(_Table):
     equivalent_within: float | None = Field(default=None, gt=0, lt=1)
     """method / versus lies within 1 +- this much."""
     difference: Bounds | None = None
-    """Bounds of method - versus in points of 100, over (task, seed); for ``score``."""
+    """Bounds of method - versus over (task, seed): of ``score`` in points of 100, of a text in bits per byte."""
     value: Bounds | None = None
     """Bounds of the figure itself."""
     holds: bool | None = None
@@ -89,13 +90,13 @@ class ClaimTable(_Table):
         if (given[0] in forms[:3]) != (self.versus is not None):
             needs = "needs" if self.versus is None else "takes no"
             raise ValueError(f"claim {self.name!r}: {given[0]} {needs} versus")
-        if (given[0] == "difference") != (self.metric == "score"):
+        if (given[0] == "difference") != of_scores(self.metric):
             raise ValueError(f"claim {self.name!r}: difference compares scores, and a score is compared by difference")
-        if self.tasks and self.metric != "score":
+        if self.tasks and not of_scores(self.metric):
             raise ValueError(f"claim {self.name!r}: tasks applies to metric 'score' only, not to {self.metric}")
         for field in ("length", "objective", "loss"):
-            if getattr(self, field) is not None and self.metric == "score":
-                raise ValueError(f"claim {self.name!r}: {field} applies to costs only, not to metric 'score'")
+            if getattr(self, field) is not None and of_scores(self.metric):
+                raise ValueError(f"claim {self.name!r}: {field} applies to costs only, not to metric {self.metric!r}")
         self._check_kind()
         if self.ratio is not None and any(end is not None and end <= 0 for end in (self.ratio.min, self.ratio.max)):
             raise ValueError(f"claim {self.name!r}: bounds of a ratio must be above 0; for an exact zero give value")
@@ -130,6 +131,17 @@ class ClaimTable(_Table):
         found = self.ratio or self.difference or self.value
         assert found is not None, "a claim that holds or not has no bounds"
         return found
+
+
+def of_scores(metric: str) -> bool:
+    """Whether ``metric`` is one of trained cells: a score, or what they keep of a text."""
+    return metric == "score" or text_of(metric) is not None
+
+
+def text_of(metric: str) -> str | None:
+    """The text whose retention ``metric`` is; None for other figures."""
+    head, _, text = metric.partition(".")
+    return text if head == "retention" and text else None
 
 
 def of_inference(metric: str) -> bool:
@@ -171,17 +183,19 @@ def check_claims(
                 raise ValueError(f"claim {claim.name!r}: the suite has no method {label!r}; it has {', '.join(labels)}")
         if claim.versus in claim.method:
             raise ValueError(f"claim {claim.name!r}: versus is the method itself, {claim.versus!r}; name another one")
-        if claim.metric == "score" and not tasks:
-            raise ValueError(f"claim {claim.name!r}: metric is 'score' but the suite scores no task; give tasks")
-        if claim.metric == "score" and (left := sorted(claim.labels - {*scored})):
+        if of_scores(claim.metric) and not tasks:
+            raise ValueError(
+                f"claim {claim.name!r}: metric is {claim.metric!r} but the suite scores no task; give tasks"
+            )
+        if of_scores(claim.metric) and (left := sorted(claim.labels - {*scored})):
             raise ValueError(f"claim {claim.name!r}: {left[0]} is not scored; add it to scored")
         for task in claim.tasks:
             if task not in tasks:
                 raise ValueError(f"claim {claim.name!r}: the suite has no task {task!r}; it has {', '.join(tasks)}")
         for metric in (claim.metric, *claim.price):
-            if metric != "score" and figures.claimed(metric) is None:
+            if not of_scores(metric) and figures.claimed(metric) is None:
                 raise ValueError(f"claim {claim.name!r}: a cost record has no figure {metric!r}")
-        if claim.metric != "score" and shapes:
+        if not of_scores(claim.metric) and shapes:
             _check_shape(claim, shapes)
 
 

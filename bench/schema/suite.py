@@ -3,12 +3,13 @@
 import itertools
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import BenchError
-from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims
+from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims, text_of
 from bench.schema.forms import Device, Weights, spell
 from bench.schema.ranges import (
     MOST_BLOCKS,
@@ -511,6 +512,7 @@ class Suite(_Table):
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
         if self.retention is not None and not self.tasks:
             raise ValueError("retention is read before and after training, and there are no tasks to train on")
+        self._check_read()
         check_match(self.match, len(self.cost))
         check_sweeps(self.sweep, self.crossover)
         every = (*self.tasks, *self.without_hub)
@@ -536,6 +538,14 @@ class Suite(_Table):
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
             raise ValueError("seeds must be integers from 0 to 2**63 - 1")
         return self
+
+    def _check_read(self) -> None:
+        """Claims about what is kept of a text name one that is read."""
+        read = [Path(name).name for name in self.retention.texts] if self.retention else []
+        for claim in self.claim:
+            if (text := text_of(claim.metric)) is not None and text not in read:
+                known = f"it reads {', '.join(read)}" if read else "it has no [retention]"
+                raise ValueError(f"claim {claim.name!r}: the suite reads no text {text!r}; {known}")
 
     def scores(self, label: str) -> bool:
         """Whether the suite's tasks are scored with the method ``label``."""

@@ -12,7 +12,16 @@ import pandas as pd
 from bench.analysis import scores
 from bench.analysis.results import Results
 from bench.schema import figures
-from bench.schema.claims import LOOKS, Bounds, ClaimedShape, ClaimTable, base_figure, judged_on
+from bench.schema.claims import (
+    LOOKS,
+    Bounds,
+    ClaimedShape,
+    ClaimTable,
+    base_figure,
+    judged_on,
+    of_scores,
+    text_of,
+)
 from bench.schema.figures import BASE
 from bench.schema.record import Control, CostRecord, Shape, Timing
 from bench.schema.resolved import ResolvedSuite
@@ -135,13 +144,13 @@ def _claimed(suite: ResolvedSuite, shape: Shape, held: dict[str, CostRecord]) ->
 
 
 def _kind(claim: ClaimTable) -> Literal["exact", "timed", "score"]:
-    if claim.metric == "score":
+    if of_scores(claim.metric):
         return "score"
     return "timed" if "seconds" in claim.metric.partition(".")[0] else "exact"
 
 
 def _outcome(results: Results, costs: dict[str, CostRecord], claim: ClaimTable, label: str) -> Outcome:
-    if claim.metric == "score":
+    if of_scores(claim.metric):
         return _score(results, claim, label)
     record = costs.get(label)
     if record is None or record.status != "ok":
@@ -236,14 +245,19 @@ def _control_name(metric: str) -> str:
 
 def _score(results: Results, claim: ClaimTable, label: str) -> Outcome:
     assert claim.versus is not None
-    cells = scores.cells(r for r in results.score_records if not claim.tasks or r.task_name in claim.tasks)
+    text = text_of(claim.metric)
+    records = [r for r in results.score_records if not claim.tasks or r.task_name in claim.tasks]
+    cells = scores.cells(records) if text is None else scores.forgotten(records, text)
     ours, theirs = cells.get(label, {}), cells.get(claim.versus, {})
     differences = [ours[key] - theirs[key] for key in ours if key in theirs]
     if not differences:
-        return Outcome(method=label, value=None, why=f"no score that {label} and {claim.versus} share")
+        what = "score" if text is None else f"reading of {text}"
+        return Outcome(method=label, value=None, why=f"no {what} that {label} and {claim.versus} share")
     value, interval = mean_interval(differences)
     row = scores.score_table(results, claim.versus, claim.tasks).loc[label]
     why = ", ".join(row["why"])
+    if text is not None and why:  # which way more steps would move it is not known
+        return Outcome(method=label, value=value, interval=interval, why=why)
     if interval is None or set(row["why"]) - {STILL, f"{claim.versus} {STILL}"}:
         return Outcome(method=label, value=value, interval=interval, why=why or "one pair alone")
     tested = dataclasses.replace(_tested(label, value, interval, differences, claim.bounds, float), why=why)

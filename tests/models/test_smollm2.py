@@ -153,7 +153,12 @@ def small(index, original, tmp_path, monkeypatch):
 
 @converts
 def test_the_converted_model_is_the_one_that_was_put_in_and_is_made_once(small, original, monkeypatch):
+    told = backbone.first_use("smollm2-135m", "pretrained")
+    assert told.startswith("smollm2-135m: fetched (")
+    assert told.endswith("and converted once, 634 MB in the cache")
+    assert backbone.first_use("smollm2-135m", "random") is None
     spec = backbone.resolve("smollm2-135m", "pretrained")
+    assert backbone.first_use("smollm2-135m", "pretrained") is None
     model = backbone.load(spec, objective="text")
     held = dict(model.named_parameters())
     assert held.keys() == dict(original.named_parameters()).keys()

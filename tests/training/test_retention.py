@@ -14,16 +14,18 @@ from bench.models.text import bits_per_byte, windows
 from bench.models.tokenizer import HashingTokenizer
 from bench.plan.load import parse_suite
 from bench.plan.planner import make_plan
-from bench.report.sections import scores
+from bench.report.sections import claims, scores
 from bench.schema.jobs import PlainText
 from bench.schema.record import Retention
 from bench.tasks import index, plain
 from bench.training.cell import run_cell
+from bench.verdicts.claims import JudgedResults
 from tests.factories.records import results, score
 
 WORDS = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|endoftext|>"]
 GPT2 = GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=256,
                   eos_token_id=256)  # fmt: skip
+LORA = "lora(rank=8)"
 TEXT = "the café is open, and so is the bar: 10 til late"
 
 
@@ -94,11 +96,11 @@ def uniform(tmp_path_factory):
     return folder
 
 
-def plan_of(folder, method="full", retention=None, **changes):
+def plan_of(folder, baseline="full", retention=None, **changes):
     task = {"name": "echo", "kind": "text", "train": "rows.jsonl", "test": "rows.jsonl", "text": "q", "label": "a"}
     values = {
-        "name": "kept", "question": "?", "baseline": method, "seeds": [0], "task": [task], "method": [{"name": method}],
-        "backbone": {"name": str(folder)},
+        "name": "kept", "question": "?", "baseline": baseline, "seeds": [0], "task": [task],
+        "method": [{"name": baseline}], "backbone": {"name": str(folder)},
         "recipe": {"steps": 3, "batch_size": 3, "max_length": 16, "learning_rate": 1e-2, "warmup": 0.0},
     } | changes  # fmt: skip
     if retention is not False:
@@ -199,11 +201,13 @@ def test_what_has_no_language_model_to_ask_is_refused(uniform, tmp_path):
 # in a report
 
 
-def test_a_report_shows_what_each_method_has_forgotten():
-    def kept(label, seed, after):
-        read = Retention(before=1.0, after=after, bytes=20_000, context=512, sha256="0" * 64)
-        return score(label, "dates", seed).model_copy(update={"retention": {"editorials": read}})
+def kept(label, seed, after):
+    read = Retention(before=1.0, after=after, bytes=20_000, context=512, sha256="0" * 64)
+    made = score(label, "dates", seed, source="generated", content="c", flags=[])
+    return made.model_copy(update={"retention": {"editorials": read}})
 
+
+def test_a_report_shows_what_each_method_has_forgotten():
     run = results([kept("full", 0, 1.5), kept("full", 1, 1.7), kept("lora(rank=8)", 0, 1.25)])
     table = run.retention_table.loc["full"].iloc[0]
     assert (table["n"], table["before"]) == (2, 1.0)
@@ -214,3 +218,54 @@ def test_a_report_shows_what_each_method_has_forgotten():
     assert "editorials (20,000 bytes in windows of 512 tokens)" in told
     assert "+0.250" in told
     assert scores.retention(results([score("full", "dates", 0)])) is None
+
+
+# claims
+
+CLAIM = {"name": "c", "says": "LoRA forgets less than full", "metric": "retention.editorials", "method": LORA,
+         "versus": "full", "difference": {"max": 0.0}}  # fmt: skip
+
+
+def told_of(records, **changes):
+    run = results(records, ["full", LORA], tasks=["dates"], claims=[CLAIM | changes])
+    return claims.tell(JudgedResults(run.run))[0]
+
+
+@pytest.mark.parametrize(
+    ("lora", "seeds", "verdict", "figures"),
+    [
+        (1.1, 5, "pass", "-0.400 bits per byte [-0.400, -0.400]"),
+        (1.9, 5, "fail", "+0.400 bits per byte [+0.400, +0.400]"),
+        (1.1, 2, "inconclusive", "-0.400 bits per byte [-0.400, -0.400]"),
+    ],
+)
+def test_who_forgets_less_is_decided_by_paired_seeds(lora, seeds, verdict, figures):
+    records = [kept("full", seed, 1.5 + seed / 100) for seed in range(seeds)]
+    told = told_of([*records, *(kept(LORA, seed, lora + seed / 100) for seed in range(seeds))])
+    assert (told.verdict, told.figures) == (verdict, figures)
+    assert claims.how_of(told.metric) == "bits per byte"
+    assert ("2 seeds (5 needed)" in told.why) == (seeds == 2)
+
+
+def test_a_doubtful_training_decides_nothing_about_what_was_forgotten():
+    records = [kept("full", seed, 1.5) for seed in range(5)]
+    short = [kept(LORA, seed, 1.1).model_copy(update={"flags": ("still_improving",)}) for seed in range(5)]
+    assert told_of([*records, *short]).verdict == "inconclusive"
+    assert told_of(records).why == f"no reading of editorials that {LORA} and full share"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"metric": "retention.novels"}, "claim 'c': the suite reads no text 'novels'; it reads text.txt"),
+        (
+            {"metric": "retention.text.txt", "difference": None, "ratio": {"max": 1.0}},
+            "a score is compared by difference",
+        ),
+        ({"metric": "retention.text.txt", "length": 8}, "length applies to costs only"),
+    ],
+)
+def test_a_claim_that_no_text_could_decide_is_refused(uniform, changes, sentence):
+    claim = {key: value for key, value in (CLAIM | {"method": "head"} | changes).items() if value is not None}
+    with pytest.raises(BenchError, match=sentence):
+        plan_of(uniform, claim=[claim], method=[{"name": "full"}, {"name": "head"}])

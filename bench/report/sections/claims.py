@@ -16,6 +16,7 @@ from bench.report.document import Answer, Answers, Choices, Reach, Section, Text
 from bench.report.sections import overview as facts
 from bench.report.sections import scores, sweeps
 from bench.report.sections.caveats import origin_line
+from bench.schema.claims import text_of
 from bench.schema.figures import figure_of
 from bench.stats.intervals import tied
 from bench.verdicts.claims import JudgedResults, Judgement, Outcome
@@ -70,6 +71,8 @@ class Told:
 
 def how_of(metric: str) -> str:
     """Name of the term that says how a figure is measured."""
+    if text_of(metric) is not None:
+        return "bits per byte"
     figure = figure_of(metric)
     if metric == "score" or figure is None:
         return "difference"  # of scores; a claim's metric is in the catalogue
@@ -146,13 +149,13 @@ def _one(judgement: Judgement, outcome: Outcome) -> str:
 
 def _number(judgement: Judgement, value: float) -> str:
     if judgement.kind == "score":
-        return f"{value:+.1f}"
+        return f"{value:+.1f}" if text_of(judgement.claim.metric) is None else f"{value:+.3f}"
     return fmt.exact(value) if judgement.claim.versus is None else f"{value:.3f}"
 
 
 def _unit(judgement: Judgement) -> str:
     if judgement.kind == "score":
-        return " points"
+        return " points" if text_of(judgement.claim.metric) is None else " bits per byte"
     return "" if judgement.claim.versus is None else " x"
 
 
