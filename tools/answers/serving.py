@@ -46,6 +46,7 @@ def answer(say: Say) -> Answer:
             (say("Verdicts", "各项结论"), claims(say, run)),
         ),
         not_concluded=(
+            _noise(say, lora),
             say(
                 f"A batch of {rows} rows never holds more than {rows} tasks: how many tasks there are decides the memory, "
                 "how many are in a batch the time.",
@@ -62,6 +63,15 @@ def answer(say: Say) -> Answer:
                 "时间是编码器在单个 CPU 线程上一次前向的时间，不含任务头。推理服务器另有为多个 LoRA 编写的算子，搬运更少。",
             ),
         ),
+    )
+
+
+def _noise(say: Say, record: CostRecord) -> str:
+    control = record.aa_control["serving"]
+    found = fmt.ratio_interval(control.ratio, *control.interval, 2)
+    return say(
+        f"The base model timed against itself in the same rounds took {found}: differences of that size are noise.",
+        f"同样各轮中原模型与自身相比为 {found}：这样大小的差别是噪声。",
     )
 
 
@@ -99,7 +109,7 @@ def _ratio(record: CostRecord, way: str, key: str) -> float:
 def _stored(say: Say, found: dict[str, CostRecord]) -> str:
     numbers = [*_bytes(next(iter(found.values())))]
     names = [key.removeprefix("tasks_") for key in numbers]
-    head = [say("method", "方法"), *(say(f"{name} tasks", f"{name} 个任务") for name in names)]
+    head = [say("method", "方法"), *(say(fmt.plural(int(name), "task"), f"{name} 个任务") for name in names)]
     rows = [[f"`{label}`", *(fmt.size(_bytes(r)[key].deltas) for key in numbers)] for label, r in found.items()]
     copies = _bytes(next(iter(found.values())))
     rows.append([say("copies of the backbone", "主干副本"), *(fmt.size(copies[key].copies) for key in numbers)])
