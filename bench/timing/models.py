@@ -132,9 +132,22 @@ class Models:
             BenchError: A third party's finalize, merge or load_delta loses what the method computes.
         """
         method, _, _, model, contract = self.adapt(label, checked=checked)
-        model.to(self.setting.loaded)  # what trained under autocast is deployed without
+        self._narrow(model)  # what trained under autocast is deployed without
         randomise(model.body)
         return latency.deploy(method, model.body, model.head, contract)
+
+    def _narrow(self, model: TaskModel) -> None:
+        """Turn ``model`` into the type of the backbone, but for the backbone's own buffers, which have theirs.
+
+        Rotary frequencies are float32 beside weights in bfloat16: rounded, the positions of a merged model would not be
+        those of the base.
+        """
+        own = tuple(f".{name}" for name, _ in self._pristine.named_buffers())
+        kept = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith(own or ("\0",))]
+        model.to(self.setting.loaded)
+        for name, buffer in kept:
+            path, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(path), leaf, buffer)
 
     def base(self) -> TaskModel:
         """The bare backbone under the head."""

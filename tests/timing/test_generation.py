@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from bench.count.fake import fake_like, fakeify, without_data
 from bench.errors import BenchError
 from bench.models.generation import cache_bytes, decode, prefill
 from bench.plan.load import parse_suite
@@ -16,6 +17,7 @@ from bench.schema.jobs import Probe
 from bench.schema.record import CacheSize
 from bench.timing.generation import check_cache, count_context, generation_arm, generation_figures
 from bench.timing.inference import deploy
+from bench.timing.models import Models
 from bench.timing.probe import run_probe
 from methods import BUILTIN
 from tests.factories.methods import METHODS
@@ -86,6 +88,16 @@ def test_counted_bytes_are_those_of_the_cache(name: str, family: str) -> None:
     assert count_context(model, row(12)).cache == CacheSize(bytes=held, bytes_per_token=more - held)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("name", ["full", "lora", "houlsby_adapter", "prompt_tuning", "prefix_tuning", "lst"])
+def test_writing_without_data_is_counted_as_with(name: str, family: str) -> None:
+    model = under_head(adapted(family, name)[1], family)
+    real = count_context(model, row(12))
+    with without_data():
+        fakeify(model)
+        assert count_context(model, fake_like(row(12))) == real
+
+
 class Forgetful(torch.nn.Module):
     """Reads the last token alone, whatever its cache holds."""
 
@@ -154,6 +166,18 @@ def test_a_probe_counts_and_times_what_its_suite_asks_for(tmp_path) -> None:
         }
 
 
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_merged_in_bfloat16_is_the_base_too_positions_among_it(tmp_path, name) -> None:
+    suite = suite_of(tmp_path, dtype="bfloat16", timed=False)
+    (probe,) = make_plan(suite, "suite.toml", "cpu").probes
+    models = Models(probe)
+    base, deployed = models.base(), models.deployed("lora(rank=2)" if name == "lora" else name)
+    assert {p.dtype for p in deployed.unmerged.parameters()} == {torch.bfloat16}
+    for (at, ours), (_, theirs) in zip(deployed.merged.named_buffers(), base.named_buffers(), strict=True):
+        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype, at
+    assert count_context(deployed.merged, models.row(6)) == count_context(base, models.row(6))
+
+
 REFUSED = [
     ("bert", {}, r"cost\[0\]\.generation: text is written under .* family 'bert' is an encoder: name a decoder"),
     ("llama", {"objective": "classes"}, r"cost\[0\]\.generation: text is written under .* set objective = 'text'"),
@@ -172,8 +196,6 @@ def test_what_cannot_be_measured_is_refused_before_anything_runs(tmp_path, famil
 
 def test_a_prompt_leaves_its_positions_to_what_is_written(tmp_path) -> None:
     with pytest.raises(BenchError, match=r"a prompt of 20 and 50 tokens need 70 positions, the backbone has 64"):
-        from bench.timing.models import Models
-
         suite = suite_of(tmp_path, "gpt2", methods=("full", "prompt_tuning"),
                          generation={"contexts": [48], "new_tokens": 2})  # fmt: skip
         (probe,) = make_plan(suite, "suite.toml", "cpu").probes
