@@ -68,7 +68,7 @@ class Tasks:
     def in_turns(self, ids: Tensor, tasks: Tensor, *, merged: bool = False) -> Tensor:
         """As ``mixed``, task after task: load its delta into the running module, or merge it, and run its rows."""
         states: Any = None
-        for task in tasks.unique().tolist():
+        for task in sorted({*tasks.tolist()}):
             own = {name: t[task] for name, t in self.stacked.items()}
             copy_delta(self._held, own.keys(), own)
             body = merge(self.method, self.body) if merged else self.body

@@ -435,8 +435,8 @@ def _time_serving(session: Session, builds: Builds[latency.Deployed], labels: li
             served[label] = [Served(label, way, tasks) for way, tasks in ways]
             arms += [serving.serving_arm(Served(label, *key), run, device) for key, run in ways.items()]
     line, rounds = f"tasks served in batches of {asked.rows}: block {{}}{suffix}", session.probe.rounds
-    work = rounds * len(asked.tasks) * _latency_work(session, served, asked.rows)
-    samples: dict[Any, Samples] = session.interleaved(arms, [], rounds, line, [], BARE, work=work)  # type: ignore[assignment]
+    work = rounds * len(asked.tasks) * _latency_work(session, [*served], asked.rows)
+    samples: dict[Any, Samples] = session.interleaved(arms, [], rounds, line, [], BARE, work=work)
     if not session.paired(samples, served, BARE):
         return
     noise = control(samples[BARE.again()], samples[BARE], "latency")
@@ -457,7 +457,7 @@ def _time_serving(session: Session, builds: Builds[latency.Deployed], labels: li
 
 
 def _states(body: Any, ids: torch.Tensor) -> Callable[[], torch.Tensor]:
-    return lambda: body(input_ids=ids).last_hidden_state  # type: ignore[no-any-return]
+    return lambda: body(input_ids=ids).last_hidden_state
 
 
 def _generation_work(session: Session, labels: Iterable[str], tokens: int, rows: int) -> float:
