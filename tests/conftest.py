@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TERM"] = "xterm"  # a dumb one shows no live line and has 80 columns, whatever a test asks for
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # a probe's threads that wait leave their core to other tests
 
 import pytest
