@@ -76,6 +76,5 @@ causal = [name for name, moved in found.items() if max(moved) < 1e-5]
 ahead = [name for name, moved in found.items() if min(moved) > 1e-3]
 print(f"{' '.join(causal)}: no logit before a changed token moves")
 print(f"{' '.join(ahead)}: logits before a changed token move; with a KV cache it tells others than in one forward")
-print(found["LILY"])
 sys.exit(ahead != ["LILY"] or len(causal) != 12)
 PYTHON
