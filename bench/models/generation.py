@@ -103,18 +103,24 @@ def greedy(model: TaskModel, ids: Tensor, new_tokens: int, *, end: int | None = 
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of all keys and values that ``cache`` holds, those of a method's own network among them."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _held(cache))
+    """Bytes of all keys and values that ``cache`` holds, those of a method's own network among them.
+
+    Raises:
+        BenchError: None are found: it is of a kind that cannot be counted.
+    """
+    held = sum(tensor.numel() * tensor.element_size() for tensor in _held(cache))
+    if not held:
+        raise BenchError(f"no keys and values are found in the method's KV cache ({type(cache).__name__})")
+    return held
 
 
 def _held(cache: Any) -> Iterator[Tensor]:
-    """Keys and values of a cache of transformers, or of several that one object holds."""
-    if (layers := getattr(cache, "__dict__", {}).get("layers")) is not None:
-        for (
-            layer
-        ) in layers:  # beside keys and values a layer may hold a prefix apart, and the window's size as a tensor
-            yield from (part for part in vars(layer).values() if isinstance(part, Tensor) and part.ndim == 4)
-        return
-    for part in vars(cache).values():
-        if hasattr(part, "get_seq_length"):
+    """Keys and values of a cache of transformers, or of several that one object holds, as peft's Shadow has them."""
+    slots = [name for kind in type(cache).__mro__ for name in getattr(kind, "__slots__", ())]
+    parts = vars(cache) | {name: getattr(cache, name, None) for name in slots}
+    for layer in parts.get("layers") or ():
+        # beside keys and values a layer may hold a prefix apart, and the window's size as a tensor
+        yield from (part for part in vars(layer).values() if isinstance(part, Tensor) and part.ndim == 4)
+    for part in parts.values():
+        if hasattr(part, "get_seq_length") and not isinstance(part, type):
             yield from _held(part)

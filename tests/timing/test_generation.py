@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from bench.errors import BenchError
 from bench.models.generation import cache_bytes, decode, prefill
 from bench.plan.load import parse_suite
 from bench.plan.planner import make_plan
+from bench.registry import make
 from bench.schema.figures import read
 from bench.schema.jobs import Probe
 from bench.schema.record import CacheSize
@@ -96,6 +98,20 @@ def test_writing_without_data_is_counted_as_with(name: str, family: str) -> None
     with without_data():
         fakeify(model)
         assert count_context(model, fake_like(row(12))) == real
+
+
+def test_a_cache_of_two_networks_is_counted_whole() -> None:
+    bare = count_context(under_head(copy.deepcopy(pristine("llama")), "llama"), row(12)).cache
+    method, config = make("peft", suited("SHADOW", "llama"))
+    body = method.apply(copy.deepcopy(pristine("llama")), config).eval()
+    found = count_context(under_head(body, "llama"), row(12)).cache
+    assert found.bytes > bare.bytes and found.bytes_per_token > bare.bytes_per_token
+    assert found.bytes == 12 * found.bytes_per_token
+
+
+def test_a_cache_without_keys_that_can_be_found_has_no_size() -> None:
+    with pytest.raises(BenchError, match=r"no keys and values are found in the method's KV cache \(SimpleNamespace\)"):
+        cache_bytes(SimpleNamespace(layers=[]))
 
 
 class Forgetful(torch.nn.Module):
