@@ -10,7 +10,8 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
@@ -36,11 +37,16 @@ class Lost(Exception):
 
 def apart(work: Callable[[], T], *, seconds: float | None = None, threads: int = 1) -> T:
     """What ``work`` returns in a fork of this process. As `parts`, for a single answer."""
+    return next(iter(list(parts(_answering(work), seconds=seconds, threads=threads))))
+
+
+def _answering(work: Callable[[], T]) -> Callable[[Callable[[T], None]], None]:
+    """``work`` as something that sends one answer."""
 
     def answer(send: Callable[[T], None]) -> None:
         send(work())
 
-    return next(iter(list(parts(answer, seconds=seconds, threads=threads))))
+    return answer
 
 
 def guarded(name: str, work: Callable[[], T], seconds: float = SECONDS) -> T:
@@ -78,27 +84,47 @@ def parts(
         work(sent.append)
         yield from sent
         return
-    threads = usable_threads(threads)
-    answers, theirs = Pipe(duplex=False)
-    alive, lifeline = Pipe(duplex=False)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()  # what waits in a buffer would be written by both
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python's on threads: `usable_threads` looks after torch's
-        child = _Fork(os.fork())
-    if not child.pid:
-        lifeline.close()
-        answers.close()
-        _answer(work, theirs, alive, threads)
-    theirs.close()
-    alive.close()
+    fork = _Fork(work, seconds, threads)
     try:
-        yield from _heard(child, answers, seconds)
+        yield from fork.heard()
     finally:
-        child.end()
-        answers.close()
-        lifeline.close()
+        fork.end()
+
+
+def each_apart(
+    works: Sequence[Callable[[], T]], *, at_once: int, seconds: float | None = None, threads: int = 1
+) -> Iterator[T | Lost]:
+    """What each of ``works`` returns in a fork of its own, in their order, or how that fork was lost.
+
+    Args:
+        works: As `apart` takes one.
+        at_once: Forks that run side by side, while the answer of the first of them is awaited.
+        seconds: Each may take; no limit where None.
+        threads: Torch threads of each fork; see `usable_threads`.
+
+    Raises:
+        BenchError: As one of ``works`` raised it; those after it are given up.
+    """
+    if at_once < 2 or not forkable():
+        for work in works:
+            try:
+                yield apart(work, seconds=seconds, threads=threads)
+            except Lost as lost:
+                yield lost
+        return
+    waiting, running = deque(works), deque[_Fork]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append(_Fork(_answering(waiting.popleft()), seconds, threads))
+            try:
+                yield next(iter(list(running[0].heard())))
+            except Lost as lost:
+                yield lost
+            running.popleft().end()
+    finally:
+        for fork in running:
+            fork.end()
 
 
 def forkable() -> bool:
@@ -158,16 +184,56 @@ def _end_with_parent(alive: Connection) -> None:
 
 
 class _Fork:
-    """A child of this process; once it was waited for, its number may be another's."""
+    """A child of this process that sends what ``work`` finds; its time runs from here on."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, work: Callable[[Callable[[Any], None]], None], seconds: float | None, threads: int) -> None:
+        threads = usable_threads(threads)
+        self._answers, theirs = Pipe(duplex=False)
+        alive, self._lifeline = Pipe(duplex=False)
+        self._seconds, self._deadline = seconds, _deadline(seconds)
         self._status: int | None = None
+        """Of the child once it was waited for, when its number may be another's."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()  # what waits in a buffer would be written by both
+        with warnings.catch_warnings():
+            # Python's on threads: `usable_threads` looks after torch's
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._pid = os.fork()
+        if not self._pid:
+            self._lifeline.close()
+            self._answers.close()
+            _answer(work, theirs, alive, threads)
+        theirs.close()
+        alive.close()
 
-    def ended(self, *, wait: bool = False) -> str | None:
+    def heard(self) -> Iterator[Any]:
+        """What it sends, as it comes; raises as `parts` does."""
+        while True:
+            ended = None
+            while not self._answers.poll(min(0.2, max(0.0, self._deadline - time.monotonic()))):
+                if ended is not None:
+                    raise Lost("crashed", ended)
+                ended = self._ended()  # then what it sent last is read before it is given up
+                if time.monotonic() > self._deadline:
+                    raise Lost("timeout", f"ran longer than {self._seconds:g} s")
+            try:
+                kind, value = pickle.loads(self._answers.recv_bytes())
+            except (EOFError, OSError):
+                raise Lost("crashed", ended or self._ended(wait=True) or "") from None
+            if kind == "end":
+                return
+            if kind == "refused":
+                raise BenchError(value)
+            if kind == "raised":
+                raise Lost("failed", *value)
+            yield value
+            self._deadline = _deadline(self._seconds)
+
+    def _ended(self, *, wait: bool = False) -> str | None:
         """How it ended; None while it runs."""
         if self._status is None:
-            found, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+            found, status = os.waitpid(self._pid, 0 if wait else os.WNOHANG)
             if not found:
                 return None
             self._status = os.waitstatus_to_exitcode(status)
@@ -178,32 +244,10 @@ class _Fork:
     def end(self) -> None:
         """Kill it where it still runs."""
         if self._status is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.ended(wait=True)
-
-
-def _heard(child: _Fork, answers: Connection, seconds: float | None) -> Iterator[Any]:
-    deadline = _deadline(seconds)
-    while True:
-        ended = None
-        while not answers.poll(min(0.2, max(0.0, deadline - time.monotonic()))):
-            if ended is not None:
-                raise Lost("crashed", ended)
-            ended = child.ended()  # then what it sent last is read before it is given up
-            if time.monotonic() > deadline:
-                raise Lost("timeout", f"ran longer than {seconds:g} s")
-        try:
-            kind, value = pickle.loads(answers.recv_bytes())
-        except (EOFError, OSError):
-            raise Lost("crashed", ended or child.ended(wait=True) or "") from None
-        if kind == "end":
-            return
-        if kind == "refused":
-            raise BenchError(value)
-        if kind == "raised":
-            raise Lost("failed", *value)
-        yield value
-        deadline = _deadline(seconds)
+            os.kill(self._pid, signal.SIGKILL)
+            self._ended(wait=True)
+        self._answers.close()
+        self._lifeline.close()
 
 
 def _deadline(seconds: float | None) -> float:

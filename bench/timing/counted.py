@@ -6,12 +6,13 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import torch
 
 from bench import registry
 from bench.count.count import Counts, count, summary
 from bench.count.fake import uncounted
-from bench.count.isolation import Lost, ProcessState, apart
+from bench.count.isolation import Lost, ProcessState, apart, each_apart
 from bench.count.ledger import StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.outcome import Findings
@@ -21,6 +22,7 @@ from bench.method import Batch
 from bench.models.head import trainable
 from bench.schema.jobs import MethodSpec, Probe
 from bench.schema.record import CostRecord, Inference, Inferences, ServedBytes, tasks_key
+from bench.store.environment import at_once
 from bench.timing import generation
 from bench.timing import inference as latency
 from bench.timing.models import Models
@@ -36,6 +38,10 @@ def base_generation(models: Models) -> dict[int, generation.Counted]:
     """Counts of writing with the bare backbone, by context; none where the probe asks for none."""
     writes = models.probe.generation
     return generation.count_contexts(models.base(), writes.contexts if writes else (), models.row)
+
+
+PEAKS = 3
+"""Peaks of the first method's step, most often full's, that a fork may take: a step beside what it is held against."""
 
 
 class Moved(Exception):
@@ -73,16 +79,35 @@ class Bench:
                 return {first.label: counts}
         return {}
 
-    def counted(self, spec: MethodSpec) -> Findings:
-        """All that is counted of one method, in a fork of this process; where the fork is lost, how it ended."""
-        known, bases = self._known.get(spec.label), (self.base, self.base_generation)
-        work = functools.partial(_counted, self.models, spec, bases, known)
-        try:
-            return apart(work, seconds=self.probe.seconds_of_a_method, threads=self.threads)
-        except Lost as lost:
-            found = Findings()
-            found.lose(lost)
-            return found
+    def counted(self) -> Iterator[Findings]:
+        """All that is counted of each method in a fork of its own, in order; of one that is lost, how it ended.
+
+        As many forks at once as the cores and the free memory carry: nothing in them is timed.
+        """
+        probe, bases = self.probe, (self.base, self.base_generation)
+        works = [
+            functools.partial(_counted, self.models, spec, bases, self._known.get(spec.label)) for spec in probe.methods
+        ]
+        threads = self.threads if probe.timed else 1  # which figures do not know of; more would wait for each other
+        forks = self._at_once(threads)
+        for answer in each_apart(works, at_once=forks, seconds=probe.seconds_of_a_method, threads=threads):
+            if isinstance(answer, Lost):
+                found = Findings()
+                found.lose(answer)
+                yield found
+            else:
+                yield answer
+
+    def _at_once(self, threads: int) -> int:
+        """Forks that count side by side; one where a real step is taken and its memory is not known beforehand."""
+        carried = at_once(len(self.probe.methods), threads)
+        if not self.probe.timed:
+            return carried
+        first = self._known.get(self.probe.methods[0].label)
+        if first is None:
+            return 1
+        fit = psutil.virtual_memory().available // (PEAKS * first.peak.step)
+        return max(1, min(carried, fit))
 
 
 Bases = tuple[Inference, dict[int, generation.Counted]]

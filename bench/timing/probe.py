@@ -68,8 +68,8 @@ def _completed(probe: Probe, findings: dict[str, Findings], progress: Say, threa
     from bench.timing.counted import Bench
 
     bench = Bench(probe, threads)
-    for done, spec in enumerate(probe.methods, start=1):
-        findings[spec.label] = found = bench.counted(spec)
+    for done, (spec, found) in enumerate(zip(probe.methods, bench.counted(), strict=True), start=1):
+        findings[spec.label] = found
         progress(f"counted {done}/{len(probe.methods)}")
         if not probe.timed or not found.ok:
             yield spec.label

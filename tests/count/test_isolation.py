@@ -2,13 +2,16 @@
 
 import os
 import subprocess
+import time
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from bench import registry
-from bench.count.isolation import Lost, ProcessState, apart, parts
+from bench.count.isolation import Lost, ProcessState, apart, each_apart, parts
 from bench.count.predict import predictions
 from bench.count.sweep import run_sweep
 from bench.errors import BenchError
@@ -125,6 +128,39 @@ def test_what_a_method_prints_stays_out_of_the_answer_to_a_program(capfd, way):
     apart(lambda: PRINTS[way]() and None)
     shown = capfd.readouterr()
     assert (shown.out, shown.err.strip()) == ("", "printed")
+
+
+def _met(folder: Path, mine: str, other: str) -> str:
+    """Leave a mark and wait for that of another process, as long as a test may take."""
+    (folder / mine).touch()
+    while not (folder / other).exists():
+        time.sleep(0.01)
+    return mine
+
+
+def test_forks_run_side_by_side_and_answer_in_order(tmp_path):
+    works = [lambda: _met(tmp_path, "first", "second"), lambda: _met(tmp_path, "second", "first"), lambda: "third"]
+    assert list(each_apart(works, at_once=2, seconds=60)) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_a_lost_fork_leaves_the_others_their_answers(at_once):
+    works = [lambda: 1, lambda: os._exit(3), lambda: 1 // 0, lambda: 4]
+    first, ended, raised, last = each_apart(works, at_once=at_once)
+    assert (first, last) == (1, 4)
+    assert ended.status == "crashed" and "exit code 3" in ended.reason
+    assert raised.status == "failed" and "division" in raised.reason
+
+
+def test_forks_that_nobody_waits_for_are_ended(tmp_path):
+    def begin():
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        _met(tmp_path, "begun", "never")
+
+    answers = each_apart([lambda: _met(tmp_path, "here", "begun"), begin], at_once=2, seconds=60)
+    assert next(answers) == "here"
+    answers.close()
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 def test_another_number_of_threads_is_seen():
