@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -329,6 +330,27 @@ def test_two_probes_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
             theirs.bytes,
             theirs.peak_memory_bytes,
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "free", "peak", "expected"),
+    [
+        ({}, 600, 100, 2),
+        ({}, 100_000, 100, 3),
+        ({}, 10, 100, 1),
+        ({}, 100_000, None, 1),
+        ({"timed": False}, 10, None, 3),
+    ],
+    ids=["memory", "methods", "short of memory", "unknown memory", "counted without a real step"],
+)
+def test_as_many_methods_are_counted_at_once_as_fit(changes, free, peak, expected, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    bench = Bench.__new__(Bench)
+    bench.probe = probe("full", "lora", "head", **changes)
+    bench._known = {} if peak is None else {"full": mock.Mock(peak=mock.Mock(step=peak))}
+    monkeypatch.setattr(counted.psutil, "virtual_memory", lambda: mock.Mock(available=free))
+    monkeypatch.setattr(counted, "at_once", lambda jobs, threads: min(jobs, 4 // threads))
+    assert bench._at_once(1) == expected
+    assert bench._at_once(4) == 1
 
 
 def test_room_on_a_gpu_is_asked_for_after_cached_blocks_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
