@@ -51,7 +51,7 @@ from bench.schema.task import TaskSpec
 from bench.store.environment import versions
 from bench.tasks import plain
 from bench.tasks.catalogue import task as task_spec
-from bench.tasks.figures import row_figures
+from bench.tasks.figures import check_room, row_figures
 from bench.tasks.metrics import bag_of_words_floor, metric_sources
 from bench.tasks.rows import TaskData, check_labels, content_sha256
 from bench.tasks.sources import Located, check_named, load_task, load_trial, locate
@@ -398,6 +398,9 @@ def _task_used(
         else load_task(task, source, *(values.get(f"{split}_rows") for split in ("train", "test", "selection")))
     )
     check_labels(data)
+    if task.kind == "text":
+        alone = not backbone.configuration(spec).is_encoder_decoder
+        check_room(data, tokenizer, values["max_length"], shifted=alone)
     used = TaskUsed(
         name=task.name, version=task.version, source=source.kind, content_sha256=data.content_sha256,
         train_rows=len(data.train.labels), test_rows=len(data.test.labels), overlap=data.overlap,

@@ -71,7 +71,7 @@ class ClaimTable(_Table):
     """The figure is a yes or a no, and this one."""
     length: int | None = Field(default=None, ge=1)
     """Tokens in a row of the shape that the figure is taken on, of one of inference those of its rows; where left out,
-    it is the first of the run's shapes that holds all methods of the claim."""
+    it is the first of the run's shapes that holds all methods of the claim, of a time the first that is timed."""
     objective: Objective | None = None
     """Objective of that shape, where the suite has shapes of several."""
     loss: Loss | None = None
@@ -142,6 +142,11 @@ def text_of(metric: str) -> str | None:
     """The text whose retention ``metric`` is; None for other figures."""
     head, _, text = metric.partition(".")
     return text if head == "retention" and text else None
+
+
+def of_time(metric: str) -> bool:
+    """Whether ``metric`` is a time."""
+    return metric.partition(".")[0].endswith("_seconds")
 
 
 def of_inference(metric: str) -> bool:
@@ -232,6 +237,8 @@ class ClaimedShape(_Table):
     objective: Objective | None = None
     """None where a suite leaves it to the backbone."""
     loss: Loss | None = None
+    timed: bool = True
+    """Whether times are taken on it, or counts alone."""
 
     def is_of(self, claim: ClaimTable) -> bool:
         """Whether it is what the claim names of it: its length, its objective and its loss."""
@@ -247,10 +254,15 @@ class ClaimedShape(_Table):
 def judged_on(claim: ClaimTable, shapes: Sequence[ClaimedShape]) -> ClaimedShape | None:
     """The shape that ``claim`` is about: the first of its length that holds all of its methods; None where none does.
 
-    First comes the one that holds most methods, then the one with most tokens.
+    Of a time first comes one that is timed; then the one that holds most methods, then the one with most tokens.
     """
     fit = [shape for shape in shapes if claim.labels <= {*shape.labels} and shape.is_of(claim)]
-    return min(fit, key=lambda shape: (-len(shape.labels), -shape.batch * shape.length), default=None)
+    timed = of_time(claim.metric)
+    return min(
+        fit,
+        key=lambda shape: (timed and not shape.timed, -len(shape.labels), -shape.batch * shape.length),
+        default=None,
+    )
 
 
 class TimedBound(_Table):
@@ -278,7 +290,7 @@ def timed_bounds(
     found = []
     for claim in claims:
         head, _, rest = claim.metric.partition(".")
-        if not head.endswith("_seconds") or claim.versus is None:
+        if not of_time(claim.metric) or claim.versus is None:
             continue
         if judged_on(claim, shapes) != shape:
             continue

@@ -578,5 +578,5 @@ def claimed_shape(cost: CostTable, labels: Iterable[str], device: str) -> Claime
     return ClaimedShape(
         batch=cost.batch_on(device), length=cost.length, latency_length=cost.latency_length,
         labels=tuple(label for label in labels if not cost.methods or label in cost.methods),
-        objective=cost.objective, loss=cost.loss,
+        objective=cost.objective, loss=cost.loss, timed=cost.timed,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any, Protocol
 
+from bench.errors import BenchError
 from bench.schema.record import RowFigures
 from bench.tasks.rows import Rows, TaskData
 
@@ -33,14 +34,40 @@ def row_figures(data: TaskData, tokenizer: _Tokenizer, max_length: int) -> RowFi
     )  # fmt: skip
 
 
+def check_room(data: TaskData, tokenizer: _Tokenizer, max_length: int, *, shifted: bool) -> None:
+    """Hold the longest target of a task of text against the tokens of a row.
+
+    Args:
+        data: The rows.
+        tokenizer: The backbone's own.
+        max_length: Tokens of a row at most, as the recipe has it.
+        shifted: Whether prompt and target are one row, as a decoder reads them.
+
+    Raises:
+        BenchError: A target leaves no room for a prompt; cells would end with that reason, one by one.
+    """
+    for name, rows in (("train", data.train), ("selection", data.selection), ("test", data.test)):
+        longest = max(_targets(rows, tokenizer), default=0) if rows is not None else 0
+        if longest + shifted > max_length:
+            raise BenchError(
+                f"recipe of {data.spec.name}: a {name} row has a target of {longest} tokens with its end, which leaves "
+                f"no room for a prompt in max_length = {max_length}; raise it"
+            )
+
+
+def _targets(rows: Rows, tokenizer: _Tokenizer) -> list[int]:
+    """Tokens of what is to be written, its end included."""
+    written = tokenizer(list(rows.labels), truncation=False, max_length=0, add_special_tokens=False)["input_ids"]
+    return [len(target) + 1 for target in written]
+
+
 def _lengths(data: TaskData, tokenizer: _Tokenizer) -> list[int]:
     """Tokens of each training row; of text those of the prompt, of what is to be written, and its end."""
     columns = [list(column) for column in zip(*data.train.texts, strict=True)]
     ids = tokenizer(*columns, truncation=False, max_length=0)["input_ids"]
     if data.spec.kind != "text":
         return [len(row) for row in ids]
-    written = tokenizer(list(data.train.labels), truncation=False, max_length=0, add_special_tokens=False)["input_ids"]
-    return [len(prompt) + len(target) + 1 for prompt, target in zip(ids, written, strict=True)]
+    return [len(prompt) + target for prompt, target in zip(ids, _targets(data.train, tokenizer), strict=True)]
 
 
 def _by_class(data: TaskData, rows: Rows) -> dict[str, int]:

@@ -20,6 +20,7 @@ from bench.schema.claims import (
     base_figure,
     judged_on,
     of_scores,
+    of_time,
     text_of,
 )
 from bench.schema.figures import BASE
@@ -135,18 +136,18 @@ def _costs(results: Results, claim: ClaimTable) -> dict[str, CostRecord]:
 
 def _claimed(suite: ResolvedSuite, shape: Shape, held: dict[str, CostRecord]) -> ClaimedShape:
     """``shape`` with what was measured on it; a method that failed early says nothing of its rows of inference."""
-    told = (record.latency_length for record in held.values())
-    lengths = (length for length in (*told, suite.asked_of(shape).latency_length) if length)
+    told, asked = (record.latency_length for record in held.values()), suite.asked_of(shape)
+    lengths = (length for length in (*told, asked.latency_length) if length)
     return ClaimedShape(
         batch=shape.batch, length=shape.length, latency_length=next(lengths, None), labels=tuple(held),
-        objective=shape.objective, loss=shape.loss,
+        objective=shape.objective, loss=shape.loss, timed=asked.timed,
     )  # fmt: skip
 
 
 def _kind(claim: ClaimTable) -> Literal["exact", "timed", "score"]:
     if of_scores(claim.metric):
         return "score"
-    return "timed" if "seconds" in claim.metric.partition(".")[0] else "exact"
+    return "timed" if of_time(claim.metric) else "exact"
 
 
 def _outcome(results: Results, costs: dict[str, CostRecord], claim: ClaimTable, label: str) -> Outcome:

@@ -5,9 +5,11 @@ import functools
 import pytest
 
 from bench.count.count import Counts, peak_of
+from bench.count.memory import measure_step
 from bench.models import backbone
 from bench.registry import make
 from bench.schema.jobs import BackboneSpec
+from bench.schema.record import PeakMemory
 from bench.schema.shape import Setting
 from methods import BUILTIN
 from tests.factories.cost_steps import fake_counts, real_counts, real_step, tiny_shape
@@ -122,3 +124,24 @@ def test_the_chunked_loss_spares_the_logits_of_a_large_vocabulary(fields: dict[s
     spec, (method, config) = backbone.shape_of("llama-3.2-3b"), make("lora", {})
     whole = peak_of(spec, method, config, LLAMA_3B(loss="full")).step
     assert peak_of(spec, method, config, LLAMA_3B(loss="chunked", **fields)).step / whole <= most
+
+
+SMOLLM2 = functools.partial(Setting, batch=4, length=64, objective="text")
+
+
+@functools.cache
+def smollm2_peak(name: str, loss: str) -> PeakMemory:
+    return peak_of(backbone.shape_of("smollm2-135m"), *make(name, {}), SMOLLM2(loss=loss))
+
+
+@pytest.mark.parametrize("loss", ["full", "target"])
+def test_a_step_of_lora_on_smollm2_peaks_at_0_45_of_full_at_most(loss: str) -> None:
+    assert smollm2_peak("lora", loss).step <= 0.45 * smollm2_peak("full", loss).step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_a_real_step_of_smollm2_peaks_where_it_was_counted(name: str) -> None:
+    step = real_step(backbone.shape_of("smollm2-135m"), name, SMOLLM2(loss="full"))
+    _, peak, source = measure_step(step)
+    assert (peak, source) == (smollm2_peak(name, "full"), "tracker")

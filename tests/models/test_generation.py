@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from bench.anatomy import causal
 from bench.errors import BenchError
@@ -38,8 +38,7 @@ NEW = 12
 """With the prompt more than gemma's window."""
 
 
-@functools.cache
-def pristine(family: str) -> torch.nn.Module:
+def language_model(family: str) -> PreTrainedModel:
     model_type, values = CONFIGS[family]
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **values, use_cache=False)
@@ -47,7 +46,12 @@ def pristine(family: str) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():  # at their small start every token would be answered by one and the same
             parameter.mul_(4) if parameter.ndim > 1 else None
-    return text_backbone(model.eval()).requires_grad_(False)
+    return model.eval()
+
+
+@functools.cache
+def pristine(family: str) -> torch.nn.Module:
+    return text_backbone(language_model(family)).requires_grad_(False)
 
 
 def under_head(body: torch.nn.Module, family: str) -> TaskModel:
@@ -83,6 +87,14 @@ def check_logits(model: TaskModel) -> None:
             expected = model.head.logits(hidden[:, place - 1], model.body)
             torch.testing.assert_close(told.logits, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
             told = decode(model, text[:, place : place + 1], told.cache)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_written_is_what_transformers_generates(family: str) -> None:
+    model, ids = language_model(family), prompts()
+    model.generation_config = GenerationConfig(max_new_tokens=NEW, do_sample=False, use_cache=True, pad_token_id=0)
+    generated = model.generate(ids, attention_mask=torch.ones_like(ids))[:, ids.shape[1] :]
+    assert torch.equal(greedy(under_head(pristine(family), family), ids, NEW), generated)
 
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)

@@ -96,6 +96,14 @@ def test_the_figure_has_a_panel_a_batch_and_a_line_a_method_beside_the_base():
     assert any("n = 6 blocks" in text.replace("\n", " ") for text, *_ in shown)
 
 
+def test_the_figure_is_of_the_shape_that_was_timed_where_another_holds_more_methods():
+    untimed = {"prefill_seconds": None, "decode_seconds": None, "new_tokens": None}
+    counted = [cost(label, shape={"length": 128}, **writing(*how) | untimed) for label, how in METHODS.items()]
+    made = results([*records()[:2], *counted], list(METHODS))
+    assert [shape.length for shape in made.shapes] == [128, 64]
+    assert len(drawn(made).axes[0].get_lines()) == 2 + 1
+
+
 def test_an_export_has_a_row_for_each_with_units_in_the_names():
     table = results(records(), list(METHODS)).figures
     rows = table[table["kind"] == "generation"]

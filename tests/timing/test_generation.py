@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.count.fake import fake_like, fakeify, without_data
+from bench.count.memory import Tracker
 from bench.errors import BenchError
 from bench.models.generation import cache_bytes, decode, prefill
 from bench.plan.load import parse_suite
@@ -88,6 +89,20 @@ def test_counted_bytes_are_those_of_the_cache(name: str, family: str) -> None:
         held = cache_bytes(told.cache)
         more = cache_bytes(decode(model, row(1), told.cache).cache)
     assert count_context(model, row(12)).cache == CacheSize(bytes=held, bytes_per_token=more - held)
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "prompt_tuning", "prefix_tuning", "lst"])
+def test_what_stays_in_memory_of_a_decode_step_is_the_cache_that_was_counted(name: str) -> None:
+    method, body = adapted("llama", name)
+    model, ids, tracker = under_head(method.finalize(body), "llama"), row(12), Tracker(rounding=1)
+    tracker.seed([*model.parameters(), *model.buffers(), ids])
+    before = tracker.current
+    with torch.no_grad(), tracker:
+        cache = prefill(model, ids).cache
+        held = tracker.current - before
+        cache = decode(model, ids[:, -1:], cache).cache
+        more = tracker.current - before - held
+    assert count_context(model, ids).cache == CacheSize(bytes=held, bytes_per_token=more)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
@@ -197,6 +212,8 @@ def test_merged_in_bfloat16_is_the_base_too_positions_among_it(tmp_path, name) -
 REFUSED = [
     ("bert", {}, r"cost\[0\]\.generation: text is written under .* family 'bert' is an encoder: name a decoder"),
     ("llama", {"objective": "classes"}, r"cost\[0\]\.generation: text is written under .* set objective = 'text'"),
+    *((family, {}, rf"cost\[0\]\.generation: it is measured of decoders, and family '{kind}' has an encoder beside its "
+       r"own; name a decoder such as gpt2") for family, kind in (("t5_whole", "t5"), ("bart", "bart"))),
     ("gpt2", {"generation": {"contexts": [63], "new_tokens": 2}}, r"65 tokens need 65 positions, the backbone has 64; "
      r"generation: a context with its new_tokens of 64 is the longest"),
 ]  # fmt: skip

@@ -11,6 +11,8 @@ from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
 from bench.report.sections import claims as told
 from bench.report.sections import overview as facts
+from bench.schema.claims import judged_on
+from bench.schema.suite import claimed_shape
 from bench.store.store import Run
 from bench.timing.probe import run_probe
 from bench.verdicts.claims import JudgedResults, judge
@@ -130,6 +132,16 @@ def test_a_probe_is_asked_only_what_is_judged_on_its_shape():
     latency = ("latency", LORA, False)
     assert told[0] == [latency, ("step", PROMPT, False), ("latency", LORA, True)]
     assert told[1] == [("step", LORA, False)]
+
+
+def test_a_claim_about_a_time_is_judged_where_times_are_taken():
+    timed, counted = SHORT | {"methods": ["full", LORA]}, LONG | {"timed": False}
+    asked = [claim(name="a", metric="step_seconds"), claim(name="b")]
+    made = suite_of(timed, counted, claims=asked)
+    short, long = make_plan(made, "mine", "cpu").probes
+    assert [bound.phase for bound in short.bounds] == ["step"] and long.bounds == ()
+    shapes = [claimed_shape(cost, ["full", LORA, PROMPT], "cpu") for cost in made.cost]
+    assert [judged_on(one, shapes).length for one in made.claim] == [short.length, long.length]
 
 
 def run_of(tmp_path, *claims):

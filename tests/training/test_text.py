@@ -101,6 +101,22 @@ def test_a_target_that_leaves_no_room_is_named_with_the_length():
         TextRows(rows, HashingTokenizer(97), 8, config=GPT2, device="cpu")
 
 
+@pytest.mark.parametrize(("config", "words"), [(GPT2, 3), (T5, 4)], ids=["decoder", "encoder-decoder"])
+def test_targets_longer_than_the_length_left_are_refused_at_plan(tmp_path, config, words):
+    """With its end such a target takes all four tokens of a decoder's row, or more than four."""
+
+    def planned(words):
+        suite = suite_of(tmp_path, config, "full", max_length=4)
+        rows = (json.dumps({"q": f"say {word}", "a": "so " * (words - 1) + word}) for word in WORDS)
+        (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+        return make_plan(suite, "suite.toml", "cpu").cells
+
+    sentence = rf"^recipe of echo: a train row has a target of {words + 1} tokens .* in max_length = 4; raise it$"
+    with pytest.raises(BenchError, match=sentence):
+        planned(words)
+    assert len(planned(words - 1)) == 1
+
+
 def test_a_task_of_text_on_an_encoder_is_refused_at_plan(tmp_path):
     with pytest.raises(BenchError, match=r"suite\.toml: task echo: objective text trains the next token, and"):
         cell_of(tmp_path, BERT)

@@ -10,6 +10,7 @@ from bench.report import format as fmt
 from bench.report.charts import canvas
 from bench.report.charts.canvas import ACROSS, FAINT, INK, MEANING, QUIET_INK, SMALL, WIDTH, Layout
 from bench.report.charts.sheet import Look, Sheet
+from bench.schema.record import Shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,9 +115,9 @@ def latency(sheet: Sheet) -> "Figure | None":
     return figure
 
 
-def _inference_shape(sheet: Sheet, length: bool = True) -> str:
-    """What inference ran on: as the probe's step, but for rows and their length."""
-    shape = sheet.shape
+def _inference_shape(sheet: Sheet, length: bool = True, shape: Shape | None = None) -> str:
+    """What inference ran on: as the probe's step, but for rows and their length; the drawn shape where left out."""
+    shape = shape or sheet.shape
     if shape is None:
         return ""
     parts = [f"rows of {sheet.inference_length} tokens"] if length and sheet.inference_length else []
@@ -337,9 +338,11 @@ def decode(sheet: Sheet) -> "Figure | None":
     """Time per output token against context, one panel a batch, a line a method; None where none was timed."""
     from matplotlib.lines import Line2D
 
-    timed = sheet.results.generation_table(sheet.shape).dropna(subset=["decode_seconds"])
-    if timed.empty:
+    tables = {s: sheet.results.generation_table(s).dropna(subset=["decode_seconds"]) for s in sheet.results.shapes}
+    shape = next((shape for shape, table in tables.items() if not table.empty), None)  # others are counted alone
+    if shape is None:
         return None
+    timed = tables[shape]
     batches = [int(batch) for batch in sorted(timed["batch"].unique())]
     names = [name for name in sheet.labels if name in set(timed["method"])]
     blocks = int(timed["blocks"].max())
@@ -353,7 +356,8 @@ def decode(sheet: Sheet) -> "Figure | None":
     across = min(ACROSS, len(batches))
     layout = Layout(1.9, left=0.62, widths=(1.0,) * across, panels=len(batches), above=0.3, gap=0.5,
                     keys=canvas.key_rows([str(key.get_label()) for key in keys]))  # fmt: skip
-    words = sheet.words("Time per output token against context", caption, "timed", shape=_inference_shape(sheet, False))
+    on = _inference_shape(sheet, False, shape)
+    words = sheet.words("Time per output token against context", caption, "timed", shape=on)
     figure, panels = canvas.new_figure(words, layout)
     for axes, batch in zip(panels, batches, strict=True):
         _decode_panel(axes, sheet, timed[timed["batch"] == batch], names)
