@@ -226,15 +226,15 @@ class PromptTuning(Method):
     """``X' = [P; E(x)]``: ``p`` learned vectors in front of the word embeddings, everything else frozen.
 
     In ModernBERT's local layers only tokens near the front see the prompt. Beside a decoder the prompt stands in front
-    of the encoder's input, as in the paper, which is on T5 with its LM head.
+    of the encoder's input, as in the paper, which is on T5 with its LM head. The starts are the paper's three; from
+    class labels it averages the tokens of a name and fills up with sampled words, where here, as with peft's TEXT, the
+    tokens of all names are repeated.
 
     Paper: Lester, Al-Rfou, Constant, EMNLP 2021, arXiv:2104.08691.
     Trains: ``p d`` parameters and stores as many (bert-base, p = 20: 15,360), ``d`` the width of the word embeddings.
     Backward: saves nothing for weight gradients, yet the input gradient crosses the whole backbone, on sequences longer
     by ``p``.
     Merging: none; every layer runs on ``p + T`` positions at inference too.
-    Start: the paper's three. Of class labels it averages the tokens of a name and fills up with sampled words; here, as
-    with peft's TEXT, the tokens of the names are repeated.
     Use: where a task must be as small as can be. Not to save memory or time: every layer works on the longer sequence,
     and where rows are short beside the prompt it can take more memory than full fine-tuning.
     """

@@ -307,7 +307,7 @@ FIGURES: tuple[Figure, ...] = (
                           (f"start_nearest.{ANY}.cosine", "cosine to a nearest word at the start"),
                           (f"nearest.{ANY}.cosine", "cosine to a nearest word"))),
     _scored("input_vectors.words", "words of the vocabulary", "words", "nearest words", "counted"),
-    _scored(f"input_vectors.word_norms.{ANY}", "norms of words, quantiles", "", "nearest words", "counted"),
+    _scored("input_vectors.word_norms", "norms of words, quantiles", "", "nearest words", "counted"),
     _scored("input_vectors.word_distance", "distance of two words", "", "nearest words", "counted"),
     _scored("input_vectors.word_nearest", "cosine of a word to the nearest other", "", "nearest words", "counted"),
     _scored("input_vectors.random_nearest", "cosine of a random vector to the nearest word", "", "nearest words",
