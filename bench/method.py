@@ -145,6 +145,15 @@ class Method(abc.ABC):
             BenchError: The family cannot carry the method, or a target matches nothing.
         """
 
+    def name_classes(self, module: nn.Module, names: Sequence[Sequence[int]]) -> None:  # noqa: B027
+        """Start from the names of the task's classes, before ``prepare``; most methods have no use for them.
+
+        Args:
+            module: What ``apply`` returned.
+            names: Token ids of each class's name, without special tokens, in the order of the labels; empty where the
+                task has no classes.
+        """
+
     def prepare(self, module: nn.Module, loss: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> None:  # noqa: B027
         """Start from data, before training; ``loss(batch)`` is the scalar task loss of ``module`` with its head."""
 
@@ -209,6 +218,14 @@ class Method(abc.ABC):
     def ranks(self, module: nn.Module) -> Mapping[str, int]:
         """Rank of the update of each adapted map, where training chose it; empty where the configuration gives it."""
         return {}
+
+    def input_vectors(self, module: nn.Module) -> Tensor | None:
+        """Learned vectors ``[p, d]`` that stand among the word embeddings of the input, detached; None without any.
+
+        Those of the adapted ``module`` before and after training, and of the finalized one; a recipe that asks for
+        ``nearest_words`` compares them with the words.
+        """
+        return None
 
     def notes(self, module: nn.Module) -> Sequence[str]:
         """What a reader of the figures of ``module`` must know, such as an option that does nothing on this backbone.

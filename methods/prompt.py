@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -127,6 +128,8 @@ class Prompted(nn.Module):
         # where columns count and the prompt takes the first, the backbone numbers both as it should by itself
         by_column = parts.numbering == "columns" and position_shift
         self.own_positions = parts.positions is not None and not by_column
+        self.starts_from_labels = False
+        """Whether the vectors wait for the names of the task's classes."""
         self.in_front = 0 if parts.decoder_path else length
         """States of the output that are the prompt's: none in a decoder, beside whose encoder the prompt stands."""
 
@@ -192,8 +195,13 @@ def _to_peft(module: Any, backbone: nn.Module, kind: str) -> nn.Module:
     return to_peft.prompt(backbone, _delta(module)["prompt.table"], kind)
 
 
-def _delta(module: Prompted) -> dict[str, Tensor]:
-    return {"prompt.table": module.prompt().detach().clone()}
+def _vectors(module: nn.Module) -> Tensor:
+    table: Tensor = module.prompt()
+    return table.detach().clone()
+
+
+def _delta(module: nn.Module) -> dict[str, Tensor]:
+    return {"prompt.table": _vectors(module)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,8 +210,9 @@ class PromptTuningConfig(MethodConfig):
 
     length: int = 20
     """Prompt vectors ``p``, in positions."""
-    init: Literal["vocabulary", "uniform"] = "vocabulary"
-    """Different rows of the first 5,000 word embeddings, or uniform on [-0.5, 0.5]."""
+    init: Literal["vocabulary", "uniform", "labels"] = "vocabulary"
+    """Different rows of the first 5,000 word embeddings, uniform on [-0.5, 0.5], or the tokens of the task's class
+    names, one class after the other and again from the first."""
     position_shift: bool = True
     """Learned positions: the prompt takes 0 .. p-1 and the first token p; false: tokens keep their positions and the
     whole prompt shares the first one. Rotary and relative positions always see the prompt in front of the tokens."""
@@ -217,7 +226,9 @@ class PromptTuning(Method):
     """``X' = [P; E(x)]``: ``p`` learned vectors in front of the word embeddings, everything else frozen.
 
     In ModernBERT's local layers only tokens near the front see the prompt. Beside a decoder the prompt stands in front
-    of the encoder's input, as in the paper, which is on T5 with its LM head.
+    of the encoder's input, as in the paper, which is on T5 with its LM head. The starts are the paper's three; from
+    class labels it averages the tokens of a name and fills up with sampled words, where here, as with peft's TEXT, the
+    tokens of all names are repeated.
 
     Paper: Lester, Al-Rfou, Constant, EMNLP 2021, arXiv:2104.08691.
     Trains: ``p d`` parameters and stores as many (bert-base, p = 20: 15,360), ``d`` the width of the word embeddings.
@@ -249,7 +260,30 @@ class PromptTuning(Method):
                 f"position_shift = false needs learned positions, which family {parts.family!r} {lacks}; leave it true"
             )
         words = backbone.get_submodule(parts.word_embeddings)
-        return Prompted(backbone, Prompt(_initial(words, config)), config.length, config.position_shift)
+        prompted = Prompted(backbone, Prompt(_initial(words, config)), config.length, config.position_shift)
+        prompted.starts_from_labels = config.init == "labels"
+        return prompted
+
+    def name_classes(self, module: nn.Module, names: Sequence[Sequence[int]]) -> None:
+        """Start from the class names, where the configuration says so.
+
+        Raises:
+            BenchError: The task has no classes.
+        """
+        if not module.starts_from_labels:
+            return
+        tokens = [token for name in names for token in name]
+        if not tokens:
+            raise BenchError("init = 'labels' needs a task whose classes have names; take init = 'vocabulary'")
+        words = module.backbone.get_submodule(module.word_embeddings)
+        table: Any = module.prompt.table
+        rows = torch.tensor(tokens).repeat(-(-len(table) // len(tokens)))[: len(table)]
+        with torch.no_grad():
+            table.copy_(words(rows.to(table.device)))
+
+    def input_vectors(self, module: nn.Module) -> Tensor:
+        """The prompt ``[p, d]``."""
+        return _vectors(module)
 
     def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
         """One group without weight decay, which would pull the prompt towards the zero word."""
@@ -280,7 +314,7 @@ def _initial(words: nn.Module, config: PromptTuningConfig) -> Tensor:
     common = min(COMMON_WORDS, len(table))
     if config.length > common:
         raise BenchError(f"init 'vocabulary' has {common} rows for length = {config.length}; take init = 'uniform'")
-    rows = torch.randperm(common)[: config.length]
+    rows = torch.randperm(common)[: config.length]  # class names are not known yet: these hold their place
     with torch.no_grad():
         return words(rows.to(table.device)).clone()  # type: ignore[no-any-return]  # Gemma's embedding scales its rows
 
@@ -291,8 +325,9 @@ class PTuningConfig(MethodConfig):
 
     length: int = 20
     """Prompt vectors ``p``, in positions."""
-    encoder: Literal["lstm", "mlp"] = "lstm"
-    """Prompt encoder: two-layer BiLSTM and MLP, or the MLP alone."""
+    encoder: Literal["lstm", "mlp", "none"] = "lstm"
+    """Prompt encoder: two-layer BiLSTM and MLP, the MLP alone, or ``none``: the vectors themselves train, from exactly
+    where the BiLSTM and MLP would start them."""
     hidden: int | None = None
     """Width of the LSTM per direction (by default d/2, the LAMA code's), or of the MLP (by default d)."""
 
@@ -312,8 +347,8 @@ class PTuning(Method):
 
     Paper: Liu et al. 2021, "GPT Understands, Too", arXiv:2103.10385.
     Trains: ``p d`` + BiLSTM (two layers, ``h`` = d/2 a direction) + ``2 (d^2 + d)`` parameters (bert-base, p = 9:
-    8,278,272; p = 20: 8,286,720), or ``p d + 2 (d^2 + d)`` with ``encoder = "mlp"``. Stores ``p d`` (p = 9: 6,912),
-    since ``P`` does not depend on the input and ``finalize`` computes it once.
+    8,278,272; p = 20: 8,286,720), or ``p d + 2 (d^2 + d)`` with ``encoder = "mlp"``, or ``p d`` with ``"none"``.
+    Stores ``p d`` (p = 9: 6,912), since ``P`` does not depend on the input and ``finalize`` computes it once.
     Backward: that of prompt tuning plus the encoder's, which grows with neither batch nor length.
     Merging: none, as prompt tuning.
     Use: as prompt tuning, where its vectors should be learned together through an encoder; what is stored stays the
@@ -335,8 +370,12 @@ class PTuning(Method):
         check_length(config.length, parts)
         words = backbone.get_submodule(parts.word_embeddings).weight
         where = {"device": words.device, "dtype": words.dtype}
-        encoder = PromptEncoder(config.length, words.shape[1], config.encoder, config.hidden, **where)
-        return Prompted(backbone, encoder, config.length, position_shift=True)
+        plain = config.encoder == "none"
+        kind = "lstm" if plain else config.encoder
+        prompt: nn.Module = PromptEncoder(config.length, words.shape[1], kind, config.hidden, **where)
+        if plain:
+            prompt = Prompt(prompt().detach().clone())
+        return Prompted(backbone, prompt, config.length, position_shift=True)
 
     def param_groups(self, module: nn.Module, lr: float) -> list[dict[str, Any]]:
         """Groups without weight decay: neither the prompt nor what generates it is pulled towards zero."""
@@ -353,6 +392,10 @@ class PTuning(Method):
     def delta(self, module: nn.Module) -> dict[str, Tensor]:
         """The encoded prompt ``[p, d]``."""
         return _delta(module)
+
+    def input_vectors(self, module: nn.Module) -> Tensor:
+        """The encoded prompt ``[p, d]``."""
+        return _vectors(module)
 
     def to_peft(self, module: nn.Module, backbone: nn.Module) -> nn.Module:
         """Peft's P_TUNING, of which inference keeps the prompt alone.

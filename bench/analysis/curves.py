@@ -1,4 +1,4 @@
-"""Builds tables of what training did: scores on the way and what they cost, first gradients, directions added.
+"""Builds tables of what training did: scores on the way, their cost, first gradients, directions added, prompts.
 
 Scores are in points of 100. A figure that no record has is NaN, never 0. FLOPs of training on rows of any lengths are
 solved from counts at a few lengths, exactly:
@@ -349,6 +349,43 @@ def direction_table(results: "Results") -> pd.DataFrame:
             })  # fmt: skip
     names = ["method", "task", "seed", "map", "leading", "outputs", "by_chance", *OF_RECORD, *OF_FILES]
     table = pd.DataFrame(rows, columns=names)
+    places = {label: at for at, label in enumerate(results.labels)}
+    return table.sort_values("method", key=lambda labels: labels.map(places), kind="stable", ignore_index=True)
+
+
+_VECTORS = ("method", "task", "seed", "place", "start_norm", "norm", "moved", "start_nearest", "nearest", "start_word",
+            "word", "words", "kept", "of_words", "word_low", "word_norm", "word_high", "word_distance", "word_nearest",
+            "random_nearest")  # fmt: skip
+
+
+def vector_table(results: "Results") -> pd.DataFrame:
+    """What prompts learned among the word embeddings.
+
+    Returns:
+        One row per (method, task, seed, vector): L2 norms before and after training and the distance ``moved``; cosines
+        to the nearest word before and after, ``start_nearest nearest``, these words and all the noted ``words``;
+        ``kept``, whether the nearest word is the same; and of the vocabulary: its size ``of_words``, quantiles 0.05,
+        0.5 and 0.95 of its norms, and the yardsticks of `bench.schema.record.InputVectors`.
+
+    Raises:
+        BenchError: The same task was read from different rows.
+    """
+    done = [r for r in results.score_records if r.status == "ok" and r.input_vectors is not None]
+    check_one_setting(done)
+    rows = []
+    for record in done:
+        found = record.input_vectors
+        assert found is not None
+        low, _, middle, _, high = found.word_norms
+        of_words = (found.words, low, middle, high, found.word_distance, found.word_nearest, found.random_nearest)
+        for at, vector in enumerate(found.vectors):
+            before, after = vector.start_nearest[0], vector.nearest[0]
+            rows.append((
+                record.method.label, record.task_name, record.seed, at, vector.start_norm, vector.norm, vector.moved,
+                before.cosine, after.cosine, before.token, after.token, tuple(near.token for near in vector.nearest),
+                before.token == after.token, *of_words,
+            ))  # fmt: skip
+    table = pd.DataFrame(rows, columns=list(_VECTORS))
     places = {label: at for at, label in enumerate(results.labels)}
     return table.sort_values("method", key=lambda labels: labels.map(places), kind="stable", ignore_index=True)
 

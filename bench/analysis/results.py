@@ -267,6 +267,11 @@ class Results:
         """As `bench.analysis.curves.direction_table` gives it."""
         return curves.direction_table(self)
 
+    @cached_property
+    def vector_table(self) -> pd.DataFrame:
+        """As `bench.analysis.curves.vector_table` gives it."""
+        return curves.vector_table(self)
+
     # Sweeps.
 
     @cached_property

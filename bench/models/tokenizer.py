@@ -18,6 +18,10 @@ class Tokenizer(Protocol):
         """Lists of ids by name (``input_ids``, ``attention_mask``, ``token_type_ids`` where the model has them)."""
         ...
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
+        """How the vocabulary spells each id; None beyond it."""
+        ...
+
 
 class HashingTokenizer:
     """Lower-cased words hashed into the vocabulary of a randomly initialised backbone.
@@ -43,6 +47,10 @@ class HashingTokenizer:
                 ids += [self._id(word) for word in re.findall(r"\w+|[^\w\s]", text.lower())] + separator
             rows.append(ids[:max_length] if truncation else ids)
         return {"input_ids": rows, "attention_mask": [[1] * len(ids) for ids in rows]}
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
+        """None for each: of a hash no word is left."""
+        return [None] * len(ids)
 
     def _id(self, word: str) -> int:
         return 3 + zlib.crc32(word.encode()) % (self._vocabulary - 3)

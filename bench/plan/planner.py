@@ -538,7 +538,15 @@ def _bare(suite: Suite, table: TuningTable) -> Suite:
     """The suite with nothing to do but the trials, at no rates yet; a budget of memory still needs its cost shape."""
     assert suite.recipe is not None, "a suite with a [tuning] table has tasks, one with tasks has a recipe"
     decided: dict[str, Any] = dict.fromkeys(
-        ("learning_rate", "head_learning_rate", "test_rows", "curve_points", "gradient_norms", "directions")
+        (
+            "learning_rate",
+            "head_learning_rate",
+            "test_rows",
+            "curve_points",
+            "gradient_norms",
+            "directions",
+            "nearest_words",
+        )
     )
     if table.steps is not None:
         decided |= {"steps": None, "epochs": None}

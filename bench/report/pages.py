@@ -45,7 +45,7 @@ def document(results: JudgedResults, drawn: Iterable[Path] | None = None, change
         _methods(results, change), sweeps.section(results), claims.section(results), caveats.section(results),
         caveats.failures(results), scores.section(results), scores.retention(results), scores.over_rows(results),
         scores.fronts(results),
-        scores.reach(results), scores.gradients(results), scores.directions(results),
+        scores.reach(results), scores.gradients(results), scores.directions(results), scores.vectors(results),
         tuning.ranking(change) if change is not None else None, _of_figures("figures", "Figures", rest),
         costs.section(results), caveats.origin(results), caveats.suite(results), caveats.how(results),
     ]  # fmt: skip

@@ -133,6 +133,8 @@ TERMS: Mapping[str, Term] = {
                           "of seeds"),
     "overlap": Term("Scores", "0 to 1", "mean squared cosine of the principal angles between two subspaces of singular "
                     "directions"),
+    "nearest words": Term("Scores", "L2, cosine", "of each learned vector of a prompt, against the embeddings of the "
+                          "vocabulary, before and after training"),
     "gradient norm": Term("Scores", "L2", "of all gradients of a part of the delta, before clipping; mean over seeds, "
                           "0 is exact"),
     "loss at step 0": Term("Scores", "loss", "of the first batch, before any update, in training mode; mean over "
@@ -299,6 +301,17 @@ FIGURES: tuple[Figure, ...] = (
     *(_scored(f"directions.{ANY}.{leaf}", leaf.replace("_", " "), unit, "overlap")
       for leaf, unit in (("leading", "directions"), ("outputs", "dimensions"), ("relative_norm", ""),
                          ("stable_rank", ""), ("leading_share", ""), ("with_weight", ""), ("angle_to_weight", "deg"))),
+    *(_scored(f"input_vectors.vectors.{ANY}.{leaf}", label, "", "nearest words")
+      for leaf, label in (("start_norm", "norm of a learned vector at the start"), ("norm", "norm of a learned vector"),
+                          ("moved", "distance that it moved"),
+                          (f"start_nearest.{ANY}.cosine", "cosine to a nearest word at the start"),
+                          (f"nearest.{ANY}.cosine", "cosine to a nearest word"))),
+    _scored("input_vectors.words", "words of the vocabulary", "words", "nearest words", "counted"),
+    _scored("input_vectors.word_norms", "norms of words, quantiles", "", "nearest words", "counted"),
+    _scored("input_vectors.word_distance", "distance of two words", "", "nearest words", "counted"),
+    _scored("input_vectors.word_nearest", "cosine of a word to the nearest other", "", "nearest words", "counted"),
+    _scored("input_vectors.random_nearest", "cosine of a random vector to the nearest word", "", "nearest words",
+            "counted"),
     _scored(f"retention.{ANY}.before", "bits per byte of the backbone", "bits per byte", "bits per byte"),
     _scored(f"retention.{ANY}.after", "bits per byte after training", "bits per byte", "bits per byte"),
     _scored("best_step", "step that was scored", "steps", "score"),
@@ -321,6 +334,7 @@ NOT_FIGURES: Mapping[str, str] = {
     "vary": "what was swept", "value": "what was swept", "task": "what was scored", "task_name": "what was scored",
     "recipe": "how it was trained", "seed": "how it was trained", "tuning": "how it was trained",
     "label_scale": "how it was trained", "retention": "what was read",
+    "input_vectors": "names of words",
     "predictions_sha256": "file beside the record", "directions_sha256": "file beside the record",
     "kept_sha256": "file beside the record",
 }  # fmt: skip

@@ -22,6 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1 + ROUNDING, allow_inf_nan=False)]
 Angle = Annotated[float, Field(ge=0, le=90 + ROUNDING, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=-1 - ROUNDING, le=1 + ROUNDING, allow_inf_nan=False)]
 """What every metric stays within; a record is also held against the ranges of its own."""
+Cosine = Score
 
 
 def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
@@ -64,6 +65,8 @@ MOST_BLOCKS = 100_000
 """Timing blocks of a shape, and rounds of a block."""
 MOST_SECONDS = 1e7
 """Any limit of time, four months; a wait of more overflows the system's own clock."""
+MOST_NEAREST = 100
+"""Words that are noted beside one vector; a record holds two lists of them for each."""
 MOST_SEEDS = 1000
 """Seeds of a suite."""
 

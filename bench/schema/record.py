@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.schema import ranges
 from bench.schema.forms import Status, Weights
-from bench.schema.ranges import Amount, Angle, Count, Interval, Ratio, Score, Share
+from bench.schema.ranges import Amount, Angle, Cosine, Count, Interval, Ratio, Score, Share
 from bench.schema.shape import Decided, Setting, StepShape
 
 SCHEMA = 1
@@ -525,6 +525,47 @@ class Directions(_Frozen):
     """Smallest principal angle to these, in degrees."""
 
 
+class Neighbour(_Frozen):
+    """A word of the vocabulary near a vector."""
+
+    token: str
+    """As the tokenizer spells it; ``#7`` where it spells none."""
+    cosine: Cosine
+    """Of the angle between the two."""
+
+
+class InputVector(_Frozen):
+    """One learned vector among the word embeddings, before and after training."""
+
+    start_norm: Amount
+    """L2 norm before the first step."""
+    norm: Amount
+    """L2 norm once trained."""
+    moved: Amount
+    """L2 distance between the two."""
+    start_nearest: tuple[Neighbour, ...]
+    """Words nearest to the start by cosine, the nearest first."""
+    nearest: tuple[Neighbour, ...]
+    """Words nearest to the trained vector."""
+
+
+class InputVectors(_Frozen):
+    """What a method learned among the word embeddings, held against the words of the frozen vocabulary."""
+
+    vectors: tuple[InputVector, ...]
+    """In the order in which they stand before the sentence."""
+    words: Count
+    """Rows of the vocabulary."""
+    word_norms: tuple[Amount, Amount, Amount, Amount, Amount]
+    """L2 norms of the words: quantiles 0.05, 0.25, 0.5, 0.75 and 0.95."""
+    word_distance: Amount
+    """Mean L2 distance of two different words, over a sample."""
+    word_nearest: Cosine
+    """Mean cosine of a word to the nearest other word, over a sample: what a word has."""
+    random_nearest: Cosine
+    """Mean cosine of a vector of random direction to the nearest word: what no word has."""
+
+
 class LabelScale(_Frozen):
     """The unit in which a regression is trained: labels less ``mean``, over ``deviation``."""
 
@@ -601,6 +642,9 @@ class Scored(_Common):
     directions_sha256: str | None = None
     """Hash of the cell's singular vectors in ``directions/<id>.safetensors``, or ``directions.safetensors`` once
     published."""
+    input_vectors: InputVectors | None = None
+    """The vectors that the method learned among the word embeddings, where the recipe asks for ``nearest_words``; None
+    where it does not, or the method has none."""
     best_step: Count | None = None
     """Step whose state was scored, chosen on the selection rows; None: the last one, nothing was chosen."""
     tuning: Tuning | None = None

@@ -13,6 +13,7 @@ from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_c
 from bench.schema.forms import Device, Weights, spell
 from bench.schema.ranges import (
     MOST_BLOCKS,
+    MOST_NEAREST,
     MOST_RATE,
     MOST_ROWS,
     MOST_SECONDS,
@@ -307,6 +308,9 @@ class RecipeValues(_Table):
     """First steps whose gradients are noted, as one norm for each part of the delta; none where left out."""
     directions: int | None = Field(default=None, ge=0, le=MOST_ROWS)
     """Leading singular directions of what training adds to each query and value weight that are kept and compared."""
+    nearest_words: int | None = Field(default=None, ge=0, le=MOST_NEAREST)
+    """Words of the vocabulary nearest to each vector that a method learns among the word embeddings, a prompt's, that
+    are noted before and after training; none where left out."""
 
 
 DEFAULTS: dict[str, Any] = {

@@ -110,7 +110,7 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     from bench.models.head import check_positions, trainable, trained_dtypes
     from bench.models.tokenizer import load_tokenizer
     from bench.tasks.sources import rows_of
-    from bench.training.contract import finalize, merge, notes_of, ranks_of, stored_bytes
+    from bench.training.contract import finalize, merge, notes_of, ranks_of, stored_bytes, vectors_of
     from bench.training.diagnostics import Found, directions, weights
     from bench.training.evaluate import constant_score, flags, label_scale
     from bench.training.keep import keep_cell
@@ -132,7 +132,9 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     contract.bare(bare)
     model = _adapt(cell, bare, method, config, data).to(cell.device)
     contract.adapted(model.body)
+    method.name_classes(model.body, _class_names(data.spec, tokenizer))
     prepare_seconds = _prepare(cell, method, model, rows)
+    start_vectors = vectors_of(method, model.body) if recipe.get("nearest_words") else None
     notes = [*notes_of(method, model.body)]
     counts = record.Trainable(method=trainable(model.body), head=trainable(model.head))
 
@@ -159,6 +161,9 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     merged = merge(method, model.body) if start or contract.merges else None
     contract.merged(model.body, merged)
     added = directions(start, weights(merged), recipe["directions"]) if start and merged is not None else Found({}, {})
+    nearest = None
+    if start_vectors is not None:
+        nearest = _nearest(cell, bare, tokenizer, start_vectors, vectors_of(method, model.body))
     doubts = flags(
         losses, score, constant=constant_score(data.spec, predictions["label"]), bag_of_words=cell.task.floor,
         best_step=way.best_step,
@@ -172,8 +177,28 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
         "trained_dtypes": dtypes, "notes": tuple(notes), "ranks": ranks_of(method, model.body),
         "directions": added.figures, "kept_sha256": kept,
+        "input_vectors": nearest,
         "directions_sha256": directions_sha256(added.left) if added.left else None,
     }, Sidecars(predictions, added.left)  # fmt: skip
+
+
+def _class_names(spec: TaskSpec, tokenizer: Any) -> list[list[int]]:
+    """Token ids of each class's name; none where a task has no classes."""
+    if spec.kind != "classes" or not spec.labels:
+        return []
+    longest = max(map(len, spec.labels))
+    named = tokenizer(list(spec.labels), truncation=True, max_length=longest, add_special_tokens=False)["input_ids"]
+    return [list(ids) for ids in named]
+
+
+def _nearest(cell: Cell, bare: Any, tokenizer: Any, start: Any, end: Any) -> record.InputVectors:
+    """Learned vectors among the word embeddings, before and after training, held against the words."""
+    from bench.anatomy import anatomy
+    from bench.training.diagnostics import Words, input_vectors
+
+    embedding = bare.get_submodule(anatomy(bare).word_embeddings)
+    words = Words(embedding, tokenizer.convert_ids_to_tokens)
+    return input_vectors(words, start, end, cell.recipe["nearest_words"])
 
 
 def _texts(cell: Cell, bare: Any, tokenizer: Any, reserved: int) -> dict[str, Any]:

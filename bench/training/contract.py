@@ -101,6 +101,18 @@ def ranks_of(method: Method, module: nn.Module) -> dict[str, int]:
     return dict(said)
 
 
+def vectors_of(method: Method, module: nn.Module) -> Tensor | None:
+    """The vectors that the method says it has among the word embeddings, checked.
+
+    Raises:
+        BenchError: That is no matrix of them.
+    """
+    said: Any = method.input_vectors(module)
+    if said is not None and not (isinstance(said, Tensor) and said.ndim == 2 and said.is_floating_point()):
+        raise BenchError(f"input_vectors() of the method gives {_short(said)}; it takes a tensor [p, d], or None")
+    return said
+
+
 def _short(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:59]}…"

@@ -1,15 +1,16 @@
-"""Diagnostics of a training: norms of its first gradients, and directions of what it adds to a weight."""
+"""Diagnostics of a training: norms of its first gradients, directions of what it adds to a weight, learned vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.anatomy import anatomy, oriented
 from bench.errors import BenchError
-from bench.schema.record import Directions
+from bench.schema.record import Directions, InputVector, InputVectors, Neighbour
 from bench.stats.subspaces import Vectors, angles, overlap
 
 
@@ -114,3 +115,81 @@ def _compared(weight: Tensor, update: Tensor, leading: int) -> tuple[Directions,
         with_weight=overlap(mine, own), angle_to_weight=float(angles(mine, own)[0]),
     )  # fmt: skip
     return found, np.ascontiguousarray(mine, dtype=np.float16)  # a file is written in the order of its memory
+
+
+SAMPLE = 512
+"""Words, and vectors of random direction, that the yardsticks are means over."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of the norms of the words."""
+Spell = Callable[[list[int]], list[str | None]]
+
+
+class Words:
+    """The word embeddings of a frozen backbone, as it reads them, and what lies near a vector.
+
+    Args:
+        embedding: Gives ``[n, d]`` for ids ``[n]``; Gemma's scales its rows.
+        spell: Spells ids, as a tokenizer's ``convert_ids_to_tokens``.
+    """
+
+    def __init__(self, embedding: nn.Module, spell: Spell) -> None:
+        weight = embedding.weight
+        assert isinstance(weight, Tensor)
+        with torch.no_grad():
+            self.table = embedding(torch.arange(len(weight), device=weight.device)).float()
+        self._directions = F.normalize(self.table, dim=1)
+        self._spell = spell
+
+    def nearest(self, vectors: Tensor, number: int) -> list[tuple[Neighbour, ...]]:
+        """The words of the largest cosines to each of ``vectors [p, d]``, the nearest first."""
+        cosines = F.normalize(vectors, dim=1) @ self._directions.T
+        values, ids = cosines.topk(min(number, len(self.table)), dim=1)
+        return [
+            tuple(
+                Neighbour(token=token or f"#{at}", cosine=value)
+                for token, at, value in zip(self._spell(row), row, close, strict=True)
+            )
+            for row, close in zip(ids.tolist(), values.tolist(), strict=True)
+        ]
+
+    def yardsticks(self) -> dict[str, float]:
+        """What words have among themselves, and what a vector has that is none: fields of `InputVectors`.
+
+        The same in every cell of a backbone, and no random number of the training is drawn.
+        """
+        luck = torch.Generator().manual_seed(0)
+        rows, width = self.table.shape
+        some = torch.randperm(rows, generator=luck)[:SAMPLE].to(self.table.device)
+        words = self._directions[some] @ self._directions.T
+        words[torch.arange(len(some)), some] = -1.0  # a word is not its own neighbour
+        strange = torch.randn(SAMPLE, width, generator=luck).to(self.table)
+        chance = F.normalize(strange, dim=1) @ self._directions.T
+        return {
+            "word_distance": float(F.pdist(self.table[some]).mean()),
+            "word_nearest": float(words.amax(1).mean()), "random_nearest": float(chance.amax(1).mean()),
+        }  # fmt: skip
+
+
+def input_vectors(words: Words, start: Tensor, end: Tensor, number: int) -> InputVectors:
+    """Hold learned vectors ``[p, d]`` before and after training against the words.
+
+    Args:
+        words: Of the backbone that reads them.
+        start: Before the first step.
+        end: Once trained.
+        number: Nearest words of each.
+    """
+    start, end = start.to(words.table), end.to(words.table)
+    norms = words.table.norm(dim=1)
+    columns = (
+        start.norm(dim=1).tolist(), end.norm(dim=1).tolist(), (end - start).norm(dim=1).tolist(),
+        words.nearest(start, number), words.nearest(end, number),
+    )  # fmt: skip
+    return InputVectors(
+        vectors=tuple(
+            InputVector(start_norm=before, norm=after, moved=moved, start_nearest=first, nearest=last)
+            for before, after, moved, first, last in zip(*columns, strict=True)
+        ),
+        words=len(norms), word_norms=tuple(np.quantile(norms.numpy(force=True), QUANTILES).tolist()),
+        **words.yardsticks(),
+    )  # fmt: skip

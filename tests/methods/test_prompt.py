@@ -13,7 +13,10 @@ from tests.methods.families import FAMILIES, batch, tiny
 
 LEARNED = ("bert", "distilbert", "electra", "gpt2", "opt", "roberta")
 METHODS = ("prompt_tuning", "p_tuning")
-VARIANTS = [("prompt_tuning", {}), ("p_tuning", {}), ("p_tuning", {"encoder": "mlp"})]
+VARIANTS = [
+    ("prompt_tuning", {}), ("prompt_tuning", {"init": "labels"}), ("p_tuning", {}), ("p_tuning", {"encoder": "mlp"}),
+    ("p_tuning", {"encoder": "none"}),
+]  # fmt: skip
 
 
 def stored(method, module):
@@ -28,6 +31,7 @@ def stored(method, module):
         ("p_tuning", {"length": 9}, 8_278_272, 6_912),
         ("p_tuning", {"length": 9, "hidden": 768}, 23_617_536 + 1_771_008 + 6_912, 6_912),
         ("p_tuning", {"encoder": "mlp"}, 1_196_544, 15_360),
+        ("p_tuning", {"encoder": "none"}, 15_360, 15_360),
     ],
 )
 def test_counts_on_bert_base(name, config, trains, stores):
@@ -178,6 +182,62 @@ def test_words_are_sampled_from_the_first_5000_rows():
     assert max(int(row.eq(table).all(1).nonzero()[0]) for row in module.prompt.table) < 5000
 
 
+def test_class_names_are_repeated_until_the_prompt_is_full():
+    method, module = adapt("prompt_tuning", "bert", length=5, init="labels")
+    table = module.backbone.get_input_embeddings().weight
+    method.name_classes(module, [[7, 8], [9]])
+    assert module.prompt.table.equal(table[[7, 8, 9, 7, 8]])
+    method.name_classes(module, [[n] for n in range(3, 20)])
+    assert module.prompt.table.equal(table[[3, 4, 5, 6, 7]])
+    with pytest.raises(BenchError, match="init = 'labels' needs a task whose classes have names; take init = 'voc"):
+        method.name_classes(module, [])
+
+
+@pytest.mark.parametrize("init", ["vocabulary", "uniform"])
+def test_other_starts_do_not_hear_the_class_names(init):
+    method, module = adapt("prompt_tuning", "bert", length=5, init=init)
+    before = module.prompt.table.detach().clone()
+    method.name_classes(module, [[7, 8], [9]])
+    assert module.prompt.table.equal(before)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:peft")
+@pytest.mark.parametrize("names", [[[7, 8], [9]], [[3], [4], [5], [6], [7], [8]]])
+def test_a_start_from_class_names_is_that_of_peft_s_text(names, monkeypatch):
+    from peft import PromptTuningConfig
+    from peft.tuners.prompt_tuning import PromptEmbedding
+
+    method, module = adapt("prompt_tuning", "bert", length=5, init="labels")
+    method.name_classes(module, names)
+    tokens = [token for name in names for token in name]
+    monkeypatch.setattr(
+        "transformers.AutoTokenizer.from_pretrained", lambda *args, **options: lambda text: {"input_ids": tokens}
+    )
+    config = PromptTuningConfig(
+        task_type="FEATURE_EXTRACTION", num_virtual_tokens=5, token_dim=32, num_transformer_submodules=1,
+        prompt_tuning_init="TEXT", prompt_tuning_init_text="the class names", tokenizer_name_or_path="any",
+    )  # fmt: skip
+    theirs = PromptEmbedding(config, module.backbone.get_input_embeddings())
+    assert module.prompt.table.equal(theirs.embedding.weight)
+
+
+def test_without_its_encoder_p_tuning_starts_where_the_encoder_would():
+    starts = []
+    for encoder in ("lstm", "none"):
+        torch.manual_seed(3)
+        method, module = adapt("p_tuning", "bert", length=4, encoder=encoder)
+        starts.append(method.input_vectors(module))
+    assert starts[0].equal(starts[1])
+    assert list(trained(module)) == ["prompt.table"]
+
+
+@pytest.mark.parametrize(("name", "config"), VARIANTS)
+def test_input_vectors_are_those_that_are_stored(name, config):
+    method, module = adapt(name, "bert", length=4, **config)
+    assert method.input_vectors(module).equal(method.delta(method.finalize(module))["prompt.table"])
+    assert not method.input_vectors(module).requires_grad
+
+
 def test_no_weight_decay_falls_on_any_trained_parameter():
     for name in METHODS:
         method, module = adapt(name, "bert", length=4)
@@ -218,7 +278,12 @@ def test_reserved_positions_are_those_that_the_prompt_takes():
         ("prompt_tuning", "bert", {"length": 0}, "length = 0 is too small; it takes at least 1"),
         ("p_tuning", "bert", {"length": 0}, "length = 0 is too small; it takes at least 1"),
         ("p_tuning", "bert", {"hidden": 0}, "hidden = 0 is too small"),
-        ("p_tuning", "bert", {"encoder": "gru"}, "encoder = 'gru' has the wrong type; it takes 'lstm' or 'mlp'"),
+        (
+            "p_tuning",
+            "bert",
+            {"encoder": "gru"},
+            "encoder = 'gru' has the wrong type; it takes 'lstm' or 'mlp' or 'none'",
+        ),
         ("prompt_tuning", "bert", {"length": 64}, "leaves no position for a token: this bert has 64"),
         ("p_tuning", "roberta", {"length": 64}, "leaves no position for a token: this roberta has 64"),
         ("prompt_tuning", "llama", {"length": 97}, "has 96 rows for length = 97; take init = 'uniform'"),

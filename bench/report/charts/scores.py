@@ -430,3 +430,47 @@ def _directions_caption(table: pd.DataFrame) -> str:
         f"{fmt.plural(table['task'].nunique(), 'task')}, the mark their mean; dashed: two random subspaces "
         f"({table['by_chance'].mean():.3f})."
     )
+
+
+def nearest_words(sheet: Sheet) -> "Figure | None":
+    """Norm of each learned vector and its cosine to the nearest word, before and after training.
+
+    Returns:
+        None where no record has such vectors.
+    """
+    table = sheet.results.vector_table
+    if table.empty:
+        return None
+    labels = [label for label in sheet.labels if label in set(table["method"])]
+    left = canvas.room_for(sheet.looks, labels)
+    layout = Layout(canvas.depth(sheet.looks, labels), left=left, widths=(1.0, 1.0), above=0.32)
+    words = sheet.words("What prompts learned among the word embeddings", _vectors_caption(table), "scored", shape="")
+    figure, (norms, cosines) = canvas.new_figure(words, layout)
+    same = table.iloc[0]
+    norms.axvspan(same["word_low"], same["word_high"], color=FAINT, alpha=0.25, linewidth=0)
+    norms.set_xscale("log")
+    for name, line in (("random_nearest", ":"), ("word_nearest", "--")):
+        cosines.axvline(same[name], color=FAINT, linestyle=line, linewidth=1)
+    cosines.set_xlim(-0.04, 1.04)
+    panels = (
+        (norms, "start_norm", "norm", "norm of the vectors"),
+        (cosines, "start_nearest", "nearest", "to a word"),
+    )
+    for axes, before, after, title in panels:
+        for y, label in zip(canvas.rows(axes, sheet.looks, labels, named=axes is norms), labels, strict=True):
+            mine, look = table[table["method"] == label], sheet.looks[label]
+            axes.plot(mine[after], np.full(len(mine), y), "o", color=look.colour, markersize=3, alpha=0.25)
+            canvas.mark(axes, float(mine[before].mean()), y, look, hollow=True)
+            canvas.mark(axes, float(mine[after].mean()), y, look)
+        axes.set_title(title, fontsize=8.5, color=INK)
+    norms.set_xlabel("norm (L2, log scale)")
+    cosines.set_xlabel("cosine")
+    return figure
+
+
+def _vectors_caption(table: pd.DataFrame) -> str:
+    return (
+        f"Hollow: mean at the start; filled: mean once trained; dots: each of n = {len(table)} trained vectors of "
+        f"{fmt.plural(table['seed'].nunique(), 'seed')}. Left: the band holds nine in ten words of the vocabulary. "
+        "Right: cosine to the nearest word; dotted: what a random direction has, dashed: what a word has to another."
+    )

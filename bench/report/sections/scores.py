@@ -336,6 +336,7 @@ def steps(value: float) -> str:
 
 GRADIENTS = "Gradients of the first steps"
 DIRECTIONS = "Directions of what training added"
+VECTORS = "What prompts learned"
 STEPS = (1, 2, 5)
 """Steps of the table, beside the last one noted."""
 
@@ -449,3 +450,37 @@ def _angles(row: "pd.Series[float]") -> list[str]:
         "angle_to_weight": "{:.0f}°", "with_baseline": "{:.3f}", "angle_to_baseline": "{:.0f}°", "with_seed": "{:.3f}",
     }  # fmt: skip
     return [fmt.MISSING if pd.isna(row[name]) else form.format(row[name]) for name, form in forms.items()]
+
+
+def vectors(results: Results) -> Section | None:
+    """Norms, distances and nearest words of learned vectors; None where no record has them."""
+    held = results.vector_table
+    if held.empty:
+        return None
+    same = held.iloc[0]
+    sentences = (
+        f"Each vector that a prompt learned, against the {same['of_words']:,} word embeddings of the backbone: these "
+        f"have norms of {fmt.three(same['word_low'])} to {fmt.three(same['word_high'])} (0.05 and 0.95 quantiles; "
+        f"median {fmt.three(same['word_norm'])}) and lie {fmt.three(same['word_distance'])} apart on average. A word "
+        f"has a cosine of {fmt.ratio(same['word_nearest'])} to the nearest other word, a vector of random direction "
+        f"{fmt.ratio(same['random_nearest'])} to the nearest word.",
+        f"Means over vectors and {fmt.plural(held['seed'].nunique(), 'seed')}.",
+    )
+    head = ["method", "task", "norm at the start", "norm", "moved", "nearest word at the start, cosine",
+            "nearest word, cosine", "same nearest word", f"nearest words, seed {held['seed'].min()}"]  # fmt: skip
+    rows = [
+        [label, task, *_vector_figures(mine), _named_words(mine[mine["seed"] == held["seed"].min()])]
+        for (label, task), mine in held.groupby(["method", "task"], sort=False)
+    ]
+    table = plain_table("Learned vectors, means", head, rows, (1, -1))
+    return Section("vectors", VECTORS + mark(results), (Text(sentences), table))
+
+
+def _vector_figures(mine: pd.DataFrame) -> list[str]:
+    norms = [fmt.three(mine[column].mean()) for column in ("start_norm", "norm", "moved")]
+    cosines = [fmt.ratio(mine[column].mean()) for column in ("start_nearest", "nearest")]
+    return [*norms, *cosines, f"{mine['kept'].sum()} of {len(mine)}"]
+
+
+def _named_words(mine: pd.DataFrame) -> str:
+    return ", ".join(mine.sort_values("place")["word"])
