@@ -1,13 +1,18 @@
 """``python -m bench``: runs the command line; a user's mistake becomes one sentence and exit code 2."""
 
 import contextlib
+import errno
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
-from bench.errors import BenchError, Interrupted
+from bench.errors import BenchError, Interrupted, shortened
+
+LONGEST_LINE = 2_000
+"""Characters of a sentence that may quote what was given."""
 
 
 def main() -> None:
@@ -18,13 +23,21 @@ def main() -> None:
 
             app()
     except BenchError as error:
-        from bench.report.format import plain  # a file's own words, quoted, move no cursor and break no line
-
-        sys.stderr.write(f"error: {plain(error)}\n")
-        sys.exit(2)
+        _refuse(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _refuse(f"{str(error.filename)[:60]}...: no file has a name as long as this; give a shorter one")
     except Interrupted as stop:
         sys.stderr.write(f"interrupted{': ' if stop.kept else ''}{stop.kept}\n")
         sys.exit(128 + stop.number)
+
+
+def _refuse(sentence: object) -> NoReturn:
+    from bench.report.format import plain  # a file's own words, quoted, move no cursor and break no line
+
+    sys.stderr.write(f"error: {shortened(plain(sentence), LONGEST_LINE)}\n")
+    sys.exit(2)
 
 
 @contextlib.contextmanager

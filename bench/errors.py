@@ -1,6 +1,7 @@
 """Errors that a user can fix: one sentence that says what, where, what is allowed and what to do."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +26,45 @@ class Interrupted(BaseException):
         """What is kept and how to go on, where the command can say so."""
 
 
+LONGEST_REASON = 500
+"""Characters of a reason: more than that is no sentence, and a screen would wrap it for minutes."""
+LONGEST_TRACEBACK = 20_000
+
+
+def shortened(text: str, most: int = LONGEST_REASON) -> str:
+    """``text`` as any file and screen can hold it: without lone surrogates, of at most ``most`` characters.
+
+    Of a longer one the beginning and the end stay, with the number of characters that are left out between them.
+    """
+    if len(text) > most:
+        cut = f" ... {len(text) - most} characters left out ... "
+        half = (most - len(cut)) // 2
+        text = text[:half] + cut + text[-half:]
+    return text.encode("utf-8", "replace").decode()
+
+
+def message(error: BaseException) -> str:
+    """All that an exception says, also one that a third party wrote: to ask for it raises nothing."""
+    try:
+        return str(error)
+    except Exception as unsaid:
+        return f"its message cannot be read, which raises {type(unsaid).__name__}"
+
+
+def said(error: BaseException, most: int = LONGEST_REASON) -> str:
+    """The first line with words of what an exception says, `shortened`; empty where it says nothing."""
+    return shortened(next((line.strip() for line in message(error).splitlines() if line.strip()), ""), most)
+
+
+def traced(error: BaseException) -> str:
+    """Python's traceback of an exception, with what stands before and after its middle where it is very long."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as unsaid:
+        text = f"{type(error).__name__}, whose traceback cannot be read ({type(unsaid).__name__})"
+    return shortened(text, LONGEST_TRACEBACK)
+
+
 def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> BenchError:
     """Build the error for a name that is not among the known ones, with the nearest known name.
 
@@ -34,7 +74,7 @@ def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> Benc
         known: All names that exist.
         where: Prefix that locates the mistake, e.g. ``"suites/smoke.toml: methods[2]"``.
     """
-    names = sorted(known)
+    names, name = sorted(known), shortened(name, 200)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     prefix = f"{where}: " if where else ""

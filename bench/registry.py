@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, said, unknown
 from bench.schema.forms import parse_spec as parse_spec
 from bench.schema.forms import spell as spell
 from methods import BRIDGES as BRIDGES
@@ -74,8 +74,9 @@ def load_method(name: str, where: str = "") -> type["Method"]:
     try:
         loaded = plugins[name].load()
     except Exception as error:  # a third party's import may fail in any way; the sentence names whose it is
-        line = next(iter(str(error).strip().splitlines()), "")
-        raise BenchError(f"method {name!r}: its plug-in cannot be imported ({type(error).__name__}: {line})") from error
+        raise BenchError(
+            f"method {name!r}: its plug-in cannot be imported ({type(error).__name__}: {said(error)})"
+        ) from error
     from bench.method import Method
 
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):

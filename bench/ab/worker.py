@@ -4,13 +4,13 @@ import importlib.util
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.errors import BenchError
+from bench.errors import BenchError, said
 from bench.schema.jobs import Probe
 
 if TYPE_CHECKING:
@@ -81,8 +81,11 @@ class Arm:
         return readings
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and those that its methods have started."""
         self._messages.close()
+        with suppress(OSError):
+            if self._process.pid is not None:
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join()
 
@@ -91,6 +94,8 @@ def _serve(tree: str, spec: str, threads: int, messages: Connection) -> None:
     """In the process: answer commands until the parent closes the pipe."""
     import torch
 
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    os.setpgid(0, 0)  # the parent ends by it what a method starts here
     os.dup2(2, 1)  # whatever a method prints must not mix with the parent's JSON
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     torch.set_num_threads(threads)
@@ -104,7 +109,8 @@ def _serve(tree: str, spec: str, threads: int, messages: Connection) -> None:
             server = server or _Server(tree, spec)
             messages.send((None, getattr(server, command)(*arguments)))
         except Exception as error:  # the failure of a version is an answer; the other versions go on
-            text = str(error) if type(error).__name__ == "BenchError" else f"{type(error).__name__}: {error}"
+            named = "" if type(error).__name__ == "BenchError" else f"{type(error).__name__}: "  # it may be another's
+            text = named + said(error)
             messages.send((text, None))
 
 

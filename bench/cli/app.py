@@ -20,12 +20,14 @@ from bench.cli.options import (
     JsonOption,
     MethodsOption,
     OutOption,
+    RetryOption,
     RunArgument,
     SeedsOption,
     SuiteOption,
     TasksOption,
     TuningOption,
     check_output,
+    repeated,
     selection_of,
     split_specs,
 )
@@ -66,6 +68,7 @@ def run(
     suite: SuiteOption,
     out: Annotated[Path | None, typer.Option(help="Run folder (default: results/runs/<suite>-<hash>).")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive existing records and start over.")] = False,
+    retry: RetryOption = None,
     data: DataOption = None,
     methods: MethodsOption = None,
     tasks: TasksOption = None,
@@ -93,13 +96,13 @@ def run(
     from bench.cli.progress import Display
     from bench.execute.tracking import checked
 
-    trackers = checked(track or ())
+    trackers, again = checked(track or ()), repeated(retry, fresh)
     display = Display(quiet=as_json)
     narrowed = selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts))
     context = warm_up(narrowed)
     plan = planned(narrowed, display.note)
     folder = out or Path("results/runs") / plan.name
-    records = carry_out(plan, folder, fresh, workers, context, display, keep, trackers)
+    records = carry_out(plan, folder, fresh, workers, context, display, keep, trackers, again)
     with interruptible(lambda: f"all {len(records)} records are kept; the same command writes the report"):
         _report(folder, display.console, as_json)
     raise typer.Exit(1 if any(record.status != "ok" for record in records) else 0)

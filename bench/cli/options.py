@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -15,6 +15,7 @@ from bench.schema.forms import Dtype as Dtype
 from bench.schema.forms import Loss as Loss
 from bench.schema.forms import Objective as Objective
 from bench.schema.forms import Optimizer as Optimizer
+from bench.schema.forms import Status
 from bench.schema.forms import Weights as Weights
 
 if TYPE_CHECKING:
@@ -83,6 +84,14 @@ TuningOption = Annotated[
 InconclusiveOption = Annotated[
     Literal["ok", "fail"] | None,
     typer.Option(help="Exit with 0 (ok) or 1 (fail) instead of 3 where no verdict is possible."),
+]
+RetryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STATUS,...",
+        help="Repeat records that are oom, nan, timeout, crashed or failed, separated by commas; the old ones move to "
+        "retried.jsonl.",
+    ),
 ]
 OutOption = Annotated[Path | None, typer.Option("-o", "--out", help="File to write (default: standard output).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -173,6 +182,27 @@ def split_specs(text: str) -> list[str]:
         else:
             current += character
     return [part for part in (*parts, current.strip()) if part]
+
+
+def repeated(text: str | None, fresh: bool) -> frozenset[str]:
+    """Statuses of the records that ``--retry`` repeats.
+
+    Raises:
+        BenchError: One is no status of a record that came to no figure, or ``--fresh`` repeats all.
+    """
+    from bench.errors import BenchError, unknown
+
+    if text is None:
+        return frozenset()
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    known = [status for status in get_args(Status) if status != "ok"]
+    for name in sorted(names - {*known}):
+        raise unknown("status", name, known, "--retry")
+    if not names:
+        raise BenchError(f"--retry is empty; name what to repeat: {', '.join(known)}")
+    if fresh:
+        raise BenchError("--fresh repeats every record, those of --retry among them; give one of the two")
+    return names
 
 
 def selection_of(

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.options import Commands, DataOption, JsonOption, MethodsOption, SuiteOption, TasksOption, selection_of
+from bench.cli.options import (
+    Commands,
+    DataOption,
+    JsonOption,
+    MethodsOption,
+    RetryOption,
+    SuiteOption,
+    TasksOption,
+    repeated,
+    selection_of,
+)
 from bench.execute.run import MEASURE, carry_out, interruptible, planned, selected, warm_up
 
 if TYPE_CHECKING:
@@ -25,6 +35,7 @@ def tune(
         Path | None, typer.Option(help="Folder of the search (default: results/runs/tune-<suite>-<hash>).")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive existing trials and start over.")] = False,
+    retry: RetryOption = None,
     data: DataOption = None,
     methods: MethodsOption = None,
     tasks: TasksOption = None,
@@ -43,6 +54,7 @@ def tune(
     from bench.plan.load import suite_path
     from bench.schema.suite import search_table
 
+    again = repeated(retry, fresh)
     display = Display(quiet=as_json)
     narrowed = selected(suite, selection_of(data, methods, tasks, None, None, False))
     search_table(narrowed.tuning, str(suite_path(suite)))  # before the fork server starts and data is read
@@ -51,7 +63,7 @@ def tune(
 
     plan = planned(narrowed, display.note, plan_search)
     folder = out or Path("results/runs") / f"tune-{plan.name}"
-    records = carry_out(plan, folder, fresh, workers, context, display)
+    records = carry_out(plan, folder, fresh, workers, context, display, retry=again)
     with interruptible(lambda: f"all {len(records)} trials are kept; the same command writes the report"):
         show_search(folder, display.console, as_json, suite_path(suite))
     raise typer.Exit(1 if any(record.status not in ("ok", "nan") for record in records) else 0)

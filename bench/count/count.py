@@ -31,7 +31,7 @@ from bench.count.step import (
     prove_graph,
     step_batch,
 )
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, said, unknown
 from bench.method import Method
 from bench.models.head import trainable, trained_dtypes
 from bench.models.objective import make_objective, shape_for
@@ -314,10 +314,10 @@ def account(
                 own = copy.deepcopy(module, dict(fakes))
             return _counted(_Step(own, given, loss or _own_loss, optimizer), device)
     except BenchError as error:
-        said = str(error)
-        raise BenchError(said if said.startswith("account: ") else f"account: {said}") from error
+        refused = str(error)
+        raise BenchError(refused if refused.startswith("account: ") else f"account: {refused}") from error
     except Exception as error:  # whatever the module, its loss or a library below them says
-        reason = (str(error).splitlines() or [""])[0]
+        reason = said(error)
         if (beyond := limit(error)) is not None:
             raise BenchError(f"account: {beyond}") from error
         if lacks_fake_form(error):

@@ -27,7 +27,7 @@ from transformers import masking_utils
 
 from bench.count.chunked import as_on_cuda
 from bench.count.memo import Memory
-from bench.errors import BenchError
+from bench.errors import BenchError, message, said
 from bench.training.blame import hook_of, reason_of
 
 
@@ -122,7 +122,7 @@ def lacks_fake_form(error: BaseException) -> bool:
     """Whether ``error`` says that an operation cannot run without data, rather than that it was used wrongly."""
     known = UnsupportedOperatorException | DynamicOutputShapeException | DataDependentOutputException
     # a custom operation without one raises a plain RuntimeError, a compiled one names the backend that it lacks
-    return isinstance(error, known) or any(words in str(error) for words in ("no fake impl", "'Meta' backend"))
+    return isinstance(error, known) or any(words in message(error) for words in ("no fake impl", "'Meta' backend"))
 
 
 _LIMITS = {
@@ -137,7 +137,7 @@ _LIMITS = {
 
 def limit(error: BaseException) -> str | None:
     """Which limit of counting ``error`` comes from, with what works in its place; None where it is none of them."""
-    return next((sentence for words, sentence in _LIMITS.items() if words in str(error)), None)
+    return next((sentence for words, sentence in _LIMITS.items() if words in message(error)), None)
 
 
 _OPERATION = re.compile(r"\b[A-Za-z_]\w*::\w+(?:\.\w+)?|\baten\.\w+(?:\.\w+)?")
@@ -146,13 +146,13 @@ _OPERATION = re.compile(r"\b[A-Za-z_]\w*::\w+(?:\.\w+)?|\baten\.\w+(?:\.\w+)?")
 
 def uncounted(error: BaseException) -> str:
     """Why a step is not counted on tensors without data, as a sentence that names the operation and what works."""
-    line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
+    line = said(error).rstrip(".")
     if (known := limit(error)) is not None:
         return known
     if isinstance(error, NotImplementedError) and not lacks_fake_form(error):
         return line or "it has no form without data"  # a method's own sentence
     if lacks_fake_form(error):
-        named = _OPERATION.search(str(error))
+        named = _OPERATION.search(message(error))
         operation = f"the operation {named[0]}" if named else "one of its operations"
         return (
             f"{operation} has no form for tensors without data; give it one with torch.library.register_fake, or run "

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import types
 import warnings
 from collections import deque
@@ -16,7 +15,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
 
-from bench.errors import BenchError
+from bench.errors import LONGEST_TRACEBACK, BenchError, said, traced
 
 T = TypeVar("T")
 
@@ -149,6 +148,7 @@ def _answer(work: Callable[[Callable[[Any], None]], None], theirs: Connection, a
     import torch
 
     try:
+        own_group()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with_parent, args=(alive,), daemon=True).start()
@@ -156,18 +156,27 @@ def _answer(work: Callable[[Callable[[Any], None]], None], theirs: Connection, a
         _print_to_stderr()
         try:
             work(lambda value: theirs.send_bytes(pickle.dumps(("part", value))))
-            said: tuple[str, Any] = ("end", None)
+            outcome: tuple[str, Any] = ("end", None)
         except BenchError as error:
-            said = ("refused", str(error))
+            outcome = ("refused", said(error, LONGEST_TRACEBACK))
         except BaseException as error:  # SystemExit too: what a method does to its process is a result
             from bench.training.blame import reason_of
 
-            said = ("raised", (reason_of(error), "".join(traceback.format_exception(error))))
-        theirs.send_bytes(pickle.dumps(said))
+            outcome = ("raised", (reason_of(error), traced(error)))
+        theirs.send_bytes(pickle.dumps(outcome))
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(0)
+
+
+def own_group() -> None:
+    """Put this process at the head of a group, so that what a method starts in it is ended with it.
+
+    It stays in the session, by which some kernels share out their cores: figures are taken as before.
+    """
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal may stop what prints beside its foreground
+    os.setpgid(0, 0)
 
 
 def _print_to_stderr() -> None:
@@ -180,7 +189,7 @@ def _print_to_stderr() -> None:
 def _end_with_parent(alive: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         alive.recv_bytes()
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 class _Fork:
@@ -242,7 +251,9 @@ class _Fork:
         return f"its process ended without an answer ({cause})"
 
     def end(self) -> None:
-        """Kill it where it still runs."""
+        """Kill it where it still runs, and whatever the method has started in it."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
         if self._status is None:
             os.kill(self._pid, signal.SIGKILL)
             self._ended(wait=True)

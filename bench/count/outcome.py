@@ -1,12 +1,11 @@
 """What a probe has found out about one method so far, failures included."""
 
 import dataclasses
-import traceback
 from collections.abc import Iterable
 from typing import Any
 
 from bench.count.isolation import Lost
-from bench.errors import BenchError
+from bench.errors import BenchError, message, traced
 from bench.schema.forms import Status
 
 
@@ -41,7 +40,7 @@ class Findings:
 
         self.status = _status(error)
         self.reason = reason_of(error) if isinstance(error, BenchError) else limit(error) or reason_of(error)
-        self.traceback = "".join(traceback.format_exception(error))
+        self.traceback = traced(error)
 
     def lose(self, lost: Lost) -> None:
         """Take down how the method's process ended; figures taken before stay."""
@@ -56,5 +55,5 @@ def _status(error: BaseException) -> Status:
     if isinstance(error, NonFiniteLoss):
         return "nan"
     # The CPU allocator has no exception class of its own.
-    full = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    full = isinstance(error, RuntimeError) and "can't allocate memory" in message(error)
     return "oom" if full or isinstance(error, MemoryError | torch.OutOfMemoryError) else "failed"

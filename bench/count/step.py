@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from bench.count.attribution import Origin, OwnWork
 from bench.count.fake import Padded
-from bench.errors import BenchError, given
+from bench.errors import BenchError, given, said
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, generator
 from bench.models.text import IGNORED
@@ -321,5 +321,5 @@ def _refusing_padding() -> Iterator[None]:
     except (BenchError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a third party's code says of a mask that it does not know
-        reason = (str(error).splitlines() or [""])[0]
+        reason = said(error)
         raise BenchError(f"it cannot train on a row with padding ({type(error).__name__}: {reason})") from error

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from bench.cli.progress import Display
     from bench.plan.select import Selection
     from bench.schema.jobs import Plan
+    from bench.schema.record import Stored
     from bench.schema.suite import Suite
     from bench.store.kept import Keep
     from bench.store.store import Store
@@ -79,7 +81,7 @@ def interruptible(kept: Callable[[], str]) -> Iterator[None]:
 
 def carry_out(
     plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: "ForkServerContext", display: "Display",
-    which: Literal["best", "all"] | None = None, trackers: Sequence[str] = (),
+    which: Literal["best", "all"] | None = None, trackers: Sequence[str] = (), retry: Set[str] = frozenset(),
 ) -> list[Any]:  # fmt: skip
     """Carry out what the folder still lacks.
 
@@ -92,6 +94,7 @@ def carry_out(
         display: Shows how far it is.
         which: What to keep of what cells train; None: nothing.
         trackers: Where every record of the plan is sent, from ``bench.execute.tracking.checked``.
+        retry: Statuses of the records to repeat.
 
     Returns:
         The records of the plan, of this call and of earlier ones, in the order of the file.
@@ -102,28 +105,38 @@ def carry_out(
     from bench.execute.runner import Result, execute, remaining
     from bench.execute.tracking import Tracking
     from bench.store.kept import kept_in, leave_best, set_aside, tidy
-    from bench.store.store import open_store
+    from bench.store.store import RETRIED, open_store
 
     wanted = plan.job_ids()
-    again = "the same command without --fresh" if fresh else "the same command"
+    without = " without --fresh" if fresh else " without --retry" if retry else ""
 
     def kept() -> str:
-        return f"{sum(identity in store for identity in wanted)} of {len(wanted)} records are kept; {again} resumes"
+        there = sum(identity in store for identity in wanted)
+        return f"{there} of {len(wanted)} records are kept; the same command{without} resumes"
 
     keep = _keep(plan, folder, which)
-    with open_store(folder, plan.suite, fresh=fresh) as store, interruptible(kept):
+    with open_store(folder, plan.suite, fresh=fresh, wanted=wanted) as store, interruptible(kept):
         if fresh:
             set_aside(folder)
         tidy(folder)
         if keep is not None:
             _check_kept(plan, store, keep)
-        tracking = Tracking(folder, trackers, display.note, fresh)
+        owed = {record.id for record in store.records if record.id in wanted and record.status in retry}
+        if owed:
+            counts = _statuses(record for record in store.records if record.id in owed)
+            store.set_aside(owed)
+            display.note(f"repeats {_spoken(counts)}; what they were is in {RETRIED}")
+        elif retry:
+            display.note(f"--retry: no record here is {' or '.join(sorted(retry))}")
+        tracking = Tracking(folder, trackers, display.note, fresh, owed)
         for record in store.records:
             if record.id in wanted:
                 tracking.send(record)
         todo = remaining(plan, store)
         if not todo:
             display.note("nothing to do (use --fresh to run again)")
+            if lost := _statuses(record for record in store.records if record.id in wanted and record.status in _LOST):
+                display.note(f"--retry {','.join(lost)} repeats {_spoken(lost)}")
         else:
             display.begin(plan, todo, sum(identity in store for identity in wanted), folder)
             if keep is None and any(kept_in(folder)):
@@ -136,6 +149,21 @@ def carry_out(
         if keep is not None and keep.which == "best":
             leave_best(folder)
         return [record for record in store.records if record.id in wanted]
+
+
+_LOST = ("oom", "timeout", "crashed")
+"""Statuses that a fuller machine, or a kill from outside, may have caused."""
+
+
+def _statuses(records: "Iterable[Stored]") -> dict[str, int]:
+    """How many of ``records`` have each status."""
+    return dict(sorted(Counter(str(record.status) for record in records).items()))
+
+
+def _spoken(counts: dict[str, int]) -> str:
+    """``1 oom and 2 crashed records``."""
+    words = " and ".join(f"{number} {status}" for status, number in counts.items())
+    return f"{words} {'record' if sum(counts.values()) == 1 else 'records'}"
 
 
 def _keep(plan: "Plan", folder: Path, which: Literal["best", "all"] | None) -> "Keep | None":

@@ -1,5 +1,6 @@
 """Carries out a plan: each job in a process of its own through a fork server; stores each record at once."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -10,12 +11,15 @@ from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import NamedTuple
 
+import psutil
 from pydantic import TypeAdapter
 
+from bench.count.isolation import own_group
 from bench.count.sweep import failures as count_failures
 from bench.count.sweep import run_sweep
-from bench.errors import BenchError, unwritable
+from bench.errors import BenchError, traced, unwritable
 from bench.plan.select import family
 from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id
 from bench.schema.record import Stored
@@ -60,6 +64,35 @@ class _Worker:
     started: str = field(default_factory=now)
     deadline: float = 0.0
     received: list[Stored] = field(default_factory=list)
+    raised: tuple[str, str] | None = None
+    """Reason and traceback of what ended the job and was no failure that its records could hold."""
+
+    server: int | None = None
+    """Number of the fork server's process."""
+
+    def end(self) -> None:
+        """End the process, which may live on without its server, and those that its method has started."""
+        with contextlib.suppress(OSError):
+            if self.process.pid is not None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+
+    def close(self) -> None:
+        """Give back what it is heard by, once nobody speaks."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.messages.poll(_LAST_WORDS_SECONDS):
+                self.messages.recv_bytes()
+        self.messages.close()
+        self.lifeline.close()
+
+
+class _ServerLost(Exception):
+    """The fork server was gone when a process was asked of it."""
+
+
+_LAST_WORDS_SECONDS = 5.0
+"""A process that was killed gives its memory back, closes its pipes and ends, in this order and soon after."""
 
 
 def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
@@ -73,14 +106,25 @@ def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
     os.environ["BENCH_WARM_CELLS"] = "1" if cells else ""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.execute.warm"])
-    forkserver.ensure_running()  # returns at once: the server imports while the caller plans
+    _serve()  # returns at once: the server imports while the caller plans
     return context
+
+
+def _serve() -> None:
+    """Start the fork server where none runs. Ctrl-C is the parent's to answer, also while the server still imports."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def run_jobs(
     context: ForkServerContext, jobs: Sequence[Job], *, workers: int, keep: Keep | None = None
 ) -> Iterator[Progress | Result]:
     """Run ``jobs``, at most ``workers`` at once, and yield what happens as it happens.
+
+    Where the fork server dies, its jobs start anew in another one; a job under which it dies twice has crashed.
 
     Args:
         context: From ``warm_context``.
@@ -89,25 +133,36 @@ def run_jobs(
         keep: Where cells write what they have trained, aside of its place; None: it is not kept.
 
     Raises:
-        BenchError: What is to be kept cannot be written.
+        BenchError: What is to be kept cannot be written, or no fork server can be started.
     """
     waiting = list(reversed(jobs))
     running: list[_Worker] = []
+    repeated: set[str] = set()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_start(context, waiting.pop(), keep))
+                running.append(_started(context, waiting[-1], keep))
+                waiting.pop()
             handles = [handle for worker in running for handle in (worker.messages, worker.process.sentinel)]
             wait(handles, timeout=max(0.0, min(worker.deadline for worker in running) - time.monotonic()))
             for worker in list(running):
                 yield from _drain(worker)
-                if ended := _ended(worker):
-                    running.remove(worker)
-                    yield from _close(worker, *ended)
+                if not (ended := _ended(worker)):
+                    continue
+                running.remove(worker)
+                worker.end()
+                yield from _drain(worker)
+                scored = isinstance(worker.job, Cell) and worker.received
+                if ended.server_lost and not scored and worker.job.id not in repeated:
+                    repeated.add(worker.job.id)
+                    waiting.append(worker.job)
+                    worker.close()
+                    yield Progress(worker.job, "begins anew: the process that starts the workers was killed")
+                else:
+                    yield from _close(worker, ended)
     finally:
         for worker in running:
-            worker.process.kill()
-            worker.process.join()
+            worker.end()
 
 
 def _threads(job: Job) -> int:
@@ -117,27 +172,58 @@ def _threads(job: Job) -> int:
     return 1 if isinstance(job, Sweep) else job.threads or cores()
 
 
+def _started(context: ForkServerContext, job: Job, keep: Keep | None) -> _Worker:
+    """Start a job, in a new fork server where the one that runs dies meanwhile."""
+    with contextlib.suppress(_ServerLost):
+        return _start(context, job, keep)
+    _has_ended(_server())
+    try:
+        return _start(context, job, keep)
+    except _ServerLost as error:
+        raise BenchError(
+            f"no worker can be started ({type(error.__cause__).__name__}: {error.__cause__}); see what ends their fork "
+            "server, such as a limit on memory or processes, then run the same command again"
+        ) from error
+
+
 def _start(context: ForkServerContext, job: Job, keep: Keep | None) -> _Worker:
     messages, theirs = context.Pipe(duplex=False)
     their_lifeline, lifeline = context.Pipe(duplex=False)
     kind = next(kind for kind, cls in _KINDS.items() if isinstance(job, cls))
     asked = kind, job.model_dump_json(), _threads(job), keep
     process = context.Process(target=_work, args=(*asked, theirs, their_lifeline))
-    process.start()
-    theirs.close()
-    their_lifeline.close()
-    return _Worker(job, process, messages, lifeline, deadline=time.monotonic() + job.timeout_seconds)
+    try:
+        _serve()
+        process.start()
+    except (EOFError, OSError) as error:
+        messages.close()
+        lifeline.close()
+        raise _ServerLost from error
+    finally:
+        theirs.close()
+        their_lifeline.close()
+    return _Worker(job, process, messages, lifeline, deadline=time.monotonic() + job.timeout_seconds, server=_server())
 
 
 def _work(kind: str, spec: str, threads: int, keep: Keep | None, messages: Connection, lifeline: Connection) -> None:
     """In the worker: run one job and send what comes of it."""
-    import torch
-
+    own_group()  # by which the parent ends it
     os.dup2(2, 1)  # whatever a method prints must not mix with the parent's JSON
     # The parent answers Ctrl-C, and the SIGTERM that a batch system sends to every process of a job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+    try:
+        _run(kind, spec, threads, keep, messages)
+    except BaseException as error:  # SystemExit too: what a method does to its process is a result
+        from bench.training.blame import reason_of
+
+        messages.send(("raised", (reason_of(error), traced(error)), None))
+
+
+def _run(kind: str, spec: str, threads: int, keep: Keep | None, messages: Connection) -> None:
+    import torch
+
     if kind != "probe":  # one of those must make no team of threads before it forks
         torch.set_num_threads(threads)
 
@@ -162,8 +248,8 @@ def _work(kind: str, spec: str, threads: int, keep: Keep | None, messages: Conne
 def _end_with_parent(lifeline: Connection) -> None:
     try:
         lifeline.recv_bytes()
-    except EOFError:
-        os._exit(1)
+    except (EOFError, OSError):
+        os.killpg(0, signal.SIGKILL)
 
 
 def _drain(worker: _Worker) -> Iterator[Progress | Result]:
@@ -175,6 +261,9 @@ def _drain(worker: _Worker) -> Iterator[Progress | Result]:
                 continue
             if kind == "unwritten":
                 raise BenchError(text)
+            if kind == "raised":
+                worker.raised = text
+                continue
             record = _RECORD.validate_json(text)
             worker.received.append(record)
             yield Result(worker.job, record, sidecars)
@@ -182,27 +271,59 @@ def _drain(worker: _Worker) -> Iterator[Progress | Result]:
         return  # the worker is gone; _ended sees it by its process
 
 
-def _ended(worker: _Worker) -> tuple[str, str] | None:
-    """Status and reason for whatever the worker still owes, or None while it runs."""
+class _Ended(NamedTuple):
+    """How a worker ended."""
+
+    status: str
+    reason: str
+    """Of whatever it still owes."""
+    server_lost: bool = False
+    """Whether the fork server died, and the worker may have been sound."""
+
+
+def _ended(worker: _Worker) -> _Ended | None:
+    """How the worker ended; None while it runs."""
     if not worker.process.is_alive():
         code = worker.process.exitcode or 0
+        if code == _LOST and _has_ended(worker.server):
+            return _Ended("crashed", "the process that starts the workers was killed twice while it ran", True)
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return "crashed", f"the worker process ended without a record ({cause})"
+        return _Ended("crashed", f"the worker process ended without a record ({cause})")
     if time.monotonic() > worker.deadline:
-        worker.process.kill()
-        worker.process.join()
-        return "timeout", f"ran longer than {worker.job.timeout_seconds:g} s"
+        return _Ended("timeout", f"ran longer than {worker.job.timeout_seconds:g} s")
     return None
 
 
-def _close(worker: _Worker, status: str, reason: str) -> Iterator[Progress | Result]:
-    worker.process.join()
-    yield from _drain(worker)
-    worker.messages.close()
-    worker.lifeline.close()
+_LOST = 255
+"""Exit code that `multiprocessing` gives a process whose fork server is gone."""
+
+
+def _server() -> int | None:
+    """Number of the fork server's process; `multiprocessing` has no other name for it."""
+    number: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    return number
+
+
+def _has_ended(server: int | None) -> bool:
+    """Whether a fork server has ended, or does so within two seconds: its pipes are closed before it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for _ in range(20):
+            if server is None or psutil.Process(server).status() == psutil.STATUS_ZOMBIE:
+                return True
+            time.sleep(0.1)
+        return False
+    return True
+
+
+def _close(worker: _Worker, ended: _Ended) -> Iterator[Progress | Result]:
+    worker.close()
+    status, reason = ended.status, ended.reason
+    trace: str | None = None
+    if worker.raised is not None:
+        status, (reason, trace) = "failed", worker.raised
     if isinstance(worker.job, Cell):
         if not worker.received:
-            yield Result(worker.job, failure(worker.job, status, reason, worker.started))
+            yield Result(worker.job, failure(worker.job, status, reason, worker.started, trace))
         return
     done = {record.id for record in worker.received}
     owed: Sequence[Stored] = (

@@ -11,13 +11,13 @@ import io
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, said, unknown
 from bench.execute.trackers import EXTRAS, TRACKERS, Sent, Tracker
 from bench.schema.figures import ANY, FIGURES
 from bench.schema.record import Control, CostRecord, CountRecord, Latency, MergedEqualsBase, Stored, Timing
@@ -128,9 +128,17 @@ class Tracking:
         names: From ``checked``.
         say: Called with one line where a tracker fails.
         fresh: Send everything anew.
+        repeated: Records that are made, and sent, once more.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], say: Callable[[str], None], fresh: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        say: Callable[[str], None],
+        fresh: bool = False,
+        repeated: Set[str] = frozenset(),
+    ) -> None:
         self._say = say
         self._trackers: dict[str, Tracker] = {name: TRACKERS[name](folder) for name in names}
         self._lists = {name: folder / "tracking" / f"{name}.txt" for name in names}
@@ -139,7 +147,10 @@ class Tracking:
             with self._kept(name):
                 if fresh:
                     path.unlink(missing_ok=True)
-                self._done[name] = set(path.read_text().split()) if path.exists() else set()
+                sent = path.read_text().split() if path.exists() else []
+                if not repeated.isdisjoint(sent):
+                    path.write_text("".join(f"{identity}\n" for identity in sent if identity not in repeated))
+                self._done[name] = set(sent) - repeated
 
     @contextlib.contextmanager
     def _kept(self, name: str) -> Iterator[None]:
@@ -148,7 +159,7 @@ class Tracking:
             yield
         except Exception as error:
             self._trackers.pop(name, None)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            reason = (said(error) or type(error).__name__)[:200]
             self._say(f"--track {name} stopped: {reason}; no record is lost, the same command sends what is missing")
 
     def send(self, record: Stored) -> None:

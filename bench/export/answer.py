@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from bench.errors import BenchError, unwritable
 from bench.schema.delta import Delta
+from bench.schema.forms import inert
 from bench.tasks.files import open_rows, text_of
 from bench.training.adapted import AT_ONCE, Adapted, Predicted, describe, load_adapted
 
@@ -57,7 +58,7 @@ def _write(file: TextIO, as_json: bool, about: Delta, answers: Iterable[Predicte
         if as_json:
             file.write(json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False) + "\n")
         else:
-            table.writerow(values)
+            table.writerow([inert(value) for value in values])
 
 
 @contextlib.contextmanager

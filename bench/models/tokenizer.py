@@ -1,11 +1,12 @@
 """Turns texts into token ids: the backbone's own tokenizer, or word hashing where random weights have none."""
 
+import json
 import re
 import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.errors import BenchError
+from bench.errors import BenchError, said
 
 
 class Tokenizer(Protocol):
@@ -56,6 +57,19 @@ class HashingTokenizer:
         return 3 + zlib.crc32(word.encode()) % (self._vocabulary - 3)
 
 
+def _check_files(folder: Path) -> None:
+    """Name the file of a tokenizer that is no JSON, where one is."""
+    for path in (folder / name for name in (*_FILES, "special_tokens_map.json", "added_tokens.json")):
+        if path.suffix != ".json" or not path.is_file():
+            continue
+        try:
+            json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise BenchError(
+                f"{path}: damaged, not JSON ({said(error)}), so that the tokenizer cannot be loaded; fetch it again"
+            ) from error
+
+
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model",
           "sentencepiece.bpe.model")  # fmt: skip
 """What a tokenizer is read from: any of these."""
@@ -82,8 +96,10 @@ def load_tokenizer(folder: str | None, vocabulary: int) -> Tokenizer:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer(["a \u2603 b"], truncation=True, max_length=8)  # some files are missed only where a word is unknown
     except Exception as error:  # each kind of tokenizer fails on odd files in its own way
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        _check_files(Path(folder))
+        reason = said(error) or type(error).__name__
         raise BenchError(f"{folder}: its tokenizer cannot be loaded ({reason}); fetch its files again") from error
     if tokenizer.pad_token is None:  # causal families have none; the mask hides whatever stands there
         tokenizer.pad_token = tokenizer.eos_token

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from bench.errors import BenchError, first_fault, unknown, unwritable
+from bench.errors import BenchError, first_fault, said, unknown, unwritable
 from bench.models.backbone import PRETRAINED, SHAPES
 from bench.models.folder import located
 from bench.registry import BUILTIN, summaries
@@ -95,8 +95,8 @@ def read_suite_file(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
         return text, tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BenchError(f"{path}: not a readable TOML file ({error})") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BenchError(f"{path}: not a readable TOML file ({said(error)})") from error
 
 
 def parse_suite(values: dict[str, Any], where: str) -> Suite:

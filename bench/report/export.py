@@ -19,6 +19,7 @@ from bench.errors import BenchError, unwritable
 from bench.report import format as fmt
 from bench.report.render.markdown import table as markdown_table
 from bench.report.sections import overview as facts
+from bench.schema.forms import inert
 from bench.schema.record import CostRecord, Timing
 from bench.store.store import Run
 from bench.verdicts.gate import Check, Verdict
@@ -53,9 +54,15 @@ def encoded(table: pd.DataFrame, form: str) -> bytes:
         table.to_parquet(buffer, index=False)
         return buffer.getvalue()
     if form == "csv":
-        return str(table.to_csv(index=False, lineterminator="\n")).encode()
+        return str(_inert(table).to_csv(index=False, lineterminator="\n")).encode()
     rows = ([_cell(value) for value in row] for row in table.itertuples(index=False))
     return (markdown_table([fmt.markdown(name) for name in table.columns], rows) + "\n").encode()
+
+
+def _inert(table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` whose texts, names of columns among them, begin no formula."""
+    texts = [name for name in table.columns if any(isinstance(value, str) for value in table[name])]
+    return table.assign(**{name: table[name].map(inert) for name in texts}).rename(columns=inert)
 
 
 def _cell(value: object) -> str:
@@ -81,10 +88,15 @@ def pytest_benchmark_json(run: Run) -> dict[str, Any]:
     benchmarks = [entry for record in records for entry in _benchmarks(record)]
     if not benchmarks:
         raise BenchError(f"{run.folder}: nothing was timed; run a suite with [[cost]] shapes, without --counts")
-    first = records[0]
+    first, around = records[0], records[0].environment
+    if lacking := [name for name in ("hardware", "versions") if not isinstance(around.get(name), dict)]:
+        raise BenchError(
+            f"{run.folder}: the record of {first.method.label} has no environment.{lacking[0]}, which this format "
+            "needs; measure again with --fresh"
+        )
     return {
-        "machine_info": {**first.environment["hardware"], "python_version": first.environment["versions"]["python"]},
-        "commit_info": {"id": first.environment.get("commit"), "dirty": first.environment.get("dirty")},
+        "machine_info": {**around["hardware"], "python_version": around["versions"].get("python")},
+        "commit_info": {"id": around.get("commit"), "dirty": around.get("dirty")},
         "benchmarks": benchmarks,
         "datetime": first.started,
         "version": pytest_benchmark.__version__,

@@ -1,10 +1,10 @@
-"""What suites, records and the command line share: choices as types, and a method as people write it."""
+"""What suites, records and the command line share: choices as types, a method as people write it, cells of a CSV."""
 
 import ast
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from bench.errors import BenchError
+from bench.errors import BenchError, shortened
 
 Status = Literal["ok", "oom", "nan", "timeout", "crashed", "failed"]
 Dtype = Literal["float32", "bfloat16", "bfloat16_autocast"]
@@ -25,12 +25,22 @@ Loss = Literal["full", "target", "chunked"]
 or a piece of the rows at a time (``torch.nn.functional.linear_cross_entropy``). The value is the same."""
 
 
+LONGEST_SPEC = 2_000
+"""Characters of a method with its values: it stands in every table."""
+
+
 def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:
     """Split ``"lora(rank=8)"`` into ``("lora", {"rank": 8})``; the values are Python literals, or TOML's and JSON's.
 
     Raises:
         BenchError: The text is not of the form ``name`` or ``name(key=value, ...)``.
     """
+    prefix = f"{where}: " if where else ""
+    if len(spec) > LONGEST_SPEC:
+        raise BenchError(
+            f"{prefix}method {spec[:40]!r}... has {len(spec):,} characters, of at most {LONGEST_SPEC:,}; leave out "
+            "what it need not say"
+        )
     name, bracket, rest = spec.strip().partition("(")
     name = name.strip()
     if not bracket:
@@ -44,9 +54,10 @@ def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:
         if len({k.arg for k in call.keywords}) < len(call.keywords):
             raise ValueError
         return name, {str(k.arg): ast.literal_eval(_Plain().visit(k.value)) for k in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        prefix = f"{where}: " if where else ""
-        raise BenchError(f"{prefix}cannot read method {spec!r}; write name or name(key=value, ...)") from error
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:  # the last two of deep brackets
+        raise BenchError(
+            f"{prefix}cannot read method {shortened(spec, 200)!r}; write name or name(key=value, ...)"
+        ) from error
 
 
 class _Plain(ast.NodeTransformer):
@@ -62,3 +73,17 @@ def spell(name: str, config: Mapping[str, Any]) -> str:
     """Write a method and the values given to it the way that the command line reads them."""
     inner = ", ".join(f"{key}={value!r}" for key, value in config.items())
     return f"{name}({inner})" if inner else name
+
+
+def inert(value: Any) -> Any:
+    """A cell of a CSV that a spreadsheet shows as it is: a text that begins a formula gets an apostrophe before it.
+
+    Numbers stay, also those that are texts, such as a class ``-1``.
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")) or len(value) == 1:
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bench.errors import LONGEST_REASON, LONGEST_TRACEBACK, shortened
 from bench.schema import ranges
 from bench.schema.forms import Status, Weights
 from bench.schema.ranges import Amount, Angle, Cosine, Count, Interval, Ratio, Score, Share
@@ -474,6 +475,10 @@ class Shape(StepShape, Decided):
     """How the backbone's frozen linear weights are stored."""
 
 
+def _cut(most: int) -> BeforeValidator:
+    return BeforeValidator(lambda text: shortened(text, most) if isinstance(text, str) else text)
+
+
 class _Common(_Frozen):
     schema_: Count = Field(alias="schema", default=SCHEMA)
     """Version of the record format."""
@@ -483,10 +488,10 @@ class _Common(_Frozen):
     """Name of the suite."""
     status: Status
     """``ok``, or how it failed."""
-    reason: str | None = None
-    """One sentence, when the status is not ok."""
-    traceback: str | None = None
-    """Python's traceback, when the status is not ok."""
+    reason: Annotated[str | None, _cut(LONGEST_REASON)] = None
+    """One sentence of at most 500 characters, when the status is not ok."""
+    traceback: Annotated[str | None, _cut(LONGEST_TRACEBACK)] = None
+    """Python's traceback, when the status is not ok; of more than 20,000 characters the middle is left out."""
     backbone: Backbone | None
     """The model that was adapted; null where it could not be read."""
     method: MethodUsed
@@ -499,7 +504,7 @@ class _Common(_Frozen):
     """UTC, ISO 8601."""
     flags: tuple[str, ...] = ()
     """``random_weights``, ``synthetic``, ``did_not_learn``, ``still_improving``."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[Annotated[str, _cut(LONGEST_REASON)], ...] = ()
     """What a reader of the figures must know of what ran, such as an option of the method that does nothing on this
     backbone; one sentence each."""
 
@@ -755,7 +760,7 @@ class CostRecord(_Counted):
     """Largest absolute difference of hidden states, merged against unmerged, by dtype."""
     switch_seconds: Amount | None = None
     """Median time to load another task's delta into the running model."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Annotated[str, _cut(LONGEST_REASON)], ...] = ()
     """Figures that could not be taken, each with its reason."""
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import BenchError
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims, text_of
-from bench.schema.forms import Device, Weights, spell
+from bench.schema.forms import LONGEST_SPEC, Device, Weights, spell
 from bench.schema.ranges import (
     MOST_BLOCKS,
     MOST_NEAREST,
@@ -523,6 +523,11 @@ class Suite(_Table):
         if self.without_hub and not self.tasks:
             raise ValueError("without_hub stands in for tasks, and there are none")
         labels = [spell(method.name, method.config) for method in self.method]
+        if long := [label for label in labels if len(label) > LONGEST_SPEC]:
+            raise ValueError(
+                f"a [[method]] is spelled in {len(long[0]):,} characters, {long[0][:40]}..., of at most "
+                f"{LONGEST_SPEC:,}; leave out what it need not say"
+            )
         self._check_scored(labels)
         check_tuning(self.tuning, self.seeds, every)
         for index, cost in enumerate(self.cost):

@@ -1,7 +1,6 @@
 """Trained deltas of a run folder, ``kept/<id>/``: written aside by a worker, put in place before the record says so."""
 
 import hashlib
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from bench.errors import BenchError, first_fault, unwritable
 from bench.schema.delta import VERSION, Delta
+from bench.store.sidecars import sync
 from bench.store.store import strict_json
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def write_aside(folder: Path, about: Delta, tensors: "Mapping[str, Tensor]") -> 
     aside = folder / FOLDER / f"{about.cell}{_ASIDE}"
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        aside.parent.mkdir(exist_ok=True)  # a run folder that is gone is not made again
+        aside.mkdir()
         digest = write_tensors(aside / TENSORS, tensors)
         write_about(aside / ABOUT, about.model_copy(update={"files": {TENSORS: digest}}))
     except OSError as error:
@@ -91,7 +92,7 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
         save_file(plain, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(None, str(error)) from error
-    _sync(path)
+    sync(path)
     return file_sha256(path)
 
 
@@ -102,7 +103,7 @@ def write_about(path: Path, about: Delta) -> None:
         OSError: The disk is full or the folder cannot be written.
     """
     path.write_text(about.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
-    _sync(path)
+    sync(path)
 
 
 def land(folder: Path, identity: str) -> None:
@@ -116,7 +117,7 @@ def land(folder: Path, identity: str) -> None:
     if place.exists():
         place.replace(old)
     place.with_name(identity + _ASIDE).replace(place)
-    _sync(place.parent)
+    sync(place.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -237,11 +238,3 @@ def file_sha256(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

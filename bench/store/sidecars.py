@@ -5,8 +5,10 @@ While a run is measured each cell writes files of its own, ``predictions/<id>.pa
 a run, which is how runs are published. Readers take either; a cell's own file goes before the joint one.
 """
 
+import errno
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,7 +219,36 @@ def _readable(path: Path, what: str, read: Callable[[Path], Content]) -> Content
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(exist_ok=True)
+        sync(path.parent.parent)
+    write_whole(path, write)
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a file beside ``path`` and put it in its place once it is on the disk: whole or not at all.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written.
+    """
     partial = path.with_suffix(".partial")
     write(partial)
+    sync(partial)
     partial.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have what a file holds, or which files a folder holds, on the disk before going on.
+
+    Raises:
+        OSError: The disk says that it cannot.
+    """
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # some file systems sync no folders
+            raise
+    finally:
+        os.close(number)

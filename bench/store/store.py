@@ -8,19 +8,21 @@ import re
 import shlex
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import BenchError, first_fault, unwritable
 from bench.schema.record import SCHEMA, Record, Stored, TrialRecord
 from bench.schema.resolved import ResolvedSuite
-from bench.store.sidecars import Sidecars
+from bench.store.sidecars import Sidecars, sync, write_whole
 
 _RECORD: TypeAdapter[Stored] = TypeAdapter(Stored)
+RETRIED = "retried.jsonl"
+"""Below a run folder: records that ``run --retry`` has repeated."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class Store:
         self.folder = folder
         self.records = list(records)
         self._done = {record.id for record in records}
+        self._seen = _seen(folder)
 
     def __contains__(self, identity: str) -> bool:
         return identity in self._done
@@ -146,50 +149,114 @@ class Store:
         """Write ``record`` durably, the files beside it first.
 
         Raises:
-            BenchError: The disk is full or the folder cannot be written; nothing that stands is lost.
+            BenchError: The disk is full or the folder cannot be written; nothing that stands is lost. Or the folder is
+                no longer the one that was opened.
         """
         if record.id in self._done:
             return
         line = record.model_dump_json(by_alias=True) + "\n"
-        try:
+        with self._written():
             if sidecars is not None:
                 sidecars.write(self.folder, record.id)
-            _append_line(self.folder / "records.jsonl", line.encode())
-        except OSError as error:
-            raise unwritable(self.folder, error, "free space or fix permissions, then run again") from error
+            _append(self.folder / "records.jsonl", line.encode())
         self._done.add(record.id)
         self.records.append(record)
 
+    def set_aside(self, identities: Set[str]) -> None:
+        """Move records to ``retried.jsonl``: their jobs are owed again.
 
-def _append_line(path: Path, line: bytes) -> None:
-    size = path.stat().st_size if path.exists() else 0
+        Raises:
+            BenchError: As `append`.
+        """
+        path = self.folder / "records.jsonl"
+        with self._written():
+            lines = list(zip(self.records, path.read_bytes().split(b"\n"), strict=False))
+            kept = [(record, line) for record, line in lines if record.id not in identities]
+            moved = [line + b"\n" for record, line in lines if record.id in identities]
+            _append(path.with_name(RETRIED), b"".join(moved))  # a kill here leaves them in both files, and loses none
+            write_whole(path, lambda aside: _fill(aside, b"".join(line + b"\n" for _, line in kept)))
+        self._done -= identities
+        self.records = [record for record, _ in kept]
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            if not _is(self._seen, _seen(self.folder)):
+                raise BenchError(
+                    f"{self.folder}: the folder or its records.jsonl was removed, replaced or changed while this run "
+                    "wrote there; put it back, or give another --out, and run again"
+                )
+            yield
+            self._seen = _seen(self.folder)
+        except OSError as error:
+            raise unwritable(self.folder, error, "free space or fix permissions, then run again") from error
+
+
+class _Seen(NamedTuple):
+    """By what a run folder is known again."""
+
+    folder: tuple[int, int] | None
+    """Device and number; None: there is none."""
+    records: tuple[int, int] | None = None
+    """Number and size of its file of records; None: there is none."""
+
+
+def _seen(folder: Path) -> _Seen:
+    try:
+        at = folder.stat()
+    except FileNotFoundError:
+        return _Seen(None)
+    try:
+        records = (folder / "records.jsonl").stat()
+    except FileNotFoundError:
+        return _Seen((at.st_dev, at.st_ino))
+    return _Seen((at.st_dev, at.st_ino), (records.st_ino, records.st_size))
+
+
+def _is(before: _Seen, now: _Seen) -> bool:
+    """Whether a run folder is as it was left; a first line that could not be written leaves an empty file."""
+    begun = before.records is None and now.records is not None and now.records[1] == 0
+    return before.folder == now.folder and (begun or before.records == now.records)
+
+
+def _append(path: Path, lines: bytes) -> None:
+    new = not path.exists()
+    size = 0 if new else path.stat().st_size
     try:
         with path.open("ab") as file:
-            file.write(line)
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            sync(path.parent)
     except OSError:
         with contextlib.suppress(OSError):  # a half-written line would be joined by the next one
             os.truncate(path, size)
         raise
 
 
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 @contextlib.contextmanager
-def open_store(folder: Path, suite: ResolvedSuite, *, fresh: bool = False) -> Iterator[Store]:
+def open_store(
+    folder: Path, suite: ResolvedSuite, *, fresh: bool = False, wanted: Set[str] = frozenset()
+) -> Iterator[Store]:
     """Lock ``folder`` (made where it is missing), mend a torn last line and write the resolved suite.
 
     Args:
         folder: The run folder.
         suite: The resolved suite of the plan.
         fresh: Set earlier records aside as ``records-<time>.jsonl`` and begin anew.
+        wanted: Identities of the plan's records: where all that stand are among them, a suite that a kill has cut short
+            is made anew.
 
     Raises:
         BenchError: Another run holds the folder, it holds another suite, or it cannot be written.
     """
     import filelock
-    import tomli_w
 
-    values = suite.plain()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock", timeout=0)
@@ -199,13 +266,7 @@ def open_store(folder: Path, suite: ResolvedSuite, *, fresh: bool = False) -> It
     except OSError as error:
         raise unwritable(folder, error, "give another --out") from error
     try:
-        records = folder / "records.jsonl"
-        if fresh and records.exists():
-            records.replace(folder / f"records-{time.time_ns()}.jsonl")
-        _check_same_suite(folder / "suite.toml", values, fresh)
-        store = Store(folder, read_records(records))  # before anything is written: what is refused stays as it is
-        (folder / "suite.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
-        _mend(records)
+        store = _opened(folder, suite.plain(), fresh, wanted)
     except OSError as error:
         lock.release()
         raise unwritable(folder, error, "give another --out") from error
@@ -218,21 +279,57 @@ def open_store(folder: Path, suite: ResolvedSuite, *, fresh: bool = False) -> It
         lock.release()
 
 
-def _check_same_suite(path: Path, suite: Mapping[str, Any], fresh: bool) -> None:
-    """Refuse a folder of another suite, also one without records: its file may be a suite that a person wrote."""
+def _opened(folder: Path, values: Mapping[str, Any], fresh: bool, wanted: Set[str]) -> Store:
+    """Everything is read before anything is written: what is refused stays as it is."""
+    import tomli_w
+
+    path, records, whole = folder / "suite.toml", folder / "records.jsonl", tomli_w.dumps(values).encode()
+    standing = _standing(path, values, whole, fresh)
+    held = [] if fresh else read_records(records)
+    if standing is None and any(record.id not in wanted for record in held):
+        raise BenchError(
+            f"{path}: cut short or missing, and records beside it are not of this suite as it is now; give another "
+            "--out or --fresh"
+        )
+    if fresh and records.exists():
+        records.replace(folder / f"records-{time.time_ns()}.jsonl")
+    if standing != values:
+        if fresh and standing is not None:
+            path.replace(path.with_name(f"suite-{time.time_ns()}.toml"))
+        write_whole(path, lambda aside: _fill(aside, whole))
+    _mend(records)
+    return Store(folder, held)
+
+
+def _standing(path: Path, suite: Mapping[str, Any], whole: bytes, fresh: bool) -> Mapping[str, Any] | None:
+    """The suite in a folder that may go on with ``suite``; None where there is none, or its file was cut short.
+
+    Another one is refused, also without records: its file may be a suite that a person wrote.
+
+    Args:
+        path: Of the file.
+        suite: The resolved suite of the plan.
+        whole: What its file holds; a part of that, from the start, is what a kill has left of it.
+        fresh: A run's own file may be set aside.
+    """
+    with_records = any(path.parent.glob("records*.jsonl"))
     try:
-        standing = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        if whole.startswith(content) and content != whole:
+            return None
+        standing = tomllib.loads(content.decode())
     except FileNotFoundError:
-        return
+        return None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BenchError(f"{path}: not a readable suite ({error}); give another --out") from error
-    if standing == suite or (not fresh and _widens(standing, suite)):
-        return
-    if fresh and "methods" in standing:  # a resolved one: a run's own, not a person's
-        path.replace(path.with_name(f"suite-{time.time_ns()}.toml"))
-        return
+        if fresh and with_records:
+            return {}
+        remedy = "give another --out" + (" or --fresh" if with_records else "")
+        raise BenchError(f"{path}: not a readable suite ({error}); {remedy}") from error
+    resolved = "methods" in standing or with_records  # a run's own, not a person's
+    if standing == suite or (not fresh and _widens(standing, suite)) or (fresh and resolved):
+        return standing
     keys = sorted(key for key in {*standing, *suite} if standing.get(key) != suite.get(key))
-    remedy = "give another --out" + (" or --fresh" if "methods" in standing else "")
+    remedy = "give another --out" + (" or --fresh" if resolved else "")
     had = _counted(standing)
     begun = "" if had == _counted(suite) else f"; it was begun {'with' if had else 'without'} --counts"
     raise BenchError(f"{path}: holds a different suite ({', '.join(keys)} differ{begun}); {remedy}")

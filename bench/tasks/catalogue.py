@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.errors import BenchError, first_fault, unknown
+from bench.errors import BenchError, first_fault, said, unknown
 from bench.schema.task import TaskSpec
 
 ENTRY_POINT_GROUP = "bench.tasks"
@@ -97,8 +97,7 @@ def _registered(name: str, point: EntryPoint) -> TaskSpec:
     try:
         table = point.load()
     except Exception as error:  # a third party's import may fail in any way; the sentence names whose it is
-        line = next(iter(str(error).strip().splitlines()), "")
-        raise BenchError(f"{where}: it cannot be imported ({type(error).__name__}: {line})") from error
+        raise BenchError(f"{where}: it cannot be imported ({type(error).__name__}: {said(error)})") from error
     if not isinstance(table, Mapping):
         raise BenchError(f"{where}: it is a {type(table).__name__}; let it be a dictionary with the keys of [[task]]")
     return in_folder(parse_task({**table, "name": name}, where), _folder_of(point.module))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, said, unknown
 from bench.schema.task import is_own_metric
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _own(spec: "TaskSpec", name: str, predictions: Sequence[Any], references: Se
 
 def _said(error: Exception) -> str:
     """Kind and first line of an error: a user's message may have many."""
-    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+    return f"{type(error).__name__}: {said(error)}".rstrip(": ")
 
 
 @functools.cache

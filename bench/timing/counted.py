@@ -17,7 +17,7 @@ from bench.count.ledger import StepFigures, count_step
 from bench.count.memory import measure_step
 from bench.count.outcome import Findings
 from bench.count.step import PROVEN, hold, prove
-from bench.errors import BenchError
+from bench.errors import BenchError, said
 from bench.method import Batch
 from bench.models.head import trainable
 from bench.schema.jobs import MethodSpec, Probe
@@ -220,7 +220,7 @@ def count_generation(
     try:
         found.figures |= generation.generation_figures(base, deployed, models.row)
     except Exception as error:  # of whatever a third party's module does with a cache; all else is still worth keeping
-        found.warnings.append(f"no figures of generation: {' '.join(str(error).split()) or type(error).__name__}")
+        found.warnings.append(f"no figures of generation: {said(error) or type(error).__name__}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bench.errors import BenchError
+from bench.errors import BenchError, said
 from bench.method import Method, copy_delta
 from bench.models.head import generator
 from bench.timing.inference import Deployed
@@ -98,7 +98,7 @@ def check(tasks: Tasks, ids: Tensor, each: Tensor) -> None:
         try:
             found = tasks.mixed(ids, each)
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [""])[0]
+            reason = said(error)
             raise BenchError(f"a batch cannot mix tasks of this method: torch.func.vmap: {reason}") from error
     apart = float((found - expected).float().abs().max() / expected.float().abs().max())
     if not apart <= ROUNDING[expected.dtype]:

@@ -5,7 +5,7 @@ import traceback
 import types
 from collections.abc import Iterator
 
-from bench.errors import BenchError
+from bench.errors import LONGEST_REASON, BenchError, said, shortened
 from bench.method import Method
 
 HOOKS = frozenset(name for name, value in vars(Method).items() if callable(value) and not name.startswith("_"))
@@ -19,15 +19,15 @@ _TYPES = re.compile(
 
 def reason_of(error: BaseException) -> str:
     """The reason of a record: a user's sentence as it is, for all else who raised what."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, BenchError):
-        return line or type(error).__name__
-    said = f"{type(error).__name__}: {line}".rstrip(": ")
+        return said(error) or type(error).__name__
+    line = said(error, LONGEST_REASON - 100)  # which leaves room for who raised it
+    raised = f"{type(error).__name__}: {line}".rstrip(": ")
     if hook := hook_of(error):
-        return f"{hook}() of the method raises {said}"
-    if isinstance(error, RuntimeError) and _TYPES.search(line):
-        return f"an operation of the step takes tensors of one type and gets several; cast one of them ({said})"
-    return said
+        raised = f"{hook}() of the method raises {raised}"
+    elif isinstance(error, RuntimeError) and _TYPES.search(line):
+        raised = f"an operation of the step takes tensors of one type and gets several; cast one of them ({raised})"
+    return shortened(raised)
 
 
 def hook_of(error: BaseException) -> str | None:

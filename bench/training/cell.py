@@ -8,12 +8,11 @@ import functools
 import itertools
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from bench import registry
-from bench.errors import BenchError, given
+from bench.errors import BenchError, given, message, said, traced
 from bench.models import backbone
 from bench.schema import record
 from bench.schema.delta import KeptScore
@@ -63,12 +62,12 @@ def run_cell(
     except NotWritten:
         raise
     except NonFiniteLoss as error:
-        return failure(cell, "nan", str(error), started), None
+        return failure(cell, "nan", said(error), started), None
     except BenchError as error:
-        return failure(cell, "failed", str(error), started, traceback.format_exc()), None
+        return failure(cell, "failed", reason_of(error), started, traced(error)), None
     except Exception as error:  # the outermost frame: any fault of a method becomes a record, the run goes on
         status = "oom" if _out_of_memory(error) else "failed"
-        return failure(cell, status, reason_of(error), started, traceback.format_exc()), None
+        return failure(cell, status, reason_of(error), started, traced(error)), None
     finally:
         torch.set_num_threads(before)
     identity = _identity(cell)
@@ -103,7 +102,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
 def _out_of_memory(error: BaseException) -> bool:
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message(error)
 
 
 def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[str, Any], Sidecars]:

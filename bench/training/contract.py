@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.errors import BenchError, given
+from bench.errors import BenchError, given, said
 from bench.method import Batch, Method
 from bench.models.head import TaskModel, check_shape
 from bench.models.text import TextBackbone
@@ -221,10 +221,10 @@ class Contract:
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever a third party's hook says of a delta that is its own
-            reason = (str(error).splitlines() or [""])[0]
-            said = reason if isinstance(error, BenchError) else f"{type(error).__name__}: {reason}"
+            reason = said(error)
+            raised = reason if isinstance(error, BenchError) else f"{type(error).__name__}: {reason}"
             raise BenchError(
-                f"load_delta() cannot put what delta() stores onto a fresh backbone ({said}); let them agree"
+                f"load_delta() cannot put what delta() stores onto a fresh backbone ({raised}); let them agree"
             ) from error
         return given("load_delta", loaded, nn.Module, MODULE)
 

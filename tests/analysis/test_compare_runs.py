@@ -329,6 +329,10 @@ def test_exports_hold_every_change_and_read_back(folders, tmp_path):
     back = pd.read_parquet(tmp_path / "t.parquet")
     pd.testing.assert_frame_equal(back, found.changes, check_dtype=False)
     assert len(pd.read_csv(io.BytesIO(encoded(found.changes, "csv")))) == len(found.changes)
+    formula = found.changes.assign(method="=1+1").rename(columns={"run": "@run"})
+    shown = pd.read_csv(io.BytesIO(encoded(formula, "csv")))
+    assert set(shown["method"]) == {"'=1+1"}
+    assert "@run" not in shown.columns
     values = json.loads(json.dumps(comparison.plain(found)))
     assert len(values["changes"]) == len(found.changes)
     assert "NaN" not in json.dumps(comparison.plain(found))

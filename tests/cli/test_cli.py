@@ -74,6 +74,18 @@ def test_list_needs_no_torch(what):
         (["plan", "--suite", "smoke", "--data", "absent-folder"], "absent-folder"),
         (["predict", "--backbone", "bert-bse"], "bert-bse"),
         (["predict", "--backbone", "bert-base", "--method", "lora(targets=['querry'])"], "Did you mean 'query'"),
+        (
+            ["run", "--suite", "smoke", "--retry", "crashd"],
+            "unknown status 'crashd'; known: crashed, failed, ",
+        ),
+        (["run", "--suite", "smoke", "--retry", "ok"], "--retry: unknown status 'ok'"),
+        (["tune", "--suite", "smoke", "--retry", " ,"], "--retry is empty; name what to repeat: oom, nan, timeout, "),
+        (["run", "--suite", "smoke", "--retry", "oom", "--fresh"], "--fresh repeats every record, those of --retry"),
+        (["plan", "--suite", "smoke", "--methods", "lora(rank=" + "1" * 5_000 + ")"], "of at most 2,000; leave out"),
+        (["plan", "--suite", "x" * 5_000], "xxx"),
+        (["plan", "--suite", "smoke", "--backbone", "x" * 5_000], "xxx"),
+        (["plan", "--suite", "smoke", "--data", "x" * 5_000], "xxx"),
+        (["report", "x" * 5_000], "suite.toml: not a readable suite"),
         (["report", "absent-run"], "suite.toml: not a readable suite"),
     ],
 )

@@ -20,6 +20,7 @@ from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.report.charts import catalogue as plots
 from bench.store.store import open_store, read_records, read_run
+from tests.execute.test_workers import lives
 from tests.factories.command import Started, bench, forked, printed, workers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,14 @@ timeout_seconds = 300.0
 {methods}
 """
 FAULTS = {"Raises": "failed", "OutOfMemory": "oom", "Killed": "crashed", "NotANumber": "nan"}
+REASONS = {
+    "Talks": "apply() of the method raises ValueError: word word ",
+    "CannotSay": "apply() of the method raises Unspeakable: its message cannot be read, which raises RuntimeError",
+    "Surrogates": "apply() of the method raises ValueError: half of a pair: ?",
+    "RaisesNoException": "apply() of the method raises Odd: neither an error nor a signal",
+    "StartsAProcess": "apply() of the method raises ValueError: left one behind",
+}
+"""Of methods that fail in an odd way, how the reasons of their records begin."""
 
 
 @pytest.fixture
@@ -52,13 +61,13 @@ def faulty(tmp_path, monkeypatch):
     info.mkdir(parents=True)
     (site / "faulty_plugin.py").write_text((ROOT / "tests" / "factories" / "faulty_plugin.py").read_text())
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 0.1\n")
-    names = [*FAULTS, "Hangs", "Slow"]
+    names = [*FAULTS, *REASONS, "Hangs", "Slow", "Mended"]
     points = "\n".join(f"{name.lower()} = faulty_plugin:{name}" for name in names)
     (info / "entry_points.txt").write_text(f"[bench.methods]\n{points}\n")
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{ROOT}")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    yield
+    yield site
     sys.modules.pop("faulty_plugin", None)
 
 
@@ -80,7 +89,7 @@ def asked(suite, out):
 
 
 def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_programs(tmp_path, faulty, svg_alone):
-    suite = suite_file(tmp_path, ["full", *(f"faulty/{name.lower()}" for name in FAULTS), "head"])
+    suite = suite_file(tmp_path, ["full", *(f"faulty/{name.lower()}" for name in (*FAULTS, *REASONS)), "head"])
     run = tmp_path / "run"
     heard, shown = tmp_path / "heard", tmp_path / "shown"
     process = Started(*asked(suite, run), "--json", heard=heard, shown=shown)
@@ -92,7 +101,16 @@ def test_every_fault_becomes_a_record_the_run_goes_on_and_json_keeps_stdout_for_
     records = {record.method.label: record for record in read_run(run).records}
     assert {label.removeprefix("faulty/"): r.status for label, r in records.items()} == {
         "full": "ok", "head": "ok", **{name.lower(): status for name, status in FAULTS.items()},
+        **{name.lower(): "failed" for name in REASONS},
     }  # fmt: skip
+    for name, reason in REASONS.items():
+        record = records[f"faulty/{name.lower()}"]
+        assert record.reason.startswith(reason)
+        assert len(record.reason) <= 500
+        assert "faulty_plugin.py" in record.traceback
+        assert len(record.traceback) <= 20_000
+    (left,) = (faulty / "left").read_text().split()
+    assert not lives(int(left))
     assert summary["records"] == len(records)
     assert set(summary["failed"]) == {record.id for record in records.values() if record.status != "ok"}
     assert records["faulty/raises"].reason == "apply() of the method raises ValueError: this method is broken"
@@ -119,6 +137,30 @@ def test_what_runs_longer_than_its_time_is_ended_and_the_others_go_on(tmp_path, 
         "full": "ok", "faulty/hangs": "timeout", "head": "ok",
     }  # fmt: skip
     assert records["faulty/hangs"].reason == "ran longer than 1 s"
+
+
+def test_records_that_a_kill_has_spoilt_are_repeated_without_the_others(tmp_path, faulty, undrawn):
+    suite, run = tmp_path / "costs.toml", tmp_path / "run"
+    suite.write_text(COSTS + "\n".join(f'[[method]]\nname = "{name}"' for name in ("full", "faulty/mended", "head")))
+    bench(*asked(suite, run), code=1)
+    before = read_run(run).records
+    assert {record.method.label: record.status for record in before} == {
+        "full": "ok", "faulty/mended": "crashed", "head": "ok",
+    }  # fmt: skip
+    spoilt = next(record for record in before if record.status == "crashed")
+    assert "--retry crashed repeats 1 crashed record" in bench(*asked(suite, run), code=1).stdout
+    assert (
+        "--retry: no record here is oom or timeout"
+        in bench(*asked(suite, run), "--retry", "oom,timeout", code=1).stdout
+    )
+    (faulty / "mended").touch()
+    shown = bench(*asked(suite, run), "--retry", "crashed,oom").stdout
+    assert "repeats 1 crashed record; what they were is in retried.jsonl" in shown
+    assert "1 costs to do, 2 already done" in shown
+    after = read_run(run).records
+    assert after[:2] == tuple(record for record in before if record.status == "ok")
+    assert (after[2].id, after[2].status) == (spoilt.id, "ok")
+    assert read_records(run / "retried.jsonl") == [spoilt]
 
 
 def wait_for_records(path, count):

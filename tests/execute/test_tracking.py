@@ -73,6 +73,16 @@ def test_each_record_is_sent_once_also_by_a_later_call_and_anew_with_fresh(tmp_p
     assert [each.sent for each in told] == [[SCORE.id, COST.id], [], [SCORE.id, COST.id]]
 
 
+def test_a_record_that_is_repeated_is_sent_again_also_by_a_later_call(tmp_path, told):
+    for record in (SCORE, COST):
+        Tracking(tmp_path, ["told"], pytest.fail).send(record)
+    Tracking(tmp_path, ["told"], pytest.fail, repeated={COST.id})  # interrupted before it is made once more
+    again = Tracking(tmp_path, ["told"], pytest.fail)
+    for record in (SCORE, COST):
+        again.send(record)
+    assert told[-1].sent == [COST.id]
+
+
 def test_a_tracker_that_fails_is_said_once_and_the_next_call_sends_what_is_missing(tmp_path, told):
     lines = []
     first = Tracking(tmp_path, ["told"], lines.append)

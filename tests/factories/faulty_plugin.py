@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import torch
 from transformers.models.bert.modeling_bert import BertSelfOutput
@@ -25,6 +27,55 @@ class Raises(_Faulty):
     def strike(self):
         print("a method's own print", flush=True)  # noqa: T201
         raise ValueError("this method is broken")
+
+
+class Talks(_Faulty):
+    def strike(self):
+        raise ValueError("word " * 2_000_000)
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class CannotSay(_Faulty):
+    def strike(self):
+        raise Unspeakable
+
+
+class Surrogates(_Faulty):
+    def strike(self):
+        raise ValueError("half of a pair: \ud83d")
+
+
+class Odd(BaseException):
+    pass
+
+
+class RaisesNoException(_Faulty):
+    def strike(self):
+        raise Odd("neither an error nor a signal")
+
+
+class StartsAProcess(_Faulty):
+    """Leaves one running that ignores what asks it to end, and notes its number beside this file."""
+
+    def strike(self):
+        program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+        process = subprocess.Popen([sys.executable, "-S", "-c", program], stdout=subprocess.DEVNULL)
+        with Path(__file__).with_name("left").open("a") as file:
+            file.write(f"{process.pid}\n")
+        raise ValueError("left one behind")
+
+
+class Mended(_Faulty):
+    """Ends its process until there is a file ``mended`` beside this one."""
+
+    def apply(self, backbone, config):
+        if not Path(__file__).with_name("mended").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return GatedScale(backbone)
 
 
 class OutOfMemory(_Faulty):

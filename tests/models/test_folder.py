@@ -296,6 +296,37 @@ def test_without_a_tokenizer_nothing_is_scored_and_costs_are_counted(mine, tmp_p
     assert row.flops
 
 
+DAMAGED = {"cut": lambda content: content[: len(content) // 2], "deep": lambda _: b"[" * 100_000,
+           "empty": lambda _: b"", "no text": lambda _: bytes(range(256))}  # fmt: skip
+"""Ways in which a file that was fetched is broken."""
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_broken_file_of_a_tokenizer_is_named_before_anything_runs(mine, tmp_path, name, damage):
+    path = mine / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BenchError, match=rf"{name}: damaged, not JSON .* the tokenizer cannot be loaded; fetch"):
+        plan_of(suite_in(tmp_path))
+
+
+def test_a_tokenizer_that_breaks_at_an_unknown_word_is_refused_before_anything_runs(mine, tmp_path):
+    values = json.loads((mine / "tokenizer.json").read_text())
+    values["model"]["vocab"].pop("[UNK]")
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != "[UNK]"]
+    (mine / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(BenchError, match=r"mine: its tokenizer cannot be loaded \(.*\); fetch its files again"):
+        plan_of(suite_in(tmp_path))
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_broken_file_of_weights_is_named_before_anything_runs(mine, tmp_path, damage):
+    path = mine / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BenchError, match=r"model.safetensors: cannot be loaded \(.*\); fetch it again"):
+        plan_of(suite_in(tmp_path))
+
+
 def test_predict_needs_neither_weights_nor_tokenizer(mine, monkeypatch):
     for path in list(mine.iterdir()):
         if path.name != "config.json":

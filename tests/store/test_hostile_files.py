@@ -133,6 +133,15 @@ def test_records_without_the_versions_that_a_gate_compares_are_one_sentence(fold
     assert "its records do not say which t" in err
 
 
+def test_records_that_say_nothing_of_where_they_were_made_are_read_or_refused_with_a_sentence(folder):
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    for environment in ({}, {"hardware": {}, "versions": {}}, {"hardware": None, "threads": None}):
+        written = [record | {"environment": environment} for record in records]
+        (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in written))
+        outcomes = check(folder)
+        assert outcomes["report"] == 0
+
+
 @pytest.mark.parametrize("name", FILES)
 @FEW
 @given(data=st.data())

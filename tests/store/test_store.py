@@ -1,8 +1,12 @@
 """Records are durable, unique and readable after any death of the writer."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +14,7 @@ from bench.errors import BenchError
 from bench.schema.record import ScoreRecord
 from bench.schema.resolved import ResolvedSuite
 from bench.store.sidecars import Sidecars
-from bench.store.store import open_store, read_records, read_run, read_suite
+from bench.store.store import RETRIED, open_store, read_records, read_run, read_suite
 
 SUITE = ResolvedSuite.model_validate(
     {"name": "s", "methods": ["full"], "baseline": "full", "backbone": {"name": "tiny"}}
@@ -188,3 +192,167 @@ def test_records_are_plain_json_with_the_names_of_the_design(tmp_path):
     values = json.loads((tmp_path / "records.jsonl").read_text())
     assert {"schema", "kind", "id", "status", "method", "recipe", "seed", "environment"} <= values.keys()
     assert values["method"]["class"] == "m:C"
+
+
+WHOLE = tomli_w.dumps(SUITE.plain())
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run folder with one record."""
+    with open_store(tmp_path, SUITE) as store:
+        store.append(score())
+    return tmp_path
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Names of what was synced or put in its place, in this order."""
+    names, sync, put = [], os.fsync, Path.replace
+
+    def synced(number):
+        names.append("sync " + Path(f"/proc/self/fd/{number}").readlink().name)
+        sync(number)
+
+    def replaced(path, target):
+        names.append(f"put {Path(target).name}")
+        return put(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    return names
+
+
+def test_a_suite_is_on_the_disk_before_it_takes_its_place_and_is_written_once(tmp_path, written):
+    with open_store(tmp_path, SUITE):
+        assert written == ["sync suite.partial", "put suite.toml", f"sync {tmp_path.name}"]
+    written.clear()
+    with open_store(tmp_path, SUITE):
+        assert written == []
+
+
+def test_what_lies_beside_a_record_is_on_the_disk_with_its_folder_before_the_record(tmp_path, written):
+    with open_store(tmp_path, SUITE) as store:
+        written.clear()
+        store.append(score(), Sidecars({"row": [0], "label": [1], "prediction": [1]}))
+    assert written == [
+        f"sync {tmp_path.name}", "sync a.partial", "put a.parquet", "sync predictions",
+        "sync records.jsonl", f"sync {tmp_path.name}",
+    ]  # fmt: skip
+
+
+def test_a_disk_that_takes_no_suite_leaves_the_one_that_stands(begun, monkeypatch):
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BenchError, match=r"cannot be written .No space left on device"):
+        with open_store(begun, SUITE.changed(baseline="head"), fresh=True):
+            raise AssertionError("opened on a full disk")
+    monkeypatch.undo()
+    aside = [path for path in begun.glob("suite-*.toml") if path.read_text() == WHOLE]
+    assert aside or (begun / "suite.toml").read_text() == WHOLE
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("cut", [0, 1, len(WHOLE) // 2, WHOLE.index("\n") + 1, len(WHOLE) - 1])
+def test_a_suite_that_was_cut_short_beside_whole_records_is_made_anew(begun, cut, fresh):
+    (begun / "suite.toml").write_text(WHOLE[:cut])
+    with open_store(begun, SUITE, fresh=fresh, wanted={"a"}) as store:
+        assert ("a" in store) is not fresh
+    assert (begun / "suite.toml").read_text() == WHOLE
+
+
+@pytest.mark.parametrize("cut", [0, 1, None])
+def test_a_suite_that_was_cut_short_is_not_made_anew_beside_records_of_another(begun, cut):
+    (begun / "suite.toml").unlink()
+    if cut is not None:
+        (begun / "suite.toml").write_text(WHOLE[:cut])
+    with pytest.raises(BenchError, match="records beside it are not of this suite as it is now; give another --out or"):
+        with open_store(begun, SUITE, wanted={"b"}):
+            raise AssertionError("mixed suites")
+
+
+@pytest.mark.parametrize("damaged", [b"baseline = ", b"\xff\x00", b'baseline = "full"\n'])
+def test_fresh_sets_a_damaged_suite_aside_where_records_say_that_it_is_a_run_s(begun, damaged):
+    (begun / "suite.toml").write_bytes(damaged)
+    with pytest.raises(BenchError, match="or --fresh"):
+        with open_store(begun, SUITE.changed(baseline="head"), wanted={"b"}):
+            raise AssertionError("opened with a damaged suite")
+    with open_store(begun, SUITE.changed(baseline="head"), fresh=True) as store:
+        assert not store.records
+    (aside,) = begun.glob("suite-*.toml")
+    assert aside.read_bytes() == damaged
+    assert read_suite(begun) == SUITE.changed(baseline="head")
+
+
+def test_what_fresh_refuses_stays_where_it_was(tmp_path):
+    (tmp_path / "suite.toml").write_text("# mine\n[[method]]\n")
+    with pytest.raises(BenchError, match="holds a different suite"):
+        with open_store(tmp_path, SUITE, fresh=True):
+            raise AssertionError("written over it")
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["suite.toml"]
+
+
+def gone(folder):
+    shutil.rmtree(folder)
+
+
+def made_anew(folder):
+    folder.rename(folder.with_name("moved"))
+    folder.mkdir()
+
+
+def without_records(folder):
+    (folder / "records.jsonl").unlink()
+
+
+def with_others(folder):
+    with (folder / "records.jsonl").open("a") as file:
+        file.write(score("of another").model_dump_json(by_alias=True) + "\n")
+
+
+@pytest.mark.parametrize("change", [gone, made_anew, without_records, with_others])
+def test_a_folder_that_is_removed_or_replaced_under_a_run_ends_it_with_a_sentence(tmp_path, change):
+    folder = tmp_path / "run"
+    with pytest.raises(
+        BenchError, match=r"run: the folder or its records.jsonl was removed, replaced or changed while"
+    ):
+        with open_store(folder, SUITE) as store:
+            store.append(score("a"))
+            change(folder)
+            store.append(score("b"), Sidecars({"row": [0], "label": [1], "prediction": [1]}))
+    assert not (folder / "predictions").exists()
+
+
+def test_records_to_be_repeated_are_moved_to_an_archive_byte_for_byte(tmp_path):
+    with open_store(tmp_path, SUITE) as store:
+        for identity in "abcd":
+            store.append(score(identity))
+    lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
+    with open_store(tmp_path, SUITE) as store:
+        store.set_aside({"b", "d"})
+        assert [record.id for record in store.records] == ["a", "c"]
+        assert "b" not in store
+        store.append(score("b", score=0.75))
+        store.set_aside({"b"})
+        store.append(score("b", score=0.875))
+    found = [(record.id, record.score) for record in read_records(tmp_path / "records.jsonl")]
+    assert found == [("a", 0.5), ("c", 0.5), ("b", 0.875)]
+    archive = (tmp_path / RETRIED).read_bytes().splitlines(keepends=True)
+    assert archive[:2] == [lines[1], lines[3]]
+    assert len(archive) == 3
+
+
+def test_a_disk_that_fails_while_records_are_moved_loses_none(begun, monkeypatch):
+    before = (begun / "records.jsonl").read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with open_store(begun, SUITE) as store:
+        monkeypatch.setattr("bench.store.store.write_whole", full)
+        with pytest.raises(BenchError, match="cannot be written"):
+            store.set_aside({"a"})
+        assert "a" in store
+    assert (begun / "records.jsonl").read_bytes() == before

@@ -1,0 +1,148 @@
+"""What becomes of jobs, and of what they have started, where a process dies; the workers are light ones."""
+
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.errors import BenchError
+from bench.execute import runner
+from bench.execute.runner import Progress, Result, run_jobs
+from bench.schema.jobs import Cell
+from tests.factories.light_jobs import record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def context(monkeypatch):
+    """A fork server of this test alone, which it may kill."""
+    monkeypatch.chdir(ROOT)
+    server = forkserver.ForkServer()
+    server.set_forkserver_preload(["tests.factories.light_jobs"])
+    monkeypatch.setattr(forkserver, "_forkserver", server)
+    for name in ("ensure_running", "connect_to_new_process", "get_inherited_fds"):
+        monkeypatch.setattr(forkserver, name, getattr(server, name))
+    monkeypatch.setattr(
+        runner, "failure", lambda job, status, reason, started, trace: record(job.id, status=status, reason=reason)
+    )
+    yield multiprocessing.get_context("forkserver")
+    server._stop()
+
+
+def jobs(*names, seconds=60.0):
+    return [Cell.model_construct(id=name, timeout_seconds=seconds, threads=1) for name in names]
+
+
+def outcomes(events):
+    """Status and reason by job."""
+    return {
+        event.record.id: (event.record.status, event.record.reason) for event in events if isinstance(event, Result)
+    }
+
+
+def lives(number, seconds=60.0):
+    """Whether a process runs on for so long; one that is dead may wait for somebody to ask after it."""
+    deadline = time.monotonic() + seconds
+    try:
+        while psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return True
+            time.sleep(0.05)
+    except psutil.NoSuchProcess:
+        pass
+    return False
+
+
+def test_jobs_of_a_fork_server_that_is_killed_are_carried_out_by_another(context):
+    events, workers = [], set()
+    for event in run_jobs(context, jobs("sleeps", "sleeps too", "third"), workers=2):
+        events.append(event)
+        if isinstance(event, Progress) and event.line.isdecimal():
+            workers.add(int(event.line))
+            if len(workers) == 2:
+                os.kill(runner._server(), signal.SIGKILL)
+    assert outcomes(events) == dict.fromkeys(("sleeps", "sleeps too", "third"), ("ok", None))
+    anew = [event.job.id for event in events if isinstance(event, Progress) and "begins anew" in event.line]
+    assert sorted(anew) == ["sleeps", "sleeps too"]
+    assert len(workers) == 5
+    assert not any(map(lives, workers))
+
+
+def test_a_job_under_which_the_fork_server_dies_twice_has_crashed_and_the_others_go_on(context):
+    found = outcomes(run_jobs(context, jobs("first", "ends its server", "last"), workers=1))
+    reason = "the process that starts the workers was killed twice while it ran"
+    assert found == {"first": ("ok", None), "ends its server": ("crashed", reason), "last": ("ok", None)}
+
+
+def test_the_code_that_stands_for_a_lost_server_is_a_code_like_others_where_the_server_lives(context):
+    found = outcomes(run_jobs(context, jobs("leaves with 255"), workers=1))
+    assert found == {"leaves with 255": ("crashed", "the worker process ended without a record (exit code 255)")}
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("starts a process", "ok"), ("starts a process, leaves with 255", "crashed"),
+                         ("starts a process, hangs", "timeout")]
+)  # fmt: skip
+def test_what_a_method_has_started_ends_with_its_job(context, name, status):
+    events = list(run_jobs(context, jobs(name, seconds=5.0 if status == "timeout" else 60.0), workers=1))
+    (started,) = (int(event.line) for event in events if isinstance(event, Progress))
+    assert outcomes(events)[name][0] == status
+    assert not lives(started)
+
+
+def test_what_a_method_has_started_ends_with_a_run_that_is_given_up(context):
+    events = run_jobs(context, jobs("starts a process, hangs"), workers=1)
+    started = int(next(events).line)
+    assert lives(started, seconds=0.0)
+    events.close()
+    assert not lives(started)
+
+
+@pytest.fixture
+def dying(context, monkeypatch):
+    """The context, and how often its server is to die as a job starts."""
+    left, start = [0], ForkServerProcess.start
+
+    def started(process):
+        if left[0]:
+            left[0] -= 1
+            raise EOFError("unexpected EOF")
+        start(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", started)
+    monkeypatch.setattr(runner, "_has_ended", lambda server: True)
+    return context, left
+
+
+def test_a_job_starts_again_where_the_fork_server_dies_as_it_starts(dying):
+    context, left = dying
+    left[0] = 1
+    assert outcomes(run_jobs(context, jobs("only"), workers=1)) == {"only": ("ok", None)}
+
+
+def test_a_fork_server_that_dies_at_every_start_ends_the_run_with_a_sentence(dying):
+    context, left = dying
+    left[0] = 2
+    with pytest.raises(BenchError, match=r"no worker can be started .EOFError: unexpected EOF.; see what"):
+        list(run_jobs(context, jobs("only"), workers=1))
+
+
+def test_a_fork_server_is_spared_ctrl_c_while_it_still_imports(context):
+    runner._serve()
+    blocked = int(
+        next(
+            line.split()[1]
+            for line in Path(f"/proc/{runner._server()}/status").read_text().splitlines()
+            if line.startswith("SigBlk")
+        ),
+        16,
+    )
+    assert blocked >> (signal.SIGINT - 1) & 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
