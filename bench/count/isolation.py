@@ -253,7 +253,7 @@ class _Fork:
     def end(self) -> None:
         """Kill it where it still runs, and whatever the method has started in it."""
         with contextlib.suppress(OSError):
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self._pid, signal.SIGKILL)
         if self._status is None:
             os.kill(self._pid, signal.SIGKILL)
             self._ended(wait=True)
