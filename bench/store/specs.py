@@ -21,7 +21,7 @@ VERSION = 1
 KINDS: dict[str, type[Job]] = {"sweep": Sweep, "probe": Probe, "cell": Cell}
 MOST_BYTES = 2**24
 """Of a spec; that of a probe of thirty methods takes some 50 kB."""
-_SHA256 = "^[0-9a-f]{64}$"
+_SHA256 = r"^[0-9a-f]{64}$"
 
 
 class _About(BaseModel):
@@ -133,7 +133,7 @@ def _check_values(job: Job) -> None:
     Raises:
         ValueError: A value is none that a plan gives.
     """
-    if not re.match(_SHA256, job.id):
+    if not re.fullmatch(r"[0-9a-f]{64}", job.id):
         raise ValueError("id: is no sha256")
     if not 0 < job.timeout_seconds <= MOST_SECONDS:
         raise ValueError(f"timeout_seconds = {job.timeout_seconds!r}: must be above 0, {MOST_SECONDS:g} at most")

@@ -50,6 +50,7 @@ def done(plan, tmp_path_factory):
     """A folder of specs, every job of which was run from its file."""
     folder = tmp_path_factory.mktemp("done")
     write_specs(folder, plan.suite, here.specs_of(plan))
+    workers()
     for path in specs(folder):
         bench("cell", "--spec", path, "--out", path.with_suffix(".jsonl"))
     return folder

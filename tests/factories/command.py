@@ -53,7 +53,7 @@ def printed(number):
 
 def bench(*words, code=0):
     """Run ``python -m bench`` with ``words``; its exit code must be ``code``."""
-    if words[0] in ("run", "tune", "ab", "cell"):
+    if words[0] in ("run", "tune", "ab"):
         workers()
     out, err, ended = io.StringIO(), io.StringIO(), 0
     given = mock.patch.object(sys, "argv", ["bench", *map(str, words)])
