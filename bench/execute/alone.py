@@ -11,6 +11,7 @@ from bench.plan.here import check_here, family, located
 from bench.schema.jobs import Cell
 from bench.schema.record import Stored
 from bench.store.outcomes import ENDING, check_writable, read_outcome, write_outcome
+from bench.store.sidecars import Sidecars
 from bench.store.specs import read_spec
 
 
@@ -43,7 +44,7 @@ def carry_out_alone(spec_file: Path, out: Path, say: Callable[[str], object]) ->
     job = located(spec, str(spec_file))
     context = warm_context(family(job), cells=isinstance(job, Cell))  # imports while this machine is looked at
     check_here(job, str(spec_file))
-    results = []
+    results: list[tuple[Stored, Sidecars | None]] = []
     with interruptible(lambda: "nothing is written; the same command runs the job again"):
         for event in run_jobs(context, [job], workers=1):
             if isinstance(event, Result):

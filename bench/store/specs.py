@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,7 +16,7 @@ from bench.schema.ranges import MOST_SECONDS, check_recipe
 from bench.schema.resolved import ResolvedSuite
 from bench.store.store import read_suite, strict_json
 
-VERSION = 1
+VERSION: Final = 1
 """Of the format of a spec."""
 KINDS: dict[str, type[Job]] = {"sweep": Sweep, "probe": Probe, "cell": Cell}
 MOST_BYTES = 2**24

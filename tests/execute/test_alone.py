@@ -89,9 +89,9 @@ def refused(*words):
 
 
 def figures(record):
-    """All that a record says but for moments, seconds and the load of the machine."""
+    """All that a record says but for moments, seconds, the load of the machine and the state of the checkout."""
     moments = {"started": True, "ended": True, "train_seconds": True, "prepare_seconds": True}
-    return record.model_dump(mode="json", exclude=moments | {"environment": {"load_average"}})
+    return record.model_dump(mode="json", exclude=moments | {"environment": {"load_average", "commit", "dirty"}})
 
 
 def test_a_job_from_a_file_gives_what_a_run_gives_bit_for_bit(plan, done, tmp_path):
