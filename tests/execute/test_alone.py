@@ -18,6 +18,7 @@ from bench.plan import here
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.schema.jobs import BackboneSpec, Probe, Sweep, record_ids
+from bench.store.environment import versions
 from bench.store.outcomes import gather
 from bench.store.sidecars import Sidecars, predictions_path
 from bench.store.specs import read_spec, write_specs
@@ -195,7 +196,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_job_runs(folder, tm
 def elsewhere(monkeypatch, change):
     """This machine as one that lacks something."""
     if change == "version":
-        monkeypatch.setattr(here, "versions", lambda: {"torch": "0.1"})
+        monkeypatch.setattr(here, "versions", lambda: versions() | {"torch": "0.1"})
     elif change == "code":
         monkeypatch.setattr(here, "source_hash", lambda names: "0" * 64)
     elif change == "method":
