@@ -45,7 +45,7 @@ def check_one_environment(records: Sequence[CostRecord]) -> None:
         if record.environment.get("fingerprint") == first.environment.get("fingerprint"):
             continue
         ours, theirs = flat(first.environment), flat(record.environment)
-        free = ("commit", "dirty", "load_average", "fingerprint", "platform")
+        free = ("commit", "dirty", "load_average", "fingerprint", "node", "platform")
         differing = [key for key in ours | theirs if key not in free and ours.get(key) != theirs.get(key)]
         field = differing[0] if differing else "fingerprint"
         raise BenchError(

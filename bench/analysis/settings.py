@@ -13,7 +13,7 @@ from bench.schema.record import CostRecord, Record, ScoreRecord, Shape, TaskUsed
 if TYPE_CHECKING:
     from bench.analysis.results import Results
 
-PASSING = ("load_average", "fingerprint")
+PASSING = ("load_average", "fingerprint", "node")
 """Of the environment: what says nothing about the setting, and a hash of what is compared anyway."""
 ABOUT = {"versions": "versions", "hardware": "hardware", "threads": "hardware", "platform": "hardware"}
 """First part of an environment's key: what it is about; the commit and the rest are about the code."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from bench.cli.cell import elsewhere, show_specs
 from bench.cli.ci import ci
 from bench.cli.export import giving
 from bench.cli.init import init
@@ -295,6 +296,9 @@ def show_plan(
     seeds: SeedsOption = None,
     backbone: BackboneOption = None,
     counts: CountsOption = False,
+    specs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each job to a file of this folder instead, for cell.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print what a run would do, in order, and about how long it takes on this machine, without running it."""
@@ -303,6 +307,9 @@ def show_plan(
     from bench.schema.resolved import match_lines
 
     plan = planned(selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts)))
+    if specs is not None:  # how long this machine would take is no question then
+        show_specs(specs, plan, as_json)
+        return
     with waiting() as say:
         time = estimate(plan, progress=say)
     if as_json:
@@ -348,5 +355,6 @@ def list_names(
 app.command(rich_help_panel=MEASURE)(init)
 app.add_typer(counting)
 app.add_typer(search)
+app.add_typer(elsewhere)
 app.add_typer(giving)
 app.add_typer(ci)

@@ -325,11 +325,26 @@ class Plan(_Data):
         """Where the rows of each task come from, in the order of the cells."""
         return {cell.task.name: cell.source for cell in self.cells}
 
+    @property
+    def jobs(self) -> tuple["Job", ...]:
+        """All jobs in the order in which a run starts them."""
+        return (*self.sweeps, *self.probes, *self.cells)
+
     def job_ids(self) -> set[str]:
         """Identities of all records: of each cell, of each method in a probe, of each method at a sweep's values."""
-        costs = {cost_id(probe, method) for probe in self.probes for method in probe.methods}
-        counts = {count_id(s, method, value) for s in self.sweeps for method in s.methods for value in s.values}
-        return {cell.id for cell in self.cells} | costs | counts
+        return {identity for job in self.jobs for identity in record_ids(job)}
+
+
+Job = Cell | Probe | Sweep
+
+
+def record_ids(job: Job) -> tuple[str, ...]:
+    """Identities of the records that ``job`` hands back."""
+    if isinstance(job, Cell):
+        return (job.id,)
+    if isinstance(job, Probe):
+        return tuple(cost_id(job, method) for method in job.methods)
+    return tuple(count_id(job, method, value) for value in job.values for method in job.methods)
 
 
 def cost_id(probe: Probe, method: MethodSpec) -> str:

@@ -497,7 +497,8 @@ class _Common(_Frozen):
     method: MethodUsed
     """The method and its whole configuration."""
     environment: dict[str, Any]
-    """Versions, hardware, threads, commit; ``fingerprint`` groups what may be compared."""
+    """Versions, hardware, threads, commit; ``fingerprint`` groups what may be compared, ``node`` is a hash by which
+    machines are told apart."""
     started: str
     """UTC, ISO 8601."""
     ended: str

@@ -1,5 +1,6 @@
 """What a figure was measured on: versions, hardware, threads, commit."""
 
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -94,13 +95,28 @@ def hardware() -> dict[str, Any]:
     return {"cpu": _cpu_model(), "cores": cores(), "memory_bytes": psutil.virtual_memory().total, "gpus": gpus}
 
 
+@functools.cache
+def node() -> str | None:
+    """Twelve hexadecimal digits that tell this machine from others and say nothing of it; None where it has no id.
+
+    A hash of its name and of a random number of the system's own: of ``machine-id``, which is to be handed on hashed
+    alone (machine-id(5) of systemd), or of the boot, so that nobody can find the name by trying names.
+    """
+    for path in (Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")):
+        with contextlib.suppress(OSError):
+            if secret := path.read_bytes().strip():
+                known = b"\0".join((b"peft-ledger node", secret, platform.node().encode()))
+                return hashlib.sha256(known).hexdigest()[:12]
+    return None
+
+
 def environment(threads: int | None = None) -> dict[str, Any]:
     """Everything that a record keeps about where it was made.
 
     ``threads`` are torch's as the job was given them; those of this process where None.
 
     ``fingerprint`` hashes versions, hardware and threads: figures of different fingerprints are never pooled. The
-    commit stands beside it and is no part of it.
+    commit and the node stand beside it and are no part of it.
     """
     import torch
 
@@ -110,6 +126,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
     return {
         **compared,
         "fingerprint": fingerprint,
+        "node": node(),
         "platform": platform.platform(),
         "commit": commit,
         "dirty": modified,

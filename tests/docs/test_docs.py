@@ -22,7 +22,7 @@ from bench.plan.load import load_suite, suite_names
 from bench.report.sections import claims
 from bench.store.store import open_store, read_run
 from bench.verdicts.claims import JudgedResults
-from tests.factories.command import bench
+from tests.factories.command import bench, workers
 from tests.factories.cost_steps import counted_once
 from tests.factories.deltas import kept_run
 from tests.factories.others import comparison, write
@@ -63,6 +63,10 @@ def as_test(line, tmp_path):
     words = shlex.split(line)[3:]
     if words[0] in ("export", "use"):
         return of_kept(words, tmp_path)
+    if words[0] in ("cell", "collect"):
+        return of_specs(words, tmp_path)
+    if "--specs" in words:
+        words[words.index("--specs") + 1] = str(tmp_path / "specs")
     if words[0] in ("run", "tune"):
         words[0] = "plan"
     for option in {"--keep", "--track"} & {*words}:  # which a plan has no place for
@@ -92,6 +96,20 @@ def of_kept(words, tmp_path):
     rows = tmp_path / words[words.index("--data") + 1]
     rows.write_text("sentence\na parcel is late\n")
     return ["use", str(tmp_path / words[1]), "--data", str(rows)]
+
+
+def of_specs(words, tmp_path):
+    """Words of ``cell`` or ``collect`` on the one job of a small suite."""
+    suite, specs = tmp_path / "counts.toml", tmp_path / "specs"
+    suite.write_text(COUNTED)
+    bench("plan", "--suite", suite, "--counts", "--specs", specs)
+    (spec,) = specs.glob("*.json")
+    workers()
+    one = ["cell", "--spec", str(spec), "--out", str(spec.with_suffix(".jsonl"))]
+    if words[0] == "cell":
+        return one
+    bench(*one)
+    return ["collect", str(specs), "--out", str(tmp_path / "run")]
 
 
 def finished_run(tmp_path):
