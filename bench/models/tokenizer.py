@@ -19,8 +19,8 @@ class Tokenizer(Protocol):
         """Lists of ids by name (``input_ids``, ``attention_mask``, ``token_type_ids`` where the model has them)."""
         ...
 
-    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
-        """How the vocabulary spells each id; None beyond it."""
+    def convert_ids_to_tokens(self, ids: list[int]) -> Any:
+        """How the vocabulary spells each id, as a list of str; None beyond it."""
         ...
 
 

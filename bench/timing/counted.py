@@ -106,7 +106,7 @@ class Bench:
         first = self._known.get(self.probe.methods[0].label)
         if first is None:
             return 1
-        fit = psutil.virtual_memory().available // (PEAKS * first.peak.step)
+        fit: int = psutil.virtual_memory().available // (PEAKS * first.peak.step)
         return max(1, min(carried, fit))
 
 
