@@ -24,6 +24,9 @@ Loss = Literal["full", "target", "chunked"]
 """How the next-token loss is computed: over the logits of every position (transformers), of those with a target alone,
 or a piece of the rows at a time (``torch.nn.functional.linear_cross_entropy``). The value is the same."""
 
+Hold = Literal["total", "domain"]
+"""What stays as it is where general text is mixed in: the number of all rows, or of those of the task."""
+
 
 def parse_spec(spec: str, where: str = "") -> tuple[str, dict[str, Any]]:
     """Split ``"lora(rank=8)"`` into ``("lora", {"rank": 8})``; the values are Python literals, or TOML's and JSON's.

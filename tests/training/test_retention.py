@@ -117,7 +117,8 @@ def test_before_is_the_backbone_s_and_after_is_the_trained_model_s(uniform):
     assert kept.after != pytest.approx(kept.before, rel=1e-3)
     assert (kept.bytes, kept.context) == (len(TEXT.encode()), 16)
     assert kept.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
-    assert plan.suite.plain()["retention"] == {"texts": ["text.txt"], "context": 16, "most_bytes": 20_000}
+    asked = {"texts": ["text.txt"], "context": 16, "most_bytes": 20_000, "on_the_way": False}
+    assert plan.suite.plain()["retention"] == asked
 
 
 def test_texts_decide_the_identity_of_a_cell_and_their_place_does_not(uniform, tmp_path):
