@@ -242,8 +242,8 @@ class RetentionTable(_Table):
     """Plain texts that a language model reads before and after it is trained: what it has forgotten of them."""
 
     texts: tuple[str, ...] = Field(min_length=1)
-    """``editorials`` (sentences of the New York Times, from the package index), or files of UTF-8; relative paths start
-    at the suite's file."""
+    """``editorials`` (sentences of the New York Times) or ``product-reviews`` (of Amazon), both from the package index,
+    or files of UTF-8; relative paths start at the suite's file."""
     context: int = Field(default=512, ge=2, le=MOST_ROWS)
     """Tokens of a window; windows do not overlap, and the first token of each is read and not counted."""
     most_bytes: int = Field(default=20_000, ge=1, le=MOST_ROWS)
@@ -256,8 +256,8 @@ class MixTable(_Table):
     """General text whose rows stand among those of the task, for the methods that ask for a share of it."""
 
     text: str
-    """One of the texts that this project knows, as `[retention]` names them, or a file of UTF-8; a relative path starts
-    at the suite's file. A paragraph that has a run of 8 words in common with a text of ``[retention]`` is left out."""
+    """``editorials`` or ``product-reviews``, as ``[retention]`` has them, or a file of UTF-8; a relative path starts at
+    the suite's file. A paragraph that has a run of 8 words in common with what ``[retention]`` reads is left out."""
     length: int | None = Field(default=None, ge=2, le=MOST_ROWS)
     """Tokens of a row; ``max_length`` of the task's rows where left out."""
     most_bytes: int = Field(default=1_000_000, ge=1, le=MOST_ROWS)
