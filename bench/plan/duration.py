@@ -27,6 +27,8 @@ START_SECONDS = 1.5
 """Of a job's process until its first step: modules, weights, tokenised rows."""
 SUBWORDS = 1.2
 """Tokens for one word or mark."""
+BYTES_OF_A_TOKEN = 4
+"""Of English text, about."""
 SAMPLE = 500
 """Rows whose lengths are looked at."""
 
@@ -264,7 +266,16 @@ def _of_cell(cell: Cell, steps: dict[tuple[BackboneSpec, str], _Step], length: f
     row = _seconds(step, length, here, backward=False, cores_shared=shared)
     readings: int = cell.task.test_rows * (1 + recipe.get("curve_points", 0))
     steps_taken: int = recipe["steps"]
-    return START_SECONDS + steps_taken * one + readings * row
+    plain = _seconds(step, _plain_tokens(cell), here, backward=False, cores_shared=shared)
+    return START_SECONDS + steps_taken * one + readings * row + plain
+
+
+def _plain_tokens(cell: Cell) -> float:
+    """Tokens of plain texts that are read, once at the end and at points of the curve where the suite asks for it."""
+    if cell.retention is None:
+        return 0.0
+    times = max(1, cell.recipe.get("curve_points", 0)) if cell.retention.on_the_way else 1
+    return times * sum(text.bytes for text in cell.retention.texts) / BYTES_OF_A_TOKEN
 
 
 def _length(cell: Cell) -> float:

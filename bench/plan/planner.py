@@ -591,13 +591,14 @@ def _bare(suite: Suite, table: TuningTable) -> Suite:
     by_task: dict[str, RecipeValues] = {
         name: values.model_copy(update=decided | {"selection_rows": None}) for name, values in suite.recipe.task.items()
     }
+    baseline = next((method.measured for method in suite.method if method.label == suite.baseline), suite.baseline)
     bare = {"learning_rate": None, "head_learning_rate": None, "tuning": None, "mix": None}
     scored = [method for method in suite.method if suite.scores(method.label)]
     return suite.model_copy(
         update={
             "tasks": suite.tasks if table.task is None else (table.task,),
             "without_hub": suite.without_hub if table.task is None else (), "scored": (), "retention": None,
-            "seeds": table.seeds, "sweep": (), "crossover": (), "claim": (),
+            "seeds": table.seeds, "baseline": baseline, "sweep": (), "crossover": (), "claim": (),
             "method": tuple(method.model_copy(update=bare) for method in measured(scored)),
             "recipe": suite.recipe.model_copy(update=decided | cut | {"task": by_task, "mix": None}),
         }

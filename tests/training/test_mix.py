@@ -38,13 +38,17 @@ def folder(tmp_path_factory):
 
 
 def suite_of(folder, *, mix=None, text=None, **changes):
+    """A suite of full, and of full with ``mix``; where that lists share 0 the first is in the second."""
     task = {"name": "echo", "kind": "text", "train": "rows.jsonl", "test": "rows.jsonl", "text": "q", "label": "a"}
     recipe = {"steps": 6, "batch_size": 3, "max_length": 16, "learning_rate": 1e-2, "warmup": 0.0}
     if mix is not None:
         recipe["mix"] = {"text": "general.txt", "length": 8} | (text or {})
+    methods = [] if mix is None else [{"name": "full", "mix": mix}]
+    if mix is None or not isinstance(mix["share"], list) or 0 not in mix["share"]:
+        methods.insert(0, {"name": "full"})
     values = {
         "name": "mixed", "question": "?", "baseline": "full", "seeds": [0], "task": [task],
-        "method": [{"name": "full"} | ({} if mix is None else {"mix": mix})], "backbone": {"name": str(folder)},
+        "method": methods, "backbone": {"name": str(folder)},
         "recipe": recipe,
     }  # fmt: skip
     values = {key: value for key, value in (values | changes).items() if value is not None}
@@ -87,7 +91,7 @@ def test_a_share_of_no_row_and_one_of_all_rows_are_refused():
 
 
 def batches_of(folder, seed=0, **mix):
-    (cell,) = [c for c in plan_of(folder, mix={"share": 0.5} | mix, seeds=[seed]).cells if "mix" in c.recipe]
+    _, cell = plan_of(folder, mix={"share": 0.5} | mix, seeds=[seed]).cells
     rows = TextRows(ROWS, HashingTokenizer(97), 24, config=GPT2, device="cpu")
     mixed = MixedBatches(cell, rows, HashingTokenizer(97))
     return rows, mixed, list(mixed)
@@ -180,7 +184,7 @@ def test_no_run_of_words_of_what_is_read_is_trained_on():
 
 
 def test_editorials_that_are_read_are_left_out_of_those_that_are_mixed_in(monkeypatch):
-    lines = [f"{n}_1\t0\tThe council of town number {n} met on a day in spring to talk." for n in range(9)]
+    lines = [f"{n}_1\t0\tThe council of town number {n} met {n} times in spring." for n in range(9)]
     monkeypatch.setattr(index, "_content", lambda name: ("\r\n".join(lines).encode(), name))
     (read,) = plain.found(["editorials"], 150, "suite.toml")
     general = plain.general("editorials", 10_000, [read], "suite.toml")
@@ -193,11 +197,11 @@ def test_editorials_that_are_read_are_left_out_of_those_that_are_mixed_in(monkey
 
 def test_a_text_that_changed_ends_the_cell_with_a_sentence(folder, tmp_path):
     (tmp_path / "general.txt").write_text(GENERAL)
-    (cell,) = plan_of(folder, mix={"share": 0.5}, text={"text": str(tmp_path / "general.txt")}).cells
+    _, cell = plan_of(folder, mix={"share": 0.5}, text={"text": str(tmp_path / "general.txt")}).cells
     assert cell.general == PlainText(
         name="general.txt", sha256=cell.general.sha256, bytes=len(GENERAL.encode()), path=str(tmp_path / "general.txt")
     )
-    (there,) = plan_of(folder, mix={"share": 0.5}).cells
+    _, there = plan_of(folder, mix={"share": 0.5}).cells
     assert there.id == cell.id  # where a text lies decides nothing, what it says does
     (tmp_path / "general.txt").write_text(GENERAL.replace("sea", "bay"))
     record, _ = run_cell(cell)
@@ -219,8 +223,9 @@ def test_arms_of_one_method_are_methods_of_scores_and_one_method_of_costs(folder
 
 def test_a_search_for_rates_tries_each_method_once_and_without_a_mix(folder):
     tuning = {"learning_rates": [1e-3], "head_learning_rates": [1e-3], "seeds": [7], "selection_rows": 1}
-    plan = plan_search(suite_of(folder, mix={"share": [0.1, 0.5]}, tuning=tuning, baseline="full(mix=0.1)"),
-                       "suite.toml", "cpu")  # fmt: skip
+    arms = [{"name": "full", "mix": {"share": [0.1, 0.5]}}]
+    suite = suite_of(folder, mix={"share": 0.1}, method=arms, tuning=tuning, baseline="full(mix=0.1)")
+    plan = plan_search(suite, "suite.toml", "cpu")
     assert [(cell.method.label, cell.general) for cell in plan.cells] == [("full", None)]
 
 
@@ -229,9 +234,9 @@ REFUSED = {
                 r"full\(mix=0\.1\) trains on a share of general text; name the text in \[recipe\.mix\]"),
     "no method": ({"recipe": {"steps": 2, "mix": {"text": "general.txt"}}},
                   r"recipe\.mix: no method trains on a share of it; give one mix = \{ share = 0\.1 \}, or remove"),
-    "share": ({"mix": {"share": 1.5}}, r"method\[0\]\.mix\.share: .* less than 1, got 1\.5"),
-    "hold": ({"mix": {"share": 0.1, "hold": "rows"}}, r"method\[0\]\.mix\.hold: .*'total' or 'domain', got 'rows'"),
-    "key": ({"mix": {"shares": 0.1}}, r"method\[0\]\.mix: unknown key 'shares'.* Did you mean 'share'\?"),
+    "share": ({"mix": {"share": 1.5}}, r"method\[1\]\.mix\.share: .* less than 1, got 1\.5"),
+    "hold": ({"mix": {"share": 0.1, "hold": "rows"}}, r"method\[1\]\.mix\.hold: .*'total' or 'domain', got 'rows'"),
+    "key": ({"mix": {"share": 0.1, "shares": 0.1}}, r"method\[1\]\.mix: unknown key 'shares'.* Did you mean 'share'\?"),
     "key of text": ({"mix": {"share": 0.5}, "text": {"file": "x"}}, r"recipe\.mix: unknown key 'file'"),
     "no file": ({"mix": {"share": 0.5}, "text": {"text": "novel.txt"}},
                 r"recipe\.mix\.text: .*novel\.txt cannot be read .*one of: editorials, product-reviews"),
@@ -259,6 +264,6 @@ def test_what_is_no_decoder_of_text_has_no_mix(folder, tmp_path):
     backbone = {"name": str(tmp_path / "config.json"), "weights": "random"}
     with pytest.raises(BenchError, match=r"recipe\.mix: .* has an encoder, and a plain text alone is read by decoders"):
         plan_of(tmp_path, mix={"share": 0.5}, backbone=backbone)
-    bert = {"name": "minilm", "weights": "random"}
+    bert = {"name": "tiny", "weights": "random"}
     with pytest.raises(BenchError, match=r"recipe\.mix: task sst2 trains no language model that could read a text"):
         plan_of(folder, mix={"share": 0.5}, task=None, tasks=["sst2"], data="synthetic", backbone=bert)
