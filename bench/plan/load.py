@@ -295,10 +295,25 @@ def _moved(text: str, before: Path, after: Path) -> str:
                 table[key] = moved
     for table in document.get("task", ()):
         for key in ("train", "test"):
-            path = Path(str(table.get(key, "~")))
-            if not path.is_absolute() and path.parts[0] != "~" and before.resolve() != after.resolve():
-                table[key] = Path(os.path.relpath(before / path, after)).as_posix()
+            if key in table:
+                table[key] = _file_moved(str(table[key]), before, after)
+    retention, mix = document.get("retention", {}), document.get("recipe", {}).get("mix", {})
+    if "texts" in retention:
+        retention["texts"] = [_text_moved(str(text), before, after) for text in retention["texts"]]
+    if "text" in mix:
+        mix["text"] = _text_moved(str(mix["text"]), before, after)
     return tomlkit.dumps(document)
+
+
+def _file_moved(name: str, before: Path, after: Path) -> str:
+    path = Path(name)
+    if path.is_absolute() or path.parts[0] == "~" or before.resolve() == after.resolve():
+        return name
+    return Path(os.path.relpath(before / path, after)).as_posix()
+
+
+def _text_moved(name: str, before: Path, after: Path) -> str:
+    return name if name in plain.KNOWN else _file_moved(name, before, after)
 
 
 def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[str, list[str]]:

@@ -54,8 +54,8 @@ def found(names: Sequence[str], most_bytes: int, where: str) -> tuple[PlainText,
 def apart(text: str, read: Sequence[str]) -> str:
     """``text`` without each paragraph that has a run of ``RUN`` words in common with one of the texts ``read``.
 
-    Paragraphs lie between empty lines. As contamination is told in Brown et al., NeurIPS 2020, appendix C, with shorter
-    runs: training on what retention is read on would pass for remembering.
+    Paragraphs lie between empty lines. Brown et al., NeurIPS 2020, appendix C, tell contamination so, by runs of 13:
+    training on what retention is read on would pass for remembering.
     """
     seen = {run for one in read for run in runs(one)}
     return "\n\n".join(part for part in re.split(r"\n\s*\n", text) if part.strip() and seen.isdisjoint(runs(part)))

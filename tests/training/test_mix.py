@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tomllib
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM, T5Config
 
 from bench.errors import BenchError
 from bench.models.tokenizer import HashingTokenizer
-from bench.plan.load import parse_suite
+from bench.plan.load import _moved, parse_suite
 from bench.plan.planner import make_plan, plan_search
 from bench.plan.select import Selection, select
 from bench.schema.jobs import PlainText
@@ -227,6 +228,14 @@ def test_a_search_for_rates_tries_each_method_once_and_without_a_mix(folder):
     suite = suite_of(folder, mix={"share": 0.1}, method=arms, tuning=tuning, baseline="full(mix=0.1)")
     plan = plan_search(suite, "suite.toml", "cpu")
     assert [(cell.method.label, cell.general) for cell in plan.cells] == [("full", None)]
+
+
+def test_a_suite_that_is_written_elsewhere_names_the_same_texts(tmp_path):
+    text = '[retention]\ntexts = ["editorials", "read.txt"]\n[recipe.mix]\ntext = "general.txt"\n'
+    moved = tomllib.loads(_moved(text, tmp_path / "here", tmp_path / "there"))
+    assert moved["retention"]["texts"] == ["editorials", "../here/read.txt"]
+    assert moved["recipe"]["mix"]["text"] == "../here/general.txt"
+    assert _moved(text, tmp_path, tmp_path) == text
 
 
 REFUSED = {
