@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bench.models.head import TaskModel, check_positions
-from bench.models.text import TextHead, windows
+from bench.models.text import TextHead, Window, windows
 from bench.schema.jobs import Cell
 from bench.schema.record import Retention
 from bench.tasks import plain
@@ -33,8 +33,8 @@ class PlainReader:
         self._dtype = cell.recipe.get("dtype", "float32")
         self._own: dict[str, Tensor] = {}
         self._before: Mapping[str, float] = {}
+        self._cut: dict[str, list[Window]] = {}
         if self._asked is None:
-            self._cut = {}
             return
         context = check_positions(bare, self._asked.context, reserved, option="context", at="retention")
         self._cut = {text.name: windows(tokenizer, plain.read(text), context) for text in self._asked.texts}

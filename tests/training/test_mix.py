@@ -171,6 +171,23 @@ def test_the_steps_that_domain_adds_are_in_the_work_that_is_counted(folder):
     assert [run_cell(cell)[0].curve[-1].rows for cell in plan.cells] == [18, 18, 36]
 
 
+@pytest.mark.parametrize(("method", "kept"), [("full", False), ("lora", True)])
+def test_texts_are_read_on_the_way_and_the_backbone_is_looked_at_after(folder, method, kept):
+    recipe = {"steps": 4, "batch_size": 3, "max_length": 16, "learning_rate": 1e-2, "warmup": 0.0, "curve_points": 2}
+    asked = {"method": [{"name": method}], "baseline": method, "recipe": recipe}
+    table = {"texts": ["read.txt"], "context": 16}
+    alone, record = (
+        run_cell(plan_of(folder, retention=table | way, **asked).cells[0])[0] for way in ({}, {"on_the_way": True})
+    )
+    assert record.status == "ok", record.reason
+    assert record.backbone_kept is kept
+    assert [{*point.retention} for point in record.curve] == [{"read.txt"}, set()]
+    assert record.losses == alone.losses
+    assert [point.retention for point in alone.curve] == [{}, {}]
+    with pytest.raises(BenchError, match=r"retention\.on_the_way reads at the recipe's curve_points, and there are"):
+        plan_of(folder, retention=table | {"on_the_way": True})
+
+
 # apart from what is read
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,22 +123,14 @@ def test_before_is_the_backbone_s_and_after_is_the_trained_model_s(uniform):
     assert plan.suite.plain()["retention"] == asked
 
 
-def test_the_bare_backbone_is_read_once_a_run(uniform, monkeypatch):
-    started = []
-
-    def start(context, job, keep):
-        started.append(job)
-        return begin(context, job, keep)
-
-    begin = runner._start
-    monkeypatch.setattr(runner, "_start", start)
-    cells = plan_of(uniform, seeds=[0, 1]).cells
-    events = list(runner.run_jobs(runner.warm_context("gpt2"), cells, workers=1))
-    first, second = (event.record for event in events if isinstance(event, runner.Result))
-    before = first.retention["text.txt"].before
-    assert [job.retention.before for job in started] == [{}, {"text.txt": before}]
-    assert second.retention["text.txt"].before == before
-    assert [job.id for job in started] == [first.id, second.id]
+def test_the_bare_backbone_is_read_once_a_run(uniform):
+    first, second = plan_of(uniform, seeds=[0, 1]).cells
+    (other,) = plan_of(uniform, retention={"context": 8}).cells
+    read = runner._base(SimpleNamespace(job=first, received=[run_cell(first)[0]]))
+    before = {"text.txt": pytest.approx(math.log2(257), rel=1e-6)}
+    assert runner._with_base(second, read).retention.before == before
+    assert runner._with_base(other, read) == other
+    assert runner._with_base(second, {}) == second
 
 
 def test_a_cell_that_is_handed_what_another_has_read_does_not_read_the_backbone(uniform):
@@ -145,22 +138,6 @@ def test_a_cell_that_is_handed_what_another_has_read_does_not_read_the_backbone(
     handed = cell.model_copy(update={"retention": cell.retention.model_copy(update={"before": {"text.txt": 7.5}})})
     assert run_cell(handed)[0].retention["text.txt"].before == 7.5
     assert identity(handed) == cell.id
-
-
-@pytest.mark.parametrize(("method", "kept"), [("full", False), ("lora", True)])
-def test_texts_are_read_on_the_way_and_the_backbone_is_looked_at_after(uniform, method, kept):
-    recipe = {"steps": 4, "batch_size": 3, "max_length": 16, "learning_rate": 1e-2, "warmup": 0.0, "curve_points": 2}
-    watched = plan_of(uniform, method, recipe=recipe, retention={"on_the_way": True})
-    alone, record = (run_cell(plan.cells[0])[0] for plan in (plan_of(uniform, method, recipe=recipe), watched))
-    assert record.status == "ok", record.reason
-    assert record.backbone_kept is kept
-    assert [{*point.retention} for point in record.curve] == [{"text.txt"}, set()]
-    assert record.losses == alone.losses
-    assert [point.retention for point in alone.curve] == [{}, {}]
-    with pytest.raises(
-        BenchError, match=r"retention\.on_the_way reads at the recipe's curve_points, and there are none"
-    ):
-        plan_of(uniform, retention={"on_the_way": True})
 
 
 def test_texts_decide_the_identity_of_a_cell_and_their_place_does_not(uniform, tmp_path):

@@ -105,7 +105,7 @@ def score_retention(sheet: Sheet) -> "Figure | None":
     figure = _drawn(sheet, RETENTION, table)
     for axes in figure.axes:
         for label in table.index:
-            path = way.loc[label].groupby(level="step").mean()
+            path = way.xs(label, level="method").groupby(level="step").mean()
             colour = sheet.looks[label].colour
             axes.plot(path["bits"], path["score"], color=colour, alpha=0.3, linewidth=0.8, zorder=1.2)
     return figure
