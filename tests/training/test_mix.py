@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     tokenizer_of_bytes().save_pretrained(made)
     (made / "general.txt").write_text(GENERAL)
     (made / "read.txt").write_text("Something else entirely, about bread and the people who bake it every morning.")
-    rows = [{"q": f"say {word}:", "a": word} for word in ("one", "two", "six")]
+    rows = [{"q": f"say {word}:", "a": word} for word in ("one", "two", "six", "ten", "cat", "dog")]
     (made / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return made
 
@@ -240,7 +240,7 @@ def test_arms_of_one_method_are_methods_of_scores_and_one_method_of_costs(folder
 
 
 def test_a_search_for_rates_tries_each_method_once_and_without_a_mix(folder):
-    tuning = {"learning_rates": [1e-3], "head_learning_rates": [1e-3], "seeds": [7], "selection_rows": 1}
+    tuning = {"learning_rates": [1e-3], "head_learning_rates": [1e-3], "seeds": [7], "selection_rows": 2}
     arms = [{"name": "full", "mix": {"share": [0.1, 0.5]}}]
     suite = suite_of(folder, mix={"share": 0.1}, method=arms, tuning=tuning, baseline="full(mix=0.1)")
     plan = plan_search(suite, "suite.toml", "cpu")
