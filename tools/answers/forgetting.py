@@ -27,7 +27,9 @@ class Arm:
     hold: str
     """``total`` or ``domain``; of share 0 both."""
     score: float
-    """Points of 100."""
+    """Points of 100: rows that are written right from end to end."""
+    nats: float
+    """Mean cross-entropy of a token of the answer, which tells methods apart before the first row is right."""
     forgotten: dict[str, float]
     """By text, bits per byte after training less those before."""
     rows: float
@@ -90,6 +92,7 @@ def _arm(label: str, records: list[ScoreRecord], results: Results) -> Arm:
     return Arm(
         label=label, method=_without_mix(label), share=mix["share"] if mix else 0.0, hold=mix["hold"] if mix else "",
         score=float(results.score_table.loc[label, "mean"]),
+        nats=sum(record.metrics["answer_nats"] for record in records) / len(records),
         forgotten={str(text): float(value) for text, value in kept.groupby(level="text")["forgotten"].mean().items()},
         rows=1.0 if domain is None else (domain + mix["general_rows"]) / domain,
         targets=general / (general + sum(one.domain_targets for one in mixed)) if mixed else 0.0,
@@ -166,12 +169,12 @@ def _front(say: Say, arms: list[Arm]) -> str:
 def _table(say: Say, arms: list[Arm], hold: str) -> str:
     texts = [*arms[0].forgotten]
     head = [say("method", "方法"), say("general text, rows", "通用文本占行数"), say("of targets", "占目标词元"),
-            say("rows trained on", "训练行数"), say("score", "得分"),
+            say("rows trained on", "训练行数"), say("score", "得分"), say("answer, nats a token", "答案每词元 nats"),
             *(say(f"{text}: bits per byte forgotten", f"{text}：每字节忘掉的比特") for text in texts)]  # fmt: skip
     rows = [
         [f"`{arm.method}`", _percent(arm.share), _percent(arm.targets), f"x {fmt.ratio(arm.rows, 2)}",
-         fmt.points(arm.score), *(_bits(arm.forgotten[text]) for text in texts)]
-        for method in dict.fromkeys(arm.method for arm in arms)
+         fmt.points(arm.score), f"{arm.nats:.2f}", *(_bits(arm.forgotten[text]) for text in texts)]
+        for method in dict.fromkeys(arm.method for arm in arms if arm.hold == hold)
         for arm in _of(arms, method, hold)
     ]  # fmt: skip
     return table(head, rows)
