@@ -227,6 +227,11 @@ class Results:
         return scores.retention_table(self)
 
     @cached_property
+    def retention_curve(self) -> pd.DataFrame:
+        """As `bench.analysis.scores.retention_curve` gives it."""
+        return scores.retention_curve(self)
+
+    @cached_property
     def paired_rows(self) -> examples.PairedRows:
         """As `bench.analysis.examples.paired_rows` gives it."""
         return examples.paired_rows(self)

@@ -204,10 +204,14 @@ def retention_table(results: "Results") -> pd.DataFrame:
 
     Returns:
         One row per (method, task, text): ``n`` cells, ``before`` and ``after`` training (means over seeds), and their
-        difference ``forgotten`` with ``low high`` (95 % Student t over seeds); above 0 something was forgotten.
+        difference ``forgotten`` with ``low high`` (95 % Student t over seeds); above 0 something was forgotten;
+        ``backbone_kept``, whether every weight of the backbone kept its bits in all of these cells; None where that
+        was not looked at.
     """
     grouped: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
+    left: dict[str, list[bool | None]] = defaultdict(list)
     for record in results.score_records:
+        left[record.method.label].append(record.backbone_kept)
         for text, bits in record.retention.items() if record.status == "ok" else ():
             grouped[record.method.label, record.task_name, text].append((bits.before, bits.after))
     rows = []
@@ -215,10 +219,38 @@ def retention_table(results: "Results") -> pd.DataFrame:
         before, after = zip(*grouped[key], strict=True)
         forgotten, interval = mean_interval([new - old for old, new in grouped[key]])
         low, high = interval or (None, None)
-        rows.append((*key, len(before), sum(before) / len(before), sum(after) / len(after), forgotten, low, high))
-    names = "method task text n before after forgotten low high".split()
+        means = (sum(before) / len(before), sum(after) / len(after), forgotten)
+        whole = [kept for kept in left[key[0]] if kept is not None]
+        rows.append((*key, len(before), *means, low, high, all(whole) if whole else None))
+    names = "method task text n before after forgotten low high backbone_kept".split()
     table = pd.DataFrame(rows, columns=names)
-    return table.astype({name: float for name in names[4:]}).set_index(names[:3])
+    return table.astype({name: float for name in names[4:9]}).set_index(names[:3])
+
+
+def retention_curve(results: "Results") -> pd.DataFrame:
+    """Score and bits per byte on the way through training, means over seeds.
+
+    Returns:
+        One row per (method, task, step): ``score`` in points, ``bits`` per byte, the mean over the texts that are read.
+        The last step has those after training, the only one where texts are not read on the way.
+    """
+    found: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
+    for record in results.score_records:
+        if record.status != "ok" or record.score is None or not record.retention:
+            continue
+        last = sum(bits.after for bits in record.retention.values()) / len(record.retention)
+        read = [
+            (point.step, 100 * point.score, sum(point.retention.values()) / len(point.retention))
+            for point in record.curve
+            if point.retention
+        ]
+        for step, score, bits in [*read, (int(record.recipe["steps"]), 100 * record.score, last)]:
+            found[record.method.label, record.task_name, step].append((score, bits))
+    rows = []
+    for key in sorted(found, key=lambda key: (results.labels.index(key[0]), key[1:])):
+        scores, bits_of = zip(*found[key], strict=True)
+        rows.append((*key, sum(scores) / len(scores), sum(bits_of) / len(bits_of)))
+    return pd.DataFrame(rows, columns=["method", "task", "step", "score", "bits"]).set_index(["method", "task", "step"])
 
 
 def floors(results: "Results") -> dict[str, float]:

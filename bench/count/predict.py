@@ -247,13 +247,14 @@ def check_fit(plan: Plan) -> None:
     built: set[tuple[str, Objective]] = set()
     checked: set[tuple[str, int | None, Objective]] = set()
     for spec, used, length, objective in trials:
-        if used.name not in registry.BUILTIN | registry.BRIDGES or (used.label, length, objective) in checked:
+        same = registry.spell(used.name, used.config)  # methods that train on other rows are built alike
+        if used.name not in registry.BUILTIN | registry.BRIDGES or (same, length, objective) in checked:
             continue
-        checked.add((used.label, length, objective))
+        checked.add((same, length, objective))
         method, config = registry.make(used.name, used.config)
         try:
-            if (used.label, objective) not in built:
-                built.add((used.label, objective))
+            if (same, objective) not in built:
+                built.add((same, objective))
                 with contextlib.suppress(NotImplementedError):  # it starts from values, and is tried where they are
                     _built(_without_values(spec, objective), method, config)
             if length is not None:

@@ -1,12 +1,13 @@
 """Carries out a plan: each job in a process of its own through a fork server; stores each record at once."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -21,8 +22,8 @@ from bench.count.sweep import failures as count_failures
 from bench.count.sweep import run_sweep
 from bench.errors import BenchError, traced, unwritable
 from bench.plan.select import family
-from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id
-from bench.schema.record import Stored
+from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id, sha256_of
+from bench.schema.record import ScoreRecord, Stored
 from bench.schema.suite import Suite
 from bench.store.environment import at_once, cores, now
 from bench.store.kept import Keep, NotWritten, land, leave_best
@@ -138,10 +139,11 @@ def run_jobs(
     waiting = list(reversed(jobs))
     running: list[_Worker] = []
     repeated: set[str] = set()
+    read: dict[str, dict[str, float]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_started(context, waiting[-1], keep))
+                running.append(_started(context, _with_base(waiting[-1], read), keep))
                 waiting.pop()
             handles = [handle for worker in running for handle in (worker.messages, worker.process.sentinel)]
             wait(handles, timeout=max(0.0, min(worker.deadline for worker in running) - time.monotonic()))
@@ -152,6 +154,7 @@ def run_jobs(
                 running.remove(worker)
                 worker.end()
                 yield from _drain(worker)
+                read |= _base(worker)
                 scored = isinstance(worker.job, Cell) and worker.received
                 if ended.server_lost and not scored and worker.job.id not in repeated:
                     repeated.add(worker.job.id)
@@ -163,6 +166,28 @@ def run_jobs(
     finally:
         for worker in running:
             worker.end()
+
+
+def _base(worker: _Worker) -> dict[str, dict[str, float]]:
+    """What the backbone needed for a byte of each text, where a cell has read it, by all that this depends on."""
+    job = worker.job
+    if not isinstance(job, Cell) or job.retention is None:
+        return {}
+    kept = (record.retention for record in worker.received if isinstance(record, ScoreRecord))
+    return {_reading(job): {name: bits.before for name, bits in one.items()} for one in kept if one}
+
+
+def _with_base(job: Job, read: Mapping[str, dict[str, float]]) -> Job:
+    """``job``, a cell with what another one has read of the bare backbone: nothing of it depends on the method."""
+    if not isinstance(job, Cell) or job.retention is None or (before := read.get(_reading(job))) is None:
+        return job
+    return job.model_copy(update={"retention": job.retention.model_copy(update={"before": before})})
+
+
+def _reading(cell: Cell) -> str:
+    assert cell.retention is not None
+    return sha256_of([cell.retention.decides(), dataclasses.asdict(cell.backbone), cell.device, cell.threads,
+                      cell.recipe.get("dtype")])  # fmt: skip
 
 
 def _threads(job: Job) -> int:

@@ -27,6 +27,8 @@ START_SECONDS = 1.5
 """Of a job's process until its first step: modules, weights, tokenised rows."""
 SUBWORDS = 1.2
 """Tokens for one word or mark."""
+BYTES_OF_A_TOKEN = 4
+"""Of English text, about."""
 SAMPLE = 500
 """Rows whose lengths are looked at."""
 
@@ -146,18 +148,18 @@ def _rate(run: Callable[[], object], device: str) -> float:
 
 
 def _counted(plan: Plan, progress: Callable[[str], object]) -> dict[tuple[BackboneSpec, str], _Step]:
-    """A training step of each method on each backbone, by backbone and label."""
+    """A training step of each method on each backbone, by backbone and `_same`."""
     asked: dict[tuple[BackboneSpec, str], tuple[MethodSpec, Setting]] = {}
     for probe in plan.probes:
         for method in probe.methods:
-            asked.setdefault((probe.backbone, method.label), (method, Setting(**probe.step())))
+            asked.setdefault((probe.backbone, _same(method)), (method, Setting(**probe.step())))
     for cell in plan.cells:
         shape = Setting(batch=cell.recipe["batch_size"], length=cell.recipe["max_length"])
-        asked.setdefault((cell.backbone, cell.method.label), (cell.method, shape))
+        asked.setdefault((cell.backbone, _same(cell.method)), (cell.method, shape))
     for sweep in plan.sweeps:
         first = Setting(**sweep.shape_at(sweep.values[0]).step())
         for method in sweep.methods:
-            asked.setdefault((sweep.backbone, method.label), (method, first))
+            asked.setdefault((sweep.backbone, _same(method)), (method, first))
     steps = {}
     for number, (key, (method, setting)) in enumerate(asked.items(), start=1):
         progress(f"counting {method.label}, {number} of {len(asked)}")
@@ -168,6 +170,11 @@ def _counted(plan: Plan, progress: Callable[[str], object]) -> dict[tuple[Backbo
         if key not in steps and others:
             steps[key] = max(others, key=lambda step: (step.forward + step.backward) / step.tokens)
     return steps
+
+
+def _same(method: MethodSpec) -> str:
+    """What methods have in common whose steps are the same, whatever rows they train on."""
+    return registry.spell(method.name, method.config)
 
 
 def _ledger(spec: BackboneSpec, used: MethodSpec, setting: Setting) -> Ledger:
@@ -199,7 +206,7 @@ def _merges(name: str) -> bool:
 
 
 def _of_probe(probe: Probe, steps: dict[tuple[BackboneSpec, str], _Step]) -> float:
-    own = {method.label: steps.get((probe.backbone, method.label)) for method in probe.methods}
+    own = {method.label: steps.get((probe.backbone, _same(method))) for method in probe.methods}
     known = {label: step for label, step in own.items() if step is not None}
     counting = sum(2 * step.counting for step in known.values())
     if not probe.timed or not known:
@@ -250,7 +257,7 @@ def _of_generation(probe: Probe, steps: list[_Step], here: Machine) -> float:
 
 
 def _of_cell(cell: Cell, steps: dict[tuple[BackboneSpec, str], _Step], length: float, workers: int) -> float:
-    step = steps.get((cell.backbone, cell.method.label))
+    step = steps.get((cell.backbone, _same(cell.method)))
     if step is None:
         return START_SECONDS
     here, recipe = machine(cell.device, cell.threads, torch.float32), cell.recipe
@@ -259,7 +266,16 @@ def _of_cell(cell: Cell, steps: dict[tuple[BackboneSpec, str], _Step], length: f
     row = _seconds(step, length, here, backward=False, cores_shared=shared)
     readings: int = cell.task.test_rows * (1 + recipe.get("curve_points", 0))
     steps_taken: int = recipe["steps"]
-    return START_SECONDS + steps_taken * one + readings * row
+    plain = _seconds(step, _plain_tokens(cell), here, backward=False, cores_shared=shared)
+    return START_SECONDS + steps_taken * one + readings * row + plain
+
+
+def _plain_tokens(cell: Cell) -> float:
+    """Tokens of plain texts that are read, once at the end and at points of the curve where the suite asks for it."""
+    if cell.retention is None:
+        return 0.0
+    times = max(1, cell.recipe.get("curve_points", 0)) if cell.retention.on_the_way else 1
+    return times * sum(text.bytes for text in cell.retention.texts) / BYTES_OF_A_TOKEN
 
 
 def _length(cell: Cell) -> float:
@@ -272,6 +288,6 @@ def _length(cell: Cell) -> float:
 
 
 def _of_sweep(sweep: Sweep, steps: dict[tuple[BackboneSpec, str], _Step]) -> float:
-    own = [step for method in sweep.methods if (step := steps.get((sweep.backbone, method.label))) is not None]
+    own = [step for method in sweep.methods if (step := steps.get((sweep.backbone, _same(method)))) is not None]
     grown = sum(sweep.values) / (sweep.values[0] * len(sweep.values)) if sweep.vary == "layers" else 1.0
     return START_SECONDS + 2 * grown * len(sweep.values) * sum(step.counting for step in own)

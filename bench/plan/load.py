@@ -1,6 +1,7 @@
 """Reads a suite by name or from a TOML file, lists what one can name, and writes one again with searched rates."""
 
 import dataclasses
+import itertools
 import json
 import os
 import tomllib
@@ -25,9 +26,11 @@ from bench.schema.suite import (
     CrossoverTable,
     MatchTable,
     MethodTable,
+    MixTable,
     RecipeTable,
     RecipeValues,
     RetentionTable,
+    ShareTable,
     Suite,
     SweepTable,
     TuningTable,
@@ -105,8 +108,9 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
     Raises:
         BenchError: A key is unknown, missing or has the wrong type or range.
     """
+    methods = _mixed(_spelled_out(values.get("method"), where))
     try:
-        suite = Suite.model_validate(_tuples(values | {"method": _spelled_out(values.get("method"), where)}))
+        suite = Suite.model_validate(_tuples(values | {"method": methods}))
     except ValidationError as error:
         raise BenchError(f"{where}: {_sentence(error)}") from error
     if taken := [spec.name for spec in suite.task if spec.name in shipped()]:
@@ -116,6 +120,9 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
     if suite.retention is not None:
         texts = tuple(plain.in_folder(name, folder) for name in suite.retention.texts)
         changes["retention"] = suite.retention.model_copy(update={"texts": texts})
+    if suite.recipe is not None and suite.recipe.mix is not None:
+        mix = suite.recipe.mix.model_copy(update={"text": plain.in_folder(suite.recipe.mix.text, folder)})
+        changes["recipe"] = suite.recipe.model_copy(update={"mix": mix})
     return suite.model_copy(update=changes)
 
 
@@ -136,6 +143,28 @@ def _spelled_out(tables: Any, where: str) -> Any:
     named = [table.get("name") for table in tables]
     rest = [{"name": name} for name in BUILTIN if name not in named]
     return [*tables[: places[0]], *rest, *tables[places[0] + 1 :]]
+
+
+def _mixed(tables: Any) -> Any:
+    """The methods of a suite with one for each share and hold that a ``mix`` lists; share 0 is that without one."""
+    if not isinstance(tables, list):
+        return tables
+    return [one for table in tables for one in (_of_each_mix(table) if isinstance(table, dict) else [table])]
+
+
+def _of_each_mix(table: dict[str, Any]) -> list[dict[str, Any]]:
+    mix = table.get("mix")
+    if not isinstance(mix, dict):
+        return [table]
+    given = {key: mix[key] for key in ("share", "hold") if key in mix}
+    listed = {key: value if isinstance(value, list) else [value] for key, value in given.items()}
+    bare = {key: value for key, value in table.items() if key != "mix"}
+    found = []
+    for values in itertools.product(*listed.values()):
+        chosen = dict(zip(listed, values, strict=True))
+        one = bare if chosen.get("share") == 0 else {**bare, "mix": mix | chosen}
+        found += [one] if one is not bare or bare not in found else []
+    return found
 
 
 def _tuples(value: Any) -> Any:
@@ -165,6 +194,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "task": RecipeValues if "recipe" in location else TaskSpec, "folder": FolderLayout,
         "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
         "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable, "retention": RetentionTable,
+        "mix": MixTable if "recipe" in location else ShareTable,
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)
@@ -265,10 +295,25 @@ def _moved(text: str, before: Path, after: Path) -> str:
                 table[key] = moved
     for table in document.get("task", ()):
         for key in ("train", "test"):
-            path = Path(str(table.get(key, "~")))
-            if not path.is_absolute() and path.parts[0] != "~" and before.resolve() != after.resolve():
-                table[key] = Path(os.path.relpath(before / path, after)).as_posix()
+            if key in table:
+                table[key] = _file_moved(str(table[key]), before, after)
+    retention, mix = document.get("retention", {}), document.get("recipe", {}).get("mix", {})
+    if "texts" in retention:
+        retention["texts"] = [_text_moved(str(text), before, after) for text in retention["texts"]]
+    if "text" in mix:
+        mix["text"] = _text_moved(str(mix["text"]), before, after)
     return tomlkit.dumps(document)
+
+
+def _file_moved(name: str, before: Path, after: Path) -> str:
+    path = Path(name)
+    if path.is_absolute() or path.parts[0] == "~" or before.resolve() == after.resolve():
+        return name
+    return Path(os.path.relpath(before / path, after)).as_posix()
+
+
+def _text_moved(name: str, before: Path, after: Path) -> str:
+    return name if name in plain.KNOWN else _file_moved(name, before, after)
 
 
 def tuned(text: str, outcomes: Sequence[Outcome], table: TuningTable) -> tuple[str, list[str]]:

@@ -22,6 +22,7 @@ from bench.schema.jobs import (
     BackboneSpec,
     Cell,
     MethodSpec,
+    PlainText,
     Plan,
     Probe,
     Retained,
@@ -32,7 +33,7 @@ from bench.schema.jobs import (
     sha256_of,
     source_hash,
 )
-from bench.schema.ranges import check_recipe
+from bench.schema.ranges import RATES, check_recipe
 from bench.schema.record import SCHEMA, TaskUsed
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import StepShape
@@ -45,6 +46,7 @@ from bench.schema.suite import (
     Suite,
     TuningTable,
     claimed_shape,
+    measured,
     search_table,
 )
 from bench.schema.task import TaskSpec
@@ -67,14 +69,13 @@ SOURCES: dict[type[Cell | Probe | Sweep], tuple[str, ...]] = {
 
 def identity(job: Cell | Probe | Sweep) -> str:
     """Hash of all that decides the result: never paths, never git state, never time limits."""
-    decided = job.model_dump(
-        mode="json",
-        exclude={"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source", "spec", "retention"},
-    )
+    apart = {"id", "timeout_seconds", "method_timeout_seconds", "backbone", "source", "spec", "retention", "general"}
+    decided = job.model_dump(mode="json", exclude=apart)
     name = None if is_path(job.backbone.name) else job.backbone.name  # of a path, what lies there decides
     if isinstance(job, Cell):
         decided |= {"spec": job.spec.decides()} | metric_sources(job.spec.metrics)
         decided |= {} if job.retention is None else {"retention": job.retention.decides()}
+        decided |= {} if job.general is None else {"general": job.general.model_dump(mode="json", exclude={"path"})}
     key = {
         "schema": SCHEMA, "job": decided, "weights": [name, job.backbone.weights, job.backbone.sha256],
         "backbone_files": backbone.files_sha256(job.backbone),
@@ -195,11 +196,13 @@ def make_plan(
 
         suite, sizes = matched(suite, spec, device, where)
         methods = _methods(suite, where)
+    names = {table.label for table in measured(suite.method)}
+    costed = tuple(method for method in methods if method.label in names)
     probes = tuple(
-        _probe(suite, spec, methods, index, f"{where}: cost[{index}]", device)
+        _probe(suite, spec, costed, index, f"{where}: cost[{index}]", device)
         for index in range(0 if trials else len(suite.cost))
     )
-    sweeps = plan_sweeps(suite, spec, methods, where)
+    sweeps = plan_sweeps(suite, spec, costed, where)
     check_crossovers(suite, sweeps, where)
     cells: tuple[Cell, ...] = ()
     data = None
@@ -209,7 +212,8 @@ def make_plan(
             progress(reason)
         scored = tuple(method for method in methods if suite.scores(method.label))
         retained = _retained(suite, spec, data, where)
-        cells = tuple(_cells(suite, spec, scored, data, device, retained, trials=trials))
+        general = _general(suite, spec, scored, data, retained, where)
+        cells = tuple(_cells(suite, spec, scored, data, device, retained, general, trials=trials))
     elif suite.scored:
         progress(f"no scores: {suite.name} {unscored(suite)}")
     resolved = _resolved(suite, spec, methods, data, probes) | resolved_sweeps(suite, sweeps)
@@ -238,9 +242,10 @@ def _settled(suite: Suite, spec: BackboneSpec, where: str) -> Suite:
             )
         costs.append(cost)
     labels = [label(table) for table in suite.method]
+    costed = [table.label for table in measured(suite.method)]
     try:
         named = [one for one in suite.claim if (one.objective or one.loss) and one.labels <= {*labels}]
-        shapes = [claimed_shape(cost, labels, "cuda") for cost in costs]
+        shapes = [claimed_shape(cost, costed, "cuda") for cost in costs]
         check_claims(named, labels, suite.tasks, shapes, suite.scored or labels)
     except ValueError as error:
         raise BenchError(f"{where}: {error}") from error
@@ -357,12 +362,36 @@ def _retained(suite: Suite, spec: BackboneSpec, data: Located, where: str) -> Re
         )
     shape = backbone.load(dataclasses.replace(spec, weights="random"), device="meta", objective="text")
     check_positions(shape, table.context, option="context", at=place)
-    return Retained(context=table.context, texts=plain.found(table.texts, table.most_bytes, f"{place}.texts"))
+    texts = plain.found(table.texts, table.most_bytes, f"{place}.texts")
+    return Retained(context=table.context, texts=texts, on_the_way=table.on_the_way)
+
+
+def _general(
+    suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], data: Located, retained: Retained | None,
+    where: str,
+) -> PlainText | None:  # fmt: skip
+    """The text that some of ``methods`` mix in; None where none does.
+
+    Raises:
+        BenchError: The backbone or a task has no language model to train on it, or the text cannot be had.
+    """
+    asking = {table.label for table in suite.method if table.mix is not None}
+    if suite.recipe is None or (mix := suite.recipe.mix) is None or not any(one.label in asking for one in methods):
+        return None
+    place = f"{where}: recipe.mix"
+    if others := [task.name for task in data.specs if task.kind != "text"]:
+        raise BenchError(f"{place}: task {others[0]} trains no language model that could read a text; remove the table")
+    if backbone.configuration(spec).is_encoder_decoder:
+        raise BenchError(
+            f"{place}: {spec.name!r} has an encoder, and a plain text alone is read by decoders; name a decoder, or "
+            "remove the table"
+        )
+    return plain.general(mix.text, mix.most_bytes, retained.texts if retained else (), f"{place}.text")
 
 
 def _cells(
     suite: Suite, spec: BackboneSpec, methods: tuple[MethodSpec, ...], data: Located, device: str,
-    retained: Retained | None, *, trials: bool,
+    retained: Retained | None, general: PlainText | None, *, trials: bool,
 ) -> Iterable[Cell]:  # fmt: skip
     assert suite.recipe is not None
     tables = {label(table): table for table in suite.method}
@@ -381,7 +410,7 @@ def _cells(
                     source=data.sources[name], task=used,
                     recipe=recipe, seed=seed, device=device, timeout_seconds=suite.recipe.timeout_seconds,
                     threads=suite.recipe.threads, tuning=tables[method.label].tuning, trial=trials,
-                    retention=retained,
+                    retention=retained, general=general if "mix" in recipe else None,
                 )  # fmt: skip
                 yield draft.model_copy(update={"id": identity(draft)})
 
@@ -444,6 +473,7 @@ def _recipe(suite: Suite, method: MethodTable, task: TaskSpec, train_rows: int) 
         values = {key: value for key, value in values.items() if key not in OF_THE_HEAD}
     if epochs := values.pop("epochs", None):
         values["steps"] = epochs * math.ceil(train_rows / values["batch_size"])
+    values |= _mix(suite, method, task, values)
     recipe = dict(sorted((values | method.rates(task.name)).items()))
     try:
         check_recipe(recipe)
@@ -456,6 +486,22 @@ def _recipe(suite: Suite, method: MethodTable, task: TaskSpec, train_rows: int) 
             "lower it"
         )
     return recipe
+
+
+def _mix(suite: Suite, method: MethodTable, task: TaskSpec, values: dict[str, Any]) -> dict[str, Any]:
+    """Steps and rows of a method that trains on general text beside the task; nothing where it does not."""
+    if method.mix is None:
+        return {}
+    assert suite.recipe is not None and suite.recipe.mix is not None, "the suite's own check"
+    table, most = suite.recipe.mix, values["max_length"]
+    if table.length is not None and table.length > most:
+        raise BenchError(f"recipe.mix.length = {table.length} is above max_length = {most} of {task.name}; lower it")
+    try:
+        rows = plain.mixed_rows(values["steps"], values["batch_size"], method.mix.share, method.mix.hold)
+    except ValueError as error:
+        raise BenchError(f"mix of {method.label} on {task.name}: {error}") from error
+    mix = method.mix.model_dump() | {"text": plain.shown(table.text), "length": table.length or most}
+    return {"steps": rows.steps, "mix": mix | {"domain_rows": rows.domain, "general_rows": rows.general}}
 
 
 def _resolved(
@@ -471,7 +517,7 @@ def _resolved(
         "methods": [method.label for method in methods], "tasks": list(suite.tasks), "seeds": list(suite.seeds),
         "method": {
             m.label: {"name": m.name, "config": m.config}
-            | tables[m.label].model_dump(include={"learning_rate", "head_learning_rate", "tuning"}, exclude_none=True)
+            | tables[m.label].model_dump(include={*RATES, "tuning", "mix"}, exclude_none=True)
             for m in methods
         },
     }  # fmt: skip
@@ -479,6 +525,8 @@ def _resolved(
         resolved["data"] = {"kind": data.kind, "reason": "; ".join(data.reasons)}  # where files lie decides nothing
         resolved["task"] = {spec.name: spec.decides() for spec in data.specs}
         resolved["recipe"] = suite.recipe.model_dump(mode="json", exclude_none=True)
+        if suite.recipe.mix is not None:
+            resolved["recipe"]["mix"]["text"] = plain.shown(suite.recipe.mix.text)
         if suite.retention is not None:
             names = [plain.shown(name) for name in suite.retention.texts]
             resolved["retention"] = suite.retention.model_dump(mode="json") | {"texts": names}
@@ -554,14 +602,16 @@ def _bare(suite: Suite, table: TuningTable) -> Suite:
     by_task: dict[str, RecipeValues] = {
         name: values.model_copy(update=decided | {"selection_rows": None}) for name, values in suite.recipe.task.items()
     }
-    bare = {"learning_rate": None, "head_learning_rate": None, "tuning": None}
+    baseline = next((method.measured for method in suite.method if method.label == suite.baseline), suite.baseline)
+    bare = {"learning_rate": None, "head_learning_rate": None, "tuning": None, "mix": None}
+    scored = [method for method in suite.method if suite.scores(method.label)]
     return suite.model_copy(
         update={
             "tasks": suite.tasks if table.task is None else (table.task,),
             "without_hub": suite.without_hub if table.task is None else (), "scored": (), "retention": None,
-            "seeds": table.seeds, "sweep": (), "crossover": (), "claim": (),
-            "method": tuple(m.model_copy(update=bare) for m in suite.method if suite.scores(label(m))),
-            "recipe": suite.recipe.model_copy(update=decided | cut | {"task": by_task}),
+            "seeds": table.seeds, "baseline": baseline, "sweep": (), "crossover": (), "claim": (),
+            "method": tuple(method.model_copy(update=bare) for method in measured(scored)),
+            "recipe": suite.recipe.model_copy(update=decided | cut | {"task": by_task, "mix": None}),
         }
     )  # fmt: skip
 

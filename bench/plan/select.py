@@ -175,7 +175,7 @@ def _resolved(method: MethodTable) -> dict[str, Any]:
 
 def label(method: MethodTable) -> str:
     """A method as the suite spells it; unique within a plan."""
-    return registry.spell(method.name, method.config)
+    return method.label
 
 
 def family(suite: Suite) -> str:

@@ -126,6 +126,8 @@ TERMS: Mapping[str, Term] = {
                          "Student t"),
     "bits per byte": Term("Scores", "bits per byte", "of a plain text that nothing was trained on, before and after "
                           "training; lower is better, a rise is what was forgotten"),
+    "general text": Term("Scores", "rows, tokens", "plain text among the rows that were trained on; none of it is what "
+                         "bits per byte are read on"),
     "score on the way": Term("Scores", "points of 100", "the test score after equal shares of the steps; nothing is "
                              "chosen by it"),
     "training FLOPs": Term("Scores", "floating point operations", "forward and backward of all batches, from counts"),
@@ -314,6 +316,11 @@ FIGURES: tuple[Figure, ...] = (
             "counted"),
     _scored(f"retention.{ANY}.before", "bits per byte of the backbone", "bits per byte", "bits per byte"),
     _scored(f"retention.{ANY}.after", "bits per byte after training", "bits per byte", "bits per byte"),
+    _scored(f"curve.{ANY}.retention.{ANY}", "bits per byte on the way", "bits per byte", "bits per byte"),
+    _scored("backbone_kept", "backbone kept bit for bit", "", "bits per byte", "counted"),
+    *(_scored(f"mixed.{leaf}", leaf.replace("_", " "), unit, "general text", "counted")
+      for leaf, unit in (("bytes", "B"), ("general_rows", "rows"), ("domain_rows", "rows"),
+                         ("general_targets", "tokens"), ("domain_targets", "tokens"))),
     _scored("best_step", "step that was scored", "steps", "score"),
     _scored("train_seconds", "training time", "s", "times", "timed"),
     _scored("prepare_seconds", "time before the first step", "s", "times", "timed"),
@@ -335,6 +342,7 @@ NOT_FIGURES: Mapping[str, str] = {
     "recipe": "how it was trained", "seed": "how it was trained", "tuning": "how it was trained",
     "label_scale": "how it was trained", "retention": "what was read",
     "input_vectors": "names of words",
+    "mixed": "what was trained on",
     "predictions_sha256": "file beside the record", "directions_sha256": "file beside the record",
     "kept_sha256": "file beside the record",
 }  # fmt: skip

@@ -24,6 +24,9 @@ Loss = Literal["full", "target", "chunked"]
 """How the next-token loss is computed: over the logits of every position (transformers), of those with a target alone,
 or a piece of the rows at a time (``torch.nn.functional.linear_cross_entropy``). The value is the same."""
 
+Hold = Literal["total", "domain"]
+"""What stays as it is where general text is mixed in: the number of all rows, or of those of the task."""
+
 
 LONGEST_SPEC = 2_000
 """Characters of a method with its values: it stands in every table."""

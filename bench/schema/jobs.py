@@ -155,10 +155,14 @@ class Retained(_Data):
     context: int
     """Tokens of a window."""
     texts: tuple[PlainText, ...]
+    on_the_way: bool = False
+    """Whether they are read at the points of the curve too."""
+    before: dict[str, float] = {}
+    """Bits per byte of the bare backbone by text, where another cell of the run has read them; else it is read."""
 
     def decides(self) -> dict[str, Any]:
-        """What of it decides a result: never where a file lies."""
-        return self.model_dump(mode="json", exclude={"texts": {"__all__": {"path"}}})
+        """What of it decides a result: never where a file lies, nor who has read the backbone."""
+        return self.model_dump(mode="json", exclude={"before": True, "texts": {"__all__": {"path"}}})
 
 
 class MethodSpec(_Data):
@@ -193,6 +197,8 @@ class Cell(_Job):
     """The search that gave the rates; None: they were not searched for."""
     retention: Retained | None = None
     """What is read before and after training; None: nothing."""
+    general: PlainText | None = None
+    """The text of which the recipe's ``mix`` takes rows; None: all rows are the task's."""
     trial: bool = False
     """One of a search for rates: scored on the selection rows of its recipe, the test split is never opened."""
 

@@ -137,6 +137,9 @@ class CurvePoint(_Frozen):
     """Sum of B * T."""
     token_squares: Count
     """Sum of B * T * T."""
+    retention: dict[str, Amount] = {}
+    """Bits per byte by plain text, where ``[retention]`` reads ``on_the_way``; those of the last step are in the
+    record's own ``retention``."""
 
 
 class Tuning(_Frozen):
@@ -604,6 +607,25 @@ class Retention(_Frozen):
     """Hash of these bytes."""
 
 
+class Mixed(_Frozen):
+    """General text that was trained on beside the rows of the task."""
+
+    text: str
+    """Its name, as ``[recipe.mix]`` gives it."""
+    sha256: str
+    """Hash of what was drawn from, without the paragraphs that share a run of words with a text of ``[retention]``."""
+    bytes: Count
+    """Size of the same in UTF-8."""
+    general_rows: Count
+    """Rows of it that were trained on, each time that one came."""
+    domain_rows: Count
+    """Rows of the task that were trained on, likewise."""
+    general_targets: Count
+    """Tokens of those rows of general text that the loss is of: all but the first of each row."""
+    domain_targets: Count
+    """Tokens of those rows of the task that the loss is of."""
+
+
 class Scored(_Common):
     """What training once (backbone, task, method, recipe, seed) came to."""
 
@@ -632,6 +654,11 @@ class Scored(_Common):
     """Training loss of each step, taken before its update: the first is the loss at step 0."""
     retention: dict[str, Retention] = {}
     """By plain text, what the model has kept of it, where the suite has ``[retention]``."""
+    backbone_kept: bool | None = None
+    """Whether every weight of the backbone has, after training, the bits that it had before: the delta switched off
+    leaves the backbone then. False where weights of the backbone train; None: the suite has no ``[retention]``."""
+    mixed: Mixed | None = None
+    """What was mixed in; None: all rows were the task's."""
     label_scale: LabelScale | None = None
     """Of a regression: what its labels were standardised by in training, so that ``losses`` are shares of their
     variance; predictions and metrics have the unit of the labels. None for classes, and in records from before."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import BenchError
 from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_claims, text_of
-from bench.schema.forms import LONGEST_SPEC, Device, Weights, spell
+from bench.schema.forms import LONGEST_SPEC, Device, Hold, Weights, spell
 from bench.schema.ranges import (
     MOST_BLOCKS,
     MOST_NEAREST,
@@ -243,12 +243,36 @@ class RetentionTable(_Table):
     """Plain texts that a language model reads before and after it is trained: what it has forgotten of them."""
 
     texts: tuple[str, ...] = Field(min_length=1)
-    """``editorials`` (sentences of the New York Times, from the package index), or files of UTF-8; relative paths start
-    at the suite's file."""
+    """``editorials`` (sentences of the New York Times) or ``product-reviews`` (of Amazon), both from the package index,
+    or files of UTF-8; relative paths start at the suite's file."""
     context: int = Field(default=512, ge=2, le=MOST_ROWS)
     """Tokens of a window; windows do not overlap, and the first token of each is read and not counted."""
     most_bytes: int = Field(default=20_000, ge=1, le=MOST_ROWS)
     """Of each text, from its beginning; the rest is not read."""
+    on_the_way: bool = False
+    """Read the texts at the recipe's ``curve_points`` too."""
+
+
+class MixTable(_Table):
+    """General text whose rows stand among those of the task, for the methods that ask for a share of it."""
+
+    text: str
+    """``editorials`` or ``product-reviews``, as ``[retention]`` has them, or a file of UTF-8; a relative path starts at
+    the suite's file. A paragraph that has a run of 8 words in common with what ``[retention]`` reads is left out."""
+    length: int | None = Field(default=None, ge=2, le=MOST_ROWS)
+    """Tokens of a row; ``max_length`` of the task's rows where left out."""
+    most_bytes: int = Field(default=1_000_000, ge=1, le=MOST_ROWS)
+    """Of the text, from its beginning; the rest is not read."""
+
+
+class ShareTable(_Table):
+    """How much of the general text of ``[recipe.mix]`` a method trains on."""
+
+    share: float = Field(gt=0, lt=1, allow_inf_nan=False)
+    """Of all rows that are trained on, below 1. A list gives a method each; 0 is the method without a mix."""
+    hold: Hold = "total"
+    """``total``: the steps stay, and rows of general text take the place of rows of the task; ``domain``: the rows of
+    the task stay, and steps are added for those of general text. A list gives a method each."""
 
 
 class BackboneTable(_Table):
@@ -331,6 +355,8 @@ class RecipeTable(RecipeValues):
     """Torch threads of every cell, part of its identity: sums in another order end in other last bits."""
     timeout_seconds: float = Field(default=3600.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """A cell that runs longer ends with status ``timeout``."""
+    mix: MixTable | None = None
+    """General text, of which methods with a ``mix`` train on a share; of tasks of kind ``text`` alone."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "RecipeTable":
@@ -377,6 +403,22 @@ class MethodTable(_Table):
     """Of the task head; the recipe's where left out."""
     tuning: Tuning | None = None
     """The search that gave these rates on the suite's tasks, as ``tune`` writes it; None: nobody searched for them."""
+    mix: ShareTable | None = None
+    """Share of general text among the rows that it trains on; it is not in the cost of a step, which is measured of the
+    method once. None: all rows are the task's."""
+
+    @property
+    def measured(self) -> str:
+        """The method as tables of costs spell it, whatever it trains on."""
+        return spell(self.name, self.config)
+
+    @property
+    def label(self) -> str:
+        """The method as the suite spells it, with its mix: ``lora(rank=8, mix=0.1, hold='domain')``."""
+        if self.mix is None:
+            return self.measured
+        hold = {} if self.mix.hold == "total" else {"hold": self.mix.hold}
+        return spell(self.name, self.config | {"mix": self.mix.share} | hold)
 
     @model_validator(mode="after")
     def _possible_rates(self) -> "MethodTable":
@@ -516,27 +558,31 @@ class Suite(_Table):
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
         if self.retention is not None and not self.tasks:
             raise ValueError("retention is read before and after training, and there are no tasks to train on")
+        if self.retention is not None and self.retention.on_the_way and not (self.recipe and self.recipe.curve_points):
+            raise ValueError("retention.on_the_way reads at the recipe's curve_points, and there are none; give them")
         self._check_read()
         check_match(self.match, len(self.cost))
         check_sweeps(self.sweep, self.crossover)
         every = (*self.tasks, *self.without_hub)
         if self.without_hub and not self.tasks:
             raise ValueError("without_hub stands in for tasks, and there are none")
-        labels = [spell(method.name, method.config) for method in self.method]
+        labels = [method.label for method in self.method]
         if long := [label for label in labels if len(label) > LONGEST_SPEC]:
             raise ValueError(
                 f"a [[method]] is spelled in {len(long[0]):,} characters, {long[0][:40]}..., of at most "
                 f"{LONGEST_SPEC:,}; leave out what it need not say"
             )
+        costed = [method.label for method in measured(self.method)]
+        self._check_mixes()
         self._check_scored(labels)
         check_tuning(self.tuning, self.seeds, every)
         for index, cost in enumerate(self.cost):
-            self._check_methods(f"cost[{index}].methods", cost.methods, labels)
+            self._check_methods(f"cost[{index}].methods", cost.methods, costed)
             if any(cost.key == other.key for other in self.cost[:index]):
                 raise ValueError(
                     f"cost[{index}] repeats the shape of an earlier [[cost]]; merge the two or change the length"
                 )
-        shapes = [claimed_shape(cost, labels, "cuda") for cost in self.cost]
+        shapes = [claimed_shape(cost, costed, "cuda") for cost in self.cost]
         check_claims(self.claim, labels, every, shapes, self.scored or labels)
         own = [spec.name for spec in self.task]
         for what, values in (("[[task]]", own), ("tasks", every), ("seeds", self.seeds)):
@@ -555,6 +601,16 @@ class Suite(_Table):
             if (text := text_of(claim.metric)) is not None and text not in read:
                 known = f"it reads {', '.join(read)}" if read else "it has no [retention]"
                 raise ValueError(f"claim {claim.name!r}: the suite reads no text {text!r}; {known}")
+
+    def _check_mixes(self) -> None:
+        """A mix has general text, and general text has methods that train on it."""
+        mixed = [method.label for method in self.method if method.mix is not None]
+        text = None if self.recipe is None else self.recipe.mix
+        if mixed and text is None:
+            raise ValueError(f"{mixed[0]} trains on a share of general text; name the text in [recipe.mix]")
+        if text is not None and not mixed:
+            raise ValueError("recipe.mix: no method trains on a share of it; give one mix = { share = 0.1 }, or remove "
+                             "the table")  # fmt: skip
 
     def scores(self, label: str) -> bool:
         """Whether the suite's tasks are scored with the method ``label``."""
@@ -580,6 +636,14 @@ class Suite(_Table):
             raise ValueError(f"{place} and match exclude each other: sizes are chosen for all methods alike")
         if chosen and self.baseline in labels and self.baseline not in chosen:
             raise ValueError(f"{place} lacks the baseline {self.baseline}; add it: all are compared with it")
+
+
+def measured(methods: Iterable[MethodTable]) -> list[MethodTable]:
+    """Those of ``methods`` whose cost is measured: of several that differ in what they train on, the first."""
+    first: dict[str, MethodTable] = {}
+    for method in methods:
+        first.setdefault(method.measured, method)
+    return [*first.values()]
 
 
 def claimed_shape(cost: CostTable, labels: Iterable[str], device: str) -> ClaimedShape:

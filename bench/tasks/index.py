@@ -109,7 +109,20 @@ def editorials() -> str:
     Raises:
         BenchError: The distribution is neither cached nor to be had.
     """
-    content, where = _content("editorial-rating")
+    return _paragraphs("editorial-rating")
+
+
+def product_reviews() -> str:
+    """The reviews of products as plain text: sentences in their order, a paragraph for each review.
+
+    Raises:
+        BenchError: The distribution is neither cached nor to be had.
+    """
+    return _paragraphs("product-rating")
+
+
+def _paragraphs(name: str) -> str:
+    content, where = _content(name)
     numbers = [line.partition(b"_")[0] for line in content.split(b"\n")]
     told = zip(numbers, parse(content, where), strict=True)
     paragraphs = itertools.groupby(told, key=lambda one: one[0])

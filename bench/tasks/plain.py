@@ -1,14 +1,18 @@
-"""Plain texts that show what a language model forgets: from the package index, or files of the user's own."""
+"""Plain texts that show what a language model forgets, or are mixed in against it: known ones, or the user's files."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.errors import BenchError
+from bench.schema.forms import Hold
 from bench.schema.jobs import PlainText
 from bench.tasks import index
+from bench.tasks.rows import RUN, runs
 
-KNOWN: dict[str, Callable[[], str]] = {"editorials": index.editorials}
+KNOWN: dict[str, Callable[[], str]] = {"editorials": index.editorials, "product-reviews": index.product_reviews}
 """Texts that this project knows, by the name that a suite gives."""
 
 
@@ -47,16 +51,79 @@ def found(names: Sequence[str], most_bytes: int, where: str) -> tuple[PlainText,
     return tuple(texts)
 
 
+def apart(text: str, read: Sequence[str]) -> str:
+    """``text`` without each paragraph that has a run of ``RUN`` words in common with one of the texts ``read``.
+
+    Paragraphs lie between empty lines. Brown et al., NeurIPS 2020, appendix C, tell contamination so, by runs of 13:
+    training on what retention is read on would pass for remembering.
+    """
+    seen = {run for one in read for run in runs(one)}
+    return "\n\n".join(part for part in re.split(r"\n\s*\n", text) if part.strip() and seen.isdisjoint(runs(part)))
+
+
+def general(name: str, most_bytes: int, read: Sequence[PlainText], where: str) -> PlainText:
+    """The text that a suite mixes in, of which something is left `apart` from the texts of ``[retention]``.
+
+    Raises:
+        BenchError: It cannot be had, is none, or nothing of it is left.
+    """
+    (found_text,) = found([name], most_bytes, where)
+    if not apart(_of(found_text), [_of(one) for one in read]):
+        names = ", ".join(one.name for one in read)
+        raise BenchError(
+            f"{where}: every paragraph of {found_text.name} has a run of {RUN} words in common with what [retention] "
+            f"reads ({names}); separate paragraphs by empty lines, raise most_bytes, or name another text"
+        )
+    return found_text
+
+
+class MixedRows(NamedTuple):
+    """What a mix comes to."""
+
+    steps: int
+    domain: int
+    """Rows of the task."""
+    general: int
+    """Rows of general text."""
+
+
+def mixed_rows(steps: int, batch_size: int, share: float, hold: Hold) -> MixedRows:
+    """Rows of task and of general text, whose share is that of all rows, to the nearest row.
+
+    Args:
+        steps: Of the recipe without a mix.
+        batch_size: Rows of a step at most.
+        share: Of general text, between 0 and 1.
+        hold: ``total`` keeps steps and rows; ``domain`` keeps the rows of the task and adds steps.
+
+    Raises:
+        ValueError: No row of general text comes of it, or none of the task is left; a sentence for the suite's reader.
+    """
+    rows = steps * batch_size
+    added = round(rows * share if hold == "total" else rows * share / (1 - share))
+    if not added:
+        raise ValueError(f"a share of {share:g} is no row of {rows}; raise it, or steps")
+    if hold == "total" and added == rows:
+        raise ValueError(f"a share of {share:g} leaves no row of the task among {rows}; lower it")
+    if hold == "total":
+        return MixedRows(steps, rows - added, added)
+    return MixedRows(-(-(rows + added) // batch_size), rows, added)
+
+
 def read(text: PlainText) -> str:
     """The text that a run was planned with.
 
     Raises:
         BenchError: It has changed since, or cannot be had.
     """
-    content = _content(text.name, text.path, text.bytes)
-    if _sha256(content) != text.sha256:
+    content = _of(text)
+    if _sha256(content.encode()) != text.sha256:
         raise BenchError(f"the text {text.name} changed since the run was planned; begin with --fresh")
-    return content.decode()
+    return content
+
+
+def _of(text: PlainText) -> str:
+    return _content(text.name, text.path, text.bytes).decode()
 
 
 def _sha256(content: bytes) -> str:

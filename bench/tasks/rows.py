@@ -122,13 +122,14 @@ def overlap_ngrams(train: Rows, test: Rows) -> int:
     Words are compared in lower case without punctuation. A text of fewer words counts where it is, whole, the whole
     of a training text: inside longer ones, short phrases turn up by chance.
     """
-    of_rows = [{run for text in texts for run in _runs(text)} for texts in test.texts]
+    of_rows = [{run for text in texts for run in runs(text)} for texts in test.texts]
     wanted = set().union(*of_rows)  # runs of test, the smaller side, are held; those of train stream by
-    seen = {run for texts in train.texts for text in texts for run in _runs(text) if run in wanted}
+    seen = {run for texts in train.texts for text in texts for run in runs(text) if run in wanted}
     return sum(not seen.isdisjoint(runs) for runs in of_rows)
 
 
-def _runs(text: str) -> Iterator[tuple[str, ...]]:
+def runs(text: str) -> Iterator[tuple[str, ...]]:
+    """Every ``RUN`` words in a row of ``text``, in lower case without punctuation; of a shorter text all its words."""
     words = re.findall(r"\w+", text.lower())
     for start in range(max(1, len(words) - RUN + 1) if words else 0):
         yield tuple(words[start : start + RUN])

@@ -9,7 +9,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench import registry
 from bench.errors import BenchError, given, message, said, traced
@@ -27,6 +27,17 @@ from bench.store.sidecars import Sidecars, directions_sha256, predictions_sha256
 Progress = Callable[[str], None]
 Predictions = dict[str, list[Any]]
 Trained = record.ScoreRecord | TrialRecord
+
+
+class Readings(NamedTuple):
+    """What is read of a model as it trains."""
+
+    test: Callable[[], float]
+    """Score on the test rows."""
+    selection: Callable[[], float] | None
+    """Score on the rows cut from train to choose; None: there are none."""
+    bits: Callable[[], dict[str, float]]
+    """Bits per byte by plain text."""
 
 
 def run_cell(
@@ -113,6 +124,8 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     from bench.training.diagnostics import Found, directions, weights
     from bench.training.evaluate import constant_score, flags, label_scale
     from bench.training.keep import keep_cell
+    from bench.training.mix import MixedBatches
+    from bench.training.retention import PlainReader
 
     recipe = cell.recipe
     data = rows_of(cell)
@@ -125,8 +138,8 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     tokenizer = load_tokenizer(cell.backbone.folder, bare.config.vocab_size)
     encoded = _encoder(cell, bare.config, tokenizer, length, scale)
     rows, test = encoded(data.train), encoded(data.test)
-    texts = _texts(cell, bare, tokenizer, reserved)
-    before = _bits(cell, bare, bare.config, texts)
+    mixed = None if cell.general is None else MixedBatches(cell, rows, tokenizer)
+    reader = PlainReader(cell, bare, tokenizer, reserved)
     contract = _contract(cell, method, config, bare.config.vocab_size)
     contract.bare(bare)
     model = _adapt(cell, bare, method, config, data).to(cell.device)
@@ -144,7 +157,8 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
         return lambda: predicted(which)[1][data.spec.main_metric]
 
     selection = reading(encoded(data.selection)) if data.selection else None
-    losses, way, norms = _fit(cell, model, method, rows, reading(test), selection, progress, contract, notes)
+    read = Readings(reading(test), selection, lambda: reader.on_the_way(model.body))
+    losses, way, norms = _fit(cell, model, method, rows, mixed, read, progress, contract, notes)
     dtypes = trained_dtypes(model)
     contract.trained(model.body)
     model.body = finalize(method, model.body)
@@ -152,7 +166,7 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     contract.finalized(model.body)
     predictions, metrics = predicted(test)
     score = metrics[data.spec.main_metric]
-    retention = _retention(cell, before, _bits(cell, model.body, bare.config, texts))
+    retention, backbone_kept = reader.kept(model.body), reader.backbone_kept(model.body)
     kept = None
     if keep is not None:
         chosen = _kept_score(data.spec.main_metric, score, selection)
@@ -171,6 +185,7 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
         "score": score, "metrics": metrics, "trainable_parameters": counts, "losses": tuple(losses),
         "label_scale": scale,
         "delta_bytes": stored, "retention": retention,
+        "backbone_kept": backbone_kept, "mixed": None if mixed is None else mixed.used(),
         "curve": tuple(way.curve), "gradient_norms": norms, "best_step": way.best_step, "train_seconds": way.spent,
         "prepare_seconds": prepare_seconds, "flags": tuple(doubts),
         "predictions_sha256": None if cell.trial else predictions_sha256(predictions["prediction"]),
@@ -200,41 +215,6 @@ def _nearest(cell: Cell, bare: Any, tokenizer: Any, start: Any, end: Any) -> rec
     return input_vectors(words, start, end, cell.recipe["nearest_words"])
 
 
-def _texts(cell: Cell, bare: Any, tokenizer: Any, reserved: int) -> dict[str, Any]:
-    """The plain texts that the cell reads before and after it trains, by name, cut into windows."""
-    from bench.models.head import check_positions
-    from bench.models.text import windows
-    from bench.tasks.plain import read
-
-    if cell.retention is None:
-        return {}
-    context = check_positions(bare, cell.retention.context, reserved, option="context", at="retention")
-    return {text.name: windows(tokenizer, read(text), context) for text in cell.retention.texts}
-
-
-def _bits(cell: Cell, body: Any, config: Any, texts: dict[str, Any]) -> dict[str, float]:
-    """Bits per byte of each of ``texts`` for a language model, bare or adapted."""
-    from bench.models.head import TaskModel
-    from bench.models.text import TextHead
-    from bench.training.text import bits_of
-
-    if not texts:
-        return {}
-    model, dtype = TaskModel(body, TextHead(config, "target")), cell.recipe.get("dtype", "float32")
-    return {name: bits_of(model, cut, device=cell.device, dtype=dtype) for name, cut in texts.items()}
-
-
-def _retention(cell: Cell, before: dict[str, float], after: dict[str, float]) -> dict[str, record.Retention]:
-    asked = cell.retention
-    return {} if asked is None else {
-        text.name: record.Retention(
-            before=before[text.name], after=after[text.name], bytes=text.bytes, context=asked.context,
-            sha256=text.sha256,
-        )
-        for text in asked.texts
-    }  # fmt: skip
-
-
 def _kept_score(metric: str, test: float, selection: Callable[[], float] | None) -> KeptScore:
     """What tells seeds apart: the score on the rows cut from train to choose, where there are any."""
     if selection is None:
@@ -243,8 +223,8 @@ def _kept_score(metric: str, test: float, selection: Callable[[], float] | None)
 
 
 def _fit(
-    cell: Cell, model: Any, method: Any, rows: Any, test: Callable[[], float], selection: Callable[[], float] | None,
-    progress: Progress, contract: Any, notes: list[str],
+    cell: Cell, model: Any, method: Any, rows: Any, mixed: Any, read: Readings, progress: Progress, contract: Any,
+    notes: list[str],
 ) -> tuple[list[float], Any, dict[str, tuple[float, ...]]]:  # fmt: skip
     """Train, with readings on the way and norms of the first gradients; leaves the chosen state in ``model``."""
     import torch
@@ -256,10 +236,10 @@ def _fit(
     recipe = Recipe(**{field: cell.recipe[field] for field in Recipe.__dataclass_fields__ if field in cell.recipe})
     curve, choice = Reading(), Reading()
     if points := cell.recipe.get("curve_points"):
-        curve = Reading(equal_shares(recipe.steps, points), test)
+        curve = Reading(equal_shares(recipe.steps, points), read.test, read.bits)
     if cell.recipe.get("best_epoch"):
-        assert selection is not None, "a recipe with best_epoch has selection_rows"
-        choice = Reading(epoch_ends(recipe.steps, max(1, len(rows) // recipe.batch_size)), selection)
+        assert read.selection is not None, "a recipe with best_epoch has selection_rows"
+        choice = Reading(epoch_ends(recipe.steps, max(1, len(rows) // recipe.batch_size)), read.selection)
     if recipe.dtype == "bfloat16_autocast":
         to_autocast(model)
     contract.starts(model.body)
@@ -273,7 +253,7 @@ def _fit(
 
     noted = cell.recipe.get("gradient_norms")
     norms = GradientNorms(method.parts(model.body), model.body, noted) if noted else None
-    batches = work.over(rows.shuffled(recipe.batch_size, cell.seed))
+    batches = work.over(rows.shuffled(recipe.batch_size, cell.seed) if mixed is None else mixed)
     losses = train(model, method, model.body, batches, recipe, done, norms.after if norms else lambda step: None, notes)
     contract.ends()
     way.end()

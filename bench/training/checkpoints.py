@@ -55,6 +55,8 @@ class Reading:
     steps: frozenset[int] = frozenset()
     score: Callable[[], float] = lambda: math.nan
     """Main metric of the model as it is; may leave it in eval mode."""
+    bits: Callable[[], dict[str, float]] = dict
+    """Bits per byte of plain texts, by name; asked for at each of the steps but the last one."""
 
 
 class Milestones:
@@ -99,9 +101,10 @@ class Milestones:
 
     def _add_point(self, step: int, spent: float) -> None:
         score, loss = self._curve.score(), statistics.fmean(self._losses)
+        bits = self._curve.bits() if step < max(self._curve.steps) else {}
         self._losses.clear()
         work = dataclasses.asdict(self._work)
-        self.curve.append(CurvePoint(step=step, seconds=spent, score=score, loss=loss, **work))
+        self.curve.append(CurvePoint(step=step, seconds=spent, score=score, loss=loss, retention=bits, **work))
 
     def _keep_if_best(self, step: int) -> None:
         score = self._choice.score()

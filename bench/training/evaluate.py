@@ -19,7 +19,7 @@ from bench.tasks.rows import Rows
 from bench.training.loop import NonFiniteLoss, autocast
 
 POOL = 8
-"""Batches in a pool that is sorted by length; see ``Encoded.shuffled``."""
+"""Batches in a pool that is sorted by length; see ``Batches.order``."""
 
 
 def label_scale(rows: Rows) -> LabelScale:
@@ -68,7 +68,11 @@ class Batches:
         raise NotImplementedError
 
     def shuffled(self, batch_size: int, seed: int, purpose: str = "order") -> Iterator[dict[str, Tensor]]:
-        """Endless batches of rows of similar length; each epoch is a fresh order from the stream (seed, purpose).
+        """Endless batches of rows in their `order`."""
+        return (self.batch(indices) for indices in self.order(batch_size, seed, purpose))
+
+    def order(self, batch_size: int, seed: int, purpose: str = "order") -> Iterator[list[int]]:
+        """Rows of endless batches of similar length; each epoch is a fresh order from the stream (seed, purpose).
 
         A random permutation is cut into pools of ``POOL`` batches; each pool is sorted by length, cut into batches,
         and the batches are shuffled: little padding, and still other batches in every epoch.
@@ -81,7 +85,7 @@ class Batches:
                 pool = sorted(order[start : start + size * POOL], key=self._length)
                 starts = range(0, len(pool) - size + 1, size)
                 for turn in torch.randperm(len(starts), generator=stream).tolist():
-                    yield self.batch(pool[starts[turn] : starts[turn] + size])
+                    yield pool[starts[turn] : starts[turn] + size]
 
     def by_length(self, batch_size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Each row once, similar lengths together: little padding, and padding changes no prediction."""

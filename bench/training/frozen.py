@@ -26,9 +26,9 @@ class Frozen:
 
     def __init__(self, own: Mapping[str, Tensor], body: nn.Module) -> None:
         self._body = body
-        self.weights = {name: p for name, p in _found(own, body).items() if not p.requires_grad}
+        self.weights = {name: p for name, p in weights_in(body, own).items() if not p.requires_grad}
         """By their names in the backbone."""
-        self._marks = {name: _mark(p) for name, p in self.weights.items()}
+        self._marks = {name: mark(p) for name, p in self.weights.items()}
 
     def changed(self) -> list[str]:
         """Names of those that hold other values now, or gave way to another tensor.
@@ -36,7 +36,7 @@ class Frozen:
         Without values the storage is all that is seen; `Writes` sees the rest.
         """
         held = {id(p) for p in self._body.parameters()}
-        return [name for name, p in self.weights.items() if id(p) not in held or _mark(p) != self._marks[name]]
+        return [name for name, p in self.weights.items() if id(p) not in held or mark(p) != self._marks[name]]
 
     def check(self, wrote: Mapping[str, str] = {}) -> None:
         """Hold them against what they were.
@@ -57,7 +57,7 @@ class Frozen:
             )
 
 
-def _found(own: Mapping[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
+def weights_in(body: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Parameters of ``body`` that are the backbone's or copies of them, by their names in the backbone."""
     held: dict[str, Tensor] = dict(body.named_parameters())
     ids = {id(p) for p in held.values()}
@@ -70,7 +70,10 @@ def _found(own: Mapping[str, Tensor], body: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _mark(parameter: Tensor) -> tuple[Any, ...]:
+Mark = tuple[Any, ...]
+
+
+def mark(parameter: Tensor) -> Mark:
     """What tells whether a tensor was written: its shape and a checksum of its bytes; its storage without values."""
     if parameter.is_meta or type(parameter.data) is not Tensor:
         return tuple(parameter.shape), parameter.untyped_storage()._cdata

@@ -1,5 +1,6 @@
 """Rows of text as batches of prompt and target, and the score of a language model by teacher forcing."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -60,6 +61,16 @@ class TextRows(Batches):
 
     def _length(self, row: int) -> int:
         return sum(map(len, self._rows[row]))
+
+    def targets_of(self, row: int) -> int:
+        """Tokens of a row that the loss is of."""
+        return len(self._rows[row][1])
+
+    def beside(self, general: Sequence[Sequence[int]]) -> "TextRows":
+        """These rows, and after them rows of plain text, of which every token but the first is to be written."""
+        every = copy.copy(self)
+        every._rows = [*self._rows, *(([ids[0]], [*ids[1:]]) for ids in general)]
+        return every
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Batch of the given rows ``[B, T]``, padded on the right, with positions and targets ``[N]`` of the loss."""

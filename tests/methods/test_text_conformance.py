@@ -10,6 +10,7 @@ from bench.anatomy import causal
 from bench.models.head import TaskModel
 from bench.models.text import TextHead, text_backbone, with_targets
 from bench.registry import make
+from bench.training.frozen import mark, weights_in
 from methods import BUILTIN
 from tests.factories.methods import METHODS, sized
 from tests.methods.families import CONFIGS, EVERY, OF_ANOTHERS_LAYOUT, batch, tiny
@@ -83,3 +84,26 @@ def test_the_loss_reaches_what_trains_and_no_gradient_of_the_frozen_lm_head_is_c
     assert reached == [n for n, p in body.named_parameters() if p.requires_grad and not n.endswith(tuple(zero) or "\0")]
     if name not in ("full", "head"):
         assert not any(n.endswith("lm_head.weight") for n in reached)
+
+
+OF_THE_BACKBONE = {"full", "head", "bitfit", "pissa"}
+"""They train weights of the backbone itself, an LM head that is not tied among them, or, PiSSA, take a part of each."""
+
+
+@pytest.mark.parametrize("name", [name for name in BUILTIN if "llama" not in METHODS[name].refused])
+def test_switched_off_a_delta_leaves_the_backbone_bit_for_bit(name: str) -> None:
+    method, config = make(name, sized(name))
+    backbone, given = whole("llama"), batch(2, 7)
+    own, bare = dict(backbone.named_parameters()), backbone(**given).last_hidden_state
+    before = {parameter: mark(weight) for parameter, weight in own.items()}
+    body = method.apply(backbone, config)
+    with torch.no_grad():
+        for parameter in trained(body):
+            parameter.add_(0.01)
+    left = weights_in(method.finalize(body), own)
+    kept = left.keys() == own.keys() and all(mark(left[parameter]) == before[parameter] for parameter in own)
+    assert kept == (name not in OF_THE_BACKBONE)
+    if kept:  # what is off is left out: the weights that are there, in the backbone as it came
+        off = whole("llama")
+        off.load_state_dict(left, strict=False)
+        assert torch.equal(off(**given).last_hidden_state, bare)

@@ -267,7 +267,7 @@ def test_a_title_has_room_for_a_short_baseline_alone():
 def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
     paths = plots.draw(run)
     lacking = {"size", "scaling", "score-steps", "score-seconds", "score-flops", "cost-to-reach", "tuning-ranking"}
-    lacking |= {"gradient-norms", "directions", "nearest-words", "latency-map", "decode"}
+    lacking |= {"gradient-norms", "directions", "nearest-words", "latency-map", "decode", "score-retention"}
     drawn = [plot.name for plot in plots.PLOTS if plot.name not in lacking]  # of sizes and readings: there are none
     assert [path.name for path in paths] == [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     shown = {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast, T5Config
 
 from bench.errors import BenchError
+from bench.execute import runner
 from bench.models.text import bits_per_byte, windows
 from bench.models.tokenizer import HashingTokenizer
 from bench.plan.load import parse_suite
-from bench.plan.planner import make_plan
+from bench.plan.planner import identity, make_plan
 from bench.report.sections import claims, scores
 from bench.schema.jobs import PlainText
 from bench.schema.record import Retention
@@ -117,7 +119,25 @@ def test_before_is_the_backbone_s_and_after_is_the_trained_model_s(uniform):
     assert kept.after != pytest.approx(kept.before, rel=1e-3)
     assert (kept.bytes, kept.context) == (len(TEXT.encode()), 16)
     assert kept.sha256 == hashlib.sha256(TEXT.encode()).hexdigest()
-    assert plan.suite.plain()["retention"] == {"texts": ["text.txt"], "context": 16, "most_bytes": 20_000}
+    asked = {"texts": ["text.txt"], "context": 16, "most_bytes": 20_000, "on_the_way": False}
+    assert plan.suite.plain()["retention"] == asked
+
+
+def test_the_bare_backbone_is_read_once_a_run(uniform):
+    first, second = plan_of(uniform, seeds=[0, 1]).cells
+    (other,) = plan_of(uniform, retention={"context": 8}).cells
+    read = runner._base(SimpleNamespace(job=first, received=[run_cell(first)[0]]))
+    before = {"text.txt": pytest.approx(math.log2(257), rel=1e-6)}
+    assert runner._with_base(second, read).retention.before == before
+    assert runner._with_base(other, read) == other
+    assert runner._with_base(second, {}) == second
+
+
+def test_a_cell_that_is_handed_what_another_has_read_does_not_read_the_backbone(uniform):
+    (cell,) = plan_of(uniform).cells
+    handed = cell.model_copy(update={"retention": cell.retention.model_copy(update={"before": {"text.txt": 7.5}})})
+    assert run_cell(handed)[0].retention["text.txt"].before == 7.5
+    assert identity(handed) == cell.id
 
 
 def test_texts_decide_the_identity_of_a_cell_and_their_place_does_not(uniform, tmp_path):

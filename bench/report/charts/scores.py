@@ -44,6 +44,10 @@ class Cost(NamedTuple):
     log: bool = False
     letter: str = ""
     """Unit beside the numbers of a logarithmic axis."""
+    from_zero: bool = True
+    """Whether a linear axis begins at 0."""
+    less: str = "cheaper"
+    """What a method with less of it is."""
 
 
 COSTS = {
@@ -65,6 +69,11 @@ COSTS = {
     ),
 }  # fmt: skip
 """By figure."""
+RETENTION = Cost(
+    "bits", "what is kept of plain texts", "bits per byte after training, mean over texts (lower: more is kept)",
+    "Bits per byte: mean over the plain texts that are read and over seeds. Thin lines: the way over the steps, cut at "
+    "the panel's edge.", ("scored",), from_zero=False, less="less forgetful",
+)  # fmt: skip
 
 
 def score_against(sheet: Sheet, name: str) -> "Figure | None":
@@ -76,14 +85,43 @@ def score_against(sheet: Sheet, name: str) -> "Figure | None":
         None where no method has both.
     """
     cost = _as_measured(sheet, COSTS[name])
-    scores = sheet.results.score_table
-    table = pd.DataFrame(
-        {"cost": sheet.results.method_cost(cost.column) / cost.unit, "mean": scores["mean"], "low": scores["mean_low"],
-         "high": scores["mean_high"]}
-    ).dropna(subset=["cost", "mean"])  # fmt: skip
+    table = _beside_scores(sheet, sheet.results.method_cost(cost.column) / cost.unit)
+    return None if table.empty else _drawn(sheet, cost, table)
+
+
+def score_retention(sheet: Sheet) -> "Figure | None":
+    """Draw the mean score of each method against the bits per byte that it needs after training, and the way there.
+
+    Returns:
+        None where no method has read a plain text.
+    """
+    way = sheet.results.retention_curve
+    if way.empty:
+        return None
+    last = way.groupby(level=["method", "task"])["bits"].last().groupby(level="method").mean()
+    table = _beside_scores(sheet, last)
     if table.empty:
         return None
-    table = table.loc[[label for label in sheet.labels if label in table.index]]
+    figure = _drawn(sheet, RETENTION, table)
+    for axes in figure.axes:
+        for label in table.index:
+            path = way.xs(label, level="method").groupby(level="step").mean()
+            colour = sheet.looks[label].colour
+            axes.plot(path["bits"], path["score"], color=colour, alpha=0.3, linewidth=0.8, zorder=1.2)
+    return figure
+
+
+def _beside_scores(sheet: Sheet, cost: "pd.Series[float]") -> pd.DataFrame:
+    """``cost mean low high`` of each method that has both."""
+    scores = sheet.results.score_table
+    table = pd.DataFrame(
+        {"cost": cost, "mean": scores["mean"], "low": scores["mean_low"], "high": scores["mean_high"]}
+    ).dropna(subset=["cost", "mean"])
+    return table.loc[[label for label in sheet.labels if label in table.index]]
+
+
+def _drawn(sheet: Sheet, cost: Cost, table: pd.DataFrame) -> "Figure":
+    """With names where they have room."""
     labels = list(table.index)
     parts = groups(sheet.looks, labels, FACET)
     figure, clean = _scatter(sheet, cost, table, [("", labels)])
@@ -144,7 +182,7 @@ def _with_key(sheet: Sheet, cost: Cost, table: pd.DataFrame, parts: Parts) -> "F
 
 
 def _words(sheet: Sheet, cost: Cost, in_groups: bool = False) -> Words:
-    shape = "" if cost.log else None  # what is trained and stored does not depend on it
+    shape = "" if cost.log or not cost.from_zero else None  # what is trained, stored and kept does not depend on it
     grey = " Grey: the methods of the other panels." * in_groups
     return sheet.words(f"Score against {cost.name}", _caption(sheet, cost) + grey, *cost.badges, shape=shape)
 
@@ -157,7 +195,8 @@ def _dressed(axes: "Axes", cost: Cost, table: pd.DataFrame, *, beside: bool) -> 
         axes.set_xlabel(cost.axis.format(zero="; 0 left of the break" if zero else ""))
     else:
         axes.set_xlabel(cost.axis)
-        axes.set_xlim(0, x.max() * 1.12)
+        span = x.max() - x.min() or 1.0
+        axes.set_xlim(*((0, x.max() * 1.12) if cost.from_zero else (x.min() - ROOM * span, x.max() + 0.3 * span)))
     low, high = float(table[["low", "mean"]].min().min()), float(table[["high", "mean"]].max().max())
     room = ROOM * (high - low) or 1.0
     axes.set_ylim(low - room, min(high + room, BEST))
@@ -180,7 +219,7 @@ def _caption(sheet: Sheet, cost: Cost) -> str:
     return (
         f"Score: mean of the main metric x 100 over {', '.join(map(fmt.plain, sheet.tasks))}; "
         f"n = {fmt.plural(sheet.seeds, 'seed')}. {MEANING} over seeds (Student t), none below 2 seeds, cut at 100. "
-        f"{cost.note} Line: Pareto front of the means; a method on it has none that is both cheaper and better. "
+        f"{cost.note} Line: Pareto front of the means; a method on it has none that is both {cost.less} and better. "
         "Ringed: the baseline."
     )
 

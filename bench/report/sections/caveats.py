@@ -221,7 +221,8 @@ def _provenance(results: Results) -> list[tuple[str, str]]:
     rows += [("learning rates", text)] if (text := facts.rates(results)) is not None else []
     rows += [("seeds", ", ".join(map(str, results.seeds)))] if results.seeds else []
     recipe = {key: value for key, value in suite.recipe.items() if value != {}}
-    rows += [("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items()))] if recipe else []
+    told = (f"{key} {value['text'] if key == 'mix' else value}" for key, value in recipe.items())
+    rows += [("recipe", ", ".join(told))] if recipe else []
     if records:
         rows.append(("measured", f"{min(r.started for r in records)} to {max(r.ended for r in records)}"))
     return rows

@@ -99,15 +99,33 @@ def retention(results: Results) -> Section | None:
         "Bits that the language model needs for a byte of a plain text that nothing was trained on: of the backbone "
         "before, of the trained model after. Lower is better; a rise is what was forgotten.",
         f"Read: {', '.join(read)}.",
+        *_mixed_in(results),
+        "Delta off: whether every weight of the backbone has the bits that it had before training.",
     ]
-    head = ["method", "task", "text", "seeds", "before", "after", "after - before, 95 %"]
+    head = ["method", "task", "text", "seeds", "before", "after", "after - before, 95 %", "delta off"]
     rows = [
         [str(label), str(task), str(text), f"{row['n']:.0f}", f"{row['before']:.3f}", f"{row['after']:.3f}",
-         _forgotten(row)]
+         _forgotten(row), _off(row["backbone_kept"])]
         for (label, task, text), row in kept.iterrows()
     ]  # fmt: skip
     return _section("retention", "What was forgotten", "Bits per byte before and after training", sentences, head,
-                    rows, (1, 2))  # fmt: skip
+                    rows, (1, 2, -1))  # fmt: skip
+
+
+def _mixed_in(results: Results) -> list[str]:
+    """What was mixed in, in a sentence; nothing where all rows were the task's."""
+    names = {fmt.plain(record.mixed.text): None for record in results.score_records if record.mixed is not None}
+    if not names:
+        return []
+    return [
+        f"mix: share of {', '.join(names)} among the rows that were trained on, in place of rows of the task or, where "
+        "domain is held, beside them in more steps. No paragraph of it shares a run of 8 words with what is read here."
+    ]
+
+
+def _off(kept: bool | None) -> str:
+    """What is left when the delta is switched off."""
+    return fmt.MISSING if kept is None else "backbone, bit for bit" if kept else "other weights"
 
 
 def _forgotten(row: "pd.Series") -> str:
