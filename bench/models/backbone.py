@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, shortened, unknown
 from bench.models import configuration as fields
 from bench.models import smollm2
 from bench.models.folder import SHARDS, names_folder, open_folder, weight_files, weights_sha256
@@ -155,9 +155,17 @@ def shape_of(name: str) -> BackboneSpec:
 
 
 def _check_id(name: str) -> None:
-    if name.count("/") > 1 or not all(name.split("/")):
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        sound = all(name.split("/"))
+    except HFValidationError:
+        sound = False
+    if not sound:
         raise BenchError(
-            f"backbone {name!r} is not a hub id; give owner/model, a named shape, a config.json or ./folder"
+            f"backbone {shortened(name, 200)!r} is not a hub id; give owner/model, a named shape, a config.json or "
+            "./folder"
         )
 
 

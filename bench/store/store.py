@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.errors import BenchError, first_fault, unwritable
+from bench.errors import BenchError, first_fault, said, shortened, unwritable
 from bench.schema.record import SCHEMA, Record, Stored, TrialRecord
 from bench.schema.resolved import ResolvedSuite
 from bench.store.sidecars import Sidecars, sync, write_whole
@@ -75,7 +75,9 @@ def read_suite(folder: Path) -> ResolvedSuite:
         make = f"python -m bench run --suite NAME --out {folder}"
         raise BenchError(f"{path}: not a readable suite; give the folder of a run, or make one: {make}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BenchError(f"{path}: not a readable suite; give the folder of a run ({error})") from error
+        shown = shortened(str(path), 200)
+        reason = error.strerror if isinstance(error, OSError) else said(error)
+        raise BenchError(f"{shown}: not a readable suite; give the folder of a run ({reason})") from error
     try:
         return ResolvedSuite.model_validate(suite)
     except ValidationError as error:

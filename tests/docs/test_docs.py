@@ -193,7 +193,7 @@ def test_the_usage_page_shows_every_verb_and_every_exit_code():
 
     assert {line.split()[3] for line in commands(USAGE)} == set(get_command(app).commands)
     assert len(JOBS) == 5
-    assert re.findall(r"^\| (\d+) \|", USAGE, flags=re.MULTILINE) == ["0", "1", "2", "3", "4", "130"]
+    assert re.findall(r"^\| (\d+(?:, \d+)?) \|", USAGE, flags=re.MULTILINE) == ["0", "1", "2", "3", "4", "130, 143"]
 
 
 def test_every_generated_part_is_current():

@@ -263,6 +263,7 @@ def test_what_was_trained_on_it_is_rebuilt_on_it_wherever_it_lies(mine, tmp_path
     words(mine, 50)
     (mine / "tokenizer_config.json").unlink()  # tokenizer.json alone is a tokenizer, then as before
     (cell,) = plan_of(suite_in(tmp_path)).cells
+    (tmp_path / "run").mkdir()
     _, sidecars = run_cell(cell, keep=Keep(tmp_path / "run", "all", "b" * 64))
     kept.land(tmp_path / "run", cell.id)
     moved = shutil.move(mine, tmp_path / "moved")
@@ -278,6 +279,7 @@ def test_what_was_trained_on_it_is_rebuilt_on_it_wherever_it_lies(mine, tmp_path
 def test_a_copy_in_a_folder_stands_in_for_the_hub_id_that_was_adapted(mine, tmp_path, monkeypatch):
     spec = replace(pretrained(mine), name="somebody/small", revision="0123abcd")
     (cell,) = plan_of(suite_in(tmp_path)).cells
+    (tmp_path / "run").mkdir()
     run_cell(cell.model_copy(update={"backbone": spec}), keep=Keep(tmp_path / "run", "all", "b" * 64))
     kept.land(tmp_path / "run", cell.id)
     adapted = load_adapted(tmp_path / "run" / "kept" / cell.id, backbone=str(mine))

@@ -374,9 +374,15 @@ def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges(u
 
 
 def test_what_is_counted_alone_comes_method_by_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[str] = []
+    counted: list[Findings] = []
     count = Bench.counted
-    monkeypatch.setattr(Bench, "counted", lambda self, spec: (counted.append(spec.label), count(self, spec))[1])
+
+    def noted(bench: Bench) -> Iterator[Findings]:
+        for found in count(bench):
+            counted.append(found)
+            yield found
+
+    monkeypatch.setattr(Bench, "counted", noted)
     records = run_probe(probe("full", "head", "lora", timed=False))
     for number, label in enumerate(("full", "head", "lora"), start=1):
         record = next(records)
