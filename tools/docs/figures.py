@@ -8,7 +8,7 @@ import pandas as pd
 
 import bench
 from bench.report import format as fmt
-from bench.schema.record import CostRecord, Timing
+from bench.schema.record import CostRecord, MethodUsed, Timing
 from bench.store.store import Run
 from tools.answers import words
 from tools.answers.words import Say, published, table
@@ -20,6 +20,9 @@ ROWS = (
     "bitfit", "ia3", "lst(reduction=8)", "head",
 )  # fmt: skip
 """Methods of the README's table; P-Tuning v2 has the counted figures of Prefix-Tuning."""
+TRAINED = "movie-reviews"
+"""The run whose methods were trained to the end."""
+SCORE = ("score_mean_points", "score_low_points", "score_high_points")
 DIFFERENCE = ("score_difference_points", "score_difference_low_points", "score_difference_high_points")
 DESCRIBED = {
     "full": ("full",),
@@ -78,6 +81,39 @@ def costs(say: Say) -> str:
             _score(say, label, scores),
         ])  # fmt: skip
     return table(head, lines)
+
+
+def trained_to_the_end(say: Say) -> str:
+    """Scores of movie-reviews, the best first, with what each method costs there."""
+    run = published(TRAINED)
+    told, scores = words.costs(run), bench.load_results(run).scores.set_index("method")
+    full = told["full"]
+    assert full.peak_memory_bytes
+    head = [
+        say("method", "方法"), say("score, 95 %", "得分，95 %"), say("score − full, points, 95 %", "得分 − full，分，95 %"),
+        say("trainable params (excl. head)", "可训练参数（不含任务头）"), say("stored per task", "每任务存储"),
+        say("backward / full, counted", "反向 / full（计数）"), say("peak memory / full, counted", "峰值内存 / full（计数）"),
+    ]  # fmt: skip
+    lines = []
+    for label, row in scores.sort_values("score_mean_points", ascending=False).iterrows():
+        each = [record for record in run.records if record.kind == "score" and record.method.label == label]
+        counted, stored = each[0].trainable_parameters, each[0].delta_bytes
+        assert counted and stored is not None
+        ratios = [fmt.MISSING] * 2  # of one whose cost could not be counted
+        if (record := told.get(str(label))) is not None and record.peak_memory_bytes:
+            backward = words.counts(record).backward / words.counts(full).backward
+            ratios = [fmt.ratio(backward), fmt.ratio(record.peak_memory_bytes.step / full.peak_memory_bytes.step)]
+        lines.append([
+            _named(each[0].method), fmt.points_interval(*(row[name] for name in SCORE)),
+            "-" if label == "full" else fmt.difference(*(row[name] for name in DIFFERENCE)),
+            fmt.count(counted.method), fmt.size(stored), *ratios,
+        ])  # fmt: skip
+    return table(head, lines)
+
+
+def _named(method: MethodUsed) -> str:
+    """A method of this project by its label, one of peft by its type."""
+    return f"`{method.config['peft_type']}` (`peft`)" if method.name == "peft" else f"`{method.label}`"
 
 
 def _score(say: Say, label: str, scores: pd.DataFrame) -> str:
