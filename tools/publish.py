@@ -2,18 +2,23 @@
 
     python -m tools.publish results/runs/glue-small-7f3a9c results/published/glue-small
 
-Records and suite are copied as they are; the predictions and directions of all cells become one file each. Nothing is
-lost: reports, plots and tables are made again from it by ``python -m bench report``. Runs and searches for learning
-rates alike.
+Records and suite are copied as they are, but that the traceback of a failure names files from their package on, not
+where they lay on this machine; the predictions and directions of all cells become one file each. Nothing is lost:
+reports, plots and tables are made again from it by ``python -m bench report``. Runs and searches for learning rates
+alike.
 """
 
 import argparse
+import re
 import shutil
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.store.sidecars import pack
 from bench.store.store import read_records, read_suite
+
+_LYING = re.compile(rb'(File \\")/[^"\\]*?/((?:site-packages|bench|methods)/)')
+"""Where a file of a traceback lies on this machine, up to its package, as JSON holds it."""
 
 
 def publish(folder: Path, out: Path) -> str:
@@ -40,7 +45,8 @@ def publish(folder: Path, out: Path) -> str:
     partial.mkdir(parents=True)
     shutil.copyfile(folder / "suite.toml", partial / "suite.toml")
     lines = (folder / "records.jsonl").read_bytes()
-    (partial / "records.jsonl").write_bytes(lines[: lines.rfind(b"\n") + 1])  # a torn last line is no record
+    whole = lines[: lines.rfind(b"\n") + 1]  # a torn last line is no record
+    (partial / "records.jsonl").write_bytes(_LYING.sub(rb"\1\2", whole))
     packed = pack(folder, [record.id for record in records], partial)
     partial.rename(out)
     size = sum(path.stat().st_size for path in out.iterdir())

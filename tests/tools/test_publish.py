@@ -135,3 +135,19 @@ def test_every_committed_prediction_is_that_of_its_record():
             if record.kind == "score" and record.predictions_sha256 and main_metric(record):
                 read += read_rows(suite.parent, record) is not None  # raises where hash or score is another
     assert read > 400
+
+
+def test_a_traceback_names_files_from_their_package_on(tmp_path):
+    lines = [
+        ("/srv/anna/checkout/bench/count/step.py", "bench/count/step.py"),
+        ("/srv/anna/env/lib/python3.11/site-packages/torch/nn/module.py", "site-packages/torch/nn/module.py"),
+        ("methods/lora.py", "methods/lora.py"),
+    ]
+    trace = "".join(f'  File "{lying}", line 3, in f\n' for lying, _ in lines)
+    failed = score("a").model_copy(update={"status": "failed", "reason": "broken", "traceback": trace})
+    with open_store(tmp_path / "run", SUITE) as store:
+        store.append(failed)
+    publish(tmp_path / "run", tmp_path / "out")
+    (record,) = read_records(tmp_path / "out" / "records.jsonl")
+    assert record.traceback == "".join(f'  File "{named}", line 3, in f\n' for _, named in lines)
+    assert record.model_copy(update={"traceback": trace}) == failed
