@@ -44,7 +44,8 @@ def draw(folder: Path) -> None:
     pictures = folder / PICTURES
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
-    for run in sorted({answer.run for module in PAGES for answer in [module.answer(english)]}):
+    answers = [module.answer(english) for module in PAGES]
+    for run in sorted({run for answer in answers for run in (answer.run, answer.beside) if run}):
         with tempfile.TemporaryDirectory() as drawn:
             for path in catalogue.draw(published(run), into=Path(drawn)):
                 if (name := f"{run}-{path.name}") in shown:

@@ -46,6 +46,8 @@ class Answer:
     """Heading and text of each section."""
     not_concluded: tuple[str, ...]
     """What a reader may not take from it."""
+    beside: str = ""
+    """Another published run whose figures are drawn."""
     source: str = ""
     """Where the figures come from; the run's folder where left out."""
 
@@ -59,10 +61,12 @@ def published(name: str) -> Run:
     return read_run(ROOT / "results" / "published" / name)
 
 
-def costs(run: Run, length: int | None = None) -> dict[str, CostRecord]:
-    """Cost records that are ok, by label in the suite's order, of the first shape or that of ``length`` tokens."""
-    shapes = Results(run).shapes
-    shape = shapes[0] if length is None else next(shape for shape in shapes if shape.length == length)
+def costs(run: Run, length: int | None = None, loss: str | None = None) -> dict[str, CostRecord]:
+    """Cost records that are ok, by label in the suite's order, of the first shape with ``length`` tokens and ``loss``.
+
+    Each may be left out.
+    """
+    shape = next(s for s in Results(run).shapes if length in (None, s.length) and loss in (None, s.loss))
     found = {r.method.label: r for r in Results(run).cost_records if r.shape == shape and r.status == "ok"}
     return {label: found[label] for label in run.suite.methods if label in found}
 
