@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -18,6 +19,7 @@ from bench.errors import BenchError
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.schema.shape import Setting
+from tests.factories.command import forked
 
 MODULE = "tests.factories.faulty_plugin"
 FAULTS = {
@@ -177,12 +179,26 @@ def test_an_answer_that_cannot_be_sent_says_so():
         apart(lambda: lambda: None)
 
 
+def squared(threads):
+    """An element of a product for which torch makes a team of ``threads``."""
+    torch.set_num_threads(threads)
+    matrix = torch.ones(800, 800)
+    return (matrix @ matrix)[0, 0].item()
+
+
 def test_a_fork_of_a_process_with_a_team_of_threads_ends():
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(2)
-        matrix = torch.ones(800, 800)
-        assert (matrix @ matrix)[0, 0] == 800
-        assert apart(lambda: (matrix @ matrix)[0, 0].item(), seconds=60, threads=2) == 800
+        assert squared(threads=2) == 800
+        assert apart(lambda: squared(torch.get_num_threads()), seconds=60, threads=2) == 800
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_command_in_a_fork_of_a_test_process_with_a_team_of_threads_ends():
+    before = torch.get_num_threads()
+    try:
+        assert squared(threads=2) == 800
+        assert forked(lambda: sys.stdout.write(str(squared(threads=2)))) == "800.0"
     finally:
         torch.set_num_threads(before)

@@ -106,11 +106,17 @@ def forked(act):
         sys.stdout = os.fdopen(1, "w", closefd=False)
         if workers.cache_info().currsize:
             _use_server_of_parent()
+        _keep_to_one_thread()
         _end_with(act)
     os.close(writing)
-    with os.fdopen(reading) as printed:
-        text = printed.read()
-    _, status = os.waitpid(pid, 0)
+    try:
+        with os.fdopen(reading) as printed:
+            text = printed.read()
+    except BaseException:  # a test that ran too long
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
     assert not status, text
     return text
 
@@ -124,6 +130,7 @@ def _alone(argv, shown, heard):
     sys.argv = argv
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     _use_server_of_parent()
+    _keep_to_one_thread()
     main()
 
 
@@ -131,6 +138,13 @@ def _use_server_of_parent():
     """In a fork: the server runs, but is no child of this process, which would ask after it as one."""
     for server in (forkserver, forkserver._forkserver):
         server.ensure_running = lambda: None
+
+
+def _keep_to_one_thread():
+    """In a fork: OpenMP waits for ever for a team of threads that a test before this one has made in the parent."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+        torch.set_num_threads = lambda number: None
 
 
 def _end_with(act, *values):
