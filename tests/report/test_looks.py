@@ -151,6 +151,14 @@ def test_long_labels_are_told_apart_by_what_no_other_has():
                     "peft('LORA', …, use_quantised…", "lora(rank=8)", "not a call at …ng for a figure"]  # fmt: skip
 
 
+def test_a_first_argument_that_no_other_has_stands_alone_where_the_rest_is_too_long():
+    labels = [
+        "peft(peft_type='OFT', oft_block_size=32, r=0, target_modules=['query', 'value'])",
+        "peft(peft_type='LILY', target_modules=['query', 'value'])",
+    ]
+    assert [look.text for look in looks(labels, "").values()] == ["peft('OFT', …)", "peft('LILY', …)"]
+
+
 def test_long_lists_are_counted_and_no_two_methods_share_a_text():
     labels = [
         "lora(rank=4, targets=['query', 'key', 'value', 'output'])",

@@ -161,7 +161,8 @@ def _telling(label: str, labels: Sequence[str]) -> str | None:
 
     ``peft(peft_type='LORA', r=8, use_dora=True)`` beside ``peft(peft_type='LORA', r=8)`` is ``peft('LORA', …,
     use_dora=True)``. Where that is too long, names of arguments that have a value of their own are left out, and long
-    lists are counted: ``lora(4, 6 targets)``.
+    lists are counted: ``lora(4, 6 targets)``; where that is too long as well and the first argument tells it from all
+    others, it stands alone: ``peft('OFT', …)``.
     """
     own = _arguments(label)
     if own is None:
@@ -170,7 +171,10 @@ def _telling(label: str, labels: Sequence[str]) -> str | None:
     told = [argument for argument in own[2] if all(argument not in other[2] for other in alike)]
     left_out = ["…"] * (len(told) < len(own[2]))
     whole = _call(own, [*left_out, *(f"{key}={value}" for key, value in told)])
-    return whole if len(whole) <= LONGEST else _call(own, [*left_out, *(_short(key, value) for key, value in told)])
+    if len(whole) <= LONGEST:
+        return whole
+    brief = _call(own, [*left_out, *(_short(key, value) for key, value in told)])
+    return brief if alike or len(brief) <= LONGEST else _call(own, ["…"])
 
 
 def _short(key: str, value: str) -> str:
