@@ -44,7 +44,7 @@ SUBREAPER = 36
 
 
 def seconds_of(command, folder):
-    """CPU seconds of a command and of all that it started."""
+    """CPU seconds of a command and of all that it started, and what it printed."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
@@ -57,7 +57,7 @@ def seconds_of(command, folder):
             os.wait()
     except ChildProcessError:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -78,32 +78,44 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.benchmark
-def test_thirteen_cells_take_at_most_six_tenths_of_thirteen_scripts(benchmark, folder):
+def test_thirteen_cells_add_to_their_training_at_most_a_quarter_of_what_thirteen_scripts_add(benchmark, folder):
+    """Their share of the whole is the machine's: where training takes no time, imports are all there is."""
     weights = str(backbone.resolve(MINILM, "pretrained").folder)
 
     def cells(count, turn):
         out = folder / f"run-{count}-{turn}"
-        command = [sys.executable, "-m", "bench", "run", "--suite", f"cells{count}.toml", "--out", str(out)]
-        spent = seconds_of(command, folder)
+        # one at a time, as the scripts run: on cores that share their units two at once take more CPU seconds each
+        command = [
+            sys.executable,
+            "-m",
+            "bench",
+            "run",
+            "--suite",
+            f"cells{count}.toml",
+            "--workers",
+            "1",
+            "--out",
+            out,
+        ]
+        spent, _ = seconds_of([*map(str, command)], folder)
         records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
         assert [record["status"] for record in records] == ["ok"] * count
-        return spent, sum(record["train_seconds"] for record in records) / count
+        return spent
 
     def script(seed):
         rows = [str(folder / "train.csv"), str(folder / "test.csv")]
-        return seconds_of([sys.executable, str(SCRIPT), weights, *rows, str(STEPS), str(seed)], folder)
+        spent, printed = seconds_of([sys.executable, str(SCRIPT), weights, *rows, str(STEPS), str(seed)], folder)
+        return spent, float(printed.split()[-1])
 
-    one, many, training, scripts = [], [], [], []
+    many, scripts, trained = [], [], []
     for turn in range(ROUNDS):
-        scripts += [script(2 * turn + number) for number in range(SCRIPTS)]
-        spent, trained = cells(CELLS, turn)
-        many.append(spent)
-        training.append(trained)
-        one.append(cells(1, turn)[0])
-    mean = {name: sum(values) / len(values) for name, values in
-            (("one", one), ("many", many), ("training", training), ("script", scripts))}  # fmt: skip
-    marginal = (mean["many"] - mean["one"]) / (CELLS - 1)
-    ratio = mean["many"] / (CELLS * mean["script"])
-    benchmark.extra_info |= {"cells_over_scripts": ratio, "marginal_over_training": marginal / mean["training"], **mean}
+        for number in range(SCRIPTS):
+            whole, inner = script(SCRIPTS * turn + number)
+            scripts.append(whole)
+            trained.append(inner)
+        many.append(cells(CELLS, turn) / CELLS)
+    cell, whole, inner = (sum(values) / len(values) for values in (many, scripts, trained))
+    benchmark.extra_info |= {"cells_over_scripts": cell / whole, "training_over_script": inner / whole}
+    benchmark.extra_info |= {"added_over_added": (cell - inner) / (whole - inner)}
     benchmark.pedantic(lambda: None, rounds=1)
-    assert ratio <= 0.60
+    assert cell - inner <= 0.25 * (whole - inner)
