@@ -386,12 +386,11 @@ def train(
 
 
 def _backward(model: TaskModel, method: Method, body: nn.Module, batch: dict[str, Tensor], recipe: Recipe) -> Tensor:
-    """Add to ``.grad`` the gradient of the mean loss over all rows and of the regularizer, once; returns that mean."""
-    rows = len(batch["labels"])
+    """Add to ``.grad`` the gradient of the mean loss over the batch and of the regularizer, once; returns that mean."""
     mean = torch.zeros((), device=batch["labels"].device)
     for number, part in enumerate(_parts(batch, recipe.gradient_accumulation)):
         with autocast(mean.device, recipe.dtype):
-            loss = model.loss(part) * (len(part["labels"]) / rows)  # parts may differ by a row
+            loss = model.loss(part) * (_weight(part) / _weight(batch))
             extra = method.regularizer(body) if number == 0 else None
         regularized(loss, extra).backward()  # type: ignore[no-untyped-call]
         mean += loss.detach()
@@ -401,6 +400,25 @@ def _backward(model: TaskModel, method: Method, body: nn.Module, batch: dict[str
 def _parts(batch: dict[str, Tensor], number: int) -> Iterator[dict[str, Tensor]]:
     """``batch`` in ``number`` parts of nearly as many rows each; fewer where it has fewer rows."""
     number = min(number, len(batch["labels"]))
-    columns = {name: tensor.tensor_split(number) for name, tensor in batch.items()}
+    of_rows = {name: tensor for name, tensor in batch.items() if name not in ("positions", "targets")}
+    columns = {name: tensor.tensor_split(number) for name, tensor in of_rows.items()}
+    first = 0
     for index in range(number):
-        yield {name: column[index] for name, column in columns.items()}
+        part = {name: column[index] for name, column in columns.items()}
+        if "targets" in batch:
+            part |= _targets(batch, first, len(part["labels"]))
+        first += len(part["labels"])
+        yield part
+
+
+def _targets(batch: dict[str, Tensor], first: int, rows: int) -> dict[str, Tensor]:
+    """Positions and targets of ``rows`` rows of ``batch`` from ``first`` on, as `models.text.with_targets` has them."""
+    length = batch["labels"].shape[1]
+    positions = batch["positions"] - first * length
+    own = (positions >= 0) & (positions < rows * length)
+    return {"positions": positions[own], "targets": batch["targets"][own]}
+
+
+def _weight(batch: dict[str, Tensor]) -> int:
+    """What the loss of ``batch`` is a mean over: the targets of a text, else rows."""
+    return len(batch.get("targets", batch["labels"]))

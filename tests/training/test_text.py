@@ -1,19 +1,23 @@
 """Cells of text: prompt and target are one row, scored as greedy decoding would be; what cannot be is a sentence."""
 
+import itertools
 import json
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig, GPT2Config, T5Config
 
+from bench.count.step import set_dropout
 from bench.errors import BenchError
 from bench.models.head import TaskModel
 from bench.models.text import TextHead, text_backbone
 from bench.models.tokenizer import HashingTokenizer
 from bench.plan.load import parse_suite
 from bench.plan.planner import make_plan
+from bench.registry import make
 from bench.tasks.rows import Rows
 from bench.training.cell import run_cell
+from bench.training.loop import Recipe, train
 from bench.training.text import TextRows, evaluate_text
 
 GPT2 = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=2)
@@ -54,6 +58,25 @@ def test_a_language_model_learns_what_it_is_to_write(tmp_path, config):
     assert sidecars.predictions["tokens"] == [3] * 6  # two words and the end
     assert record.task.floor == pytest.approx(1 / 6)
     assert record.task.rows.truncated == 0
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("form", ["full", "target"])
+@pytest.mark.parametrize("config", [GPT2, T5], ids=["decoder", "encoder-decoder"])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(config, form, parts):
+    """Its rows have one to six targets: the mean is over these, and not over rows."""
+    rows = Rows(ROWS.texts, tuple(" ".join(WORDS[:number]) for number in range(1, 7)))
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    batch = TextRows(rows, HashingTokenizer(97), 24, config=config, device="cpu").batch(range(6))
+    method, losses = make("full", {})[0], []
+    for number in (1, parts):
+        torch.manual_seed(0)
+        body = text_backbone(auto.from_config(config).double())
+        set_dropout(body, 0.0)
+        recipe = Recipe(steps=5, batch_size=6, max_length=24, learning_rate=1e-2, head_learning_rate=1e-2, warmup=0.0,
+                        weight_decay=0.0, gradient_clip=0.0, gradient_accumulation=number)  # fmt: skip
+        losses.append(train(TaskModel(body, TextHead(config, form)), method, body, itertools.repeat(batch), recipe))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("config", [GPT2, T5], ids=["decoder", "encoder-decoder"])
