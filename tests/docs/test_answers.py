@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.analysis.results import Results
 from bench.plan.load import suite_names
+from bench.report.sections.claims import tell
+from bench.verdicts.claims import JudgedResults
 from tools.answers.__main__ import PAGES, write
 from tools.answers.words import AGAIN, costs, published
 
@@ -64,3 +67,21 @@ def test_methods_that_are_not_timed_at_512_tokens_infer_as_one_that_is():
         assert at[128][name].inference == at[128][other].inference
     assert at[128]["head"].inference.unmerged == at[128]["head"].inference.base
     assert at[128].keys() - at[512].keys() == {*like, "head", "prompt_tuning", "p_tuning"}
+
+
+@pytest.mark.parametrize("name", ["where-is-the-efficiency-decoder", "why-latency-decoder"])
+def test_every_exact_claim_of_the_decoder_halves_holds(name):
+    told = tell(JudgedResults(published(name)))
+    exact = [claim for claim in told if "exact" in claim.row.line]
+    assert len(exact) >= 10
+    assert {claim.verdict for claim in exact} == {"pass"}
+
+
+def test_what_merges_into_a_decoder_reads_and_writes_as_the_base_does():
+    run = published("why-latency-decoder")
+    merging = {"lora", "dora", "ia3"}
+    counted = [r for r in Results(run).cost_records if r.decode is not None and r.method.name in merging]
+    assert {record.method.name for record in counted} == merging
+    for record in counted:
+        for figures in (record.prefill, record.decode, record.kv_cache):
+            assert figures.merged == figures.base

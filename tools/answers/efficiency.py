@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from bench.report import format as fmt
 from bench.schema.record import CostRecord, Flops
+from tools.answers import decoder
 from tools.answers.words import Answer, Say, claims, costs, counts, figure, most, published, span, table
 
 NAME = "where-is-the-efficiency"
@@ -37,7 +38,8 @@ def answer(say: Say) -> Answer:
             f"({spared}).",
             f"省下的是权重梯度（最多剩全量微调的 {weights}）、优化器状态（最多 {state}）和存储；输入梯度几乎都还在（{inputs}），"
             f"所以反向传播是减半（{backward}），而不是免除。除只训练头之外，只有 LST 的反向完全不进入主干（{spared}）。",
-        ),
+        )
+        + decoder.step_sentence(say),
         tag=say("exact, any machine", "精确，任何机器相同"),
         run=NAME,
         command=f"python -m bench run --suite {NAME}",
@@ -83,6 +85,7 @@ def answer(say: Say) -> Answer:
                 + figure(NAME, "backward-anatomy", say("Backward FLOPs by kind", "反向 FLOPs 的构成")),
             ),
             (say("LST's price, and the verdicts", "LST 的代价与各项结论"), claims(say, run)),
+            decoder.step_part(say),
         ),
         not_concluded=(
             say(
@@ -94,6 +97,11 @@ def answer(say: Say) -> Answer:
                 "The shares hold for this shape; with longer rows attention, which adapters, prompts and LoRA hardly "
                 "spare, takes a larger part (suite `scaling`).",
                 "这些比例属于这个形状；行越长，Adapter、prompt 和 LoRA 几乎都省不掉的注意力部分占比越大（见 suite `scaling`）。",
+            ),
+            say(
+                "How much of a step the LM head takes is a matter of size: it shrinks with more and wider layers behind "
+                "the same vocabulary.",
+                "语言模型头占一步的多少取决于规模：词表不变时，层越多、越宽，它占得越少。",
             ),
             say("Nothing about scores: cheaper is not as good.", "与得分无关：便宜不等于一样好。"),
         ),

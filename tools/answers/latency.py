@@ -5,6 +5,7 @@ from bench.report.sections.claims import tell
 from bench.schema.record import CostRecord, Inference, Latency, Timing
 from bench.store.store import Run
 from bench.verdicts.claims import JudgedResults
+from tools.answers import decoder
 from tools.answers.words import PUBLISHED, Answer, Say, claims, costs, figure, lengths, published, span, table
 
 NAME = "why-latency"
@@ -46,7 +47,8 @@ def answer(say: Say) -> Answer:
             f"{fmt.ratio(merged.flops / base.flops, 3)}{_took(say, run)}。串行 Adapter 加长关键路径（{serial} 倍），"
             f"prompt 加长序列（{at} 个 token 时 FLOPs 为 {prompts} 倍），LST 在主干之外还要跑旁路网络（路径 "
             f"{fmt.ratio(lst.depth / base.depth)} 倍）{_paid(say, run)}：它们都无法折叠进一个权重。",
-        ),
+        )
+        + decoder.token_sentence(say),
         tag=say("structure: exact, any machine", "结构：精确，任何机器相同")
         + (say("; time: this machine", "；时间：这台机器") if measured else ""),
         run=NAME,
@@ -80,7 +82,9 @@ def answer(say: Say) -> Answer:
             *([_map(say)] if measured else []),
             *((_title(say, run, length), _times(say, costs(run, length))) for length in measured),
             (say("Verdicts", "各项结论"), claims(say, run) + "\n\n" + _decided(say)),
+            decoder.token_part(say),
         ),
+        beside=decoder.TOKEN,
         not_concluded=(
             say(
                 "Counts are no times, and times belong to one processor: on a GPU at batch 1 launches dominate, and the "
@@ -107,6 +111,11 @@ def answer(say: Say) -> Answer:
                 "operation by operation, as lora, prefix_tuning or the base; a prompt leaves 492 of the 512 positions.",
                 "最长的几行各只计了两个区组，区间与噪声同宽：那里应看计数。512 个 token 处每种推理形式只列一个方法：没有列出的与 lora、"
                 "prefix_tuning 或原模型逐算子相同；prompt 在 512 个位置中只留下 492 个。",
+            ),
+            say(
+                "Times of a token are those of one small decoder at batch 1 on one thread, where reading the weights takes "
+                "most of it; a larger model or batch weighs the additions otherwise.",
+                "每个 token 的时间来自一个小解码器、批大小 1、单线程，那里大部分时间用于读取权重；更大的模型或批次中，各项附加的比重不同。",
             ),
             say(
                 "One merged model serves one task: where many tasks share a served backbone, unmerged figures count.",
