@@ -96,6 +96,22 @@ def test_the_figure_has_a_panel_a_batch_and_a_line_a_method_beside_the_base():
     assert any("n = 6 blocks" in text.replace("\n", " ") for text, *_ in shown)
 
 
+def test_of_one_context_the_figure_has_a_row_a_method_with_its_times_unmerged_and_merged():
+    made = results(records(contexts=(32,)), list(METHODS))
+    figure = drawn(made)
+    assert [axes.get_title("left") for axes in figure.axes] == ["batch 1", "batch 8"]
+    axes = figure.axes[1]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [""] * len(METHODS)  # they stand beside the first
+    table = made.generation_table().set_index(["method", "mode", "batch"])["decode_seconds"]
+    expected = [1e3 * table[name, mode, 8] for name in METHODS for mode in ("unmerged", "merged")
+                if (name, mode, 8) in table.index]  # fmt: skip
+    marks = [line for line in axes.get_lines() if line.get_marker() != "None"]
+    assert sorted(float(line.get_xdata()[0]) for line in marks) == pytest.approx(sorted(expected))
+    shown = written(figure)
+    assert not overlapping([box for _, box, _ in shown])
+    assert any("behind 32 tokens" in text for text, *_ in shown)
+
+
 def test_the_figure_is_of_the_shape_that_was_timed_where_another_holds_more_methods():
     untimed = {"prefill_seconds": None, "decode_seconds": None, "new_tokens": None}
     counted = [cost(label, shape={"length": 128}, **writing(*how) | untimed) for label, how in METHODS.items()]

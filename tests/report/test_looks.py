@@ -167,4 +167,6 @@ def test_long_lists_are_counted_and_no_two_methods_share_a_text():
     ]
     told = [look.text for look in looks(labels, "").values()]
     assert told[0] == "lora(4, 4 targets)"
+    (alone,) = looks(["lora(targets=['query', 'key', 'value', 'output', 'ffn_in', 'ffn_out'])"], "").values()
+    assert alone.text == "lora(6 targets)"
     assert len(set(told)) == 3 and max(map(len, told)) <= LONGEST + 3

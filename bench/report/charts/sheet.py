@@ -189,7 +189,10 @@ def _call(own: tuple[str, str, object], rest: Sequence[str]) -> str:
 
 
 def _arguments(label: str) -> tuple[str, str, tuple[tuple[str, str], ...]] | None:
-    """Name, value of the first argument, and the others, key and value; None where ``label`` has none."""
+    """Name, value of the first argument, a long list counted, and the others, key and value.
+
+    None where ``label`` has none.
+    """
     try:
         call = ast.parse(label, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -198,7 +201,7 @@ def _arguments(label: str) -> tuple[str, str, tuple[tuple[str, str], ...]] | Non
         return None
     first, *others = call.keywords
     rest = tuple((one.arg or "**", ast.unparse(one.value)) for one in others)
-    return ast.unparse(call.func), ast.unparse(first.value), rest
+    return ast.unparse(call.func), _short(first.arg or "**", ast.unparse(first.value)), rest
 
 
 class Sheet:

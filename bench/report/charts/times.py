@@ -335,28 +335,68 @@ def _inference_key() -> list[Any]:
 
 
 def decode(sheet: Sheet) -> "Figure | None":
-    """Time per output token against context, one panel a batch, a line a method; None where none was timed."""
-    from matplotlib.lines import Line2D
+    """Time per output token, one panel a batch: against context, a line a method; of one context, a row a method.
 
+    None where none was timed.
+    """
     tables = {s: sheet.results.generation_table(s).dropna(subset=["decode_seconds"]) for s in sheet.results.shapes}
     shape = next((shape for shape, table in tables.items() if not table.empty), None)  # others are counted alone
     if shape is None:
         return None
     timed = tables[shape]
-    batches = [int(batch) for batch in sorted(timed["batch"].unique())]
     names = [name for name in sheet.labels if name in set(timed["method"])]
-    blocks = int(timed["blocks"].max())
-    caption = (
+    draw = _decode_rows if timed["context"].nunique() == 1 else _decode_lines
+    return draw(sheet, shape, timed, names)
+
+
+def _decode_caption(timed: pd.DataFrame, modes: str) -> str:
+    return (
         "Median wall time of one greedy decode step with a KV cache, one token for each row of the batch, "
-        f"milliseconds, unmerged; n = {blocks} blocks. Dashed: the bare backbone with the same LM head, which a merged "
-        "method is again, operation by operation. Ratios to it with their 95 % intervals stand in the report's table."
+        f"milliseconds, {modes}; n = {int(timed['blocks'].max())} blocks. Dashed: the bare backbone with the same LM "
+        "head, which a merged method is again, operation by operation. Ratios to it with their 95 % intervals stand in "
+        "the report's table."
     )
+
+
+def _batches(timed: pd.DataFrame) -> list[int]:
+    return [int(batch) for batch in sorted(timed["batch"].unique())]
+
+
+def _decode_rows(sheet: Sheet, shape: Shape, timed: pd.DataFrame, names: list[str]) -> "Figure":
+    """Of one context, which has no slope to show: a row a method."""
+    batches, context = _batches(timed), int(timed["context"].iloc[0])
+    caption = _decode_caption(timed, "unmerged and, hollow, merged")
+    across = min(ACROSS, len(batches))
+    layout = Layout(canvas.depth(sheet.looks, names), canvas.room_for(sheet.looks, names), widths=(1.0,) * across,
+                    panels=len(batches), above=0.3)  # fmt: skip
+    title = f"Time per output token behind {fmt.plural(context, 'token')}"
+    words = sheet.words(title, caption, "timed", shape=_inference_shape(sheet, False, shape))
+    figure, panels = canvas.new_figure(words, layout)
+    for at, (axes, batch) in enumerate(zip(panels, batches, strict=True)):
+        y = canvas.rows(axes, sheet.looks, names, named=at % across == 0)
+        medians = 1e3 * timed[timed["batch"] == batch].groupby(["mode", "method"])["decode_seconds"].median()
+        for height, name in zip(y, names, strict=True):
+            for mode in MODES:
+                if (mode, name) in medians.index:
+                    canvas.mark(axes, medians[mode, name], height, sheet.looks[name], hollow=mode == "merged")
+        axes.axvline(medians["base"].median(), color=INK, linestyle="--", linewidth=1.2, zorder=2.5)
+        axes.set_xlim(0, 1.05 * medians.max())
+        axes.set_xlabel("ms a token")
+        axes.set_title(f"batch {batch}", fontsize=8.5, color=INK)
+    return figure
+
+
+def _decode_lines(sheet: Sheet, shape: Shape, timed: pd.DataFrame, names: list[str]) -> "Figure":
+    from matplotlib.lines import Line2D
+
+    batches = _batches(timed)
     keys = [canvas.line_handle(sheet.looks[name]) for name in names]
     keys.append(Line2D([], [], color=INK, linestyle="--", linewidth=1.2, label="base model"))
     across = min(ACROSS, len(batches))
     layout = Layout(1.9, left=0.62, widths=(1.0,) * across, panels=len(batches), above=0.3, gap=0.5,
                     keys=canvas.key_rows([str(key.get_label()) for key in keys]))  # fmt: skip
     on = _inference_shape(sheet, False, shape)
+    caption = _decode_caption(timed, "unmerged")
     words = sheet.words("Time per output token against context", caption, "timed", shape=on)
     figure, panels = canvas.new_figure(words, layout)
     for axes, batch in zip(panels, batches, strict=True):
