@@ -14,6 +14,7 @@ MARKED = re.compile(r"(<!-- begin ([^>]+?) -->\n)(.*?)(<!-- end -->)", flags=re.
 PARTS: dict[str, Callable[[Say], str]] = {
     "costs of glue-small": figures.costs,
     "scores of movie-reviews": figures.trained_to_the_end,
+    "figures of lm-small": figures.language_model,
     "keys of a suite": lambda _: fields.suite_keys(),
     "fields of a record": lambda _: fields.record_fields(),
     "fields of a delta": lambda _: fields.delta_fields(),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 import bench
+from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.schema.record import CostRecord, MethodUsed, Timing
 from bench.store.store import Run
@@ -22,6 +23,8 @@ ROWS = (
 """Methods of the README's table; P-Tuning v2 has the counted figures of Prefix-Tuning."""
 TRAINED = "movie-reviews"
 """The run whose methods were trained to the end."""
+LANGUAGE = "lm-small"
+"""The run on a small language model."""
 SCORE = ("score_mean_points", "score_low_points", "score_high_points")
 DIFFERENCE = ("score_difference_points", "score_difference_low_points", "score_difference_high_points")
 DESCRIBED = {
@@ -109,6 +112,39 @@ def trained_to_the_end(say: Say) -> str:
             fmt.count(counted.method), fmt.size(stored), *ratios,
         ])  # fmt: skip
     return table(head, lines)
+
+
+def language_model(say: Say) -> str:
+    """What ten methods on SmolLM2-135M write right, forget and cost, the best first."""
+    run = published(LANGUAGE)
+    results = Results(run)
+    told, scores, kept = words.costs(run), results.score_table, results.retention_table
+    head = [
+        say("method", "方法"), say("written right, points", "完全写对，分"), say("forgets, bits per byte", "遗忘，每字节比特"),
+        say("trainable params", "可训练参数"), say("backward / full, counted", "反向 / full（计数）"),
+        say("peak memory / full, counted", "峰值内存 / full（计数）"),
+        say("operations of a token / base (merged where possible)", "每个 token 的算子 / 原模型（可合并者合并后）"),
+    ]  # fmt: skip
+    lines = []
+    for label in scores.sort_values("mean", ascending=False).index:
+        record = told[label]
+        assert record.trainable_parameters and record.peak_memory_bytes and told["full"].peak_memory_bytes
+        trained = record.trainable_parameters.method + record.trainable_parameters.head
+        lines.append([
+            _named(record.method), fmt.points(scores.loc[label, "mean"]), f"{kept.loc[label]['forgotten'].mean():+.3f}",
+            fmt.count(trained), fmt.ratio(words.counts(record).backward / words.counts(told["full"]).backward),
+            fmt.ratio(record.peak_memory_bytes.step / told["full"].peak_memory_bytes.step), _token(record),
+        ])  # fmt: skip
+    return table(head, lines)
+
+
+def _token(record: CostRecord) -> str:
+    """Operations of a decode step over the base's, as the method is deployed."""
+    if record.decode is None:
+        return fmt.MISSING
+    (context,) = record.decode.base
+    ours = (record.decode.merged or record.decode.unmerged)[context]
+    return fmt.ratio(ours.operations / record.decode.base[context].operations)
 
 
 def _named(method: MethodUsed) -> str:
