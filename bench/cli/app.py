@@ -13,10 +13,12 @@ from bench.cli.ci import ci
 from bench.cli.export import giving
 from bench.cli.init import init
 from bench.cli.options import (
+    AddressOption,
     BackboneOption,
     Commands,
     CountsOption,
     DataOption,
+    ExecutorOption,
     InconclusiveOption,
     JsonOption,
     MethodsOption,
@@ -34,7 +36,7 @@ from bench.cli.options import (
 )
 from bench.cli.predict import counting
 from bench.cli.tune import search
-from bench.execute.run import MEASURE, carry_out, interruptible, planned, quiet_libraries, selected, warm_up
+from bench.execute.run import MEASURE, carry_out, interruptible, place, planned, quiet_libraries, selected, warm_up
 
 app = Commands(
     name="peft-ledger",
@@ -91,6 +93,8 @@ def run(
             "commas between, or repeated."
         ),
     ] = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a suite: costs first, then scores. The same command resumes an interrupted run."""
@@ -100,10 +104,10 @@ def run(
     trackers, again = checked(track or ()), repeated(retry, fresh)
     display = Display(quiet=as_json)
     narrowed = selected(suite, selection_of(data, methods, tasks, seeds, backbone, counts))
-    context = warm_up(narrowed)
-    plan = planned(narrowed, display.note)
-    folder = out or Path("results/runs") / plan.name
-    records = carry_out(plan, folder, fresh, workers, context, display, keep, trackers, again)
+    with place(executor, address, narrowed) as context:
+        plan = planned(narrowed, display.note)
+        folder = out or Path("results/runs") / plan.name
+        records = carry_out(plan, folder, fresh, workers, context, display, keep, trackers, again)
     with interruptible(lambda: f"all {len(records)} records are kept; the same command writes the report"):
         _report(folder, display.console, as_json)
     raise typer.Exit(1 if any(record.status != "ok" for record in records) else 0)

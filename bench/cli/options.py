@@ -93,6 +93,17 @@ RetryOption = Annotated[
         "retried.jsonl.",
     ),
 ]
+ExecutorOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="Where jobs run: in processes of this machine, or on a Ray cluster (extra ray)."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Ray cluster to run on: HOST:PORT of its head, or auto (default: RAY_ADDRESS, else one on this machine).",
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option("-o", "--out", help="File to write (default: standard output).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.options import (
+    AddressOption,
     Commands,
     DataOption,
+    ExecutorOption,
     JsonOption,
     MethodsOption,
     RetryOption,
@@ -16,7 +18,7 @@ from bench.cli.options import (
     repeated,
     selection_of,
 )
-from bench.execute.run import MEASURE, carry_out, interruptible, planned, selected, warm_up
+from bench.execute.run import MEASURE, carry_out, interruptible, place, planned, selected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +45,8 @@ def tune(
         int | None,
         typer.Option(min=1, help="Number of parallel workers; it changes no figure (default: what the cores carry)."),
     ] = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search for learning rates over the grid in the suite's [tuning] table, the same grid for every method.
@@ -58,12 +62,12 @@ def tune(
     display = Display(quiet=as_json)
     narrowed = selected(suite, selection_of(data, methods, tasks, None, None, False))
     search_table(narrowed.tuning, str(suite_path(suite)))  # before the fork server starts and data is read
-    context = warm_up(narrowed)
-    from bench.plan.planner import plan_search
+    with place(executor, address, narrowed) as context:
+        from bench.plan.planner import plan_search
 
-    plan = planned(narrowed, display.note, plan_search)
-    folder = out or Path("results/runs") / f"tune-{plan.name}"
-    records = carry_out(plan, folder, fresh, workers, context, display, retry=again)
+        plan = planned(narrowed, display.note, plan_search)
+        folder = out or Path("results/runs") / f"tune-{plan.name}"
+        records = carry_out(plan, folder, fresh, workers, context, display, retry=again)
     with interruptible(lambda: f"all {len(records)} trials are kept; the same command writes the report"):
         show_search(folder, display.console, as_json, suite_path(suite))
     raise typer.Exit(1 if any(record.status not in ("ok", "nan") for record in records) else 0)

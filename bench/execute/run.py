@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext
 
     from bench.cli.progress import Display
+    from bench.execute.ray_cluster import Cluster
     from bench.plan.select import Selection
     from bench.schema.jobs import Plan
     from bench.schema.record import Stored
     from bench.schema.suite import Suite
     from bench.store.kept import Keep
     from bench.store.store import Store
+
+    Executor = ForkServerContext | Cluster
 
 MEASURE = "Measure"
 """Panel of the help text for the verbs that run things."""
@@ -46,6 +49,29 @@ def warm_up(suite: "Suite") -> "ForkServerContext":
     from bench.execute import runner
 
     return runner.warm_up(suite)
+
+
+@contextlib.contextmanager
+def place(name: Literal["local", "ray"], address: str | None, suite: "Suite") -> "Iterator[Executor]":
+    """Where the jobs of ``suite`` run: this machine's fork server, or a Ray cluster that is left in the end.
+
+    Args:
+        name: As ``--executor`` gives it.
+        address: Of the cluster, as ``--address`` gives it.
+        suite: From ``selected``.
+
+    Raises:
+        BenchError: There is an address and no cluster, or the cluster cannot be had.
+    """
+    if name == "ray":
+        from bench.execute.ray_cluster import connected
+
+        with connected(suite, address) as cluster:
+            yield cluster
+    elif address is None:
+        yield warm_up(suite)
+    else:
+        raise BenchError(f"--address {address} is of a Ray cluster; add --executor ray, or omit --address")
 
 
 def planned(
@@ -80,7 +106,7 @@ def interruptible(kept: Callable[[], str]) -> Iterator[None]:
 
 
 def carry_out(
-    plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: "ForkServerContext", display: "Display",
+    plan: "Plan", folder: Path, fresh: bool, workers: int | None, context: "Executor", display: "Display",
     which: Literal["best", "all"] | None = None, trackers: Sequence[str] = (), retry: Set[str] = frozenset(),
 ) -> list[Any]:  # fmt: skip
     """Carry out what the folder still lacks.
@@ -90,7 +116,7 @@ def carry_out(
         folder: The run folder.
         fresh: Archive earlier records, and what is kept, and begin anew.
         workers: Jobs at once; as many as the cores carry where None.
-        context: From ``warm_up``.
+        context: From ``place``.
         display: Shows how far it is.
         which: What to keep of what cells train; None: nothing.
         trackers: Where every record of the plan is sent, from ``bench.execute.tracking.checked``.
@@ -100,8 +126,11 @@ def carry_out(
         The records of the plan, of this call and of earlier ones, in the order of the file.
 
     Raises:
-        BenchError: Something is to be kept, and nothing is trained, or it was trained before and not kept.
+        BenchError: Something is to be kept, and nothing is trained, or it was trained before and not kept; or the
+            cluster cannot run a job of the plan.
     """
+    from multiprocessing.context import ForkServerContext
+
     from bench.execute.runner import Result, execute, remaining
     from bench.execute.tracking import Tracking
     from bench.store.kept import kept_in, leave_best, set_aside, tidy
@@ -115,6 +144,8 @@ def carry_out(
         return f"{there} of {len(wanted)} records are kept; the same command{without} resumes"
 
     keep = _keep(plan, folder, which)
+    if not isinstance(context, ForkServerContext):
+        context.check(plan)
     with open_store(folder, plan.suite, fresh=fresh, wanted=wanted) as store, interruptible(kept):
         if fresh:
             set_aside(folder)

@@ -7,12 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import psutil
 from pydantic import TypeAdapter
@@ -34,6 +34,7 @@ from bench.timing.probe import run_probe
 from bench.training.cell import failure, run_cell
 
 Job = Cell | Probe | Sweep
+Prepare = Callable[[Job], Job]
 _KINDS: dict[str, type[Job]] = {"cell": Cell, "probe": Probe, "sweep": Sweep}
 _RECORD: TypeAdapter[Stored] = TypeAdapter(Stored)
 
@@ -121,7 +122,12 @@ def _serve() -> None:
 
 
 def run_jobs(
-    context: ForkServerContext, jobs: Sequence[Job], *, workers: int, keep: Keep | None = None
+    context: ForkServerContext,
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    keep: Keep | None = None,
+    prepare: Prepare | None = None,
 ) -> Iterator[Progress | Result]:
     """Run ``jobs``, at most ``workers`` at once, and yield what happens as it happens.
 
@@ -132,9 +138,10 @@ def run_jobs(
         jobs: Cells, probes or sweeps, started in this order.
         workers: Processes at once; they change how long all takes, and no figure.
         keep: Where cells write what they have trained, aside of its place; None: it is not kept.
+        prepare: Called in each worker first, gives the job as it is to be run there; it can be pickled.
 
     Raises:
-        BenchError: What is to be kept cannot be written, or no fork server can be started.
+        BenchError: What is to be kept cannot be written, no fork server can be started, or ``prepare`` refuses a job.
     """
     waiting = list(reversed(jobs))
     running: list[_Worker] = []
@@ -143,7 +150,7 @@ def run_jobs(
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_started(context, _with_base(waiting[-1], read), keep))
+                running.append(_started(context, with_base(waiting[-1], read), keep, prepare))
                 waiting.pop()
             handles = [handle for worker in running for handle in (worker.messages, worker.process.sentinel)]
             wait(handles, timeout=max(0.0, min(worker.deadline for worker in running) - time.monotonic()))
@@ -154,7 +161,7 @@ def run_jobs(
                 running.remove(worker)
                 worker.end()
                 yield from _drain(worker)
-                read |= _base(worker)
+                read |= base_of(worker.job, worker.received)
                 scored = isinstance(worker.job, Cell) and worker.received
                 if ended.server_lost and not scored and worker.job.id not in repeated:
                     repeated.add(worker.job.id)
@@ -168,16 +175,15 @@ def run_jobs(
             worker.end()
 
 
-def _base(worker: _Worker) -> dict[str, dict[str, float]]:
+def base_of(job: Job, records: Sequence[Stored]) -> dict[str, dict[str, float]]:
     """What the backbone needed for a byte of each text, where a cell has read it, by all that this depends on."""
-    job = worker.job
     if not isinstance(job, Cell) or job.retention is None:
         return {}
-    kept = (record.retention for record in worker.received if isinstance(record, ScoreRecord))
+    kept = (record.retention for record in records if isinstance(record, ScoreRecord))
     return {_reading(job): {name: bits.before for name, bits in one.items()} for one in kept if one}
 
 
-def _with_base(job: Job, read: Mapping[str, dict[str, float]]) -> Job:
+def with_base(job: Job, read: Mapping[str, dict[str, float]]) -> Job:
     """``job``, a cell with what another one has read of the bare backbone: nothing of it depends on the method."""
     if not isinstance(job, Cell) or job.retention is None or (before := read.get(_reading(job))) is None:
         return job
@@ -190,6 +196,21 @@ def _reading(cell: Cell) -> str:
                       cell.recipe.get("dtype")])  # fmt: skip
 
 
+def kind_of(job: Job) -> str:
+    """``cell``, ``probe`` or ``sweep``."""
+    return next(kind for kind, cls in _KINDS.items() if isinstance(job, cls))
+
+
+def job_of(kind: str, text: str) -> Job:
+    """The job of its JSON.
+
+    Args:
+        kind: As `kind_of` gives it.
+        text: What ``model_dump_json`` gave.
+    """
+    return _KINDS[kind].model_validate_json(text)
+
+
 def _threads(job: Job) -> int:
     """Torch threads of the job's process."""
     if isinstance(job, Cell):
@@ -197,13 +218,13 @@ def _threads(job: Job) -> int:
     return 1 if isinstance(job, Sweep) else job.threads or cores()
 
 
-def _started(context: ForkServerContext, job: Job, keep: Keep | None) -> _Worker:
+def _started(context: ForkServerContext, job: Job, keep: Keep | None, prepare: Prepare | None) -> _Worker:
     """Start a job, in a new fork server where the one that runs dies meanwhile."""
     with contextlib.suppress(_ServerLost):
-        return _start(context, job, keep)
+        return _start(context, job, keep, prepare)
     _has_ended(_server())
     try:
-        return _start(context, job, keep)
+        return _start(context, job, keep, prepare)
     except _ServerLost as error:
         raise BenchError(
             f"no worker can be started ({type(error.__cause__).__name__}: {error.__cause__}); see what ends their fork "
@@ -211,11 +232,10 @@ def _started(context: ForkServerContext, job: Job, keep: Keep | None) -> _Worker
         ) from error
 
 
-def _start(context: ForkServerContext, job: Job, keep: Keep | None) -> _Worker:
+def _start(context: ForkServerContext, job: Job, keep: Keep | None, prepare: Prepare | None) -> _Worker:
     messages, theirs = context.Pipe(duplex=False)
     their_lifeline, lifeline = context.Pipe(duplex=False)
-    kind = next(kind for kind, cls in _KINDS.items() if isinstance(job, cls))
-    asked = kind, job.model_dump_json(), _threads(job), keep
+    asked = kind_of(job), job.model_dump_json(), _threads(job), keep, prepare
     process = context.Process(target=_work, args=(*asked, theirs, their_lifeline))
     try:
         _serve()
@@ -230,7 +250,10 @@ def _start(context: ForkServerContext, job: Job, keep: Keep | None) -> _Worker:
     return _Worker(job, process, messages, lifeline, deadline=time.monotonic() + job.timeout_seconds, server=_server())
 
 
-def _work(kind: str, spec: str, threads: int, keep: Keep | None, messages: Connection, lifeline: Connection) -> None:
+def _work(
+    kind: str, spec: str, threads: int, keep: Keep | None, prepare: Prepare | None, messages: Connection,
+    lifeline: Connection,
+) -> None:  # fmt: skip
     """In the worker: run one job and send what comes of it."""
     own_group()  # by which the parent ends it
     os.dup2(2, 1)  # whatever a method prints must not mix with the parent's JSON
@@ -239,11 +262,26 @@ def _work(kind: str, spec: str, threads: int, keep: Keep | None, messages: Conne
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     try:
+        if prepare is not None:
+            spec = _prepared(prepare, kind, spec)
         _run(kind, spec, threads, keep, messages)
+    except _Refused as error:
+        messages.send(("refused", str(error), None))
     except BaseException as error:  # SystemExit too: what a method does to its process is a result
         from bench.training.blame import reason_of
 
         messages.send(("raised", (reason_of(error), traced(error)), None))
+
+
+class _Refused(Exception):
+    """This machine cannot run the job; the sentence is for the user."""
+
+
+def _prepared(prepare: Prepare, kind: str, spec: str) -> str:
+    try:
+        return prepare(job_of(kind, spec)).model_dump_json()
+    except BenchError as error:
+        raise _Refused(str(error)) from error
 
 
 def _run(kind: str, spec: str, threads: int, keep: Keep | None, messages: Connection) -> None:
@@ -259,8 +297,7 @@ def _run(kind: str, spec: str, threads: int, keep: Keep | None, messages: Connec
         try:
             record, sidecars = run_cell(Cell.model_validate_json(spec), progress, keep)
         except NotWritten as error:
-            messages.send(("unwritten", str(error), None))
-            return
+            raise _Refused(str(error)) from error
         messages.send((kind, record.model_dump_json(by_alias=True), sidecars))
     elif kind == "probe":
         for cost in run_probe(Probe.model_validate_json(spec), progress):
@@ -284,16 +321,21 @@ def _drain(worker: _Worker) -> Iterator[Progress | Result]:
             if kind == "progress":
                 yield Progress(worker.job, text)
                 continue
-            if kind == "unwritten":
+            if kind == "refused":
                 raise BenchError(text)
             if kind == "raised":
                 worker.raised = text
                 continue
-            record = _RECORD.validate_json(text)
+            record = record_of(text)
             worker.received.append(record)
             yield Result(worker.job, record, sidecars)
     except (EOFError, OSError):
         return  # the worker is gone; _ended sees it by its process
+
+
+def record_of(text: str) -> Stored:
+    """The record of its JSON."""
+    return _RECORD.validate_json(text)
 
 
 class _Ended(NamedTuple):
@@ -346,17 +388,31 @@ def _close(worker: _Worker, ended: _Ended) -> Iterator[Progress | Result]:
     trace: str | None = None
     if worker.raised is not None:
         status, (reason, trace) = "failed", worker.raised
-    if isinstance(worker.job, Cell):
-        if not worker.received:
-            yield Result(worker.job, failure(worker.job, status, reason, worker.started, trace))
-        return
     done = {record.id for record in worker.received}
-    owed: Sequence[Stored] = (
-        count_failures(worker.job, status, reason, worker.started)
-        if isinstance(worker.job, Sweep)
-        else cost_failures(worker.job, status, reason, worker.started)
-    )
-    yield from (Result(worker.job, record) for record in owed if record.id not in done)
+    yield from unfinished(worker.job, done, status, reason, worker.started, trace)
+
+
+def unfinished(
+    job: Job, done: Set[str], status: str, reason: str, started: str, trace: str | None = None
+) -> Iterator[Result]:
+    """Records of what a job that has ended still owes.
+
+    Args:
+        job: The job.
+        done: Identities of the records that it has handed back.
+        status: What became of the others.
+        reason: Why, in a line.
+        started: When it was started, as `now` gives it.
+        trace: Python's traceback, where there is one.
+    """
+    owed: Sequence[Stored]
+    if isinstance(job, Cell):
+        owed = [] if done else [failure(job, status, reason, started, trace)]
+    elif isinstance(job, Sweep):
+        owed = count_failures(job, status, reason, started)
+    else:
+        owed = cost_failures(job, status, reason, started)
+    yield from (Result(job, record) for record in owed if record.id not in done)
 
 
 @dataclass(frozen=True)
@@ -401,18 +457,46 @@ def warm_up(suite: Suite) -> ForkServerContext:
     return warm_context(family(suite), cells=bool(suite.tasks))
 
 
+class Elsewhere(Protocol):
+    """Carries out jobs on other machines, and decides there what runs side by side."""
+
+    def run_jobs(
+        self, jobs: Sequence[Job], *, workers: int | None, keep: Keep | None, beside: Sequence[Stored]
+    ) -> Iterator[Progress | Result]:
+        """As `run_jobs` of this module, for jobs of one kind.
+
+        Args:
+            jobs: Cells, probes or sweeps.
+            workers: Jobs at once; as many as the machines carry where None.
+            keep: Where in the run folder cells leave what they have trained, aside of its place.
+            beside: Records of the run folder: what is timed is timed on machines like theirs.
+        """
+        ...
+
+
 def execute(
-    todo: Remaining, store: Store, context: ForkServerContext, *, workers: int | None = None, keep: Keep | None = None
+    todo: Remaining,
+    store: Store,
+    context: ForkServerContext | Elsewhere,
+    *,
+    workers: int | None = None,
+    keep: Keep | None = None,
 ) -> Iterator[Progress | Result]:
     """Run what remains, store every record before it is passed on.
 
     Args:
-        context: From ``warm_up``.
+        context: Where it is run: from ``warm_up``, on this machine.
         todo: From ``remaining``.
         store: The open store of the run folder.
         workers: Cells or sweeps at once; as many as have a core for each of their threads where None.
         keep: What to keep of what cells train; None: nothing.
     """
+    if not isinstance(context, ForkServerContext):
+        kinds: tuple[Sequence[Job], ...] = (todo.sweeps, todo.probes, todo.cells)
+        for jobs in filter(None, kinds):
+            aside = keep if jobs is todo.cells else None
+            yield from _stored(context.run_jobs(jobs, workers=workers, keep=aside, beside=store.records), store, aside)
+        return
     if todo.sweeps:  # counted, not timed: they may share the machine
         yield from _stored(run_jobs(context, todo.sweeps, workers=workers or at_once(len(todo.sweeps))), store)
     for probe in todo.probes:  # one at a time: nothing runs beside a probe

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench import registry
@@ -44,7 +45,7 @@ def located(spec: Spec, where: str) -> Job:
     Raises:
         BenchError: This machine has other versions or other code, or the backbone's files are not here.
     """
-    _check_versions(spec, where)
+    check_versions(type(spec.job), spec.about.versions, spec.about.sources_sha256, where)
     try:
         return spec.job.model_copy(update={"backbone": _backbone(spec.job.backbone)})
     except BenchError as error:
@@ -84,15 +85,26 @@ def check_here(job: Job, where: str) -> None:
         raise BenchError(f"{where}: {error}") from error
 
 
-def _check_versions(spec: Spec, where: str) -> None:
-    ours, theirs = versions(), spec.about.versions
+def check_versions(kind: type[Job], theirs: Mapping[str, str | None], sources_sha256: str, where: str) -> None:
+    """Hold what a job was planned with against what is installed here.
+
+    Args:
+        kind: Of the job.
+        theirs: Versions of Python and of the packages that its identity holds.
+        sources_sha256: Hash of this project's code that its identity holds.
+        where: What names the job, for error messages.
+
+    Raises:
+        BenchError: This machine has other versions or other code.
+    """
+    ours = versions()
     for name in {**theirs, **ours}:
         if ours.get(name) != theirs.get(name):
             raise BenchError(
                 f"{where}: was planned with {name} {theirs.get(name) or '(none)'}, and this machine has "
                 f"{ours.get(name) or 'none'}; install the same versions on both, or plan where the jobs run"
             )
-    if source_hash(SOURCES[type(spec.job)]) != spec.about.sources_sha256:
+    if source_hash(SOURCES[kind]) != sources_sha256:
         raise BenchError(f"{where}: was planned with other code than is installed here; take the same commit on both")
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,11 @@ def node() -> str | None:
     return None
 
 
+def fingerprint(compared: Mapping[str, Any]) -> str:
+    """Hash of ``versions``, ``hardware`` and ``threads`` of an environment."""
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def environment(threads: int | None = None) -> dict[str, Any]:
     """Everything that a record keeps about where it was made.
 
@@ -122,10 +128,9 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 
     compared = {"versions": versions(), "hardware": hardware(), "threads": threads or torch.get_num_threads()}
     commit, modified = checkout()
-    fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]
     return {
         **compared,
-        "fingerprint": fingerprint,
+        "fingerprint": fingerprint(compared),
         "node": node(),
         "platform": platform.platform(),
         "commit": commit,

@@ -65,7 +65,7 @@ def write_aside(folder: Path, about: Delta, tensors: "Mapping[str, Tensor]") -> 
     Raises:
         NotWritten: The disk is full or the folder cannot be written.
     """
-    aside = folder / FOLDER / f"{about.cell}{_ASIDE}"
+    aside = aside_of(folder, about.cell)
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)  # a run folder that is gone is not made again
@@ -75,6 +75,36 @@ def write_aside(folder: Path, about: Delta, tensors: "Mapping[str, Tensor]") -> 
     except OSError as error:
         raise NotWritten(str(unwritable(aside, error, "free space or fix permissions, then run again"))) from error
     return digest
+
+
+def aside_of(folder: Path, identity: str) -> Path:
+    """Where `write_aside` writes the delta of a cell."""
+    return folder / FOLDER / f"{identity}{_ASIDE}"
+
+
+def copy_aside(folder: Path, identity: str, files: "Mapping[str, memoryview]") -> None:
+    """Write a delta that came from another machine beside its place, whole and durable.
+
+    Args:
+        folder: The run folder.
+        identity: Of the cell.
+        files: Content by name, as `write_aside` wrote them there.
+
+    Raises:
+        NotWritten: The disk is full or the folder cannot be written.
+        BenchError: What came has another hash than was written.
+    """
+    aside = aside_of(folder, identity)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        aside.mkdir()
+        for name in (TENSORS, ABOUT):
+            (aside / name).write_bytes(files[name])
+            sync(aside / name)
+    except OSError as error:
+        raise NotWritten(str(unwritable(aside, error, "free space or fix permissions, then run again"))) from error
+    check_files(aside, read_about(aside / ABOUT))
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:

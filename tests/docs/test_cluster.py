@@ -13,8 +13,8 @@ from tests.factories.command import bench
 
 PAGE = (ROOT / "docs/cluster.md").read_text()
 SHELL = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
-SLURM, SUBMIT, LAUNCH, HF_JOB, HF = SHELL
-SKY = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[1])
+RAY, SLURM, SUBMIT, LAUNCH, HF_JOB, HF = SHELL
+KUBERAY, SKY = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL))
 JOBS = ("cell-aa", "cell-bb", "probe-cc")
 
 
@@ -25,7 +25,7 @@ def shell(tmp_path):
     (tmp_path / "specs").mkdir()
     for name in JOBS:
         (tmp_path / "specs" / f"{name}.json").write_text("{}")
-    for name in ("python", "sbatch", "sky", "hf", "cp", "cd"):
+    for name in ("python", "ray", "sbatch", "sky", "hf", "cp", "cd"):
         (tmp_path / "bin" / name).write_text(f'#!/bin/bash\necho {name} "$@"\n')
         (tmp_path / "bin" / name).chmod(0o755)
 
@@ -53,6 +53,33 @@ def started(lines, tmp_path):
 def test_the_commands_of_the_page_are_those_of_the_usage_page_which_are_run():
     first = commands(re.search(r"```\n(.*?)```", PAGE, flags=re.DOTALL)[1])
     assert len(first) == 3 and set(first) <= set(commands(USAGE))
+
+
+def taken(line, tmp_path):
+    """The words of a command that runs a suite on Ray, which the program takes: it is the suite that it refuses."""
+    words = shlex.split(line)
+    assert words[:4] == ["python", "-m", "bench", "run"]
+    words[words.index("--suite") + 1] = str(tmp_path / "absent.toml")
+    assert str(tmp_path / "absent.toml") in bench(*words[3:], code=2).stderr
+    return words
+
+
+def test_a_cluster_of_ray_is_started_with_words_that_ray_has_and_the_run_finds_it(shell, tmp_path):
+    head, node, run = shell(RAY)
+    assert "--address" in taken(run, tmp_path)
+    start = pytest.importorskip("ray.scripts.scripts").start
+    known = {option for param in start.params for option in param.opts}
+    assert {word for line in (head, node) for word in line.split() if word.startswith("--")} <= known
+
+
+def test_the_ray_job_has_fields_of_kuberay_and_its_command_is_one_of_this_program(tmp_path):
+    """Fields as the manual lists them (ray-project.github.io/kuberay, reference/api, ray.io/v1)."""
+    assert (KUBERAY["apiVersion"], KUBERAY["kind"]) == ("ray.io/v1", "RayJob")
+    assert KUBERAY["spec"].keys() == {"entrypoint", "shutdownAfterJobFinishes", "rayClusterSpec"}
+    head, (nodes,) = (KUBERAY["spec"]["rayClusterSpec"][key] for key in ("headGroupSpec", "workerGroupSpecs"))
+    assert head.keys() == {"rayStartParams", "template"}
+    assert nodes.keys() - head.keys() == {"groupName", "replicas", "minReplicas", "maxReplicas"}
+    taken(KUBERAY["spec"]["entrypoint"], tmp_path)
 
 
 def test_the_slurm_script_is_short_and_starts_one_job_of_a_kind(shell, tmp_path):

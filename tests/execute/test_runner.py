@@ -61,7 +61,7 @@ def faulty(tmp_path, monkeypatch):
     info.mkdir(parents=True)
     (site / "faulty_plugin.py").write_text((ROOT / "tests" / "factories" / "faulty_plugin.py").read_text())
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 0.1\n")
-    names = [*FAULTS, *REASONS, "Hangs", "Slow", "Mended"]
+    names = [*FAULTS, *REASONS, "Hangs", "Slow", "Mended", "Rests"]
     points = "\n".join(f"{name.lower()} = faulty_plugin:{name}" for name in names)
     (info / "entry_points.txt").write_text(f"[bench.methods]\n{points}\n")
     monkeypatch.syspath_prepend(site)

@@ -122,6 +122,14 @@ class Slow(_Faulty):
         return GatedScale(backbone)
 
 
+class Rests(_Faulty):
+    """Sound, and takes five seconds without a core."""
+
+    def apply(self, backbone, config):
+        time.sleep(5.0)
+        return GatedScale(backbone)
+
+
 LATE = 6
 """Builds of a method in one process: its counts need five, and timing more where it builds anew for every block."""
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,11 +125,11 @@ def test_before_is_the_backbone_s_and_after_is_the_trained_model_s(uniform):
 def test_the_bare_backbone_is_read_once_a_run(uniform):
     first, second = plan_of(uniform, seeds=[0, 1]).cells
     (other,) = plan_of(uniform, retention={"context": 8}).cells
-    read = runner._base(SimpleNamespace(job=first, received=[run_cell(first)[0]]))
+    read = runner.base_of(first, [run_cell(first)[0]])
     before = {"text.txt": pytest.approx(math.log2(257), rel=1e-6)}
-    assert runner._with_base(second, read).retention.before == before
-    assert runner._with_base(other, read) == other
-    assert runner._with_base(second, {}) == second
+    assert runner.with_base(second, read).retention.before == before
+    assert runner.with_base(other, read) == other
+    assert runner.with_base(second, {}) == second
 
 
 def test_a_cell_that_is_handed_what_another_has_read_does_not_read_the_backbone(uniform):

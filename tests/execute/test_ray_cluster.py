@@ -1,0 +1,110 @@
+"""A Ray cluster of two nodes on this machine: whatever is lost, every cell ends once, with the bits of a local run."""
+
+import os
+import signal
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from bench.execute.ray_cluster import connected
+from bench.execute.run import selected
+from bench.execute.runner import Progress, Result, run_jobs
+from bench.plan.planner import make_plan
+from bench.plan.select import Selection
+from tests.execute.test_alone import figures
+from tests.execute.test_runner import faulty, suite_file  # noqa: F401
+from tests.factories.command import workers
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture
+def two_nodes(faulty, tmp_path, monkeypatch):
+    """Two nodes of a CPU each, whose workers know the faulty methods."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    yield cluster, second
+    cluster.shutdown()
+
+
+def planned(tmp_path, names, seeds):
+    narrowed = selected(str(suite_file(tmp_path, names, seeds=str(list(range(seeds))))), Selection())
+    return narrowed, make_plan(narrowed, "faults", "cpu").cells
+
+
+def results(events):
+    return [event.record for event in events if isinstance(event, Result)]
+
+
+def hosts():
+    """Processes of Ray that run a job now."""
+    running = psutil.process_iter(["cmdline"])
+    return [one for one in running if " ".join(one.info["cmdline"] or ()).startswith("ray::carry")]
+
+
+def test_a_node_that_is_removed_and_a_worker_that_is_killed_cost_no_cell_and_no_bit(two_nodes, tmp_path):
+    cluster, second = two_nodes
+    narrowed, cells = planned(tmp_path, ["full", "head", "faulty/slow"], 4)
+    records, anew = [], []
+    with connected(narrowed, cluster.address) as there:
+        for event in there.run_jobs(cells):
+            if isinstance(event, Progress):
+                anew += [event.line] if "begins anew" in event.line else []
+                continue
+            records.append(event.record)
+            if len(records) == 3:
+                cluster.remove_node(second, allow_graceful=False)
+            if len(records) == 7:
+                deadline = time.monotonic() + 120
+                while not (running := hosts()) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                os.kill(running[0].pid, signal.SIGKILL)
+    assert Counter(record.id for record in records) == Counter(cell.id for cell in cells)
+    assert anew and set(anew) <= {"begins anew: its node was lost", "begins anew: its Ray worker was killed"}
+    assert "begins anew: its Ray worker was killed" in anew
+    local = {record.id: record for record in results(run_jobs(workers(), cells, workers=2))}
+    for record in records:
+        assert record.status == "ok", record.reason
+        assert figures(record) == figures(local[record.id])
+
+
+def test_cells_of_five_seconds_take_little_more_than_five_seconds(two_nodes, tmp_path):
+    narrowed, cells = planned(tmp_path, ["faulty/rests", "head"], 24)
+    rests = [cell for cell in cells if cell.method.label == "faulty/rests"]
+    with connected(narrowed, two_nodes[0].address) as there:
+        list(there.run_jobs([cell for cell in cells if cell.method.label == "head"][:4]))  # start-up is told apart
+        since = time.monotonic()
+        records = results(there.run_jobs(rests))
+        spent = time.monotonic() - since
+    assert {record.status for record in records} == {"ok"}
+    assert len(records) == 24
+    print(f"\n24 cells of 5 s on two workers: {spent:.1f} s, {spent / 60:.3f} x the ideal")  # noqa: T201
+    assert spent <= 1.15 * 60
+
+
+def test_two_thousand_trivial_cells_cost_little_each_and_the_driver_no_memory(two_nodes, tmp_path):
+    narrowed, cells = planned(tmp_path, ["faulty/raises"], 2000)
+    memory, records = [], 0
+    workers()
+    since = time.monotonic()
+    assert len(results(run_jobs(workers(), cells[:400], workers=2))) == 400
+    local = (time.monotonic() - since) / 400
+    with connected(narrowed, two_nodes[0].address) as there:
+        list(there.run_jobs(cells[:4]))
+        since = time.monotonic()
+        for event in there.run_jobs(cells):
+            records += isinstance(event, Result)
+            if isinstance(event, Result) and records % 200 == 0:
+                memory.append(psutil.Process().memory_info().rss)
+        each = (time.monotonic() - since) / 2000
+    grown = max(memory) / memory[0] - 1
+    print(f"\na cell {1e3 * each:.1f} ms, {1e3 * local:.1f} ms locally; memory {grown:+.1%}")  # noqa: T201
+    assert records == 2000
+    assert each - local < 0.05
+    assert abs(grown) <= 0.1
