@@ -22,6 +22,7 @@ from bench.cli.options import (
     split_specs,
 )
 from bench.execute.run import MEASURE, quiet_libraries
+from bench.schema.ranges import MOST_DEVICES
 
 if TYPE_CHECKING:
     from bench.schema.record import Prediction
@@ -82,6 +83,12 @@ def predict(
         typer.Option(help="Version that packs them; before 0.43.2 each product keeps its input. Newest if omitted."),
     ] = None,
     device: Annotated[Device, typer.Option(help="Device whose kernels are counted; it need not be present.")] = "cuda",
+    devices: Annotated[
+        int, typer.Option(min=1, max=MOST_DEVICES, help="Devices that share --batch; figures are those of each.")
+    ] = 1,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Of several devices each keeps a share of the weights (FSDP2, not DDP).")
+    ] = False,
     device_memory: Annotated[
         str | None, typer.Option(help="Also say what fits in this much memory, such as 24GiB or 80GB.")
     ] = None,
@@ -126,7 +133,10 @@ def predict(
         dropout=dropout, checkpointing=checkpointing, clipping=clipping, objective=objective, loss=loss,
         target_tokens=target_tokens,
     )  # fmt: skip
-    setting = setting_for(backbone, form, weights=weights, device=device, padded=padded, bitsandbytes=bitsandbytes)
+    setting = setting_for(
+        backbone, form, weights=weights, device=device, padded=padded, bitsandbytes=bitsandbytes, devices=devices,
+        shard=shard,
+    )  # fmt: skip
     with waiting() as say:
         rows = predictions(backbone, specs, setting, memory, say, reserve=kept, rates=speed, lengths=rows_of)
     _show_predictions(rows, plot, as_json)

@@ -47,6 +47,7 @@ class Origin:
     def __init__(self, backbone: nn.Module, blocks: Sequence[str] | None = None) -> None:
         blocks = [layer.path for layer in anatomy(backbone).layers] if blocks is None else blocks
         self.depth = len(blocks)
+        self.layers = [backbone.get_submodule(block) for block in blocks]
         self.ladders: frozenset[str] | None = None
         """Paths of a method's lists with one entry a layer, where they are known: at a depth of 2 any pair looks like
         one."""

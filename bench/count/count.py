@@ -4,20 +4,22 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._pytree import tree_map_only
 
 from bench import registry
 from bench.count.attribution import Origin
+from bench.count.collectives import Collectives, check_shares, communication, gradient_bytes, pretended
 from bench.count.fake import fake_like, fakeify, lacks_fake_form, limit, without_data
 from bench.count.ledger import Ledger, StepFigures, count_and_follow, count_step
-from bench.count.memory import Course, follow_step, measure_step, peak_memory
+from bench.count.memory import Course, follow_step, make_state, measure_step, peak_memory, rounded
 from bench.count.operations import tensors
 from bench.count.packed import left_whole, pack
 from bench.count.roofline import Work
@@ -37,9 +39,10 @@ from bench.models.head import trainable, trained_dtypes
 from bench.models.objective import make_objective, shape_for
 from bench.schema.forms import Optimizer
 from bench.schema.jobs import BackboneSpec
-from bench.schema.record import Bytes, PeakMemory, SavedTensor, Trainable
+from bench.schema.record import Bytes, Communication, PeakMemory, SavedTensor, Trainable
 from bench.schema.shape import Setting
 from bench.training.contract import finalize, notes_of, stored_bytes
+from bench.training.devices import shard
 from bench.training.frozen import Frozen, Writes
 from bench.training.loop import check_real, make_optimizer, optimizer_for
 
@@ -104,6 +107,7 @@ class Counts(StepFigures):
     largest_saved: tuple[SavedTensor, ...]
     trained_dtypes: dict[str, tuple[str, ...]]
     work: Work
+    communication_bytes: Communication | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -125,6 +129,8 @@ class Counts(StepFigures):
 def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Counts:
     """Count parameters, FLOPs, saved tensors and peaks of a training step once its optimizer has its state.
 
+    Of several devices that all have the whole model; for those that share it out, see ``shared_out``.
+
     Raises:
         BenchError: The family cannot carry the method in this setting.
     """
@@ -138,6 +144,34 @@ def count(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> 
         counts = counted(adapted, ledger, held, peak, step.notes)
         hold(step)
         return counts
+
+
+def shared_out(alone: Counts, spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Counts:
+    """``alone`` with the memory of one of the devices that share weights, gradients and state, and what it tells them.
+
+    FSDP2 runs as it is, on tensors without data. What it adds to FLOPs is nothing; copies into and out of its buffers
+    are not in ``traffic_bytes``.
+
+    Args:
+        alone: Counts of the rows of one device that has the whole model.
+        spec: As in ``count``.
+        method: As in ``count``.
+        config: As in ``count``.
+        setting: With ``shard``.
+
+    Raises:
+        BenchError: What trains or is stored cannot be shared out.
+    """
+    adapted = Adapted(spec, method, config, setting)
+    with adapted.among() as step:
+        make_state(step)
+        with Collectives() as seen:
+            course = follow_step(step, begun=True)
+        held = course.held.model_copy(update={"saved_activations": alone.bytes.saved_activations})
+        return dataclasses.replace(
+            alone, bytes=held, predicted_peak_memory_bytes=adapted.on_device(peak_memory(course.peaks)),
+            communication_bytes=seen.among(setting.devices),
+        )  # fmt: skip
 
 
 def passes(step: TrainingStep, setting: Setting) -> tuple[Ledger, Course]:
@@ -154,7 +188,10 @@ def counted(adapted: "Adapted", ledger: Ledger, held: Bytes, peak: PeakMemory, n
     model, method = adapted.model, adapted.method
     delta = stored_bytes(method, finalize(method, model.body), trainable(model.body))
     notes = (*notes_of(method, model.body), *notes)
-    return summary(model, ledger, held, with_workspace(peak, adapted.setting.device), delta, notes)
+    counts = summary(model, ledger, held, adapted.on_device(peak), delta, notes)
+    if (devices := adapted.setting.devices) == 1:
+        return counts
+    return dataclasses.replace(counts, communication_bytes=communication(devices, all_reduce=counts.all_reduce_bytes))
 
 
 def ledger_of(spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> Ledger:
@@ -174,10 +211,9 @@ def peak_of(
 ) -> PeakMemory:
     """Peaks of one training step alone, in half the time of ``count``; also of one that adds up several batches."""
     adapted = Adapted(spec, method, config, setting)
-    with without_data(setting.device):
-        step = adapted.step()
+    with adapted.among() as step:
         _, peak, _ = measure_step(Accumulated(step) if accumulating else step)
-        return with_workspace(peak, setting.device)
+        return adapted.on_device(peak)
 
 
 def summary(
@@ -221,6 +257,7 @@ class Adapted:
     """
 
     def __init__(self, spec: BackboneSpec, method: Method, config: Any, setting: Setting) -> None:
+        check_shares(setting)
         self.method, self.config, self.setting = method, config, setting
         bare = shape_for(spec, setting)  # no file of weights is read
         self.shape = bare.config
@@ -234,11 +271,30 @@ class Adapted:
         if setting.weights != "native":
             pack(self.origin, whole, setting.weights, keeps_inputs=setting.keeps_inputs)
 
-    def step(self) -> TrainingStep:
-        """The step on fake tensors, once, inside ``without_data``: the model's own tensors give way to them."""
+    @contextlib.contextmanager
+    def among(self) -> Iterator[TrainingStep]:
+        """The step, among the devices that share the model out where the setting has any; inside it all is fake."""
+        apart = self.setting.shard
+        with pretended(self.setting.devices) if apart else contextlib.nullcontext() as mesh:
+            with without_data(self.setting.device):
+                yield self.step(mesh)
+
+    def on_device(self, peak: PeakMemory) -> PeakMemory:
+        """``peak`` with what is there throughout: CUDA's workspace, and DDP's buckets, a copy of the gradients."""
+        setting = self.setting
+        buckets = gradient_bytes(self.model) if setting.devices > 1 and not setting.shard else 0
+        return with_workspace(_shifted(peak, rounded(buckets)), setting.device)
+
+    def step(self, mesh: DeviceMesh | None = None) -> TrainingStep:
+        """The step on fake tensors, once, inside ``without_data``: the model's own tensors give way to them.
+
+        On devices of ``mesh`` each has a share of these.
+        """
         method, model, setting = self.method, self.model, self.setting
         fakes = fakeify(model, setting.device)
         self.origin.replaced(fakes)
+        if mesh is not None:
+            shard(model, method, self.origin.layers, mesh)
         groups = optimizer_groups(model, method)
         eight_bit = setting.optimizer == "adamw_8bit"  # its library has no fake kernels
         make = EightBitState if eight_bit else functools.partial(make_optimizer, form=setting.optimizer)

@@ -5,6 +5,9 @@ assumed of it: the adapted model of the whole depth is built without values and 
 promise for it (module by module, with shapes, types, what trains, attributes and lists of the configuration), each
 quantity of the third depth against what the first two promise, and memory against the third's whole course of taking
 and giving back. Where any of this fails, and for a third party's method, the step is counted whole.
+
+Memory of weights that devices share out (FSDP2) is followed at the whole depth: what is gathered ahead of its use, and
+given back after, runs across layers.
 """
 
 import contextlib
@@ -20,7 +23,7 @@ from bench import registry
 from bench.anatomy import anatomy
 from bench.count import count as whole
 from bench.count.attribution import Places
-from bench.count.count import Adapted, Counts, with_workspace
+from bench.count.count import Adapted, Counts
 from bench.count.fake import without_data
 from bench.count.ledger import Ledger
 from bench.count.memory import Course, Event, follow_step, peak_memory, rounded
@@ -59,6 +62,12 @@ def counting(spec: BackboneSpec, method: Method, config: Any, setting: Setting) 
     Raises:
         BenchError: The family cannot carry the method in this setting.
     """
+    if setting.shard:
+        alone = setting.model_copy(update={"shard": False})
+        return Counting(
+            whole.shared_out(count(spec, method, config, alone), spec, method, config, setting),
+            lambda batch: whole.peak_of(spec, method, config, setting.model_copy(update={"batch": batch})),
+        )
     if registry.ours(method) and (ladder := _ladder(spec, setting)) is not None:
         adapted = Adapted(spec, method, config, setting)
         with contextlib.suppress(Uneven):
@@ -193,11 +202,11 @@ class _Steps:
             return courses[number]
 
         with contextlib.suppress(Uneven):
-            return with_workspace(self._of_middle(course), self.setting.device)
+            return self.whole.on_device(self._of_middle(course))
 
         def figures() -> PeakMemory:
             last = range(len(self.steps) - WINDOW, len(self.steps))
-            return with_workspace(self._peak([*map(course, last)]), self.setting.device)
+            return self.whole.on_device(self._peak([*map(course, last)]))
 
         try:
             return self._follows(figures)
@@ -251,6 +260,7 @@ class _Steps:
             flops=self._flops([ledger.flops for ledger in ledgers]),
             backward_path=self._path([ledger.chain for ledger in ledgers]),
             traffic_bytes=Traffic(**self._lines([_dumped(ledger.traffic_bytes) for ledger in ledgers])),
+            all_reduce_bytes=line([ledger.all_reduce_bytes for ledger in ledgers], self.times),
             saved_activations=line([ledger.saved_activations for ledger in ledgers], self.times),
             saved_by_owner=self._lines([dict[Any, int](ledger.saved_by_owner) for ledger in ledgers]),
             kept=tuple(map(_saved, kept)),

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
     unset_fake_temporarily,
 )
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -186,6 +187,8 @@ class _Answers(Mode):
         self._memory = Memory(mode)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if DTensor in types:  # what it does with its share is asked in turn
+            return NotImplemented
         if (places := _OF_ONE_TYPE.get(func)) is not None:
             _check_types(func, [args[at] for at in places if at < len(args) and args[at] is not None])
         if func is torch.ops.aten.mkldnn_rnn_layer.default:

@@ -40,6 +40,7 @@ def options(asked: Setting) -> list[Option]:
         (text and asked.loss != "chunked", Option("--loss chunked", {"loss": "chunked"}, True)),
         (asked.batch > 1, Option("", {}, True)),
         (not asked.checkpointing, Option("--checkpointing", {"checkpointing": True}, True)),
+        (asked.devices > 1 and not asked.shard, Option("--shard", {"shard": True}, True)),
         (adamw and asked.optimizer != bits, Option(f"--optimizer {bits}", {"optimizer": bits}, False)),
         (asked.dtype == "float32", Option("--dtype bfloat16", half, False)),
         (asked.widened, Option("--adapter-dtype model", {"adapter_dtype": "model"}, False)),
@@ -108,7 +109,7 @@ class Step:
         if peak > self.peak * (1 - WORTH):
             return None
         parts = [option.says for option in chosen if option.fields]
-        parts += [f"--batch {rows}"] if rows != self.setting.batch else []
+        parts += [f"--batch {rows * setting.devices}"] if rows != self.setting.batch else []
         return Change(
             options=" ".join(parts), batches=self.setting.batch // rows, predicted_peak_memory_bytes=peak,
             flops_ratio=flops / self.flops, same_gradients=all(option.same for option in chosen),

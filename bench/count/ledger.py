@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bench.count.attribution import Origin, Owner, Place, Places
 from bench.count.chunked import Taken, inside, taken
+from bench.count.collectives import gradient_bytes
 from bench.count.fake import Mode, asked_device
 from bench.count.memory import Course, follow_step, make_state
 from bench.count.operations import CriticalPath, Link, Product, factors, product, tensors, uncounted
@@ -31,6 +32,8 @@ class StepFigures:
     """Of backward alone: what forward left has depth 0."""
     traffic_bytes: Traffic | None
     """None where what a step moves is not what was dispatched."""
+    all_reduce_bytes: int
+    """Of the gradients of all that trains, which data-parallel devices all-reduce."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,6 +150,7 @@ class _Phases:
             flops=counter.flops(self._depth),
             backward_path=PathCounts(operations=path.operations, depth=path.depth),
             traffic_bytes=counter.traffic(),
+            all_reduce_bytes=gradient_bytes(self._model),
             saved_activations=sum(by_owner.values()),
             saved_by_owner=dict(by_owner),
             kept=tuple(self._kept),

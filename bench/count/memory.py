@@ -1,14 +1,17 @@
 """Peak memory of a training step by phase, from the CUDA allocator or by following storages."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
+import unittest.mock
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from bench.count.chunked import followed, inside
 from bench.count.fake import Mode, asked_device
@@ -98,9 +101,33 @@ class Tracker(Mode):
         self.current -= rounded(size, self._rounding)
         self.events.append(Event(None, -size, like))
 
+    @contextlib.contextmanager
+    def following_resizes(self) -> Iterator[None]:
+        """FSDP2 gives the memory of whole weights back, and takes it again, without an operation."""
+        resize = torch.UntypedStorage.resize_
+
+        def resized(storage: torch.UntypedStorage, size: int) -> Any:
+            done = resize(storage, size)
+            self._resize(storage)
+            return done
+
+        with unittest.mock.patch.object(torch.UntypedStorage, "resize_", resized):
+            yield
+
+    def _resize(self, storage: torch.UntypedStorage) -> None:
+        before, like = self._live.get(storage._cdata, (0, None))
+        if like is None:
+            return
+        size = storage.nbytes()
+        self._live[storage._cdata] = (size, like)
+        self.current += rounded(size, self._rounding) - rounded(before, self._rounding)
+        self.peak = max(self.peak, self.current)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if (device := asked_device(func, args)) is not None:
             return device
+        if DTensor in types:  # what it does with its share comes by in turn
+            return NotImplemented
         if followed(func):
             with self:  # its scratch is followed operation by operation
                 out = inside(*args)
@@ -162,7 +189,7 @@ def follow_step(step: Step, *, begun: bool = False) -> Course:
         tracker.reset_peak()
 
     tracker.reset_peak()
-    with tracker:
+    with tracker, tracker.following_resizes():
         gradients = _phases(step, end_phase)
     before, *phases = [tracker.events[first:last] for first, last in itertools.pairwise(ends)]
     held = _held(step, gradients)
@@ -205,16 +232,22 @@ def nbytes(held: Iterable[Tensor]) -> int:
     return sum({(s := t.untyped_storage())._cdata: s.nbytes() for t in held}.values())
 
 
+def _here(held: Iterable[Tensor]) -> list[Tensor]:
+    """``held``, of tensors that several devices share what this one has."""
+    with torch.no_grad():
+        return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in held]
+
+
 def _weights(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+    return _here([*model.parameters(), *model.buffers()])
 
 
 def _state(step: Step) -> list[Tensor]:
-    return [*tensors([dict(state) for state in step.optimizer.state.values()]), *step.kept()]
+    return _here([*tensors([dict(state) for state in step.optimizer.state.values()]), *step.kept()])
 
 
 def _gradients(model: nn.Module) -> int:
-    return nbytes(p.grad for p in model.parameters() if p.grad is not None)
+    return nbytes(_here(p.grad for p in model.parameters() if p.grad is not None))
 
 
 def _by_cuda(step: Step) -> tuple[list[int], int]:

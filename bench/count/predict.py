@@ -74,26 +74,43 @@ def _on_the_line(points: list[tuple[int, int]], limit: int, otherwise: int) -> i
 
 
 def setting_for(
-    name: str, form: StepShape, *, weights: Weights, device: str, padded: bool = False, bitsandbytes: str | None = None
-) -> Setting:
+    name: str, form: StepShape, *, weights: Weights, device: str, padded: bool = False, bitsandbytes: str | None = None,
+    devices: int = 1, shard: bool = False,
+) -> Setting:  # fmt: skip
     """The setting of a step on backbone ``name``, with the objective and loss that it has there where none is given.
+
+    The rows of ``form`` are those of all ``devices``; the setting has those of one.
 
     Raises:
         BenchError: The backbone is unknown, or cannot have the objective; a version of bitsandbytes is none, or is
-            given without 4-bit weights.
+            given without 4-bit weights; the rows or the step cannot be shared out.
     """
+    _check_devices(form, devices, shard=shard)
     if bitsandbytes is not None and weights == "native":
         raise BenchError(f"--bitsandbytes {bitsandbytes} is of 4-bit weights; give --weights nf4 too, or omit it")
     if bitsandbytes is not None and not re.fullmatch(r"\d+\.\d+\.\d+", bitsandbytes):
         raise BenchError(f"--bitsandbytes {bitsandbytes!r} is no version; give one such as 0.42.0")
+    from bench.count.collectives import check_shares
     from bench.models.objective import outputs_of, settle
 
     settled = settle(backbone.shape_of(name), form, length=form.length)
     outputs = outputs_of(settled["objective"])
-    return Setting(
-        **form.step() | settled, weights=weights, bitsandbytes=bitsandbytes, device=device, padded=padded,
-        outputs=outputs,
+    setting = Setting(
+        **form.step() | settled | {"batch": form.batch // devices}, weights=weights, bitsandbytes=bitsandbytes,
+        device=device, padded=padded, outputs=outputs, devices=devices, shard=shard,
     )  # fmt: skip
+    check_shares(setting)
+    return setting
+
+
+def _check_devices(form: StepShape, devices: int, *, shard: bool) -> None:
+    if form.batch % devices:
+        raise BenchError(
+            f"--batch {form.batch} is that of all devices, and {devices} of them cannot have the same rows of it; make "
+            f"it a multiple of {devices}"
+        )
+    if shard and devices == 1:
+        raise BenchError("--shard shares the weights out among several devices; give --devices N too, or omit it")
 
 
 def predictions(
@@ -359,7 +376,7 @@ def _counted(
         counts = found.counts
         row = counts.figures(Prediction)
         if room is not None:
-            row |= _capacity(found, setting.batch, room.usable) | room._asdict()
+            row |= _capacity(found, setting, room.usable) | room._asdict()
             if say is not None and not row["fits"]:
                 flops = counts.flops.forward + counts.flops.backward
                 row["changes"] = Step(
@@ -373,7 +390,7 @@ def _counted(
             )
         if rates is not None and counts.traffic_bytes is not None:
             seconds = rates.seconds(counts.work)
-            tokens = setting.batch * setting.length
+            tokens = setting.rows * setting.length
             row |= {"estimated_step_seconds": seconds, "estimated_tokens_per_second": tokens / seconds}
     except BenchError:
         raise
@@ -384,15 +401,15 @@ def _counted(
     return row
 
 
-def _capacity(found: "Counting", batch: int, device_memory: int) -> dict[str, Any]:
+def _capacity(found: "Counting", setting: Setting, device_memory: int) -> dict[str, Any]:
     step = found.counts.peak.step
 
     def peak(rows: int) -> int:
-        return step if rows == batch else found.peak(rows).step
+        return step if rows == setting.batch else found.peak(rows).step
 
     return {
         "fits": step <= device_memory,
-        "largest_batch": largest_within(peak, device_memory, batch),
+        "largest_batch": setting.devices * largest_within(peak, device_memory, setting.batch),
     }
 
 
@@ -475,4 +492,20 @@ def _notes(setting: Setting, bare: Any) -> list[str]:
             notes.append(f"4-bit storage leaves {', '.join(whole)} as they are: transformers packs nn.Linear alone")
     if setting.optimizer == "adamw_8bit":
         notes.append("size and traffic of the optimizer's 8-bit state are by formula")
-    return notes
+    return notes + _notes_of_devices(setting)
+
+
+def _notes_of_devices(setting: Setting) -> list[str]:
+    if setting.devices == 1:
+        return []
+    how = (
+        "FSDP2 shares weights, gradients and optimizer state out: each layer is whole on a device while it computes, "
+        "and gathered again for backward, frozen or not; copies into and out of its buffers are no traffic here"
+        if setting.shard
+        else "each has all weights (DDP), and a copy of the gradients in the buckets that are all-reduced; buffers are "
+        "not broadcast"
+    )
+    return [
+        f"every figure but the largest batch is of one of {setting.devices} devices, each with {setting.batch} of the "
+        f"{setting.rows} rows; {how}; memory of the library that sends (NCCL) is left out"
+    ]

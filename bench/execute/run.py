@@ -88,8 +88,11 @@ def planned(
 
     from bench.count.predict import check_fit, check_memory
     from bench.plan.planner import make_plan
+    from bench.store.environment import check_devices
 
     plan = (make or make_plan)(suite, f"suite {suite.name}", "cuda" if torch.cuda.is_available() else "cpu", say)
+    for cell in plan.cells[:1]:  # all of a suite ask for as many
+        check_devices(cell.devices, cell.device)
     check_fit(plan)
     check_memory(plan)
     return plan

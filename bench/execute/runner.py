@@ -502,7 +502,7 @@ def execute(
     for probe in todo.probes:  # one at a time: nothing runs beside a probe
         yield from _stored(run_jobs(context, [probe], workers=1), store)
     if todo.cells:
-        side_by_side = workers or at_once(len(todo.cells), todo.cells[0].threads)
+        side_by_side = workers or at_once(len(todo.cells), todo.cells[0].threads * todo.cells[0].devices)
         yield from _stored(run_jobs(context, todo.cells, workers=side_by_side, keep=keep), store, keep)
 
 

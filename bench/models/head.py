@@ -61,6 +61,11 @@ class Head(nn.Module):
             return functional.mse_loss(logits.squeeze(-1).float(), labels)
         return functional.cross_entropy(logits.float(), labels, weight=self.class_weights)
 
+    def averaged_over(self, batch: dict[str, Tensor]) -> float:
+        """What the mean in ``loss`` divides by: rows, or the sum of their classes' weights."""
+        labels = batch["labels"]
+        return float(len(labels) if self.class_weights is None else self.class_weights[labels].sum())
+
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "cls":
             return hidden[:, 0]
@@ -166,6 +171,11 @@ class TaskModel(nn.Module):
         """Scalar loss of the objective."""
         loss: Tensor = self.head.loss(self._hidden(batch), batch, self.body)  # type: ignore[operator]
         return loss
+
+    def averaged_over(self, batch: dict[str, Tensor]) -> float:
+        """What the mean in ``loss`` divides by; losses of parts of a batch, weighted so, make up that of the whole."""
+        over: float = self.head.averaged_over(batch)  # type: ignore[operator]
+        return over
 
 
 def trainable(module: nn.Module) -> int:

@@ -118,6 +118,10 @@ class TextHead(nn.Module):
             return functional.cross_entropy(self.logits(states, body).float(), batch["targets"])
         return self._chunked(states, batch["targets"], body)
 
+    def averaged_over(self, batch: dict[str, Tensor]) -> float:
+        """What the mean in ``loss`` divides by: tokens with a target."""
+        return float(len(batch["targets"]))
+
     def _full(self, logits: Tensor, labels: Tensor) -> Tensor:
         """As transformers has it for the family: logits of every position; decoders' in float32, T5's as they are."""
         if self.shifted:

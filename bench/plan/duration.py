@@ -94,7 +94,8 @@ def estimate(plan: Plan, workers: int | None = None, progress: Callable[[str], o
         progress: Called with short lines such as ``counting lora, 3 of 13``.
     """
     steps = _counted(plan, progress)
-    side = min(workers or at_once(len(plan.cells), plan.cells[0].threads), len(plan.cells)) if plan.cells else 1
+    threads = plan.cells[0].threads * plan.cells[0].devices if plan.cells else 1
+    side = min(workers or at_once(len(plan.cells), threads), len(plan.cells)) if plan.cells else 1
     seconds = {probe.id: _of_probe(probe, steps) for probe in plan.probes}
     by_rows = {(cell.task.content_sha256, cell.recipe["max_length"]): cell for cell in plan.cells}
     tokens = {key: _length(cell) for key, cell in by_rows.items()}

@@ -23,7 +23,7 @@ from bench.schema.jobs import (
     sha256_of,
     source_hash,
 )
-from bench.store.environment import versions
+from bench.store.environment import check_devices, versions
 from bench.store.specs import Spec, spec_of
 from bench.tasks import plain
 from bench.tasks.sources import rows_of
@@ -133,6 +133,8 @@ def _check_device(job: Job) -> None:
 
     if job.device == "cuda" and not isinstance(job, Sweep) and not torch.cuda.is_available():
         raise BenchError("was planned for a GPU, and torch finds none here; run it on a node with one")
+    if isinstance(job, Cell):
+        check_devices(job.devices, job.device)
 
 
 def _check_method(spec: MethodSpec) -> None:

@@ -473,7 +473,7 @@ def _recipe(suite: Suite, method: MethodTable, task: TaskSpec, train_rows: int) 
         values = {key: value for key, value in values.items() if key not in OF_THE_HEAD}
     if epochs := values.pop("epochs", None):
         values["steps"] = epochs * math.ceil(train_rows / values["batch_size"])
-    values |= _mix(suite, method, task, values)
+    values |= _mix(suite, method, task, values) | _devices(suite)
     recipe = dict(sorted((values | method.rates(task.name)).items()))
     try:
         check_recipe(recipe)
@@ -486,6 +486,14 @@ def _recipe(suite: Suite, method: MethodTable, task: TaskSpec, train_rows: int) 
             "lower it"
         )
     return recipe
+
+
+def _devices(suite: Suite) -> dict[str, Any]:
+    """How the rows of a step are shared out; nothing where there is one device, as before there could be more."""
+    assert suite.recipe is not None
+    if suite.recipe.devices == 1:
+        return {}
+    return {"devices": suite.recipe.devices, "shard": suite.recipe.shard}
 
 
 def _mix(suite: Suite, method: MethodTable, task: TaskSpec, values: dict[str, Any]) -> dict[str, Any]:

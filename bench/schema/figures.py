@@ -74,6 +74,8 @@ TERMS: Mapping[str, Term] = {
                   "any machine"),
     "memory traffic": Term("Memory", "bytes", "what the operations of one step read and write, each element once an "
                            "operation; counted, exact"),
+    "communication": Term("Memory", "bytes", "gradients of all that trains, which data-parallel devices all-reduce in "
+                          "a step; exact"),
     "held bytes": Term("Memory", "bytes", "storages of weights, gradients and optimizer state, a shared one once; "
                        "exact"),
     "saved activations": Term("Memory", "bytes", "tensors that autograd keeps for backward, by storage, parameters "
@@ -252,6 +254,7 @@ FIGURES: tuple[Figure, ...] = (
       for owner in ("backbone", "method", "head") for phase in ("forward", "backward")),
     Figure("backward_path.operations", "operations of backward", "operations", "counted", "operations"),
     Figure("backward_path.depth", "critical path of backward", "operations", "counted", "critical path"),
+    Figure("all_reduce_bytes", "gradients all-reduced", "B", "counted", "communication"),
     _bytes("weights", "weights", "held bytes"),
     _bytes("gradients", "gradients", "held bytes"),
     _bytes("optimizer_state", "optimizer state", "held bytes"),

@@ -203,6 +203,11 @@ class Cell(_Job):
     """One of a search for rates: scored on the selection rows of its recipe, the test split is never opened."""
 
     @property
+    def devices(self) -> int:
+        """That train it together, each in a process of its own."""
+        return int(self.recipe.get("devices", 1))
+
+    @property
     def name(self) -> str:
         """For people: method, task and seed, of a trial also its rates."""
         rates = f" · lr {self.recipe['learning_rate']:g}, head {self.recipe['head_learning_rate']:g}"

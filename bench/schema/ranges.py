@@ -69,6 +69,8 @@ MOST_NEAREST = 100
 """Words that are noted beside one vector; a record holds two lists of them for each."""
 MOST_SEEDS = 1000
 """Seeds of a suite."""
+MOST_DEVICES = 1024
+"""Devices that share a step."""
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> None:
@@ -87,6 +89,12 @@ def check_recipe(recipe: Mapping[str, Any]) -> None:
     batch, parts = recipe.get("batch_size"), recipe.get("gradient_accumulation") or 1
     if isinstance(batch, int) and parts > batch:
         raise ValueError(f"gradient_accumulation = {parts} is above batch_size = {batch}: a part has no row; lower it")
+    devices = recipe.get("devices", 1)
+    if isinstance(batch, int) and batch % devices:
+        raise ValueError(
+            f"batch_size = {batch} is that of all devices, and {devices} of them cannot have the same rows of it; make "
+            f"it a multiple of {devices}"
+        )
     for name in ("curve_points", "gradient_norms"):
         if (asked := recipe.get(name) or 0) > steps:
             raise ValueError(f"{name} = {asked} is above steps = {steps}; lower it or raise steps")

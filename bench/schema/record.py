@@ -239,6 +239,19 @@ class Bytes(_Frozen):
     """Tensors that autograd keeps for backward, deduplicated by storage, parameters and buffers left out."""
 
 
+class Communication(_Frozen):
+    """What one of several devices tells the others in a training step: bytes of whole tensors, by operation."""
+
+    all_reduce: Count = 0
+    """Summed over all devices: the gradients of all that trains (DDP)."""
+    all_gather: Count = 0
+    """Gathered from the shares of all devices: weights, frozen ones too, for forward and again for backward (FSDP2)."""
+    reduce_scatter: Count = 0
+    """Summed, of which each device keeps its share: the gradients of all that trains (FSDP2)."""
+    sent: Count
+    """By each device where N of them stand in a ring: 2 (N - 1) / N of what is all-reduced, (N - 1) / N of the rest."""
+
+
 class SavedTensor(_Frozen):
     """One of the largest tensors that autograd keeps for backward."""
 
@@ -736,6 +749,9 @@ class CostRecord(_Counted):
     traffic_bytes: Traffic | None = None
     """Read and written by one training step, counted, exact; None where weights are packed in 4 bits, and in records
     from before it was counted."""
+    all_reduce_bytes: Count | None = None
+    """Of gradients that data-parallel devices all-reduce in a step, however many there are; None in records from before
+    it was counted."""
     bytes: Bytes | None = None
     """Held during a training step, counted, exact."""
     largest_saved: tuple[SavedTensor, ...] = ()
@@ -816,6 +832,8 @@ class CountRecord(_Counted):
     """Without ``by_layer``: a sweep over depth would hold the same figures many times over."""
     traffic_bytes: Traffic | None = None
     """Read and written by one training step; None as in a `CostRecord`."""
+    all_reduce_bytes: Count | None = None
+    """Of gradients that data-parallel devices all-reduce in a step; None as in a `CostRecord`."""
     bytes: Bytes | None = None
     """Held during a training step, counted, exact."""
     predicted_peak_memory_bytes: PeakMemory | None = None
@@ -891,8 +909,12 @@ class Prediction(_Frozen):
     """Of one training step; None where it was not counted."""
     traffic_bytes: Traffic | None = None
     """Read and written by one training step; None as in a `CostRecord`."""
+    all_reduce_bytes: Count | None = None
+    """Of gradients that data-parallel devices all-reduce in a step, however many there are."""
+    communication_bytes: Communication | None = None
+    """Of one of the devices that share a step; None where there is one."""
     bytes: Bytes | None = None
-    """Held during a training step."""
+    """Held during a training step; of several devices by each."""
     predicted_peak_memory_bytes: PeakMemory | None = None
     """Peaks of a training step."""
     largest_saved: tuple[SavedTensor, ...] | None = None
@@ -904,7 +926,7 @@ class Prediction(_Frozen):
     fits: bool | None = None
     """Whether the peak is within ``device_memory_bytes`` less ``reserve_bytes``."""
     largest_batch: Count | None = None
-    """Most rows whose peak is within that; 0 where not even one row is."""
+    """Most rows whose peak is within that, of all devices together; 0 where not even one row of each is."""
     changes: tuple[Change, ...] | None = None
     """Of a step that does not fit: what lowers its peak, cheapest first; None where it fits, and where the method was
     not named."""

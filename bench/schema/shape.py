@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.schema.forms import AdapterDtype, Attention, Dtype, Loss, Objective, Optimizer, Weights
-from bench.schema.ranges import MOST_ROWS
+from bench.schema.ranges import MOST_DEVICES, MOST_ROWS
 
 if TYPE_CHECKING:
     import torch
@@ -181,6 +181,15 @@ class Setting(StepShape, Decided):
     leaves the kernels that need none."""
     outputs: int = 2
     """Outputs of a head of classes or scores; without meaning for text."""
+    devices: int = Field(default=1, ge=1, le=MOST_DEVICES)
+    """Devices that take the step together; ``batch`` is the rows of each, and every figure is that of one of them."""
+    shard: bool = False
+    """Whether each of them keeps a share of weights, gradients and optimizer state (FSDP2); else all of it (DDP)."""
+
+    @property
+    def rows(self) -> int:
+        """Of the whole step."""
+        return self.batch * self.devices
 
     @property
     def keeps_inputs(self) -> bool:

@@ -13,6 +13,7 @@ from bench.schema.claims import EXTRA_SECONDS, ClaimedShape, ClaimTable, check_c
 from bench.schema.forms import LONGEST_SPEC, Device, Hold, Weights, spell
 from bench.schema.ranges import (
     MOST_BLOCKS,
+    MOST_DEVICES,
     MOST_NEAREST,
     MOST_RATE,
     MOST_ROWS,
@@ -346,6 +347,10 @@ OF_THE_HEAD = ("pooling", "dense_head", "head_dropout")
 """Recipe values of the harness's own head, which tasks of kind ``text`` do not have."""
 
 
+READ_ON_THE_WAY = ("best_epoch", "curve_points", "gradient_norms")
+"""Recipe values that look at a model while it trains."""
+
+
 class RecipeTable(RecipeValues):
     """The recipe of a suite with its overrides by task."""
 
@@ -353,6 +358,10 @@ class RecipeTable(RecipeValues):
     """Overrides, e.g. ``[recipe.task.cola]``."""
     threads: int = Field(default=1, ge=1, le=MOST_THREADS)
     """Torch threads of every cell, part of its identity: sums in another order end in other last bits."""
+    devices: int = Field(default=1, ge=1, le=MOST_DEVICES)
+    """Devices that train each cell together, a process each; the rows of a step are shared out among them."""
+    shard: bool = False
+    """Whether each of them keeps a share of weights, gradients and optimizer state (FSDP2), or all of it (DDP)."""
     timeout_seconds: float = Field(default=3600.0, gt=0, le=MOST_SECONDS, allow_inf_nan=False)
     """A cell that runs longer ends with status ``timeout``."""
     mix: MixTable | None = None
@@ -365,6 +374,18 @@ class RecipeTable(RecipeValues):
         for name, values in self.task.items():
             if values.steps is not None and values.epochs is not None:
                 raise ValueError(f"task.{name}: give at most one of steps and epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _shareable(self) -> "RecipeTable":
+        if self.shard and self.devices == 1:
+            raise ValueError("shard shares the weights out among several devices; give devices too, or remove it")
+        for name, values in (("", self), *self.task.items()) if self.shard else ():
+            if read := [field for field in READ_ON_THE_WAY if getattr(values, field)]:
+                raise ValueError(
+                    f"{read[0]}{f' of task {name}' if name else ''} reads the model between steps, when each device "
+                    "has a share of it alone; remove it, or shard"
+                )
         return self
 
     @model_validator(mode="after")
@@ -481,6 +502,16 @@ class CostTable(StepShape):
     def batch_on(self, device: str) -> int:
         """Rows on ``device``."""
         return self.batch_on_cpu if device == "cpu" and self.batch_on_cpu is not None else self.batch
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_device(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (given := values.keys() & {"devices", "shard"}):
+            raise ValueError(
+                f"{min(given)} is no key of [[cost]]: costs are measured on one device; cells train on several with "
+                "devices in [recipe], and predict --devices counts what each of several takes"
+            )
+        return values
 
     @model_validator(mode="after")
     def _each_once(self) -> "CostTable":

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bench.errors import BenchError
+
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "numpy", "scikit-learn", "scipy")
 """Packages whose version can change a built-in method's result; a plug-in's own version stands with the method."""
 
@@ -64,6 +66,27 @@ def cores() -> int:
 def at_once(jobs: int, threads: int = 1) -> int:
     """Processes of ``threads`` threads, one for each of ``jobs`` at most, that the cores carry side by side."""
     return max(1, min(cores() // threads, jobs))
+
+
+def check_devices(asked: int, device: str) -> None:
+    """Hold the devices that one cell asks for against those that are here.
+
+    Raises:
+        BenchError: There are fewer, or this process is one of several that torchrun has started.
+    """
+    if asked == 1:
+        return
+    import torch
+    import torch.distributed
+
+    if torch.distributed.is_torchelastic_launched():
+        raise BenchError(
+            f"devices = {asked}: a cell starts a process for each device itself, and torchrun has started several of "
+            "this command; run it without torchrun"
+        )
+    if device == "cuda" and (found := torch.cuda.device_count()) < asked:
+        there = f"{found} GPU{'s' * (found != 1)}"
+        raise BenchError(f"devices = {asked}: this machine has {there}; lower it, or run on one with more")
 
 
 def checkout() -> tuple[str | None, bool]:

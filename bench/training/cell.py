@@ -7,9 +7,11 @@ import contextlib
 import functools
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench import registry
 from bench.errors import BenchError, given, message, said, traced
@@ -20,9 +22,12 @@ from bench.schema.forms import Objective
 from bench.schema.jobs import Cell
 from bench.schema.record import TrialRecord
 from bench.schema.task import TaskSpec
-from bench.store.environment import environment, now
+from bench.store.environment import check_devices, environment, now
 from bench.store.kept import Keep, NotWritten
 from bench.store.sidecars import Sidecars, directions_sha256, predictions_sha256
+
+if TYPE_CHECKING:
+    from bench.training.devices import Alone
 
 Progress = Callable[[str], None]
 Predictions = dict[str, list[Any]]
@@ -56,6 +61,22 @@ def run_cell(
     Raises:
         NotWritten: What was trained is to be kept and cannot be written.
     """
+    if cell.devices > 1:
+        return _run_together(cell, progress, keep)
+    from bench.training.devices import Alone
+
+    done = _run(cell, progress, keep, contextlib.nullcontext(Alone()))
+    assert done is not None, "the first device has the record"
+    return done
+
+
+Done = tuple[Trained, Sidecars | None]
+
+
+def _run(
+    cell: Cell, progress: Progress, keep: Keep | None, joining: contextlib.AbstractContextManager["Alone"]
+) -> Done | None:
+    """As ``run_cell`` on one of the devices that train together; None on those that leave the record to the first."""
     import torch
 
     from bench.training.blame import reason_of
@@ -64,7 +85,11 @@ def run_cell(
     started, before = now(), torch.get_num_threads()
     torch.set_num_threads(cell.threads)
     try:
-        figures, sidecars = _measure(cell, progress, keep)
+        with joining as team:
+            found = _measure(cell, progress, keep, team)
+        if found is None:
+            return None
+        figures, sidecars = found
         if torch.get_num_threads() != cell.threads:
             raise BenchError(
                 f"the method set torch's threads to {torch.get_num_threads()} where the plan has {cell.threads}: it "
@@ -85,6 +110,52 @@ def run_cell(
     identity["flags"] += figures.pop("flags")
     scored = _kind(cell)(status="ok", ended=now(), started=started, **identity, **figures)
     return scored, None if cell.trial else sidecars
+
+
+def _run_together(cell: Cell, progress: Progress, keep: Keep | None) -> Done:
+    """As ``run_cell``, in a process for each of its devices; the first of them scores what all have trained."""
+    from bench.training import ranks
+
+    started = now()
+    try:
+        check_devices(cell.devices, cell.device)
+        with tempfile.TemporaryDirectory() as folder:
+            work = functools.partial(_take_part, cell.model_dump_json(), keep, Path(folder) / "meeting")
+            with contextlib.closing(ranks.side_by_side(work, cell.devices)) as heard:
+                for _, (kind, *said_by_it) in heard:
+                    if kind == "progress":
+                        progress(*said_by_it)
+                    elif kind == "unwritten":
+                        raise NotWritten(*said_by_it)
+                    else:
+                        text, sidecars = said_by_it
+                        return _kind(cell).model_validate_json(text), sidecars
+        return failure(cell, "crashed", "its processes ended without a record", started), None
+    except ranks.Lost as lost:
+        return failure(cell, "crashed", str(lost), started), None
+    except NotWritten:
+        raise
+    except BenchError as error:
+        return failure(cell, "failed", said(error), started), None
+
+
+def _take_part(spec: str, keep: Keep | None, meeting: Path, rank: int, send: Callable[[Any], None]) -> None:
+    """In the process of one device: train with the others, and send what comes of it."""
+    from bench.training.devices import joined
+
+    cell = Cell.model_validate_json(spec)
+    recipe = cell.recipe
+    joining = joined(
+        rank, cell.devices, device=cell.device, shard=recipe.get("shard", False), meeting=meeting,
+        seconds=cell.timeout_seconds,
+    )  # fmt: skip
+    try:
+        done = _run(cell, lambda line: send(("progress", line)), keep, joining)
+    except NotWritten as error:
+        send(("unwritten", str(error)))
+        return
+    if done is not None:
+        send(("record", done[0].model_dump_json(by_alias=True), done[1]))
 
 
 def _kind(cell: Cell) -> type[Trained]:
@@ -116,7 +187,10 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in message(error)
 
 
-def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[str, Any], Sidecars]:
+def _measure(
+    cell: Cell, progress: Progress, keep: Keep | None, team: "Alone"
+) -> tuple[dict[str, Any], Sidecars] | None:  # fmt: skip
+    """Fields of the record, and what stands beside it; None of a device that has only trained."""
     from bench.models.head import check_positions, trainable, trained_dtypes
     from bench.models.tokenizer import load_tokenizer
     from bench.tasks.sources import rows_of
@@ -131,6 +205,7 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     data = rows_of(cell)
     method, config = registry.make(cell.method.name, cell.method.config)
     bare: Any = backbone.load(cell.backbone, device=cell.device, seed=cell.seed, objective=_objective(cell))
+    team.meet(bare)
     start = weights(bare) if recipe.get("directions") else {}
     reserved = method.reserved_positions(config)
     length = check_positions(bare, recipe["max_length"], reserved)
@@ -139,7 +214,8 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
     encoded = _encoder(cell, bare.config, tokenizer, length, scale)
     rows, test = encoded(data.train), encoded(data.test)
     mixed = None if cell.general is None else MixedBatches(cell, rows, tokenizer)
-    reader = PlainReader(cell, bare, tokenizer, reserved)
+    silent = cell.model_copy(update={"retention": None})
+    reader = PlainReader(silent if team.rank else cell, bare, tokenizer, reserved)
     contract = _contract(cell, method, config, bare.config.vocab_size)
     contract.bare(bare)
     model = _adapt(cell, bare, method, config, data).to(cell.device)
@@ -158,7 +234,9 @@ def _measure(cell: Cell, progress: Progress, keep: Keep | None) -> tuple[dict[st
 
     selection = reading(encoded(data.selection)) if data.selection else None
     read = Readings(reading(test), selection, lambda: reader.on_the_way(model.body))
-    losses, way, norms = _fit(cell, model, method, rows, mixed, read, progress, contract, notes)
+    losses, way, norms = _fit(cell, model, method, rows, mixed, read, progress, contract, notes, team)
+    if team.rank:
+        return None
     dtypes = trained_dtypes(model)
     contract.trained(model.body)
     model.body = finalize(method, model.body)
@@ -224,7 +302,7 @@ def _kept_score(metric: str, test: float, selection: Callable[[], float] | None)
 
 def _fit(
     cell: Cell, model: Any, method: Any, rows: Any, mixed: Any, read: Readings, progress: Progress, contract: Any,
-    notes: list[str],
+    notes: list[str], team: "Alone",
 ) -> tuple[list[float], Any, dict[str, tuple[float, ...]]]:  # fmt: skip
     """Train, with readings on the way and norms of the first gradients; leaves the chosen state in ``model``."""
     import torch
@@ -235,26 +313,28 @@ def _fit(
 
     recipe = Recipe(**{field: cell.recipe[field] for field in Recipe.__dataclass_fields__ if field in cell.recipe})
     curve, choice = Reading(), Reading()
-    if points := cell.recipe.get("curve_points"):
+    if (points := cell.recipe.get("curve_points")) and not team.rank:
         curve = Reading(equal_shares(recipe.steps, points), read.test, read.bits)
-    if cell.recipe.get("best_epoch"):
+    if cell.recipe.get("best_epoch") and not team.rank:
         assert read.selection is not None, "a recipe with best_epoch has selection_rows"
         choice = Reading(epoch_ends(recipe.steps, max(1, len(rows) // recipe.batch_size)), read.selection)
     if recipe.dtype == "bfloat16_autocast":
         to_autocast(model)
     contract.starts(model.body)
-    torch.manual_seed(_stream(cell.seed, "dropout"))
+    torch.manual_seed(_stream(cell.seed, f"dropout of device {team.rank}" if team.rank else "dropout"))
     work = Work()
     way = Milestones(model, work, curve, choice)
 
     def done(step: int, loss: float) -> None:
         way.after(step, loss)
-        progress(f"step {step}/{recipe.steps} loss {loss:.3f}")
+        if not team.rank:
+            progress(f"step {step}/{recipe.steps} loss {loss:.3f}")
 
     noted = cell.recipe.get("gradient_norms")
     norms = GradientNorms(method.parts(model.body), model.body, noted) if noted else None
     batches = work.over(rows.shuffled(recipe.batch_size, cell.seed) if mixed is None else mixed)
-    losses = train(model, method, model.body, batches, recipe, done, norms.after if norms else lambda step: None, notes)
+    noting = norms.after if norms else lambda step: None
+    losses = train(model, method, model.body, batches, recipe, done, noting, notes, team)
     contract.ends()
     way.end()
     return losses, way, norms.read() if norms else {}

@@ -4,16 +4,18 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from bench.errors import BenchError, given
 from bench.method import Method
 from bench.models.head import TaskModel
 from bench.schema.forms import Optimizer
+from bench.training.devices import Alone, part_of
 from bench.training.frozen import check_unchanged
 
 
@@ -117,6 +119,11 @@ def optimizer_for(
     own = method.optimizer(body, [{**group, "params": list(group["params"])} for group in groups], weight_decay)
     if own is None:
         return make(groups, weight_decay=weight_decay)
+    if any(isinstance(p, DTensor) for group in groups for p in group["params"]):
+        raise BenchError(
+            "optimizer() of the method gives an optimizer of its own, which cannot be known to update weights of which "
+            "each device has a share; leave shard out"
+        )
     if not isinstance(own, torch.optim.Optimizer):
         raise BenchError(
             f"optimizer() of the method gives {type(own).__name__}; it takes a torch.optim.Optimizer over the groups, "
@@ -334,6 +341,7 @@ def train(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     on_gradient: Callable[[int], None] = lambda step: None,
     notes: list[str] | None = None,
+    team: Alone | None = None,
 ) -> list[float]:
     """Train ``model`` for ``recipe.steps`` steps.
 
@@ -347,14 +355,18 @@ def train(
             leaves it in training mode.
         on_gradient: Called with the step once its gradients are whole, before they are clipped; it changes none.
         notes: Gains a sentence where the method's own optimizer runs.
+        team: Devices that train together, of which each calls this with the same batches; one where None.
 
     Returns:
-        The loss of each step, taken before its update: the first is that of the start.
+        The loss of each step, of all devices, taken before its update: the first is that of the start.
 
     Raises:
         NonFiniteLoss: The loss is NaN or infinite.
         BenchError: The loss never reaches a trainable parameter, or what trains changes on the way.
     """
+    team = Alone() if team is None else team
+    model = team.join(model, method)
+    body = model.body
     groups = groups_of(method, model, recipe.learning_rate, recipe.head_learning_rate)
     optimizer = optimizer_for(method, body, groups, weight_decay=recipe.weight_decay, notes=notes)
     schedule = linear_schedule(optimizer, recipe)
@@ -363,7 +375,7 @@ def train(
     losses: list[float] = []
     reached = Reached(model, zeros_of(method, body))
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
-        loss = _backward(model, method, body, batch, recipe)
+        loss = _backward(model, method, batch, recipe, team)
         reached.see_values()
         if step == min(PROOF, recipe.steps):
             reached.check()
@@ -382,43 +394,23 @@ def train(
         raise RuntimeError(f"the data gave {len(losses)} batches, the recipe asks for {recipe.steps} steps")
     reached.check_values()
     check_unchanged(model, trained)
+    team.leave()
     return losses
 
 
-def _backward(model: TaskModel, method: Method, body: nn.Module, batch: dict[str, Tensor], recipe: Recipe) -> Tensor:
-    """Add to ``.grad`` the gradient of the mean loss over the batch and of the regularizer, once; returns that mean."""
+def _backward(model: TaskModel, method: Method, batch: dict[str, Tensor], recipe: Recipe, team: Alone) -> Tensor:
+    """Add to ``.grad`` the gradient of the mean loss over all rows and of the regularizer, once; returns that mean."""
+    whole, own = model.averaged_over(batch), team.rows(batch)
     mean = torch.zeros((), device=batch["labels"].device)
-    for number, part in enumerate(_parts(batch, recipe.gradient_accumulation)):
-        with autocast(mean.device, recipe.dtype):
-            loss = model.loss(part) * (_weight(part) / _weight(batch))
-            extra = method.regularizer(body) if number == 0 else None
-        regularized(loss, extra).backward()  # type: ignore[no-untyped-call]
-        mean += loss.detach()
-    return mean
-
-
-def _parts(batch: dict[str, Tensor], number: int) -> Iterator[dict[str, Tensor]]:
-    """``batch`` in ``number`` parts of nearly as many rows each; fewer where it has fewer rows."""
-    number = min(number, len(batch["labels"]))
-    of_rows = {name: tensor for name, tensor in batch.items() if name not in ("positions", "targets")}
-    columns = {name: tensor.tensor_split(number) for name, tensor in of_rows.items()}
-    first = 0
+    number = min(recipe.gradient_accumulation, len(own["labels"]))
     for index in range(number):
-        part = {name: column[index] for name, column in columns.items()}
-        if "targets" in batch:
-            part |= _targets(batch, first, len(part["labels"]))
-        first += len(part["labels"])
-        yield part
-
-
-def _targets(batch: dict[str, Tensor], first: int, rows: int) -> dict[str, Tensor]:
-    """Positions and targets of ``rows`` rows of ``batch`` from ``first`` on, as `models.text.with_targets` has them."""
-    length = batch["labels"].shape[1]
-    positions = batch["positions"] - first * length
-    own = (positions >= 0) & (positions < rows * length)
-    return {"positions": positions[own], "targets": batch["targets"][own]}
-
-
-def _weight(batch: dict[str, Tensor]) -> int:
-    """What the loss of ``batch`` is a mean over: the targets of a text, else rows."""
-    return len(batch.get("targets", batch["labels"]))
+        part = part_of(own, index, number) if number > 1 else own
+        with team.adding(index == number - 1):
+            with autocast(mean.device, recipe.dtype):
+                loss = team.loss(part) * (model.averaged_over(part) / whole)  # parts may differ by a row
+                extra = method.regularizer(model.body) if index == 0 else None
+            # gradients of several devices are averaged: the sum over their rows is as many times that
+            scaled = loss * team.devices if team.devices > 1 else loss
+            regularized(scaled, extra).backward()  # type: ignore[no-untyped-call]
+        mean += loss.detach()
+    return team.total(mean)

@@ -359,6 +359,7 @@ def shape_line(shape: Shape | Setting) -> str:
     rare = [name for name in ("checkpointing", "clipping", "padded", "compiled") if getattr(shape, name, False)]
     rare += [f"{shape.adapter_dtype} adapters"] if shape.adapter_dtype == "float32" else []
     rare += [] if shape.weights == "native" else [f"{shape.weights} weights"]
+    rare += _sharing(shape) if isinstance(shape, Setting) and shape.devices > 1 else []
     rare += [f"bitsandbytes {version}"] if (version := getattr(shape, "bitsandbytes", None)) else []
     rare += [fmt.plural(shape.threads, "thread")] if isinstance(shape, Shape) else []
     parts = (
@@ -367,6 +368,10 @@ def shape_line(shape: Shape | Setting) -> str:
         f"dropout {shape.dropout:g}", *rare, fmt.plain(shape.device),
     )  # fmt: skip
     return ", ".join(parts)
+
+
+def _sharing(shape: Setting) -> list[str]:
+    return [f"on each of {shape.devices} devices ({'FSDP2' if shape.shard else 'DDP'}), {shape.rows} rows in all"]
 
 
 def shape_among(shapes: Sequence[Shape], shape: Shape) -> str:

@@ -233,6 +233,8 @@ def _predicted(rows: Sequence[Prediction]) -> list[tuple[Column, list[str]]]:
     if _says_traffic(rows):
         moved = [fmt.size(row.traffic_bytes.step if row.traffic_bytes else None) for row in rows]
         columns.append(_column("", "bytes", "moved", moved))
+    if any(row.communication_bytes for row in rows):
+        columns.append(_column("", "sent", "a step", [_sent(row) for row in rows]))
     peaks = [row.predicted_peak_memory_bytes for row in rows]
     memory = "memory: predicted peak and its parts"
     columns += [
@@ -260,6 +262,10 @@ def _says_traffic(rows: Sequence[Prediction]) -> bool:
     """Whether there is a column of bytes moved: beside what fits there is room for it where times are asked for."""
     asked = any(row.estimated_step_seconds for row in rows) or all(row.fits is None for row in rows)
     return asked and any(row.traffic_bytes for row in rows)
+
+
+def _sent(row: Prediction) -> str:
+    return fmt.size(row.communication_bytes.sent if row.communication_bytes else None)
 
 
 def _held(rows: Sequence[Prediction], part: str) -> list[str]:
@@ -345,6 +351,8 @@ def _legend(rows: Sequence[Prediction]) -> list[str]:
     ]
     if _says_traffic(rows):
         lines.insert(0, "bytes moved: what the operations of the step read and write, the update among them.")
+    if any(row.communication_bytes for row in rows):
+        lines.insert(0, "sent a step: by each device, around a ring; what is all-reduced passes it nearly twice.")
     held = next((row for row in rows if row.device_memory_bytes is not None), None)
     if held is not None:
         lines.append(
