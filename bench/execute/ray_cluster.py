@@ -1,4 +1,4 @@
-"""Carries out jobs on a Ray cluster: one of its own on this machine, or a given one; the driver alone writes records."""
+"""Carries out jobs on a Ray cluster, one of this machine or a given one; the driver alone writes records."""
 
 import contextlib
 import json
@@ -63,7 +63,8 @@ class Request(NamedTuple):
         return min(by_cpu, node.gpus // self.gpus) if self.gpus else by_cpu
 
     def __str__(self) -> str:
-        return f"{_plural(self.cpus, 'CPU')} and {_plural(self.gpus, 'GPU')}" if self.gpus else _plural(self.cpus, "CPU")
+        cpus = _plural(self.cpus, "CPU")
+        return f"{cpus} and {_plural(self.gpus, 'GPU')}" if self.gpus else cpus
 
 
 def _plural(number: int, noun: str) -> str:
@@ -130,7 +131,8 @@ def alike(found: Sequence[Surveyed], request: Request, beside: Sequence[Stored])
         if request.fits(one.node):
             machine = one.environment.get("node") or one.node.id
             groups.setdefault(one.hardware, {}).setdefault(machine, one)
-    standing = next((r.environment for r in beside if isinstance(r, CostRecord) and r.environment.get("hardware")), None)
+    costs = (record.environment for record in beside if isinstance(record, CostRecord))
+    standing = next((environment for environment in costs if environment.get("hardware")), None)
     if standing is not None:
         groups = {name: group for name, group in groups.items() if name == _hardware(standing)}
         if not groups:
@@ -468,7 +470,8 @@ class RayWire:
     def __init__(self, ray: Any, setting: Setting) -> None:
         self._ray, self._setting = ray, setting
         self._carry = ray.remote(num_returns="streaming", max_retries=0)(carry)
-        self._survey = ray.remote(num_cpus=0, max_retries=0)(survey)
+        # a CPU, so that the first job of a node waits for it and has its server, and does not start one beside it
+        self._survey = ray.remote(num_cpus=1, max_retries=0)(survey)
         self._asked: dict[Node, Any] = {}
         self._told: dict[Node, Surveyed | None] = {}
         gone = ray.exceptions

@@ -23,11 +23,15 @@ from bench.store.parcels import Parcel, land, standing
 
 LINE_SECONDS = 1.0
 """A job sends at most one line of progress in this time."""
-NUMERIC = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH_", "PYTORCH_", "CUBLAS_",
-           "NVIDIA_TF32_")  # fmt: skip
+NUMERIC = (
+    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_", "TORCH_", "PYTORCH_", "CUBLAS_",
+    "NVIDIA_TF32_",
+)  # fmt: skip
 """Beginnings of environment variables that may change a figure: a job has those of the driver, and no others."""
-QUIET = ("TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS",
-         "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")  # fmt: skip
+QUIET = (
+    "TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE",
+)  # fmt: skip
 """Environment variables that a job has from the driver where it has them."""
 Message = tuple[str, Any]
 """``began`` with the node, ``progress`` with a line, ``kept`` with files by name, ``record`` with its JSON and

@@ -53,9 +53,8 @@ def pack(root: Path, names: Iterable[str]) -> Parcel:
         try:
             size, sha256 = _looked_at(root / name)
         except OSError as error:
-            raise BenchError(f"{root / name}: cannot be read ({error.strerror}), and jobs on other nodes need it") from (
-                error
-            )
+            why = f"cannot be read ({error.strerror}), and jobs on other nodes need it"
+            raise BenchError(f"{root / name}: {why}") from error
         files.append(Packed(name, size, sha256))
     return Parcel(str(root.absolute()), tuple(files))
 

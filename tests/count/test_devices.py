@@ -213,9 +213,7 @@ def test_what_cannot_be_shared_out_is_refused_in_a_sentence(given, words):
 
 def test_an_optimizer_without_shares_is_refused():
     form = StepShape(batch=8, length=16, optimizer="adafactor")
-    with pytest.raises(
-        BenchError, match="optimizer adafactor cannot update weights of which each device"
-    ):
+    with pytest.raises(BenchError, match="optimizer adafactor cannot update weights of which each device"):
         setting_for("tiny", form, weights="native", device="cpu", devices=2, shard=True)
 
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.filterwar
 
 
 @pytest.fixture
-def two_nodes(faulty, tmp_path, monkeypatch):
+def two_nodes(faulty, tmp_path, monkeypatch):  # noqa: F811
     """Two nodes of a CPU each, whose workers know the faulty methods."""
     from ray.cluster_utils import Cluster
 

@@ -1,4 +1,4 @@
-"""A job is run where its files lie elsewhere: all that it reads is named, moved, and found again with the same hashes."""
+"""A job is run where its files lie elsewhere: all that it reads is named, moved and found again, its hashes kept."""
 
 import shutil
 from pathlib import Path
