@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 from bench.report.charts import catalogue
-from tools.answers import efficiency, embedding, latency, rank, serving, start, svd
+from tools.answers import efficiency, embedding, forgetting, latency, rank, serving, start, svd
 from tools.answers.words import AGAIN, PICTURES, Answer, chinese, english, page, published
 
-PAGES = (efficiency, rank, svd, start, latency, serving, embedding)
+PAGES = (efficiency, rank, svd, start, latency, serving, forgetting, embedding)
 """In reading order."""
 
 
