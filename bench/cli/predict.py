@@ -22,7 +22,6 @@ from bench.cli.options import (
     split_specs,
 )
 from bench.execute.run import MEASURE, quiet_libraries
-from bench.schema.ranges import MOST_DEVICES
 
 if TYPE_CHECKING:
     from bench.schema.record import Prediction
@@ -84,7 +83,7 @@ def predict(
     ] = None,
     device: Annotated[Device, typer.Option(help="Device whose kernels are counted; it need not be present.")] = "cuda",
     devices: Annotated[
-        int, typer.Option(min=1, max=MOST_DEVICES, help="Devices that share --batch; figures are those of each.")
+        int, typer.Option(min=1, max=1024, help="Devices that share --batch; figures are those of each.")
     ] = 1,
     shard: Annotated[
         bool, typer.Option("--shard", help="Of several devices each keeps a share of the weights (FSDP2, not DDP).")

@@ -63,7 +63,7 @@ def test_a_reserve_of_no_memory_is_refused():
 
 UNITS = {
     "workers": "workers", "seconds": "seconds", "batch": "rows", "seq": "tokens", "dropout": "probability",
-    "target_tokens": "tokens",
+    "target_tokens": "tokens", "devices": "devices",
     ("ab", "margin"): "relative", ("gate", "margin"): "points",
 }  # fmt: skip
 

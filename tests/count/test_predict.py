@@ -86,7 +86,15 @@ def test_a_row_holds_the_figures_of_the_ledger_under_the_names_of_a_record():
 def test_as_json_a_row_has_a_key_for_what_is_known_and_none_for_what_is_not():
     common = ["method", "backbone", "backbone_parameters", "shape", "notes"]
     sizes = ["trainable_parameters", "trained_dtypes", "delta_bytes"]
-    counted = [*sizes, "flops", "traffic_bytes", "bytes", "predicted_peak_memory_bytes", "largest_saved"]
+    counted = [
+        *sizes,
+        "flops",
+        "traffic_bytes",
+        "all_reduce_bytes",
+        "bytes",
+        "predicted_peak_memory_bytes",
+        "largest_saved",
+    ]
     room = ["device_memory_bytes", "reserve_bytes", "fits", "largest_batch"]
     known = {"head": counted, "prompt_tuning(length=20)": ["refused"]}
     setting = SETTING.model_copy(update={"length": 120})

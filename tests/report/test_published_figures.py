@@ -17,8 +17,8 @@ from tests.factories.figures import named, overlapping, shown_looks, tangles, te
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 RUNS = (
-    "against-peft", "glue-real-minilm", "lora-init", "rank-sweep", "scaling", "score-over-cost",
-    "update-directions", "why-latency",
+    "against-peft", "embedding", "forgetting", "glue-real-minilm", "lora-init", "rank-sweep", "scaling",
+    "score-over-cost", "update-directions", "why-latency", "why-latency-decoder",
 )  # fmt: skip
 """Together they have every figure of the catalogue, and most methods, configurations and tasks."""
 
