@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench import registry
 from bench.anatomy import anatomy
-from bench.errors import BenchError
+from bench.errors import BenchError, message
 from bench.method import Batch, Method
 from bench.models.head import TaskModel
 
@@ -81,6 +81,22 @@ class Replicas(Alone):
             # buffers hold nothing that training changes, or what a method computes from gradients, equal everywhere
             self._loss = DistributedDataParallel(_Loss(model), broadcast_buffers=False)
         return model
+
+    def loss(self, batch: Batch) -> Tensor:
+        """As for one device.
+
+        Raises:
+            BenchError: A parameter has got no gradient in the step before, and DDP waits for that of every one.
+        """
+        try:
+            return super().loss(batch)
+        except RuntimeError as error:
+            if "finished reduction" not in message(error):
+                raise
+            raise BenchError(
+                "a parameter that is set to train got no gradient in a step, and DDP waits for that of every one; let "
+                "each enter the loss in every step, or train on one device"
+            ) from error
 
     def rows(self, batch: Batch) -> Batch:
         """An equal share of the rows; one more for the first devices where they do not divide.

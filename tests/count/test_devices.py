@@ -166,8 +166,8 @@ def test_full_fine_tuning_sends_most_of_its_bytes_whole_and_peft_gathers_what_is
 # On the command line
 
 
-def asked(*words, batch=8):
-    given = ["--backbone", "tiny", "--method", "lora", "--batch", batch, "--seq", "16", "--device", "cpu", *words]
+def asked(*words, batch=8, method="lora"):
+    given = ["--backbone", "tiny", "--method", method, "--batch", batch, "--seq", "16", "--device", "cpu", *words]
     return bench("predict", *given).stdout
 
 
@@ -192,9 +192,9 @@ def test_the_largest_batch_is_that_of_all_devices():
 
 
 def test_sharing_the_weights_is_among_what_to_change():
-    (known,) = json.loads(asked("--devices", "2", "--json"))
+    (known,) = json.loads(asked("--devices", "2", "--json", method="full"))
     memory = known["predicted_peak_memory_bytes"]["step"] - 1
-    (row,) = json.loads(asked("--devices", "2", "--device-memory", f"{memory}B", "--reserve", "0", "--json"))
+    (row,) = json.loads(asked("--devices", "2", "--device-memory", f"{memory}B", "--reserve", "0", "--json", method="full"))
     assert not row["fits"]
     (change,) = [change for change in row["changes"] if change["options"] == "--shard"]
     assert change["same_gradients"]

@@ -13,6 +13,7 @@ import torch
 
 from bench.count.step import set_dropout
 from bench.errors import BenchError
+from bench.method import Method
 from bench.models import backbone
 from bench.models.head import TaskModel, make_head
 from bench.models.text import IGNORED, TextHead, text_backbone, with_targets
@@ -103,6 +104,25 @@ def trained(case, team):
     return losses, weights
 
 
+class Aside(Method):
+    """Has a parameter that never enters the loss, beside one that does."""
+
+    def apply(self, backbone, config):
+        backbone.aside = torch.nn.Parameter(torch.zeros(3))
+        backbone.embeddings.LayerNorm.bias.requires_grad_(True)
+        return backbone
+
+
+def aside(team):
+    """What becomes of it."""
+    bare = tiny("bert")
+    model = TaskModel(Aside().apply(bare, None), make_head(bare, 2, dropout=0.0))
+    try:
+        train(model, Aside(), model.body, batches(CASES[0]), RECIPE, team=team)
+    except BenchError as error:
+        return str(error)
+
+
 def in_company(meeting, rank, send):
     """In each of two processes: every case, alone and together."""
     torch.set_num_threads(1)
@@ -115,6 +135,9 @@ def in_company(meeting, rank, send):
                 found.append(str(error))
             if rank == 0:
                 send((case.name, found))
+        found = aside(replicas)
+        if rank == 0:
+            send(("aside", found))
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +170,11 @@ def test_losses_of_devices_that_share_the_weights_are_those_of_one_process(compa
 def test_a_method_that_reads_weights_elsewhere_does_not_share_them(company, name, words):
     assert words in company[name][2]
     assert "leave shard out" in company[name][2]
+
+
+def test_a_parameter_that_never_enters_the_loss_is_told_of_and_not_waited_for(company):
+    assert company["aside"].startswith("a parameter that is set to train got no gradient in a step")
+    assert aside(Alone()).startswith("parameter 'aside' is set to train but gets no gradient")
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["classes", "text"])
