@@ -194,7 +194,9 @@ def test_the_largest_batch_is_that_of_all_devices():
 def test_sharing_the_weights_is_among_what_to_change():
     (known,) = json.loads(asked("--devices", "2", "--json", method="full"))
     memory = known["predicted_peak_memory_bytes"]["step"] - 1
-    (row,) = json.loads(asked("--devices", "2", "--device-memory", f"{memory}B", "--reserve", "0", "--json", method="full"))
+    (row,) = json.loads(
+        asked("--devices", "2", "--device-memory", f"{memory}B", "--reserve", "0", "--json", method="full")
+    )
     assert not row["fits"]
     (change,) = [change for change in row["changes"] if change["options"] == "--shard"]
     assert change["same_gradients"]
