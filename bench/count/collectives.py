@@ -103,7 +103,8 @@ def pretended(devices: int) -> Iterator[DeviceMesh]:
     if dist.is_initialized():
         raise BenchError("shard is counted in a process group of its own, and this process is in another; count it "
                          "outside of torchrun")  # fmt: skip
-    dist.init_process_group("fake", rank=0, world_size=devices, store=dist.HashStore())
+    store = dist.HashStore()  # type: ignore[attr-defined]  # public, though torch's types do not say so
+    dist.init_process_group("fake", rank=0, world_size=devices, store=store)
     try:
         yield init_device_mesh("cpu", (devices,))
     finally:

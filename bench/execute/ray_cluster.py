@@ -328,7 +328,8 @@ class Cluster:
             one.lacks = value
         elif kind == "lost":
             del running[handle]
-            yield from self._lost(one, *value, waiting)
+            status, reason = value
+            yield from self._lost(one, status, reason, waiting)
         elif kind == "ended":
             del running[handle]
             yield from self._ended(one, waiting)

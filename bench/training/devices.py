@@ -198,9 +198,10 @@ def joined(
     """
     if device == "cuda":
         torch.cuda.set_device(rank)
+    store = dist.FileStore(str(meeting), devices)  # type: ignore[attr-defined]  # public, though its types do not say so
     dist.init_process_group(
-        "nccl" if device == "cuda" else "gloo", store=dist.FileStore(str(meeting), devices), rank=rank,
-        world_size=devices, timeout=datetime.timedelta(seconds=seconds),
+        "nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=devices,
+        timeout=datetime.timedelta(seconds=seconds),
     )  # fmt: skip
     try:
         found = torch.ones((), device=device)

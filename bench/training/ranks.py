@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -16,7 +16,7 @@ class Lost(Exception):
     """One of the processes ended of itself, by something that it could not say."""
 
 
-def side_by_side(work: Callable[[int, Send], None], number: int) -> Iterator[tuple[int, Any]]:
+def side_by_side(work: Callable[[int, Send], None], number: int) -> Generator[tuple[int, Any], None, None]:
     """Run ``work(rank, send)`` in ``number`` new processes, and give what they send as it comes.
 
     They begin anew, as fresh interpreters (start method ``spawn``), so that one that holds CUDA or threads can start
@@ -45,7 +45,8 @@ def side_by_side(work: Callable[[int, Send], None], number: int) -> Iterator[tup
             ears[ear] = rank
         while ears:
             # those that have ended first: the others may only have noticed that one is gone
-            for ear in sorted(wait([*ears]), key=lambda ear: processes[ears[ear]].is_alive()):
+            spoken = wait([*ears])
+            for ear in sorted((ear for ear in ears if ear in spoken), key=lambda ear: processes[ears[ear]].is_alive()):
                 try:
                     said = ear.recv()
                 except (EOFError, OSError):  # it has ended
@@ -55,9 +56,9 @@ def side_by_side(work: Callable[[int, Send], None], number: int) -> Iterator[tup
                     continue
                 yield ears[ear], said
     finally:
-        for process in processes:
-            process.kill()
-            process.join()
+        for one in processes:
+            one.kill()
+            one.join()
         for ear in ears:
             ear.close()
 
