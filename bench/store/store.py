@@ -93,20 +93,24 @@ def read_records(path: Path) -> list[Stored]:
         BenchError: A line before the last is no record, or an identity stands twice.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        with path.open("rb") as lines, _no_collection():
+            return list(_read(lines, path).values())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
-    lines.pop()  # what follows the last line break was never finished
+
+
+def _read(lines: Iterable[bytes], path: Path) -> dict[str, Stored]:
     records: dict[str, Stored] = {}
-    with _no_collection():
-        for number, line in enumerate(lines, start=1):
-            record = _parse(line, f"{path}:{number}")
+    held: dict[tuple[str, str], Any] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.endswith(b"\n"):  # what follows the last line break was never finished
+            record = _parse(line, f"{path}:{number}", held)
             if record.id in records:
                 raise BenchError(f"{path}:{number}: record {record.id[:12]} is listed twice; remove one of the lines")
             records[record.id] = record
-    return list(records.values())
+    return records
 
 
 @contextlib.contextmanager
@@ -121,18 +125,34 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parse(line: bytes, where: str) -> Stored:
+def _parse(line: bytes, where: str, held: dict[tuple[str, str], Any]) -> Stored:
+    """The record of a line; ``held`` keeps what records share from line to line."""
     try:
         values = strict_json(line)
         schema = values.get("schema") if isinstance(values, dict) else None
         if schema != SCHEMA:
             raise BenchError(f"{where}: schema {schema!r}; this version reads schema {SCHEMA}")
-        return _RECORD.validate_python(values)
+        return _share(_RECORD.validate_python(values), values, held)
     except ValidationError as error:
         fault = first_fault(error)
         raise BenchError(f"{where}: {fault.place}: {fault.message}; {fault.faults} fields do not fit") from error
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{where}: not a JSON record ({error})") from error
+
+
+_REPEATED = ("backbone", "method", "environment", "task", "recipe", "shape", "trainable_parameters", "trained_dtypes")
+"""Fields whose values most records of a run have in common."""
+
+
+def _share(record: Stored, values: Mapping[str, Any], held: dict[tuple[str, str], Any]) -> Stored:
+    """Hold what is equal in many records once: most of their memory would be copies."""
+    fields = record.__dict__
+    for name in _REPEATED:
+        if values.get(name):
+            fields[name] = held.setdefault((name, repr(values[name])), fields[name])
+    given = record.model_fields_set
+    object.__setattr__(record, "__pydantic_fields_set__", held.setdefault(("", repr(tuple(values))), given))
+    return record
 
 
 class Store:

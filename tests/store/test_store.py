@@ -39,6 +39,19 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
     assert (tmp_path / "predictions" / "a.parquet").exists()
 
 
+def test_what_records_have_in_common_is_held_once_and_what_differs_apart(tmp_path):
+    recipes = ({"rate": 1}, {"rate": 1}, {"rate": 1.0})
+    with open_store(tmp_path, SUITE) as store:
+        for number, recipe in enumerate(recipes):
+            store.append(score(str(number), recipe=recipe, environment={"threads": 2}))
+    first, second, third = read_records(tmp_path / "records.jsonl")
+    assert first.method is second.method is third.method
+    assert first.environment is third.environment
+    assert first.recipe is second.recipe
+    assert repr(third.recipe) == "{'rate': 1.0}"
+    assert first.model_fields_set == set(ScoreRecord.model_fields)
+
+
 def test_a_record_is_never_written_twice(tmp_path):
     with open_store(tmp_path, SUITE) as store:
         store.append(score())
