@@ -24,7 +24,7 @@ def warm_up(_: object) -> ForkServerContext:
 
 LIGHT = {
     "bench.cli.app.selected": lambda *_: None,
-    "bench.cli.app.warm_up": warm_up,
+    "bench.execute.run.warm_up": warm_up,
     "bench.cli.app.planned": lambda *_: light.plan(),
     "bench.cli.app._report": lambda *_: None,
     "bench.execute.runner.failure": lambda job, *how: light.records(job, *how[:3])[0],

@@ -161,7 +161,7 @@ def run(kind: str, spec: str, threads: int, keep: Keep | None, gpu: int | None, 
         try:
             keep_trained(job, keep)
         except kept.NotWritten as error:
-            messages.send(("unwritten", str(error), None))
+            messages.send(("refused", str(error), None))
             return
     for record in records(job):
         time.sleep(random.Random(record.id).uniform(0, SECONDS))
