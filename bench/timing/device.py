@@ -82,7 +82,7 @@ class Gpu:
             return 0
         here = psutil.Process()
         family = {one.pid for one in (here, *here.parents(), *here.children(recursive=True))}
-        return len(running - family) if running & family else max(0, len(running) - torch.cuda.is_initialized())
+        return len(running - family) if running & family else max(0, len(running) - torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 class Packages:
