@@ -1,1 +1,0 @@
-"""Kills runs at random moments, resumes them, and looks for what was lost: ``python -m tools.crash OUT``."""
