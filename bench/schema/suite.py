@@ -578,6 +578,8 @@ class Suite(_Table):
         if not isinstance(values, dict) or "tasks" in values:
             return values
         tables = values.get("task", ())
+        if not isinstance(tables, list | tuple):
+            return values
         names = [t.get("name") if isinstance(t, dict) else getattr(t, "name", None) for t in tables]
         return {**values, "tasks": tuple(names)} if names and all(isinstance(name, str) for name in names) else values
 

@@ -78,6 +78,13 @@ def test_a_mistake_is_named(tmp_path, old, new, sentence):
         load_suite(written(tmp_path, MINIMAL.replace(old, new, 1)))
 
 
+@pytest.mark.parametrize("value", ["false", "3", '"mine"', "{ name = 'mine' }"])
+def test_task_tables_that_are_none_are_named(tmp_path, value):
+    text = MINIMAL.replace('tasks = ["sst2"]', f"task = {value}")
+    with pytest.raises(BenchError, match=r"mine.toml: task: .*(tuple|list|array)"):
+        load_suite(written(tmp_path, text))
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BenchError, match=r"absent.toml: not a readable TOML file"):
         load_suite(str(tmp_path / "absent.toml"))
