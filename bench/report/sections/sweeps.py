@@ -352,7 +352,11 @@ def _legend(rows: Sequence[Prediction]) -> list[str]:
     if _says_traffic(rows):
         lines.insert(0, "bytes moved: what the operations of the step read and write, the update among them.")
     if any(row.communication_bytes for row in rows):
-        lines.insert(0, "sent a step: by each device, around a ring; what is all-reduced passes it nearly twice.")
+        lines.insert(
+            0,
+            "sent a step: by each of N devices around a ring, 2 (N - 1) / N of gradients that are all-reduced, "
+            "(N - 1) / N of what is gathered or scattered.",
+        )
     held = next((row for row in rows if row.device_memory_bytes is not None), None)
     if held is not None:
         lines.append(
