@@ -81,7 +81,7 @@ def _row(record: CostRecord, baseline: CostRecord | None) -> dict[str, Any]:
     if record.flops and baseline and baseline.flops and baseline.flops.backward:
         row["flops_backward_ratio"] = record.flops.backward / baseline.flops.backward
     row["latency_length"] = record.latency_length if record.inference else None
-    for figure in (*figures.of_group("inference"), *figures.of_group("merge")):
+    for figure in (f for group in ("inference", "energy", "merge") for f in figures.of_group(group)):
         row |= {column: figures.read(record, path) for column, path in figure.columns.items()}
     for prefix, timing in _timings(record).items():
         row |= _timing(prefix, timing)
@@ -118,7 +118,8 @@ def _cost_columns(batches: Iterable[str]) -> list[str]:
     counted.insert(counted.index("flops_backward") + 1, "flops_backward_ratio")
     times = [f"{name}_{leaf}" for name in timed for leaf in figures.OF_A_TIME]
     beside = ["peak_memory_source", "latency_length"]
-    return ["status", *counted, *of("memory"), *beside, *of("inference"), *times, *THROUGHPUT, *of("merge")]
+    timed_and_more = [*times, *THROUGHPUT, *of("energy"), *of("merge")]
+    return ["status", *counted, *of("memory"), *beside, *of("inference"), *timed_and_more]
 
 
 def cost_table(results: "Results", shape: Shape | None = None) -> pd.DataFrame:

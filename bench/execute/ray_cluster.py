@@ -217,6 +217,8 @@ class Cluster:
         self._parts: dict[str, dict[str, list[Any]]] = {}
         self._sources: dict[type[Job], str] = {}
         self._read: dict[str, dict[str, float]] = {}
+        self._timed: str | None = None
+        """Hardware and versions of the nodes that this run is timed on."""
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan of which no node of the cluster can run a job.
@@ -256,7 +258,7 @@ class Cluster:
                     if isinstance(jobs[0], Probe) and waiting:
                         if not places:
                             yield Progress(waiting[0].job, "waits for the nodes to say what they are")
-                        places = alike(self._wire.surveyed(wait=True), request_of(jobs[0]), beside)
+                        places = self._places(request_of(jobs[0]), beside)
                 self._start(waiting, running, nodes, places, workers, keep)
                 heard = self._wire.heard(list(running), LOOK_SECONDS)
                 for handle, message in heard:
@@ -270,6 +272,13 @@ class Cluster:
         finally:
             for handle in running:
                 self._wire.stop(handle)
+
+    def _places(self, request: Request, beside: Sequence[Stored]) -> list[Surveyed]:
+        """Nodes for probes: those that join later must be like the first ones."""
+        found = [one for one in self._wire.surveyed(wait=True) if self._timed in (None, one.hardware)]
+        places = alike(found, request, beside)
+        self._timed = places[0].hardware
+        return places
 
     def _start(
         self, waiting: deque[_Try], running: dict[Any, _Try], nodes: Sequence[Node], places: Sequence[Surveyed],
@@ -447,6 +456,8 @@ def _check_address(address: str, option: str) -> None:
 def _join(ray: Any, address: str) -> None:
     own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # what Ray says of lost workers and nodes goes to stdout whatever log_to_driver is, and so would spoil --json
+    ray._private.worker.print_to_stdstream = lambda *data, **options: None
     try:
         ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:

@@ -4,14 +4,16 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import psutil
@@ -25,7 +27,7 @@ from bench.plan.select import family
 from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id, sha256_of
 from bench.schema.record import ScoreRecord, Stored
 from bench.schema.suite import Suite
-from bench.store.environment import at_once, cores, now
+from bench.store.environment import at_once, cores, gpus, now
 from bench.store.kept import Keep, NotWritten, land, leave_best
 from bench.store.sidecars import Sidecars
 from bench.store.store import Store
@@ -71,6 +73,8 @@ class _Worker:
 
     server: int | None = None
     """Number of the fork server's process."""
+    gpu: int | None = None
+    """Number of the GPU that it was given; None: it was given none."""
 
     def end(self) -> None:
         """End the process, which may live on without its server, and those that its method has started."""
@@ -112,8 +116,32 @@ def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
     return context
 
 
+def leave_no_socket() -> None:
+    """In the fork server, as it ends: remove the folder of its socket where the process that made it was killed.
+
+    One that ends by itself removes the folder, and may start another server in it.
+    """
+    address: str | None = getattr(forkserver._forkserver, "_forkserver_address", None)
+    folder = Path(address or "").parent
+    if folder.name.startswith("pymp-") and not _lives(int(os.environ[_PARENT])):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_PARENT = "BENCH_WARM_PARENT"
+"""Environment variable of a fork server: number of the process that started it."""
+
+
+def _lives(number: int) -> bool:
+    """Whether a process has its memory: one that is killed loses it before it closes the pipe that a server hears."""
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(number).cmdline())
+    return False
+
+
 def _serve() -> None:
     """Start the fork server where none runs. Ctrl-C is the parent's to answer, also while the server still imports."""
+    os.environ[_PARENT] = str(os.getpid())
+    resource_tracker.ensure_running()  # else the server starts it first, and it unblocks what is blocked here
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
@@ -150,7 +178,8 @@ def run_jobs(
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_started(context, with_base(waiting[-1], read), keep, prepare))
+                gpu = _free_gpu(waiting[-1], running)
+                running.append(_started(context, with_base(waiting[-1], read), keep, gpu, prepare))
                 waiting.pop()
             handles = [handle for worker in running for handle in (worker.messages, worker.process.sentinel)]
             wait(handles, timeout=max(0.0, min(worker.deadline for worker in running) - time.monotonic()))
@@ -173,6 +202,14 @@ def run_jobs(
     finally:
         for worker in running:
             worker.end()
+
+
+def _free_gpu(job: Job, running: Sequence[_Worker]) -> int | None:
+    """Number of the GPU that fewest jobs run on; None where there is no choice."""
+    if not isinstance(job, Cell) or job.devices > 1 or job.device != "cuda" or (number := gpus()) < 2:
+        return None
+    taken = [worker.gpu for worker in running]
+    return min(range(number), key=taken.count)
 
 
 def base_of(job: Job, records: Sequence[Stored]) -> dict[str, dict[str, float]]:
@@ -218,13 +255,15 @@ def _threads(job: Job) -> int:
     return 1 if isinstance(job, Sweep) else job.threads or cores()
 
 
-def _started(context: ForkServerContext, job: Job, keep: Keep | None, prepare: Prepare | None) -> _Worker:
+def _started(
+    context: ForkServerContext, job: Job, keep: Keep | None, gpu: int | None, prepare: Prepare | None
+) -> _Worker:
     """Start a job, in a new fork server where the one that runs dies meanwhile."""
     with contextlib.suppress(_ServerLost):
-        return _start(context, job, keep, prepare)
+        return _start(context, job, keep, gpu, prepare)
     _has_ended(_server())
     try:
-        return _start(context, job, keep, prepare)
+        return _start(context, job, keep, gpu, prepare)
     except _ServerLost as error:
         raise BenchError(
             f"no worker can be started ({type(error.__cause__).__name__}: {error.__cause__}); see what ends their fork "
@@ -232,10 +271,12 @@ def _started(context: ForkServerContext, job: Job, keep: Keep | None, prepare: P
         ) from error
 
 
-def _start(context: ForkServerContext, job: Job, keep: Keep | None, prepare: Prepare | None) -> _Worker:
+def _start(
+    context: ForkServerContext, job: Job, keep: Keep | None, gpu: int | None, prepare: Prepare | None
+) -> _Worker:
     messages, theirs = context.Pipe(duplex=False)
     their_lifeline, lifeline = context.Pipe(duplex=False)
-    asked = kind_of(job), job.model_dump_json(), _threads(job), keep, prepare
+    asked = kind_of(job), job.model_dump_json(), _threads(job), keep, gpu, prepare
     process = context.Process(target=_work, args=(*asked, theirs, their_lifeline))
     try:
         _serve()
@@ -247,12 +288,13 @@ def _start(context: ForkServerContext, job: Job, keep: Keep | None, prepare: Pre
     finally:
         theirs.close()
         their_lifeline.close()
-    return _Worker(job, process, messages, lifeline, deadline=time.monotonic() + job.timeout_seconds, server=_server())
+    deadline = time.monotonic() + job.timeout_seconds
+    return _Worker(job, process, messages, lifeline, deadline=deadline, server=_server(), gpu=gpu)
 
 
 def _work(
-    kind: str, spec: str, threads: int, keep: Keep | None, prepare: Prepare | None, messages: Connection,
-    lifeline: Connection,
+    kind: str, spec: str, threads: int, keep: Keep | None, gpu: int | None, prepare: Prepare | None,
+    messages: Connection, lifeline: Connection,
 ) -> None:  # fmt: skip
     """In the worker: run one job and send what comes of it."""
     own_group()  # by which the parent ends it
@@ -264,7 +306,7 @@ def _work(
     try:
         if prepare is not None:
             spec = _prepared(prepare, kind, spec)
-        _run(kind, spec, threads, keep, messages)
+        _run(kind, spec, threads, keep, gpu, messages)
     except _Refused as error:
         messages.send(("refused", str(error), None))
     except BaseException as error:  # SystemExit too: what a method does to its process is a result
@@ -284,9 +326,11 @@ def _prepared(prepare: Prepare, kind: str, spec: str) -> str:
         raise _Refused(str(error)) from error
 
 
-def _run(kind: str, spec: str, threads: int, keep: Keep | None, messages: Connection) -> None:
+def _run(kind: str, spec: str, threads: int, keep: Keep | None, gpu: int | None, messages: Connection) -> None:
     import torch
 
+    if gpu is not None:
+        torch.cuda.set_device(gpu)  # ``cuda`` is this one from here on
     if kind != "probe":  # one of those must make no team of threads before it forks
         torch.set_num_threads(threads)
 
@@ -502,8 +546,15 @@ def execute(
     for probe in todo.probes:  # one at a time: nothing runs beside a probe
         yield from _stored(run_jobs(context, [probe], workers=1), store)
     if todo.cells:
-        side_by_side = workers or at_once(len(todo.cells), todo.cells[0].threads * todo.cells[0].devices)
+        side_by_side = workers or _at_once(todo.cells)
         yield from _stored(run_jobs(context, todo.cells, workers=side_by_side, keep=keep), store, keep)
+
+
+def _at_once(cells: Sequence[Cell]) -> int:
+    """Cells side by side where nobody says how many: as many as the cores carry, and on GPUs one each."""
+    each = cells[0].devices
+    carried = at_once(len(cells), cells[0].threads * each)
+    return carried if cells[0].device != "cuda" else max(1, min(gpus() // each, carried))
 
 
 def _stored(events: Iterator[Progress | Result], store: Store, keep: Keep | None = None) -> Iterator[Progress | Result]:

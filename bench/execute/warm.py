@@ -1,5 +1,6 @@
 """Preloaded by the fork server for every worker."""
 
+import atexit
 import gc
 import os
 
@@ -8,6 +9,10 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to ask whether th
 import torch
 import transformers.models.auto.modeling_auto as auto
 from transformers import AutoConfig
+
+from bench.execute.runner import leave_no_socket  # also what every worker imports as it starts
+
+atexit.register(leave_no_socket)
 
 # Threads that live in the server would be lost by the fork: the server itself must never start an OpenMP pool.
 torch.set_num_threads(1)

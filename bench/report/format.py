@@ -63,6 +63,16 @@ def seconds(value: float | None) -> str:
     return "0 s" if value == 0 else f"{value * 1e9:.0f} ns"
 
 
+def joules(value: float | None) -> str:
+    """An energy: ``12.3 mJ``, ``2.1 J``, ``1.5 kJ``."""
+    if value is None or missing(value):
+        return MISSING
+    for unit, name in ((1e3, "kJ"), (1.0, "J"), (1e-3, "mJ")):
+        if value >= 0.9995 * unit:
+            return f"{_three_digits(value / unit)} {name}"
+    return f"{value * 1e6:.3g} µJ"
+
+
 def ratio(value: float | None, digits: int = 2) -> str:
     """A ratio: ``0.57``, ``0`` when it is exactly 0, ``<0.01`` when it is only nearly so."""
     if value is None or missing(value):

@@ -27,7 +27,7 @@ from bench.schema.record import (
 
 Kind = Literal["counted", "measured", "timed", "scored"]
 """``counted``: exact on any machine, part of a reference. ``measured``: of a run on this machine, without a clock."""
-Group = Literal["", "counted", "memory", "inference", "timed", "merge"]
+Group = Literal["", "counted", "memory", "inference", "timed", "energy", "merge"]
 """Part of a cost table."""
 
 MODES = ("unmerged", "merged")
@@ -91,6 +91,8 @@ TERMS: Mapping[str, Term] = {
                   "round"),
     "ratio interval": Term("Times", "ratio", "95 %: hull of the block bootstrap of the median and Student's t over "
                            "block medians"),
+    "energy": Term("Times", "joules", "of one training step, by a counter of the device over a stretch of steps; with "
+                   "its resolution"),
     "latency": Term("Times", "seconds", "inference of one batch, against the bare backbone with the same head, "
                     "interleaved"),
     "operations": Term("Times", "", "of one inference of one row: those that compute, views left out; counted, exact"),
@@ -277,6 +279,11 @@ FIGURES: tuple[Figure, ...] = (
     *(Figure(f"kv_cache.{mode}.{CONTEXT}.{leaf}", f"{label}, {mode}", "B", "counted", "KV cache")
       for mode in (BASE, *MODES) for leaf, label in (("bytes", "KV cache"), ("bytes_per_token", "KV cache a token"))),
     *(Figure(f"{phase}_seconds", phase, "s", "timed", "times", "timed", phase) for phase in PHASES),
+    Figure("step_energy.median", "energy of a step", "J", "measured", "energy", "energy", "step_joules", claimed=False),
+    Figure("step_energy.resolution_seconds", "resolution of the counter", "s", "measured", "energy", "energy",
+           "step_joules_resolution_seconds", claimed=False),
+    Figure("step_energy.stretch_seconds", "stretch of steps", "s", "measured", "energy", "energy",
+           "step_joules_stretch_seconds", claimed=False),
     Figure(f"latency_seconds.{BASE}.{BATCH}", "base model", "s", "timed", "latency"),
     *(Figure(f"latency_seconds.{mode}.{BATCH}", mode, "s", "timed", "latency", "timed", f"{mode}_{BATCH}")
       for mode in MODES),
@@ -338,7 +345,7 @@ NOT_FIGURES: Mapping[str, str] = {
     "method": "what was measured", "baseline": "what ratios refer to", "shape": "what it was taken on",
     "latency_length": "what it was taken on", "new_tokens": "what it was taken on",
     "serving_rows": "what it was taken on",
-    "peak_memory_source": "how peak_memory_bytes was taken",
+    "peak_memory_source": "how peak_memory_bytes was taken", "step_energy": "how step_energy was taken",
     "trained_dtypes": "what was trained, by type",
     "largest_saved": "the largest parts of bytes.saved_activations, by name", "sweep": "what was swept",
     "vary": "what was swept", "value": "what was swept", "task": "what was scored", "task_name": "what was scored",

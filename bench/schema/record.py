@@ -308,6 +308,23 @@ class Control(_Frozen):
     """95 % interval of that ratio."""
 
 
+class Energy(_Frozen):
+    """Energy of one training step, by a counter of the device: all that the device did meanwhile, idling included."""
+
+    median: Amount
+    """Joules."""
+    samples: tuple[Amount, ...]
+    """Joules of a step, each the mean over one stretch of steps that were taken one after the other."""
+    source: Literal["nvml", "rapl"]
+    """``nvml``: of a GPU; ``rapl``: of the processor's packages, whoever uses them."""
+    covers: str
+    """Name of the GPU, or of the packages."""
+    resolution_seconds: Amount
+    """Longest time between two changes of the counter. A step that is shorter has no figure."""
+    stretch_seconds: Amount
+    """Of the shortest stretch; the counter may be off by one resolution at each of its ends."""
+
+
 class Latency(_Frozen):
     """Inference time, as a ``Timing`` in a field ``batch_<rows>`` for each batch that the suite asked for."""
 
@@ -520,7 +537,8 @@ class _Common(_Frozen):
     ended: str
     """UTC, ISO 8601."""
     flags: tuple[str, ...] = ()
-    """``random_weights``, ``synthetic``, ``did_not_learn``, ``still_improving``."""
+    """``random_weights``, ``synthetic``, ``did_not_learn``, ``still_improving``, ``foreign_process`` (another process
+    used the GPU while times were taken)."""
     notes: tuple[Annotated[str, _cut(LONGEST_REASON)], ...] = ()
     """What a reader of the figures must know of what ran, such as an option of the method that does nothing on this
     backbone; one sentence each."""
@@ -770,6 +788,8 @@ class CostRecord(_Counted):
     """``optimizer.step()``."""
     step_seconds: Timing | None = None
     """Sum of forward, backward and optimizer."""
+    step_energy: Energy | None = None
+    """Joules of one training step; None where no counter can be read, or a step is shorter than its resolution."""
     latency_seconds: Latencies | None = None
     """Time of one inference."""
     prefill_seconds: GenerationTimes | None = None

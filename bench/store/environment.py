@@ -63,6 +63,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def gpus() -> int:
+    """GPUs that torch sees; to ask does not begin CUDA where ``PYTORCH_NVML_BASED_CUDA_CHECK`` is set."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def at_once(jobs: int, threads: int = 1) -> int:
     """Processes of ``threads`` threads, one for each of ``jobs`` at most, that the cores carry side by side."""
     return max(1, min(cores() // threads, jobs))

@@ -71,6 +71,13 @@ class StepClock:
         step = (forward[0] + backward[0] + optimizer[0], forward[1] + backward[1] + optimizer[1])
         return {"forward": forward, "backward": backward, "optimizer": optimizer, "step": step}
 
+    def once(self) -> None:
+        """One step, without a look at the clock or the loss."""
+        loss = self._step.forward()
+        self._step.backward(loss)
+        self._step.optimize()
+        self._step.zero()
+
     def _choose_repeats(self) -> int:
         # Not from the first optimizer step: that one also makes the optimizer's state.
         least = self._optimizer_seconds()

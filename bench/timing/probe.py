@@ -148,6 +148,7 @@ def _common(probe: Probe, started: str, around: dict[str, Any]) -> dict[str, Any
 
 
 def _record(probe: Probe, spec: MethodSpec, found: Findings, common: dict[str, Any]) -> CostRecord:
+    figures = {"flags": (), **found.figures}
     return CostRecord(
         id=cost_id(probe, spec),
         method=registry.method_used(spec.label, spec.name, spec.config),
@@ -155,6 +156,5 @@ def _record(probe: Probe, spec: MethodSpec, found: Findings, common: dict[str, A
         reason=found.reason,
         traceback=found.traceback,
         warnings=tuple(found.warnings),
-        **common,
-        **found.figures,
+        **common | figures | {"flags": (*common["flags"], *figures["flags"])},
     )

@@ -18,14 +18,16 @@ from bench.schema.jobs import Probe
 from bench.schema.record import GenerationTimes, Latencies, Latency, ServingTimes, context_key, tasks_key
 from bench.timing import generation, serving
 from bench.timing import inference as latency
-from bench.timing.clock import PHASES, Seen
+from bench.timing.clock import PHASES, Seen, StepClock
 from bench.timing.counted import Bench, Moved, Unmoved
+from bench.timing.device import Gpu, Work, counter, energies, gpu, resolution
 from bench.timing.interleave import (
     Arm,
     Asked,
     Builds,
     Pace,
     Samples,
+    clock,
     control,
     decided,
     groups,
@@ -82,11 +84,29 @@ class Session:
     """Draws the order in which builds are made anew."""
     pace: Pace = dataclasses.field(default_factory=lambda: Pace(0.0))
     """Of all timed work."""
+    board: Gpu | None = None
+    """The GPU that is measured on, where it says who uses it."""
+    strangers: int = 0
+    """Most processes of others that were seen on it."""
 
     @property
     def probe(self) -> Probe:
         """What is measured."""
         return self.models.probe
+
+    def look(self) -> None:
+        """See who else uses the GPU."""
+        if self.board is not None:
+            self.strangers = max(self.strangers, self.board.others())
+
+    def doubt(self, labels: Iterable[str]) -> None:
+        """Say in the findings of ``labels`` that another process used the GPU, where one did."""
+        for found in (self.findings[label] for label in labels if self.strangers):
+            found.figures["flags"] = ("foreign_process",)
+            found.warnings.append(
+                f"another process used the GPU while times were taken ({self.strangers} at once): no claim about times "
+                "is decided"
+            )
 
     @contextmanager
     def answering_for(self, label: str) -> Iterator[Findings]:
@@ -123,6 +143,7 @@ class Session:
         blocks = self.probe.blocks
 
         def on_block(done: int) -> None:
+            self.look()
             left = self.pace.left(work if done <= blocks else 0.0)
             self.progress(line.format(f"{done}/{blocks * -(-done // blocks)}") + f", about {left:.0f} s left")
 
@@ -163,7 +184,8 @@ def together(
     probe, own = bench.probe, {label: findings[label] for label in labels}
 
     def work(send: Callable[[Sent], None]) -> None:
-        session = Session(bench.models, own, lambda line: send((None, line)))
+        board = gpu() if bench.models.device == "cuda" else None
+        session = Session(bench.models, own, lambda line: send((None, line)), board=board)
         baseline = next(spec for spec in probe.methods if spec.label == probe.baseline)
         figures = findings[probe.baseline].figures
         timed(session, Unmoved(bench.models, baseline, figures, bench.base), labels, send)
@@ -192,6 +214,7 @@ def timed(session: Session, unmoved: Unmoved, labels: Sequence[str], send: Calla
     """
     in_groups = _groups(session, labels, lambda found: found.held_bytes)
     session.pace = Pace(sum(_work(session, group) for group in in_groups))
+    session.look()
     yielded: set[str] = set()
     for number, group in enumerate(in_groups, start=1):
         of = f" of group {number}/{len(in_groups)}" if len(in_groups) > 1 else ""
@@ -201,9 +224,10 @@ def timed(session: Session, unmoved: Unmoved, labels: Sequence[str], send: Calla
         if (reason := unmoved.moved()) is not None:
             send((None, Moved(reason)))
             return
-        for label in group:
-            if label not in yielded:
-                send((label, session.findings[label]))
+        fresh = [label for label in group if label not in yielded]
+        session.doubt(fresh)
+        for label in fresh:
+            send((label, session.findings[label]))
         yielded |= {*group}
     for label in labels:
         if label not in yielded:
@@ -280,6 +304,44 @@ def time_training(session: Session, labels: list[str], suffix: str) -> None:
             found.figures.setdefault("aa_control", {}).update(controls)
             for phase in PHASES:
                 found.figures[f"{phase}_seconds"] = timing(samples[key], samples[baseline], phase)
+    _take_energy(session, clocks, [label for label in labels if Key(label) in samples])
+
+
+def _take_energy(session: Session, clocks: Builds[StepClock], labels: Iterable[str]) -> None:
+    """Read the device's counter of energy, where there is one, around stretches of steps of each of ``labels``."""
+    device, findings = session.models.device, session.findings
+    works = {
+        label: Work(
+            findings[label].figures["step_seconds"].median,
+            lambda label=label: clocks.get(Key(label)).once(),  # type: ignore[misc]
+            functools.partial(clock, device),
+        )
+        for label in labels
+        if findings[label].ok
+    }
+    meter = counter(device) if works else None
+    if meter is None:
+        return
+    session.progress(f"energy of a step, by {meter.source}")
+    try:
+        finest = resolution(meter)
+        taken = {} if finest is None else energies(meter, finest, works)
+    except OSError:  # it could be read a moment ago
+        finest, taken = None, {}
+    for label, work in works.items():
+        with session.answering_for(label) as found:
+            energy = taken.get(label)
+            if isinstance(energy, Exception):
+                raise energy
+            if energy is not None:
+                found.figures["step_energy"] = energy
+            elif finest is None:
+                found.warnings.append(f"no energy: the counter ({meter.source}) stands still or cannot be read")
+            else:
+                found.warnings.append(
+                    f"no energy: a step takes {1e3 * work.seconds:.3g} ms, and the counter ({meter.source}) changes "
+                    f"every {1e3 * finest:.3g} ms"
+                )
 
 
 def time_inference(session: Session, labels: list[str], suffix: str) -> None:

@@ -92,7 +92,8 @@ def judge(results: Results) -> list[Judgement]:
     lies within the bounds beyond doubt, fails where it lies outside beyond doubt, else it is inconclusive; both after
     Holm's correction over all tests of the run. A ratio of times must stand when its interval is widened by what the
     A/A control shows; one that does not is invalid where the control was not quiet, for noise could decide it. An
-    equivalence is invalid wherever the control was not quiet.
+    equivalence is invalid wherever the control was not quiet, and every claim about times where another process used
+    the GPU.
 
     Raises:
         BenchError: The records cannot be compared.
@@ -197,6 +198,9 @@ def _timed(
         why = f"{label} and {claim.versus} were not measured in the same rounds; measure both anew with --fresh"
         return Outcome(method=label, value=None, why=why)
     value, interval = block_bootstrap_ratio(found.samples, against.samples)
+    if "foreign_process" in record.flags:
+        why = "another process used the GPU while times were taken"
+        return Outcome(method=label, value=value, interval=interval, verdict="invalid", why=why)
     noisy, equal = control is None or not is_quiet(control), claim.equivalent_within is not None
     if control is None or (noisy and equal):
         shown = "is missing" if control is None else "[{:.3f}, {:.3f}] is not quiet".format(*control.interval)

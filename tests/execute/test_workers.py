@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -36,8 +38,8 @@ def context(monkeypatch):
     server._stop()
 
 
-def jobs(*names, seconds=60.0):
-    return [Cell.model_construct(id=name, timeout_seconds=seconds, threads=1) for name in names]
+def jobs(*names, seconds=60.0, device="cpu"):
+    return [Cell.model_construct(id=name, timeout_seconds=seconds, threads=1, device=device) for name in names]
 
 
 def outcomes(events):
@@ -105,6 +107,52 @@ def test_what_a_method_has_started_ends_with_a_run_that_is_given_up(context):
     assert not lives(started)
 
 
+STARTED_AND_KILLED = """
+import os, signal
+from multiprocessing import get_context
+from bench.execute import runner
+context = get_context("forkserver")
+context.set_forkserver_preload(["tests.factories.light_jobs"])
+runner._serve()
+process = context.Process(target=print)
+process.start()
+process.join()
+os.kill(os.getpid(), signal.SIGKILL) if {killed} else None
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_no_socket_of_a_fork_server_stays_in_the_temporary_folder(killed, tmp_path):
+    around = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", STARTED_AND_KILLED.format(killed=killed)]
+    done = subprocess.run(words, env=around, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
+    assert not done.stderr
+    deadline = time.monotonic() + 60
+    while (left := list(tmp_path.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+def test_cells_on_gpus_have_one_each(context, monkeypatch):
+    monkeypatch.setattr(runner, "gpus", lambda: 2)
+    found = {}
+    for event in run_jobs(context, jobs("sleeps", "sleeps too", "third", device="cuda"), workers=2):
+        if isinstance(event, Progress) and event.line.startswith("gpu "):
+            found[event.job.id] = event.line
+    assert {found["sleeps"], found["sleeps too"]} == {"gpu 0", "gpu 1"}
+    assert found["third"] in ("gpu 0", "gpu 1")
+
+
+@pytest.mark.parametrize(
+    ("device", "number", "expected"), [("cpu", 0, 16), ("cuda", 1, 1), ("cuda", 2, 2), ("cuda", 32, 16)]
+)
+def test_as_many_cells_run_side_by_side_as_cores_carry_and_one_a_gpu(monkeypatch, device, number, expected):
+    monkeypatch.setattr(runner, "gpus", lambda: number)
+    monkeypatch.setattr(runner, "at_once", lambda cells, threads: min(cells, 16))
+    assert runner._at_once(jobs(*map(str, range(20)), device=device)) == expected
+
+
 @pytest.fixture
 def dying(context, monkeypatch):
     """The context, and how often its server is to die as a job starts."""
@@ -134,7 +182,8 @@ def test_a_fork_server_that_dies_at_every_start_ends_the_run_with_a_sentence(dyi
         list(run_jobs(context, jobs("only"), workers=1))
 
 
-def test_a_fork_server_is_spared_ctrl_c_while_it_still_imports(context):
+def test_a_fork_server_is_spared_ctrl_c_while_it_still_imports(context, monkeypatch):
+    monkeypatch.setattr(resource_tracker, "ensure_running", let_signals_through)  # as one that starts a process does
     runner._serve()
     blocked = int(
         next(
@@ -146,3 +195,13 @@ def test_a_fork_server_is_spared_ctrl_c_while_it_still_imports(context):
     )
     assert blocked >> (signal.SIGINT - 1) & 1
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+tracked = []
+
+
+def let_signals_through():
+    """In place of what starts a resource tracker, which unblocks signals the first time that it is asked."""
+    if not tracked:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    tracked.append(True)

@@ -1,5 +1,6 @@
 """Preloaded by a fork server of a test: workers that do what the name of their job says, without torch."""
 
+import atexit
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ def record(identity, **changes):
     return ScoreRecord.model_validate(values | ({"score": 0.5} if "status" not in changes else {}) | changes)
 
 
-def run(kind, spec, threads, keep, messages):
+def run(kind, spec, threads, keep, gpu, messages):
     """In the worker, in place of a cell: say a number of a process, do what the job is called, send a record."""
     identity = json.loads(spec)["id"]
     process = os.getpid()
@@ -29,6 +30,8 @@ def run(kind, spec, threads, keep, messages):
         program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         process = subprocess.Popen([sys.executable, "-S", "-c", program]).pid
     messages.send(("progress", str(process), None))
+    if gpu is not None:
+        messages.send(("progress", f"gpu {gpu}", None))
     if "ends its server" in identity:
         os.kill(os.getppid(), signal.SIGKILL)
     if "hangs" in identity or "ends its server" in identity:
@@ -41,3 +44,4 @@ def run(kind, spec, threads, keep, messages):
 
 
 runner._run = run
+atexit.register(runner.leave_no_socket)

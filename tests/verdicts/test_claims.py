@@ -116,6 +116,16 @@ def line(run, **values):
     return found.verdict, found.row.line
 
 
+def test_where_another_process_used_the_gpu_a_time_decides_nothing_and_a_count_does(run):
+    records = tuple(
+        r.model_copy(update={"flags": ("foreign_process",)}) if r.kind == "cost" else r for r in run.records
+    )
+    disturbed = replace(run, records=records)
+    far = judged(disturbed, metric="backward_seconds", versus="full", ratio={"max": 0.9})
+    assert (far.verdict, far.outcomes[0].why) == ("invalid", "another process used the GPU while times were taken")
+    assert judged(disturbed, versus="full", ratio={"min": 0.45, "max": 0.60}).verdict == "pass"
+
+
 def test_the_line_of_a_verdict_says_what_the_control_did_to_it(tmp_path):
     noisy, time = glue_small(tmp_path, noise=0.05), {"metric": "backward_seconds", "versus": "full"}
     did = "by 39 % for A/A noise [0.852, 1.177]"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tools.answers.words import Say, chinese, english
-from tools.docs import fields, figures, folders, gate
+from tools.docs import fields, figures, folders, gate, robustness
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = re.compile(r"(<!-- begin ([^>]+?) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[Say], str]] = {
     "folders": lambda _: folders.folders(),
     "inputs of the action": lambda _: gate.inputs(),
     "failing gate": lambda _: gate.failing(),
+    "robustness": lambda _: robustness.robustness(),
     **{f"cost of {name}": (lambda say, name=name: figures.sentence(say, name)) for name in figures.DESCRIBED},  # type: ignore[misc]
 }
 

@@ -202,6 +202,7 @@ def of_shape(results: Results, shape: Shape) -> list[Table]:
         _counted(once, fmt.plain(results.baseline), [alike(labels) for labels in groups]),
         _memory(once, facts.peak_name(source)),
         _timed(rows, results, shape),
+        _energy(results, shape, rows),
         _inference(once, length),
         _latency(rows, measured_batches(costs), length, results.baseline),
         *_generation(results, shape),
@@ -262,6 +263,16 @@ def _timed(rows: Rows, results: Results, shape: Shape) -> Table | None:
 
 
 TOKENS = dict(zip(THROUGHPUT, ("tokens / s", "target tokens / s"), strict=True))
+
+
+def _energy(results: Results, shape: Shape, rows: Rows) -> Table | None:
+    """Joules of a step with the counter that they are from; None where there was none."""
+    shown = [(f.label, f.name, fmt.seconds if f.unit == "s" else fmt.joules) for f in of_group("energy")]
+    counters = {(one.source.upper(), fmt.plain(one.covers)) for record in results.measured(shape).values()
+                if (one := record.step_energy)}  # fmt: skip
+    notes = [f"Counter: {source} of {covers}; all that it counts while steps run, idling included, none subtracted."
+             for source, covers in sorted(counters)]  # fmt: skip
+    return _of_columns("Energy of one training step", rows, shown, notes) if counters else None
 
 
 def _inference(rows: Rows, length: int | None) -> Table | None:

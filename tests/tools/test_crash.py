@@ -1,0 +1,101 @@
+"""The crash campaign sees what is wrong with a run, and kills real ones."""
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.execute.runner import _in_place
+from bench.schema.jobs import Cell, sha256_of
+from bench.store.kept import Keep
+from bench.store.sidecars import Sidecars, predictions_path
+from bench.store.store import open_store
+from tools.crash import light
+from tools.crash.__main__ import owed, read
+from tools.crash.trial import KILLED, Outcome, shared_memory, trial, wrong
+
+PLAN = light.plan()
+CELL = PLAN.cells[0].id
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run of the plan, as the command leaves it."""
+    keep = Keep(tmp_path / "run", "all", sha256_of("suite"))
+    with open_store(keep.folder, PLAN.suite) as store:
+        for job in PLAN.jobs:
+            for record in light.records(job):
+                if isinstance(job, Cell):
+                    light.keep_trained(job, keep)
+                    _in_place(keep, job.id)
+                    store.append(record, light.sidecars(job))
+                else:
+                    store.append(record)
+    return keep.folder
+
+
+def lines(run):
+    return (run / "records.jsonl").read_bytes().split(b"\n")[:-1]
+
+
+def rewritten(run, kept):
+    (run / "records.jsonl").write_bytes(b"".join(line + b"\n" for line in kept))
+
+
+def test_a_run_that_nobody_disturbed_is_sound(run):
+    assert wrong(run, lines(run)) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (lambda run: rewritten(run, lines(run)[:-1]), "lost: "),
+        (lambda run: rewritten(run, [*lines(run), lines(run)[0]]), "is listed twice"),
+        (lambda run: rewritten(run, [line.replace(b'"delta_bytes":4', b'"delta_bytes":5') for line in lines(run)]),
+         "corrupt: "),
+        (lambda run: rewritten(run, [line[:-3] for line in lines(run)]), "corrupt: "),
+        (lambda run: (run / "kept" / CELL / "delta.safetensors").write_bytes(b""), "delta.safetensors: damaged"),
+        (lambda run: (run / "kept" / CELL / "delta.safetensors").unlink(), "lost: kept/"),
+        (lambda run: (run / "kept" / CELL / "delta.json").unlink(), "lost: kept/"),
+        (lambda run: predictions_path(run, CELL).unlink(), f"corrupt: predictions of {CELL[:12]}"),
+        (lambda run: predictions_path(run, CELL).write_bytes(b"PAR1"), f"corrupt: predictions of {CELL[:12]}"),
+        (lambda run: Sidecars({"prediction": [0] * light.ROWS}).write(run, CELL), "corrupt: predictions"),
+        (lambda run: (run / "predictions" / "x.partial").write_bytes(b""), "left behind: predictions/x.partial"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_fault_is_seen(run, damage, fault):
+    seen = lines(run)
+    damage(run)
+    assert fault in "; ".join(wrong(run, seen))
+
+
+def test_shared_memory_that_nobody_maps_is_seen():
+    before = shared_memory()
+    program = "from multiprocessing import shared_memory as s, resource_tracker as t; import os; t.register = print; "
+    program += "m = s.SharedMemory(create=True, size=64); print(m.name, flush=True); os._exit(0)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    name = said.split()[-1]
+    try:
+        assert name in shared_memory() - before
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            Path("/dev/shm", name).unlink()
+
+
+def test_what_is_owed_is_what_the_file_does_not_hold(tmp_path):
+    path = tmp_path / "crash.jsonl"
+    path.write_text('{"kind": "driver", "number": 0, "kills": 1, "codes": [-9, 0], "faults": [], "sockets_left": 0}\n')
+    assert read(path) == [Outcome("driver", 0, 1, [-9, 0])]
+    todo = owed(8, 1, read(path))
+    assert len(todo) == 8 - 1 + 4
+    assert ("driver", 0) not in todo
+    assert {kind for kind, _ in todo} >= {*KILLED, "Ctrl-C", "full disk"}
+
+
+@pytest.mark.parametrize("kind", ["driver", "worker"])
+def test_a_run_that_is_killed_loses_nothing(kind, tmp_path):
+    outcome = trial(kind, 0, 0, tmp_path, startup=1.0)
+    assert outcome.faults == []
+    assert outcome.codes[-1] == 0

@@ -1,0 +1,107 @@
+"""Kill runs at random moments, resume them until they are done, and look for what was lost.
+
+    python -m tools.crash results/robustness/crash.jsonl
+
+A trial is a run of light jobs (`tools.crash.light`) through the command ``run`` itself: store, workers, fork server,
+signals and exit codes are the real ones. It is disturbed up to three times, the resumed run again: by ``kill -9`` of
+the driver, a worker, the fork server or all of them, by SIGTERM, by Ctrl-C, or by a disk that is full (a file system of
+its own in memory, which takes root). Then it is resumed until it is done, and looked at: no record lost, doubled or
+corrupt, no file damaged or left behind, no process orphaned, no semaphore leaked, no traceback.
+
+Each trial is a line of the file, stored at once; the same command goes on where it was stopped. Exit code 1: something
+was wrong.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import BenchError
+from tools.crash.trial import KILLED, SIGNALLED, Command, Kind, Outcome, small_disk, trial
+
+KILLS, OTHERS = 200, 20
+"""Runs killed with -9, in equal shares of who is killed; and runs of each other kind."""
+
+
+def owed(kills: int, others: int, outcomes: Sequence[Outcome]) -> list[tuple[Kind, int]]:
+    """Trials to do, the kinds in turn: kind and number."""
+    done = {(outcome.kind, outcome.number) for outcome in outcomes}
+    due: dict[Kind, int] = {kind: kills // len(KILLED) for kind in KILLED}
+    due |= dict.fromkeys((*SIGNALLED, "full disk"), others)
+    rounds = max(due.values(), default=0)
+    return [
+        (kind, number)
+        for number in range(rounds)
+        for kind, most in due.items()
+        if number < most and (kind, number) not in done
+    ]
+
+
+def startup_seconds(place: Path) -> float:
+    """How long a run takes here until its first record is there."""
+    (place / "tmp").mkdir()
+    started = time.monotonic()
+    command = Command(place / "run", place / "tmp", place / "stderr.txt", token="startup")
+    command.until((place / "run" / "records.jsonl").exists)
+    seconds = time.monotonic() - started
+    code, faults = command.ended()
+    if code or faults:
+        raise BenchError(f"a run that nobody disturbs ends with exit code {code} {faults}; nothing can be tried")
+    return seconds
+
+
+def mountable() -> bool:
+    """Whether a disk that can run full can be had."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with small_disk(Path(folder) / "disk"):
+                return True
+        except BenchError as error:
+            print(f"without trials of a full disk: {error}")
+            return False
+
+
+def read(path: Path) -> list[Outcome]:
+    """The trials that are done."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Outcome(**values) for values in map(json.loads, lines)]
+
+
+def main() -> None:
+    """Run what is missing, and say what was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="file of the trials, .jsonl")
+    parser.add_argument("--kills", type=int, default=KILLS, help="runs killed with -9 (default: %(default)s)")
+    parser.add_argument("--others", type=int, default=OTHERS, help="runs of each other kind (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides every random choice (default: %(default)s)")
+    given = parser.parse_args()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    outcomes = read(given.out)
+    todo = owed(given.kills, given.others, outcomes)
+    if todo and not mountable():
+        todo = [one for one in todo if one[0] != "full disk"]
+    if todo:
+        with tempfile.TemporaryDirectory() as folder:
+            startup = startup_seconds(Path(folder))
+        with given.out.open("a") as stream:
+            for place, (kind, number) in enumerate(todo, start=1):
+                with tempfile.TemporaryDirectory() as folder:
+                    outcomes.append(trial(kind, number, given.seed, Path(folder), startup))
+                stream.write(json.dumps(dataclasses.asdict(outcomes[-1])) + "\n")
+                stream.flush()
+                print(
+                    f"{place}/{len(todo)} {kind}: {outcomes[-1].codes} {'; '.join(outcomes[-1].faults) or 'sound'}",
+                    flush=True,
+                )
+    faulty = [outcome for outcome in outcomes if outcome.faults]
+    hits = sum(outcome.kills for outcome in outcomes)
+    print(f"{len(outcomes)} runs, disturbed {hits} times: {len(faulty)} with something wrong")
+    parser.exit(1 if faulty else 0)
+
+
+if __name__ == "__main__":
+    main()
