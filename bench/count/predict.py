@@ -507,5 +507,6 @@ def _notes_of_devices(setting: Setting) -> list[str]:
     )
     return [
         f"every figure but the largest batch is of one of {setting.devices} devices, each with {setting.batch} of the "
-        f"{setting.rows} rows; {how}; memory of the library that sends (NCCL) is left out"
+        f"{setting.rows} rows; {how}; memory of the library that sends (NCCL) is left out, and so is the time that "
+        "sending takes"
     ]

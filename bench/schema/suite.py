@@ -463,6 +463,10 @@ class MethodTable(_Table):
         return found
 
 
+OF_TIMES = ("compile", "blocks", "rounds", "extra_seconds", "rebuild", "latency_batches")
+"""Keys of a cost shape that say how times are taken."""
+
+
 class CostTable(StepShape):
     """One shape on which the cost of every method is measured."""
 
@@ -520,6 +524,19 @@ class CostTable(StepShape):
         for name in ("batch", "length"):
             if (asked := getattr(self, name)) > MOST_ROWS:
                 raise ValueError(f"{name} = {asked} is above {MOST_ROWS:,}; lower it")
+        return self
+
+    @model_validator(mode="after")
+    def _timed_alone(self) -> "CostTable":
+        """What says how times are taken is refused where none are; an empty list of batches says so too."""
+        if self.timed:
+            return self
+        given = [name for name in OF_TIMES if name in self.model_fields_set and getattr(self, name) != ()]
+        for name, table, field in (("generation", self.generation, "batches"), ("serving", self.serving, "rows")):
+            if table is not None and field in table.model_fields_set and getattr(table, field) != ():
+                given.append(f"{name}.{field}")
+        if given:
+            raise ValueError(f"{given[0]} is of times, and none are taken where timed = false; remove one of the two")
         return self
 
     @property
@@ -589,6 +606,8 @@ class Suite(_Table):
             raise ValueError("a suite with tasks needs seeds and a [recipe]")
         if not self.tasks and not self.cost and not self.sweep:
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
+        if self.recipe is not None and self.recipe.devices > 1 and not self.tasks:
+            raise ValueError("recipe.devices train cells together, and there are no tasks to train on; remove it")
         if self.retention is not None and not self.tasks:
             raise ValueError("retention is read before and after training, and there are no tasks to train on")
         if self.retention is not None and self.retention.on_the_way and not (self.recipe and self.recipe.curve_points):

@@ -85,6 +85,44 @@ def test_task_tables_that_are_none_are_named(tmp_path, value):
         load_suite(written(tmp_path, text))
 
 
+COUNTED = """
+question = "q"
+backbone = { name = "tiny", weights = "random" }
+method = [{ name = "full" }]
+[[cost]]
+batch = 2
+length = 8
+timed = false
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("compile = true", "compile"), ("blocks = 6", "blocks"), ("rounds = 2", "rounds"),
+        ("rebuild = true", "rebuild"),
+        ("extra_seconds = 3.0", "extra_seconds"), ("latency_batches = [1]", "latency_batches"),
+        ("generation = { batches = [1] }", "generation.batches"), ("serving = { rows = 4 }", "serving.rows"),
+    ],
+)  # fmt: skip
+def test_what_says_how_times_are_taken_is_refused_where_none_are(tmp_path, line, named):
+    with pytest.raises(BenchError, match=rf"mine.toml: cost\[0\]: {named} is of times, and none are taken"):
+        load_suite(written(tmp_path, COUNTED + line))
+
+
+@pytest.mark.parametrize(
+    "line", ["latency_batches = []", "generation = { batches = [] }", "serving = { tasks = [2] }", "latency_length = 8"]
+)
+def test_a_shape_that_is_counted_alone_may_say_so(tmp_path, line):
+    assert not load_suite(written(tmp_path, COUNTED + line)).cost[0].timed
+
+
+def test_devices_without_tasks_are_refused(tmp_path):
+    text = COUNTED + "[recipe]\nsteps = 2\nbatch_size = 4\ndevices = 2"
+    with pytest.raises(BenchError, match=r"mine.toml: suite: recipe.devices train cells together, and"):
+        load_suite(written(tmp_path, text))
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BenchError, match=r"absent.toml: not a readable TOML file"):
         load_suite(str(tmp_path / "absent.toml"))
