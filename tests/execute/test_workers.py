@@ -39,7 +39,8 @@ def context(monkeypatch):
 
 
 def jobs(*names, seconds=60.0, device="cpu"):
-    return [Cell.model_construct(id=name, timeout_seconds=seconds, threads=1, device=device) for name in names]
+    about = {"timeout_seconds": seconds, "threads": 1, "device": device, "recipe": {"devices": 1}}
+    return [Cell.model_construct(id=name, **about) for name in names]
 
 
 def outcomes(events):

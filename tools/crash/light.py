@@ -11,6 +11,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from bench.execute import runner
 from bench.schema.delta import Base, Delta, HeadLayout, KeptScore
@@ -144,8 +145,8 @@ def keep_trained(cell: Cell, keep: Keep) -> None:
         text=("text",), labels=("a", "b"), max_length=8, seed=cell.seed, recipe=cell.recipe,
         score=KeptScore(metric="accuracy", value=0.5, rows="test", test=0.5),
     )  # fmt: skip
-    kept.write_tensors = _write_tensors  # type: ignore[assignment]
-    kept.write_aside(keep.folder, about, _trained(cell))  # type: ignore[arg-type]
+    with mock.patch.object(kept, "write_tensors", _write_tensors):
+        kept.write_aside(keep.folder, about, _trained(cell))  # type: ignore[arg-type]
 
 
 def sidecars(cell: Cell) -> Sidecars:

@@ -42,6 +42,8 @@ TOKEN = "PEFT_LEDGER_CRASH"
 SECONDS, ORPHAN_SECONDS = 600.0, 60.0
 """A command that takes longer hangs; a process that outlives its run by so much is an orphan. Both are generous: the
 machine may be busy."""
+LEAK_SECONDS = 10.0
+"""Shared memory that nobody maps is leaked where it stays for so long: other programs may be about to map theirs."""
 DISK, RUN_BYTES = 2**20, 240 * 1024
 """Bytes of the file system that runs full, and about what a run takes of them."""
 
@@ -181,6 +183,7 @@ def trial(kind: Kind, number: int, seed: int, place: Path, startup: float) -> Ou
                 break
         outcome.faults += wrong(run, seen)
     outcome.sockets_left = _sockets(temporary, outcome)
+    _waited(lambda: not shared_memory() - before, LEAK_SECONDS, tick=0.05)
     outcome.faults += [f"leaked: /dev/shm/{name}" for name in sorted(shared_memory() - before)]
     return outcome
 

@@ -18,6 +18,7 @@ from unittest import mock
 
 import typer.main
 
+COMMAND = Path(__file__).resolve().parents[2] / "bench" / "__main__.py"
 LONGEST_LINE = 2_000
 """Characters of a sentence, before a command cuts it."""
 CPU_SECONDS = 60.0
@@ -114,7 +115,7 @@ _parser = functools.cache(typer.main.get_command)
 
 def run() -> None:
     """``python -m bench`` with the words of ``sys.argv``."""
-    runpy.run_module("bench", run_name="__main__")
+    runpy.run_path(str(COMMAND), run_name="__main__")
 
 
 def bench(words: Sequence[object], allowed: Sequence[Path]) -> Ended:
