@@ -1,8 +1,10 @@
 """Errors that a user can fix: one sentence that says what, where, what is allowed and what to do."""
 
 import difflib
+import json
+import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -78,7 +80,8 @@ def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> Benc
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     prefix = f"{where}: " if where else ""
-    return BenchError(f"{prefix}unknown {what} {name!r}; known: {', '.join(names)}.{hint}")
+    listed = f"known: {', '.join(names)}" if names else "it takes none"
+    return BenchError(f"{prefix}unknown {what} {name!r}; {listed}.{hint}")
 
 
 def given(hook: str, value: Any, kind: type[T], due: str) -> T:
@@ -117,11 +120,62 @@ class Fault(NamedTuple):
         return ".".join(map(str, self.location))
 
 
+_DUE = {
+    "string_type": "text in quotes", "string_sub_type": "text in quotes", "bool_type": "true or false",
+    "bool_parsing": "true or false", "int_type": "a whole number", "int_parsing": "a whole number",
+    "int_from_float": "a whole number", "int_parsing_size": "a smaller number", "float_type": "a number",
+    "float_parsing": "a number", "finite_number": "a finite number", "tuple_type": "a list", "list_type": "a list",
+    "set_type": "a list", "frozen_set_type": "a list", "dict_type": "a table of keys and values",
+    "mapping_type": "a table of keys and values", "model_type": "a table of keys and values",
+    "model_attributes_type": "a table of keys and values", "dataclass_type": "a table of keys and values",
+    "none_required": "left out", "literal_error": "{expected}", "enum": "{expected}", "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}", "less_than": "below {lt}", "less_than_equal": "at most {le}",
+    "too_short": "a list of {min_length} or more", "too_long": "a list of {max_length} at most",
+    "string_too_short": "text of {min_length} or more characters",
+    "string_too_long": "text of {max_length} characters at most",
+}  # fmt: skip
+"""What pydantic asks for, by its name of the fault, in words that complete "must be"."""
+_KIND_OF_UNION = re.compile(r"(float|int|str|bool|none|nullable|(function|constrained)-\w+|[\w-]*\[.*\])$")
+"""What pydantic adds to the location of a field that may be of several types; no key of ours is called so."""
+LONGEST_GIVEN = 100
+
+
 def first_fault(error: Any) -> Fault:
-    """What a pydantic ``ValidationError`` says first, without the library's own form."""
-    faults = error.errors()
-    first = faults[0]
-    return Fault(first["loc"], first["msg"].removeprefix("Value error, "), first["type"], first["input"], len(faults))
+    """What a pydantic ``ValidationError`` says first, in words of this project.
+
+    Of a field that may be of several types all are named, or what is wrong deeper within the one that was meant.
+    """
+    faults = error.errors(include_url=False)
+    first, place = faults[0], _field(faults[0]["loc"])
+    alike = [one for one in faults if _field(one["loc"])[: len(place)] == place]
+    if place != first["loc"]:
+        first = max(alike, key=lambda one: len(_field(one["loc"])))
+        place = _field(first["loc"])
+    dues = dict.fromkeys(_due(one) for one in alike if _field(one["loc"]) == place)
+    if first["type"] in ("missing", "extra_forbidden"):
+        words = {"missing": "is missing", "extra_forbidden": "no such field is known"}[first["type"]]
+    elif None in dues:
+        words = first["msg"].removeprefix("Value error, ")
+    else:
+        words = f"must be {' or '.join(map(str, dues))}, not {_shown(first['input'])}"
+    return Fault(place, words, first["type"], first["input"], len(faults))
+
+
+def _field(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(part for part in location if not (isinstance(part, str) and _KIND_OF_UNION.match(part)))
+
+
+def _due(fault: Mapping[str, Any]) -> str | None:
+    due = _DUE.get(fault["type"])
+    values = fault.get("ctx", {}).items()
+    return due and due.format(
+        **{name: f"{value:.10g}" if isinstance(value, float) else value for name, value in values}
+    )
+
+
+def _shown(value: object) -> str:
+    """A value as TOML and JSON spell it."""
+    return shortened(json.dumps(value, default=str, ensure_ascii=False), LONGEST_GIVEN)
 
 
 def unwritable(path: object, error: OSError, remedy: str = "free space or fix permissions") -> BenchError:

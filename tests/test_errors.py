@@ -1,10 +1,12 @@
 """What others say in their exceptions becomes a reason: a sentence that any file and any screen can hold."""
 
 import json
+from typing import Literal
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.errors import LONGEST_REASON, LONGEST_TRACEBACK, BenchError, shortened, traced, unknown
+from bench.errors import LONGEST_REASON, LONGEST_TRACEBACK, BenchError, first_fault, shortened, traced, unknown
 from bench.schema.forms import LONGEST_SPEC, inert, parse_spec
 from bench.schema.record import ScoreRecord
 from bench.training.blame import reason_of
@@ -99,3 +101,43 @@ def test_a_text_that_begins_a_formula_has_an_apostrophe_before_it_in_csv(text):
 @pytest.mark.parametrize("value", ["-1", "+1.5", "-", "lora(rank=8)", "a=b", "", -1, -1.5, None, True, "-inf"])
 def test_numbers_and_all_other_cells_stay_as_they_are(value):
     assert inert(value) is value
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str = "x"
+    rate: float | dict[str, float] = 0.5
+    sizes: tuple[int, ...] = Field((1,), min_length=1)
+    kind: Literal["classes", "score"] = "score"
+    share: float = Field(0.5, ge=0.0, lt=1.0)
+    on: bool = True
+
+
+@pytest.mark.parametrize(
+    ("values", "place", "words"),
+    [
+        ({"name": 3}, "name", "must be text in quotes, not 3"),
+        ({"name": (0, None)}, "name", "must be text in quotes, not [0, null]"),
+        ({"rate": "fast"}, "rate", 'must be a number or a table of keys and values, not "fast"'),
+        ({"rate": {"sst2": "fast"}}, "rate.sst2", 'must be a number, not "fast"'),
+        ({"sizes": (1, 2.5)}, "sizes.1", "must be a whole number, not 2.5"),
+        ({"sizes": ()}, "sizes", "must be a list of 1 or more, not []"),
+        ({"kind": "text"}, "kind", "must be 'classes' or 'score', not \"text\""),
+        ({"share": 1.0}, "share", "must be below 1, not 1.0"),
+        ({"share": -1.0}, "share", "must be at least 0, not -1.0"),
+        ({"on": "yes"}, "on", 'must be true or false, not "yes"'),
+        ({"off": True}, "off", "no such field is known"),
+    ],
+)
+def test_what_does_not_fit_a_table_is_said_in_words_of_this_project(values, place, words):
+    with pytest.raises(ValidationError) as error:
+        Table.model_validate(values)
+    fault = first_fault(error.value)
+    assert (fault.place, fault.message) == (place, words)
+
+
+def test_a_long_value_is_cut():
+    with pytest.raises(ValidationError) as error:
+        Table.model_validate({"on": "x" * 10_000})
+    assert len(first_fault(error.value).message) < 200

@@ -108,9 +108,10 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
     Raises:
         BenchError: A key is unknown, missing or has the wrong type or range.
     """
-    methods = _mixed(_spelled_out(values.get("method"), where))
+    if "method" in values:
+        values = values | {"method": _mixed(_spelled_out(values["method"], where))}
     try:
-        suite = Suite.model_validate(_tuples(values | {"method": methods}))
+        suite = Suite.model_validate(_tuples(values))
     except ValidationError as error:
         raise BenchError(f"{where}: {_sentence(error)}") from error
     if taken := [spec.name for spec in suite.task if spec.name in shipped()]:
@@ -183,8 +184,7 @@ def _sentence(error: ValidationError) -> str:
         return str(unknown("key", str(fault.location[-1]), known, "".join(parts[:-1]).lstrip(".")))
     if fault.kind == "missing":
         return f"{place} is missing"
-    given = f", got {fault.given!r}" if place and fault.kind != "value_error" else ""
-    return f"{place or 'suite'}: {fault.message}{given}"
+    return f"{place or 'suite'}: {fault.message}"
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

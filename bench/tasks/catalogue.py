@@ -43,8 +43,7 @@ def parse_task(values: Mapping[str, Any], where: str) -> TaskSpec:
         fault = first_fault(error)
         if fault.kind == "extra_forbidden":
             raise unknown("key", str(fault.location[-1]), TaskSpec.model_fields, where) from error
-        given = f", got {fault.given!r}" if fault.place and fault.kind not in {"value_error", "missing"} else ""
-        raise BenchError(f"{where}: {f'{fault.place}: ' if fault.place else ''}{fault.message}{given}") from error
+        raise BenchError(f"{where}: {f'{fault.place}: ' if fault.place else ''}{fault.message}") from error
 
 
 def _plugins() -> dict[str, EntryPoint]:

@@ -91,7 +91,7 @@ def test_a_suite_asks_for_any_batch_of_inference_and_claims_about_it():
     assert suite_with(latency_batches=[2, 4]).cost[0].latency_batches == (2, 4)
 
 
-@pytest.mark.parametrize(("batches", "says"), [([0], "greater than or equal to 1"), ([2, 2], "lists a batch twice")])
+@pytest.mark.parametrize(("batches", "says"), [([0], "must be at least 1"), ([2, 2], "lists a batch twice")])
 def test_a_batch_of_inference_is_at_least_one_row_and_given_once(batches, says):
     with pytest.raises(BenchError, match=says):
         suite_with(latency_batches=batches)

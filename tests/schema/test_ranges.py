@@ -122,13 +122,13 @@ def test_every_metric_has_its_range():
 
 
 REFERENCE = [
-    ("scores.sst2.methods.full.0", 40.55, "less than or equal to 1"),
+    ("scores.sst2.methods.full.0", 40.55, "at most 1"),
     ("scores.sst2.methods.full.0", -0.3, "full, seed 0: score = -0.3 is below 0, the least of accuracy"),
-    ("scores.sst2.methods.full.0", -1.5, "greater than or equal to -1"),
-    ("scores.sst2.methods.full.-1", 0.5, "greater than or equal to 0"),
-    ("costs.0.methods.full.delta_bytes", -1, "greater than or equal to 0"),
-    ("costs.0.methods.full.delta_bytes", 1.5, "valid integer"),
-    ("costs.0.merge_error.full", -1e-8, "greater than or equal to 0"),
+    ("scores.sst2.methods.full.0", -1.5, "at least -1"),
+    ("scores.sst2.methods.full.-1", 0.5, "at least 0"),
+    ("costs.0.methods.full.delta_bytes", -1, "at least 0"),
+    ("costs.0.methods.full.delta_bytes", 1.5, "must be a whole number"),
+    ("costs.0.merge_error.full", -1e-8, "at least 0"),
 ]
 
 
@@ -165,7 +165,7 @@ SUITE = {
     "recipe": {"steps": 3, "batch_size": 8, "max_length": 16, "train_rows": 32, "test_rows": 16},
     "cost": [{"batch": 2, "length": 8, "timed": False}], "sweep": [{"vary": "length", "values": [8, 16], "batch": 1}],
 }  # fmt: skip
-LIMIT = ROWS = "less than or equal to 10000000"
+LIMIT = ROWS = "at most 10000000"
 ABSURD = [
     *((f"cost.0.{name}", value, ROWS) for name, value in (
         ("batch_on_cpu", 10**9), ("latency_length", 10**9),
@@ -175,12 +175,12 @@ ABSURD = [
         "batch_size", "train_rows", "test_rows", "max_length", "selection_rows", "gradient_accumulation", "epochs",
     )),
     *((f"cost.0.{name}", 10**9, f"{name} = 1000000000 is above 10,000,000; lower it") for name in ("batch", "length")),
-    ("cost.0.blocks", 10**9, "less than or equal to 100000"), ("cost.0.rounds", 10**9, "less than or equal to 100000"),
+    ("cost.0.blocks", 10**9, "at most 100000"), ("cost.0.rounds", 10**9, "at most 100000"),
     ("cost.0.method_timeout_seconds", float("inf"), "finite number|less than"),
     *((f"{table}.timeout_seconds", 1e300, LIMIT) for table in ("cost.0", "recipe", "sweep.0")),
     ("cost.0.extra_seconds", 1e300, LIMIT), ("sweep.0.method_timeout_seconds", 1e300, LIMIT),
-    ("sweep.0.values", [8, 10**9], ROWS), ("recipe.curve_points", 10**9, LIMIT), ("seeds", [*range(1001)], "1000 item"),
-    ("recipe.gradient_norms", 10**9, LIMIT), ("backbone.revision", "", "at least 1 char"),
+    ("sweep.0.values", [8, 10**9], ROWS), ("recipe.curve_points", 10**9, LIMIT), ("seeds", [*range(1001)], "1000 at"),
+    ("recipe.gradient_norms", 10**9, LIMIT), ("backbone.revision", "", "text of 1 or more char"),
     ("recipe.task", {"sst2": {"steps": 3, "epochs": 3}}, "task.sst2: give at most one of steps and epochs"),
     ("method.1.learning_rate", {}, "learning_rate names no task; give a rate"),
     *((path, 1, "unknown key 'x'; known: ") for path in (

@@ -101,8 +101,8 @@ def test_a_damaged_file_of_tensors_is_a_sentence(tmp_path, harm, sentence):
         ({"labels": ["yes", "yes"]}, "labels names a class twice"),
         ({"labels": ["a", "b", "c"]}, "head.outputs is 2, and there are 3"),
         ({"files": {"../elsewhere": "0" * 64}}, "no file in this folder"),
-        ({"max_length": 0}, "max_length: Input should be greater"),
-        ({"surprise": 1}, "surprise: Extra inputs"),
+        ({"max_length": 0}, "max_length: must be at least 1, not 0"),
+        ({"surprise": 1}, "surprise: no such field is known"),
         ({"base": {"name": "x", "weights": "pretrained", "seed": 0}}, "base.sha256 is missing"),
     ],
 )
