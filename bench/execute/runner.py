@@ -1,11 +1,13 @@
 """Carries out a plan: each job in a process of its own through a fork server; stores each record at once."""
 
+import atexit
 import contextlib
 import dataclasses
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -14,6 +16,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple, Protocol
 
 import psutil
@@ -116,8 +119,20 @@ def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
     return context
 
 
-def leave_no_socket() -> None:
-    """In the fork server, as it ends: remove the folder of its socket where the process that made it was killed.
+def outlive_the_run() -> None:
+    """In the fork server, as it starts: where the run is killed, leave no socket and say nothing that nobody asked."""
+    atexit.register(_leave_no_socket)
+    shown = sys.excepthook
+
+    def shown_to_the_run(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, EOFError | OSError) or _lives(int(os.environ[_PARENT])):
+            shown(kind, error, trace)  # else a worker was about to read what it is to do
+
+    sys.excepthook = shown_to_the_run
+
+
+def _leave_no_socket() -> None:
+    """Remove the folder of the server's socket where the process that made it was killed.
 
     One that ends by itself removes the folder, and may start another server in it.
     """

@@ -1,6 +1,5 @@
 """Preloaded by the fork server for every worker."""
 
-import atexit
 import gc
 import os
 
@@ -10,9 +9,9 @@ import torch
 import transformers.models.auto.modeling_auto as auto
 from transformers import AutoConfig
 
-from bench.execute.runner import leave_no_socket  # also what every worker imports as it starts
+from bench.execute.runner import outlive_the_run  # also what every worker imports as it starts
 
-atexit.register(leave_no_socket)
+outlive_the_run()
 
 # Threads that live in the server would be lost by the fork: the server itself must never start an OpenMP pool.
 torch.set_num_threads(1)

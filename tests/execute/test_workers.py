@@ -122,6 +122,25 @@ os.kill(os.getpid(), signal.SIGKILL) if {killed} else None
 """
 
 
+KILLED_AS_A_JOB_STARTS = """
+import os, signal
+from multiprocessing import forkserver, get_context
+from bench.execute import runner
+get_context("forkserver").set_forkserver_preload(["tests.factories.light_jobs"])
+runner._serve()
+forkserver.connect_to_new_process([])  # a worker that waits for what it is to do
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_whose_run_is_killed_as_it_starts_ends_without_a_traceback():
+    words = [sys.executable, "-c", KILLED_AS_A_JOB_STARTS]
+    around = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=around, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("killed", [True, False])
 def test_no_socket_of_a_fork_server_stays_in_the_temporary_folder(killed, tmp_path):
     around = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -3,7 +3,6 @@
 The fork server preloads this module in place of ``bench.execute.warm``.
 """
 
-import atexit
 import hashlib
 import os
 import random
@@ -171,4 +170,4 @@ def run(kind: str, spec: str, threads: int, keep: Keep | None, gpu: int | None, 
 
 
 runner._run = run
-atexit.register(runner.leave_no_socket)
+runner.outlive_the_run()

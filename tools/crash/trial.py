@@ -130,7 +130,9 @@ class Command:
                 one.kill()
         said = self._heard.read_text(errors="replace")
         if "Traceback" in said:
-            faults.append(f"traceback: {said.strip().splitlines()[-1][:200]}")
+            lines = said.strip().splitlines()
+            where = next((line.strip() for line in reversed(lines) if line.startswith("  File ")), "")
+            faults.append(f"traceback: {lines[-1][:200]} ({where})")
         return code, faults
 
 

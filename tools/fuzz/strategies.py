@@ -26,8 +26,23 @@ LEAVES = st.one_of(
 """In place of whatever stands somewhere."""
 
 
-CHANGES = st.integers(0, 3)
+CHANGES = st.sampled_from((0, 1, 1, 1, 2, 3))
 """Of one example; the first of a search has none, and what is sound must work."""
+
+
+def _alike(value: Any) -> st.SearchStrategy[Any]:
+    """Others of the same type, which a check of types alone lets through."""
+    if isinstance(value, bool) or value is None:
+        return st.booleans()
+    if isinstance(value, int):
+        return st.one_of(st.integers(-2, 70), st.sampled_from([one for one in ODD_NUMBERS if isinstance(one, int)]))
+    if isinstance(value, float):
+        return st.one_of(st.sampled_from([float(one) for one in ODD_NUMBERS]), st.floats(), st.floats(0, 1))
+    if isinstance(value, str):
+        return st.one_of(st.sampled_from(ODD_TEXTS), st.just(value * 2), st.just(value[1:]), st.text(max_size=8))
+    if isinstance(value, list) and value:
+        return st.one_of(st.permutations(value), st.just(value[1:]), st.just(value * 2))
+    return LEAVES
 
 
 def spoilt(draw: Draw, value: T) -> T:
@@ -40,7 +55,7 @@ def spoilt(draw: Draw, value: T) -> T:
 def _changed(draw: Draw, value: Any, depth: int) -> Any:
     keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
     if not keys or (depth and draw(st.integers(0, 5)) == 0):
-        return draw(LEAVES)
+        return draw(_alike(value) if draw(st.booleans()) else LEAVES)
     key, copy = draw(st.sampled_from(keys)), value.copy()
     what = draw(st.integers(0, 11))
     if what == 0:
