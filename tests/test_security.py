@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.report.render import html
 
@@ -98,3 +99,9 @@ def test_the_tests_that_hold_each_rule_are_there():
     named = re.findall(r"`(tests/[\w/]+\.py)`", SECURITY)
     assert len(named) > 8
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_audit_of_pinned_versions_fails_for_what_it_cannot_look_up():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    (audit,) = [step["run"] for step in jobs["audit"]["steps"] if step.get("run", "").startswith("pip-audit")]
+    assert all(words in audit for words in ("--strict", "--requirement constraints.txt"))
