@@ -471,9 +471,9 @@ def _lines(
 ) -> Iterator[str]:
     length = length_for(tokens, positions)
     cut = sum(count > length for count in tokens) / len(tokens)
-    yield f"# Proposed from {found.train.name}: {described(found)}."
+    yield _comment(f"Proposed from {found.train.name}: {described(found)}.")
     if found.left_out:
-        yield f"# Columns that nothing reads: {', '.join(found.left_out)}."
+        yield _comment(f"Columns that nothing reads: {', '.join(found.left_out)}.")
     yield f'question = "Which way of fine-tuning does {name} best, and what does it cost?"'
     yield "seeds = [0, 1, 2, 3, 4]  # five give score claims a verdict; fewer are quicker"
     yield ""
@@ -523,9 +523,10 @@ def _task_lines(found: Proposal, name: str, place: Path) -> Iterator[str]:
     texts = ", ".join(_quoted(column) for column in found.text)
     yield f"text = [{texts}]"
     yield f"label = {_quoted(found.label)}"
-    if found.kind == "text":
-        fields = "\\n".join(f"{{{column}}}" for column in found.text)
-        yield f'prompt = "{fields}\\n"  # what the model continues'
+    if found.kind == "text" and not any(re.search(r"[{}\[\]!:]", column) for column in found.text):
+        # else the default, which is the same: a template cannot hold such a name
+        fields = "".join(f"{{{column}}}\n" for column in found.text)
+        yield f"prompt = {_quoted(fields)}  # what the model continues"
     if found.incomplete:
         yield f'incomplete = "drop"  # up to {found.incomplete:,} rows lack a text or a label'
     if found.skewed:
@@ -568,6 +569,11 @@ def _tables(kind: Kind) -> Iterator[str]:
 def _relative(path: Path, place: Path) -> str:
     resolved, folder = path.resolve(), place.resolve()
     return resolved.relative_to(folder).as_posix() if resolved.is_relative_to(folder) else str(resolved)
+
+
+def _comment(text: str) -> str:
+    """A line that TOML passes over, whatever a file calls its columns."""
+    return "# " + "".join(character if character.isprintable() else " " for character in text)
 
 
 def _quoted(text: str) -> str:

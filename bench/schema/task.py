@@ -221,9 +221,14 @@ class TaskSpec(_Table):
         if self.kind != "text":
             raise ValueError(f"prompt belongs to kind = 'text', not to {self.kind!r}")
         try:
-            fields = [field for _, field, _, _ in string.Formatter().parse(self.prompt) if field is not None]
+            parts = [part for part in string.Formatter().parse(self.prompt) if part[1] is not None]
         except ValueError as error:
             raise ValueError(f"prompt is not a template ({error}); write {{column}} for a text, {{{{ for {{") from error
+        fields = [field for _, field, _, _ in parts]
+        if formatted := [field for _, field, form, conversion in parts if form or conversion]:
+            raise ValueError(
+                f"prompt gives {{{formatted[0]}}} a format; a text stands as it is, so write its column alone"
+            )
         if unknown := [field for field in fields if field not in self.text]:
             raise ValueError(f"prompt names {{{unknown[0]}}}, which is not among text: {', '.join(self.text)}")
         if missing := [column for column in self.text if column not in fields]:

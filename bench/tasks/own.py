@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import string
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,4 +142,6 @@ def prompted(spec: TaskSpec, texts: tuple[str, ...]) -> str:
     """What a language model continues: the task's template with the texts of a row, else one text a line."""
     if spec.prompt is None:
         return "".join(f"{text}\n" for text in texts)
-    return spec.prompt.format(**dict(zip(spec.text, texts, strict=True)))
+    of = dict(zip(spec.text, texts, strict=True))  # by whole names: `format` would take a dot for an attribute
+    parts = string.Formatter().parse(spec.prompt)
+    return "".join(words + (of[field] if field is not None else "") for words, field, _, _ in parts)

@@ -11,6 +11,7 @@ import pytest
 from bench.errors import BenchError
 from bench.plan.load import parse_suite
 from bench.plan.propose import length_for, look, suite_text
+from bench.tasks.own import prompted
 from tests.factories.command import bench
 
 WORDS = ("late", "parcel", "money", "back", "account", "locked", "help", "please")
@@ -129,6 +130,18 @@ def test_one_class_that_is_most_of_the_rows_is_scored_by_macro_f1_and_weighted(t
 def test_column_names_with_quotes_survive(tmp_path):
     found = look(written(tmp_path / "mine.csv", rows_of(9, **{'the "text"': sentence, "label": lambda r, i: i % 2})))
     assert proposed(found, tmp_path).task[0].text == ('the "text"',)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\x1bx", "the 'text'", "a.b", "0", "a{b}", "a[0]", "x:>9", "#"])
+@pytest.mark.parametrize("read", [True, False])
+def test_a_suite_can_be_written_whatever_a_file_calls_its_columns(tmp_path, name, read):
+    path = tmp_path / "mine.jsonl"
+    columns = {"body": sentence, name: sentence, "answer": sentence}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(9, **columns)))
+    text = ("body", name) if read else ("body",)
+    (task,) = proposed(look(path, text=text, label="answer"), tmp_path).task
+    assert (task.text, task.kind) == (text, "text")
+    assert prompted(task, ("a {text}",) * len(text)) == "a {text}\n" * len(text)
 
 
 @pytest.mark.parametrize(
