@@ -258,7 +258,7 @@ def _latency_work(session: Session, labels: Sequence[str], rows: int) -> float:
 
 
 def _groups(session: Session, labels: Sequence[str], size: Callable[[Findings], int]) -> list[list[str]]:
-    """``labels`` that have not failed, in groups that fit in 60 % of the free memory beside one running step."""
+    """``labels`` that have not failed, in groups that fit in the free memory beside one running step."""
     findings, baseline = session.findings, session.probe.baseline
     alive = {label: size(findings[label]) for label in labels if findings[label].ok}
     if baseline not in alive:
@@ -266,8 +266,19 @@ def _groups(session: Session, labels: Sequence[str], size: Callable[[Findings], 
         for found in (findings[label] for label in alive):
             found.warnings += [warning] if warning not in found.warnings else []
         return []
-    largest = max(findings[label].figures["peak_memory_bytes"].step for label in alive)
-    return groups(alive, baseline, int(0.6 * free_bytes(session.models.device)) - largest)
+    running = [(findings[label].figures["peak_memory_bytes"].step, findings[label].held_bytes) for label in alive]
+    return groups(alive, baseline, room_of(session.models.device, free_bytes(session.models.device), running))
+
+
+def room_of(device: str, free: int, steps: Sequence[tuple[int, int]]) -> int:
+    """Bytes for what is held between rounds while any one of ``steps`` runs: peak bytes, and those of it that it holds.
+
+    On the CPU 60 % of what is free, less the largest peak: others may take the rest at any time. Of a GPU, which a
+    probe has alone, 90 %, less the most that a step takes beside what it holds; the rest is for fragmentation.
+    """
+    if device != "cuda":
+        return int(0.6 * free) - max(peak for peak, _ in steps)
+    return int(0.9 * free) - max(peak - held for peak, held in steps)
 
 
 def time_training(session: Session, labels: list[str], suffix: str) -> None:
@@ -317,7 +328,7 @@ def _take_energy(session: Session, clocks: Builds[StepClock], labels: Iterable[s
             functools.partial(clock, device),
         )
         for label in labels
-        if findings[label].ok
+        if findings[label].ok and "step_energy" not in findings[label].figures  # the baseline's, in a later group
     }
     meter = counter(device) if works else None
     if meter is None:

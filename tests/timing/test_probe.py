@@ -17,12 +17,15 @@ from bench.count.count import count
 from bench.count.outcome import Findings
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig
+from bench.models.objective import bare_for
 from bench.schema.claims import Bounds, TimedBound
 from bench.schema.jobs import BackboneSpec, MethodSpec, Probe
 from bench.schema.record import CostRecord
+from bench.schema.shape import Setting
 from bench.timing import counted, session
 from bench.timing.counted import Bench
 from bench.timing.interleave import Pace
+from bench.timing.models import copied_to
 from bench.timing.probe import failures, run_probe
 from methods import BUILTIN
 from tests.factories.cost_steps import counted_once, here
@@ -358,6 +361,33 @@ def test_room_on_a_gpu_is_asked_for_after_cached_blocks_are_given_back(monkeypat
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(7))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[-1], 9))
     assert session.free_bytes("cuda") == 7
+
+
+def test_a_gpu_has_room_for_all_but_what_a_step_takes_beside_what_it_holds() -> None:
+    """Full fine-tuning holds 20 of its 28 GB between two steps; the CPU's rule keeps the whole of it free again."""
+    steps = [(28, 20), (13, 6)]
+    assert session.room_of("cpu", 100, steps) == 60 - 28
+    assert session.room_of("cuda", 100, steps) == 90 - 8
+
+
+def test_a_backbone_goes_to_its_device_without_a_copy_in_main_memory() -> None:
+    bare = bare_for(BackboneSpec(name="tiny", weights="random"), Setting(batch=1, length=4))
+    bare.tied = next(bare.parameters())
+    moved = copied_to("meta", bare)
+    assert {held.device.type for held in (*moved.parameters(), *moved.buffers())} == {"meta"}
+    assert {held.device.type for held in (*bare.parameters(), *bare.buffers())} == {"cpu"}
+    assert [*moved.state_dict()] == [*bare.state_dict()] and moved.tied is next(moved.parameters())
+
+
+def test_a_copied_backbone_has_weights_of_its_own() -> None:
+    bare = bare_for(BackboneSpec(name="tiny", weights="random"), Setting(batch=1, length=4)).eval()
+    next(bare.parameters()).requires_grad_(False)
+    copied, ids = copied_to("cpu", bare), torch.ones(1, 4, dtype=torch.long)
+    assert torch.equal(copied(input_ids=ids).last_hidden_state, bare(input_ids=ids).last_hidden_state)
+    assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in bare.parameters()]
+    with torch.no_grad():
+        next(copied.parameters()).fill_(7.0)
+    assert not (next(bare.parameters()) == 7.0).any()
 
 
 def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges(unforked: None) -> None:
