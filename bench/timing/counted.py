@@ -118,10 +118,11 @@ def _counted(models: Models, spec: MethodSpec, bases: Bases, known: Counts | Non
     found, state = Findings(), ProcessState()
     try:
         count_training(models, spec, found, known)
-        deployed = models.deployed(spec.label, checked=True)
-        count_inference(models, deployed, found, bases[0])
-        count_generation(models, deployed, found, bases[1])
-        count_serving(models, found)
+        if models.probe.inference:
+            deployed = models.deployed(spec.label, checked=True)
+            count_inference(models, deployed, found, bases[0])
+            count_generation(models, deployed, found, bases[1])
+            count_serving(models, found)
     except BaseException as error:  # the outermost frame of a method's process, SystemExit too: a failure is a result
         found.fail(error)
     if changes := state.changes():

@@ -219,7 +219,7 @@ def timed(session: Session, unmoved: Unmoved, labels: Sequence[str], send: Calla
     for number, group in enumerate(in_groups, start=1):
         of = f" of group {number}/{len(in_groups)}" if len(in_groups) > 1 else ""
         time_training(session, group, of)
-        for some in _groups(session, group, lambda found: 2 * found.held_bytes):
+        for some in _groups(session, group, lambda found: 2 * found.held_bytes) if session.probe.inference else ():
             time_inference(session, some, of)
         if (reason := unmoved.moved()) is not None:
             send((None, Moved(reason)))
@@ -315,7 +315,8 @@ def time_training(session: Session, labels: list[str], suffix: str) -> None:
             found.figures.setdefault("aa_control", {}).update(controls)
             for phase in PHASES:
                 found.figures[f"{phase}_seconds"] = timing(samples[key], samples[baseline], phase)
-    _take_energy(session, clocks, [label for label in labels if Key(label) in samples])
+    if probe.energy:
+        _take_energy(session, clocks, [label for label in labels if Key(label) in samples])
 
 
 def _take_energy(session: Session, clocks: Builds[StepClock], labels: Iterable[str]) -> None:

@@ -403,6 +403,22 @@ def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges(u
             assert getattr(record, figure) is None, figure
 
 
+def test_without_inference_a_step_is_counted_measured_and_timed_and_nothing_is_deployed(unforked: None) -> None:
+    with mock.patch("bench.timing.models.Models.deployed", side_effect=AssertionError):
+        found = list(run_probe(probe("full", "lora", inference=False, latency_batches=())))
+    for record in found:
+        assert record.status == "ok" and record.peak_memory_bytes and record.step_seconds and record.backward_seconds
+        assert record.inference is record.latency_seconds is record.merged_equals_base is record.latency_length is None
+        assert set(record.aa_control) == {"forward", "backward", "optimizer", "step"}
+
+
+@pytest.mark.parametrize("energy", [True, False])
+def test_energy_is_read_where_the_suite_does_not_spare_it(energy: bool, unforked: None) -> None:
+    with mock.patch("bench.timing.session.counter", return_value=None) as asked:
+        assert all(record.status == "ok" for record in run_probe(probe("full", energy=energy, latency_batches=())))
+    assert asked.called is energy
+
+
 def test_what_is_counted_alone_comes_method_by_method(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[Findings] = []
     count = Bench.counted
