@@ -12,6 +12,7 @@ GPU, or what was asked cannot be done; 130 interrupted.
 """
 
 import argparse
+import datetime
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from bench.schema.jobs import Probe
 from bench.schema.record import CostRecord
 from bench.verdicts.claims import JudgedResults
 
-SUITES = ("cost-gpu-bert-base", "cost-gpu-llama-3.2-1b", "cost-gpu-llama-3.2-3b")
+SUITES = ("cost-gpu-bert-base", "cost-gpu-llama-1b", "cost-gpu-llama-3b")
 """Smallest first: what breaks shows after a minute."""
 NEAR = 0.03
 """A counted peak is right that lies so near to the measured one, as a share of it."""
@@ -85,16 +86,31 @@ def table(results: JudgedResults) -> tuple[str, bool]:
     """What a run shows, as Markdown, and whether it meets every target."""
     found, told = rows(results), claims.tell(results)
     near = sum(row.near for row in found)
-    shapes = "; ".join(overview.shape_line(shape) for shape in results.shapes) or "no record"
-    torch_version = next((record.environment["versions"].get("torch") for record in results.cost_records), None)
     lines = [
-        f"## {results.suite.name}", "", f"{shapes}; torch {torch_version}", "",
+        f"## {results.suite.name}", "", *(f"{line}." for line in _circumstances(results)), "",
         "| method | counted peak | measured peak | counted / measured | within 3 % |",
         "| --- | ---: | ---: | ---: | --- |", *map(str, found), "",
         f"{near} of {len(found)} methods within 3 %.", "",
         *(f"- {one.verdict}: {one.says}: {one.figures or '-'}" + (f" ({one.why})" if one.why else "") for one in told),
     ]  # fmt: skip
     return "\n".join(lines), near == len(found) and all(one.verdict == "pass" for one in told)
+
+
+def _circumstances(results: JudgedResults) -> list[str]:
+    """Backbone, step, GPU, torch and how long it took, a line for each shape."""
+    lines = []
+    for shape in results.shapes:
+        held = [record for record in results.cost_records if record.shape == shape]
+        began, ended = (
+            end(datetime.datetime.fromisoformat(time) for time in times)
+            for end, times in ((min, [one.started for one in held]), (max, [one.ended for one in held]))
+        )
+        torch_version = held[0].environment["versions"].get("torch")
+        minutes = (ended - began).total_seconds() / 60
+        lines.append(
+            f"{held[0].backbone.name}, {overview.shape_line(shape)}; torch {torch_version}; {minutes:.1f} minutes"
+        )
+    return lines
 
 
 def report(out: Path) -> tuple[str, bool]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.count.count import count
+from bench.count.count import CUBLAS_WORKSPACE, count
 from bench.count.outcome import Findings
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig
@@ -401,6 +401,23 @@ def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges(u
         assert record.predicted_peak_memory_bytes == timed[label].peak_memory_bytes
         for figure in (*TIMES, "latency_seconds", "peak_memory_bytes", "switch_seconds"):
             assert getattr(record, figure) is None, figure
+
+
+@pytest.mark.parametrize(("timed", "shift"), [(True, 2 * 2**25 - CUBLAS_WORKSPACE), (False, 0)])
+def test_the_peak_of_a_step_that_a_gpu_runs_holds_the_workspaces_seen_there(
+    timed: bool, shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step itself needs the GPU; what is counted alone is the same on any machine."""
+    asked = probe("head", timed=timed)
+    setting = Setting(**asked.step(), device="cuda")
+    models = mock.Mock(probe=asked, device="cuda", setting=setting, step=mock.Mock(side_effect=StopIteration))
+    monkeypatch.setattr(counted, "workspace_bytes", lambda device, dtype: 2 * 2**25)
+    found = Findings()
+    with pytest.raises(StopIteration) if timed else contextlib.nullcontext():
+        counted.count_training(models, asked.methods[0], found)
+    alone = count(asked.backbone, *registry.make("head", {}), setting)
+    assert found.figures["predicted_peak_memory_bytes"].step == alone.peak.step + shift
+    assert any("cuBLAS" in note for note in found.figures["notes"]) is timed
 
 
 def test_without_inference_a_step_is_counted_measured_and_timed_and_nothing_is_deployed(unforked: None) -> None:
