@@ -5,20 +5,29 @@ import re
 import shlex
 import shutil
 import tomllib
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench import registry
+from bench.count.attribution import Origin
 from bench.count.count import count
 from bench.count.predict import check_fit
+from bench.count.step import TrainingStep, optimizer_groups, step_batch
 from bench.errors import BenchError
+from bench.models.head import TaskModel
+from bench.models.objective import bare_for, make_objective
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection, select
+from bench.schema.jobs import BackboneSpec
 from bench.schema.shape import Setting
 from bench.store.store import read_run
+from bench.training.loop import make_optimizer, optimizer_for
 from methods import BUILTIN
 from tests.factories.command import bench, module
 from tests.factories.records import cost
@@ -104,6 +113,67 @@ def test_the_page_names_the_memory_that_each_backbone_takes(sizes):
     bert, small, large = (f"{found.least / 1e9:.0f} GB" for _, found in sizes.values())
     assert f"takes {large} that way on Llama-3.2-3B, {small} on Llama-3.2-1B and {bert} on bert-base" in PAGE
     assert all(found.least <= gpu.USABLE * A100 for _, found in sizes.values())
+
+
+# A device that is not the default
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Let tensors without values stand for those of a GPU: an operation refuses to take them beside one on the CPU."""
+    autocast, of_device, truth = torch.autocast, torch.is_autocast_enabled, torch.Tensor.__bool__
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *how, **more: nullcontext() if kind == "meta" else autocast(kind, *how, **more)
+    )
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *kind: kind != ("meta",) and of_device(*kind))
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: tensor.is_meta or truth(tensor))
+
+
+def trained_elsewhere(method, config, spec, dtype):
+    """Take a step of ``method`` on another device than torch's default one; returns its model."""
+    text = {"objective": "text", "loss": "target", "target_tokens": 4} if "llama" in spec.name else {}
+    wide = {"adapter_dtype": "float32"} if dtype == "bfloat16" else {}
+    setting = Setting(batch=2, length=8, dtype=dtype, **text, **wide)
+    bare = bare_for(spec, setting, device="meta")
+    origin, body = Origin(bare), method.apply(bare, config)
+    model = TaskModel(body, make_objective(bare, setting).to("meta")).train()
+    if wide and method.takes_float32:
+        method.widen(body, [p for p in body.parameters() if p.requires_grad and p not in origin.parameters])
+    make = partial(make_optimizer, form="adamw_foreach")  # the fused form has no kernel for tensors without values
+    optimizer = optimizer_for(method, body, optimizer_groups(model, method), make=make, notes=[])
+    batch = step_batch(bare.config, setting, device="meta")
+    step = TrainingStep(method, config, model, origin, optimizer, batch, False, (), None, False)
+    step.backward(step.forward())
+    step.optimize()
+    return model
+
+
+BACKBONES = [("tiny", None), ("llama-3.2-1b", 2)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("backbone", "layers"), BACKBONES, ids=["bert", "llama"])
+@pytest.mark.parametrize("name", BUILTIN)
+def test_a_step_leaves_no_tensor_of_a_method_on_the_cpu(name, backbone, layers, dtype, elsewhere):
+    if (name, layers) == ("bitfit", 2):
+        pytest.skip("Llama has no biases to train")
+    spec = BackboneSpec(name=backbone, weights="random", layers=layers)
+    model = trained_elsewhere(*registry.make(name, {}), spec, dtype)
+    assert {held.device.type for held in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+def test_a_method_that_forgets_the_device_is_found(elsewhere):
+    class Forgetful(registry.load_method("lora")):
+        def apply(self, backbone, config):
+            body = super().apply(backbone, config)
+            body.get_submodule("encoder.layer.0.attention.self.query").register_forward_hook(
+                lambda module, inputs, output: output + torch.zeros(2, 8, 64)
+            )
+            return body
+
+    spec = BackboneSpec(name="tiny", weights="random")
+    with pytest.raises(RuntimeError, match="same device|device meta|is not on the expected device"):
+        trained_elsewhere(Forgetful(), registry.make("lora", {})[1], spec, "float32")
 
 
 # The table
