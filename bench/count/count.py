@@ -321,6 +321,15 @@ def with_workspace(peak: PeakMemory, device: str) -> PeakMemory:
     return _shifted(peak, CUBLAS_WORKSPACE) if device == "cuda" else peak
 
 
+def with_workspace_seen(counts: Counts, taken: int) -> Counts:
+    """Counts for CUDA with what products took on the GPU at hand, in bytes, in place of the smallest workspace."""
+    return dataclasses.replace(
+        counts,
+        predicted_peak_memory_bytes=_shifted(counts.peak, taken - CUBLAS_WORKSPACE),
+        notes=(*counts.notes, f"the predicted peak holds {taken / 1e6:,.1f} MB that cuBLAS keeps on this GPU"),
+    )
+
+
 def _shifted(peak: PeakMemory, always: int) -> PeakMemory:
     return PeakMemory(**{phase: value + always for phase, value in peak})
 

@@ -250,6 +250,21 @@ def _gradients(model: nn.Module) -> int:
     return nbytes(_here(p.grad for p in model.parameters() if p.grad is not None))
 
 
+def workspace_bytes(device: str, dtype: torch.dtype) -> int:
+    """Bytes that cuBLAS takes from torch's allocator for products on ``device``, and keeps; 0 on the CPU.
+
+    Told by a small product, there and back, in a process that has made none yet: forward and backward run in threads
+    of their own, each with its workspace, whose size depends on the GPU and on torch.
+    """
+    before = torch.cuda.memory_allocated()
+    rows, weight, bias = (
+        torch.ones(*shape, device=device, dtype=dtype, requires_grad=True) for shape in ((64, 64), (64, 64), (64,))
+    )
+    torch.autograd.backward(nn.functional.linear(rows, weight, bias).sum())
+    del rows, weight, bias
+    return int(torch.cuda.memory_allocated() - before)
+
+
 def _by_cuda(step: Step) -> tuple[list[int], int]:
     peaks: list[int] = []
 

@@ -326,7 +326,7 @@ def _check_step(spec: BackboneSpec, methods: Sequence[MethodSpec], setting: Sett
     where = f"a step of {setting.batch} x {setting.length} tokens"
     if (least := _states(spec, setting.batch, setting.length)) > limit:
         raise BenchError(f"{_too_much(where, least, limit)}; lower batch or length, or count it alone with --counts")
-    if _most(spec, setting) <= limit:
+    if generous_bytes(spec, setting) <= limit:
         return
     from bench.count.count import peak_of
 
@@ -347,7 +347,7 @@ def _states(spec: BackboneSpec, rows: int, length: int) -> int:
     return int(rows * length * backbone.configuration(spec).hidden_size * 2)
 
 
-def _most(spec: BackboneSpec, setting: Setting) -> int:
+def generous_bytes(spec: BackboneSpec, setting: Setting) -> int:
     """Bytes that no step of a built-in method is near: four copies of every weight, and all that layers may keep."""
     config = backbone.configuration(spec)
     tokens, heads = setting.batch * setting.length, config.num_attention_heads

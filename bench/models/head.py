@@ -15,10 +15,13 @@ from bench.errors import BenchError
 Pooling = Literal["mean", "cls", "last"]
 
 
-def generator(seed: int, purpose: str) -> torch.Generator:
-    """Random stream of its own for ``purpose`` ("head", "order", ...), so that one stream never shifts another."""
+def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Random stream of its own for ``purpose`` ("head", "order", ...), so that one stream never shifts another.
+
+    Each kind of device draws other numbers from the same seed.
+    """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Head(nn.Module):

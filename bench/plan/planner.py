@@ -337,6 +337,8 @@ def _probe(
         "timeout_seconds": cost.timeout_seconds,
         "bounds": timed_bounds(suite.claim, shape, shapes) if cost.timed else (),
     }  # fmt: skip
+    if not cost.inference:
+        values["latency_batches"] = ()
     draft = Probe(id="", **values)
     return draft.model_copy(update={"id": identity(draft)})
 
@@ -546,6 +548,7 @@ def _resolved(
     resolved["cost"] = [
         probe.model_dump(mode="json", include=shape)
         | ({"methods": [m.label for m in probe.methods]} if len(probe.methods) < len(methods) else {})
+        | {name: False for name in ("energy", "inference") if not getattr(probe, name)}
         for probe in probes
     ]
     values: dict[str, Any] = _without_none(json.loads(json.dumps(resolved)))

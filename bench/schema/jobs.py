@@ -243,6 +243,10 @@ class Probe(_Counting, StepShape, Decided):
     """Whether every block builds anew what it times."""
     threads: int | None = None
     """Torch threads; one for each core where None."""
+    energy: bool = True
+    """Whether the device's counter of energy is read, where it has one."""
+    inference: bool = True
+    """Whether methods are deployed, and their inference is counted and timed."""
     latency_batches: tuple[int, ...]
     latency_length: int
     generation: Generation | None = None

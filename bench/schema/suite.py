@@ -488,6 +488,10 @@ class CostTable(StepShape):
     """Build all modules anew for every block: where their tensors lie then widens intervals and moves no figure."""
     threads: int | None = Field(default=None, ge=1, le=MOST_THREADS)
     """Torch threads; one for each core where left out. One thread is the quietest on a shared machine."""
+    energy: bool = True
+    """Read the device's counter of energy, where it has one; at a resolution of 0.1 s that takes 8 s a method."""
+    inference: bool = True
+    """Deploy each method, count its inference and time it; without, ``latency_batches`` decide nothing."""
     latency_batches: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = (1, 32)
     """Rows of inference, each measured by itself; none where empty."""
     latency_length: int = Field(default=64, ge=1, le=MOST_ROWS)
@@ -521,6 +525,9 @@ class CostTable(StepShape):
     def _each_once(self) -> "CostTable":
         if len(set(self.latency_batches)) != len(self.latency_batches):
             raise ValueError("latency_batches lists a batch twice; list each once")
+        for name in ("generation", "serving"):
+            if not self.inference and getattr(self, name) is not None:
+                raise ValueError(f"{name} is of inference, and inference = false leaves that out; remove one of them")
         for name in ("batch", "length"):
             if (asked := getattr(self, name)) > MOST_ROWS:
                 raise ValueError(f"{name} = {asked} is above {MOST_ROWS:,}; lower it")

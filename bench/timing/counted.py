@@ -10,11 +10,11 @@ import psutil
 import torch
 
 from bench import registry
-from bench.count.count import Counts, count, summary
+from bench.count.count import Counts, count, summary, with_workspace_seen
 from bench.count.fake import uncounted
 from bench.count.isolation import Lost, ProcessState, apart, each_apart
 from bench.count.ledger import StepFigures, count_step
-from bench.count.memory import measure_step
+from bench.count.memory import measure_step, workspace_bytes
 from bench.count.outcome import Findings
 from bench.count.step import PROVEN, hold, prove
 from bench.errors import BenchError, said
@@ -118,10 +118,11 @@ def _counted(models: Models, spec: MethodSpec, bases: Bases, known: Counts | Non
     found, state = Findings(), ProcessState()
     try:
         count_training(models, spec, found, known)
-        deployed = models.deployed(spec.label, checked=True)
-        count_inference(models, deployed, found, bases[0])
-        count_generation(models, deployed, found, bases[1])
-        count_serving(models, found)
+        if models.probe.inference:
+            deployed = models.deployed(spec.label, checked=True)
+            count_inference(models, deployed, found, bases[0])
+            count_generation(models, deployed, found, bases[1])
+            count_serving(models, found)
     except BaseException as error:  # the outermost frame of a method's process, SystemExit too: a failure is a result
         found.fail(error)
     if changes := state.changes():
@@ -135,6 +136,8 @@ def _counted(models: Models, spec: MethodSpec, bases: Bases, known: Counts | Non
 def count_training(models: Models, spec: MethodSpec, found: Findings, known: Counts | None = None) -> None:
     """Ledger of a training step on fake tensors, and where the probe is timed its memory on a real step."""
     counts = known or predicted(models, spec, found)
+    if counts is not None and models.probe.timed and models.device == "cuda":
+        counts = with_workspace_seen(counts, workspace_bytes(models.device, models.setting.loaded))
     if counts is not None:
         found.figures |= counts.figures(CostRecord)
     if "/" in spec.name:

@@ -71,7 +71,7 @@ class Models:
 
     def fresh(self) -> nn.Module:
         """The bare backbone."""
-        return copy.deepcopy(self._pristine).to(self.device)
+        return copied_to(self.device, self._pristine)
 
     @property
     def bare_bytes(self) -> int:
@@ -152,6 +152,16 @@ class Models:
     def base(self) -> TaskModel:
         """The bare backbone under the head."""
         return TaskModel(self.fresh(), self.head()).eval()
+
+
+def copied_to(device: str, module: nn.Module) -> nn.Module:
+    """A copy of ``module`` on ``device``; weights go there at once, not by way of main memory."""
+    parameters = {
+        id(held): nn.Parameter(held.detach().to(device, copy=True), requires_grad=held.requires_grad)
+        for held in module.parameters()
+    }
+    buffers = {id(held): held.detach().to(device, copy=True) for held in module.buffers()}
+    return copy.deepcopy(module, parameters | buffers)
 
 
 def device_of(probe: Probe) -> str:

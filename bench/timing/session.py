@@ -219,7 +219,7 @@ def timed(session: Session, unmoved: Unmoved, labels: Sequence[str], send: Calla
     for number, group in enumerate(in_groups, start=1):
         of = f" of group {number}/{len(in_groups)}" if len(in_groups) > 1 else ""
         time_training(session, group, of)
-        for some in _groups(session, group, lambda found: 2 * found.held_bytes):
+        for some in _groups(session, group, lambda found: 2 * found.held_bytes) if session.probe.inference else ():
             time_inference(session, some, of)
         if (reason := unmoved.moved()) is not None:
             send((None, Moved(reason)))
@@ -258,7 +258,7 @@ def _latency_work(session: Session, labels: Sequence[str], rows: int) -> float:
 
 
 def _groups(session: Session, labels: Sequence[str], size: Callable[[Findings], int]) -> list[list[str]]:
-    """``labels`` that have not failed, in groups that fit in 60 % of the free memory beside one running step."""
+    """``labels`` that have not failed, in groups that fit in the free memory beside one running step."""
     findings, baseline = session.findings, session.probe.baseline
     alive = {label: size(findings[label]) for label in labels if findings[label].ok}
     if baseline not in alive:
@@ -266,8 +266,19 @@ def _groups(session: Session, labels: Sequence[str], size: Callable[[Findings], 
         for found in (findings[label] for label in alive):
             found.warnings += [warning] if warning not in found.warnings else []
         return []
-    largest = max(findings[label].figures["peak_memory_bytes"].step for label in alive)
-    return groups(alive, baseline, int(0.6 * free_bytes(session.models.device)) - largest)
+    running = [(findings[label].figures["peak_memory_bytes"].step, findings[label].held_bytes) for label in alive]
+    return groups(alive, baseline, room_of(session.models.device, free_bytes(session.models.device), running))
+
+
+def room_of(device: str, free: int, steps: Sequence[tuple[int, int]]) -> int:
+    """Bytes for what is held between rounds while any one of ``steps`` runs: peak bytes, and those of it that it holds.
+
+    On the CPU 60 % of what is free, less the largest peak: others may take the rest at any time. Of a GPU, which a
+    probe has alone, 90 %, less the most that a step takes beside what it holds; the rest is for fragmentation.
+    """
+    if device != "cuda":
+        return int(0.6 * free) - max(peak for peak, _ in steps)
+    return int(0.9 * free) - max(peak - held for peak, held in steps)
 
 
 def time_training(session: Session, labels: list[str], suffix: str) -> None:
@@ -304,7 +315,8 @@ def time_training(session: Session, labels: list[str], suffix: str) -> None:
             found.figures.setdefault("aa_control", {}).update(controls)
             for phase in PHASES:
                 found.figures[f"{phase}_seconds"] = timing(samples[key], samples[baseline], phase)
-    _take_energy(session, clocks, [label for label in labels if Key(label) in samples])
+    if probe.energy:
+        _take_energy(session, clocks, [label for label in labels if Key(label) in samples])
 
 
 def _take_energy(session: Session, clocks: Builds[StepClock], labels: Iterable[str]) -> None:
@@ -317,7 +329,7 @@ def _take_energy(session: Session, clocks: Builds[StepClock], labels: Iterable[s
             functools.partial(clock, device),
         )
         for label in labels
-        if findings[label].ok
+        if findings[label].ok and "step_energy" not in findings[label].figures  # the baseline's, in a later group
     }
     meter = counter(device) if works else None
     if meter is None:

@@ -7,8 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench.count.memory import Tracker, follow_step, make_state, measure_step, nbytes
+from bench import registry
+from bench.count.count import CUBLAS_WORKSPACE, count, with_workspace_seen
+from bench.count.memory import Tracker, follow_step, make_state, measure_step, nbytes, workspace_bytes
 from bench.count.step import TrainingStep
+from bench.schema.jobs import BackboneSpec
+from bench.schema.shape import Setting
 from methods import BUILTIN
 from tests.factories.cost_steps import training_step
 from tests.factories.methods import METHODS, sized
@@ -116,3 +120,23 @@ def test_the_ladder_peaks_below_lora_and_lora_below_full() -> None:
 def test_shared_storage_is_counted_once() -> None:
     weight = nn.Parameter(torch.zeros(4, 4))
     assert nbytes([weight, weight.t()]) == 64
+
+
+def test_the_workspaces_of_a_gpu_are_what_the_allocator_has_left_after_a_product(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torch's allocator tells it where each of two threads takes 32 MiB, beside 7 bytes of others."""
+    assert workspace_bytes("cpu", torch.float32) == 0
+    told = iter([7, 7 + 2 * 2**25])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: next(told))
+    assert workspace_bytes("cpu", torch.bfloat16) == 2 * 2**25
+
+
+def test_a_peak_counted_for_cuda_takes_the_workspaces_that_were_seen_and_says_so() -> None:
+    setting = Setting(batch=2, length=8, device="cuda")
+    counts = count(BackboneSpec(name="tiny", weights="random"), *registry.make("lora", {}), setting)
+    seen = with_workspace_seen(counts, 2 * 2**25)
+    more = {phase: value - getattr(counts.peak, phase) for phase, value in seen.peak}
+    assert set(more.values()) == {2 * 2**25 - CUBLAS_WORKSPACE}
+    assert seen.notes == (*counts.notes, "the predicted peak holds 67.1 MB that cuBLAS keeps on this GPU")
+    assert seen.flops == counts.flops and seen.bytes == counts.bytes

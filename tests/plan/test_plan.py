@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from pydantic import ValidationError
 
 import bench
 from bench.count.predict import check_memory
@@ -15,6 +16,7 @@ from bench.plan.load import load_suite, suite_names
 from bench.plan.planner import SOURCES, make_plan
 from bench.plan.select import Selection, select
 from bench.schema.jobs import Cell, Probe, Sweep, cost_id, method_sources
+from bench.schema.suite import CostTable
 
 SMALL = Selection(methods=("full", "head"), seeds=(0,))
 TEXT = """
@@ -145,6 +147,24 @@ def test_cost_shapes_without_a_gpu_take_the_smaller_batch():
     suite = select(load_suite("cost-bert-base"), Selection(methods=("full",)))
     assert [p.batch for p in make_plan(suite, "s", "cpu").probes] == [8, 1]
     assert [p.batch for p in make_plan(suite, "s", "cuda").probes] == [32, 1]
+
+
+def test_a_cost_shape_may_leave_out_inference_and_energy_and_the_run_folder_says_so():
+    suite = select(load_suite("cost-bert-base"), Selection(methods=("full",)))
+    without = suite.cost[0].model_copy(update={"inference": False, "energy": False})
+    made = make_plan(suite.model_copy(update={"cost": (without, suite.cost[1])}), "s", "cpu")
+    assert [(one.inference, one.energy, one.latency_batches) for one in made.probes] == [
+        (False, False, ()), (True, True, (1,))
+    ]  # fmt: skip
+    first, second = made.suite.plain()["cost"]
+    assert (first["inference"], first["energy"]) == (False, False)
+    assert not {"inference", "energy"} & {*second}  # as in every run folder from before there was a choice
+
+
+@pytest.mark.parametrize("part", ["generation", "serving"])
+def test_what_is_of_inference_is_refused_where_that_is_left_out(part):
+    with pytest.raises(ValidationError, match=f"{part} is of inference, and inference = false leaves that out"):
+        CostTable.model_validate({"batch": 1, "length": 8, "inference": False, part: {}})
 
 
 def test_rows_come_from_where_the_plan_says():

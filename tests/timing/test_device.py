@@ -3,6 +3,7 @@
 import os
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -14,6 +15,7 @@ from bench.report.render import markdown
 from bench.report.sections import costs
 from bench.schema.record import CostRecord
 from bench.timing import device
+from bench.timing import session as timed
 from bench.timing.device import Work, counter, energies, resolution
 from bench.timing.session import Session
 from tests.factories.records import cost, glue_small
@@ -229,6 +231,16 @@ def test_what_was_timed_beside_another_process_says_so():
     assert findings["head"].figures == {"flags": ("foreign_process",)}
     (warning,) = findings["head"].warnings
     assert warning.startswith("another process used the GPU while times were taken (2 at once)")
+
+
+def test_the_energy_of_a_method_is_read_once_though_the_baseline_is_timed_in_every_group(monkeypatch):
+    asked = []
+    monkeypatch.setattr(timed, "counter", lambda device: None)
+    monkeypatch.setattr(timed, "Work", lambda seconds, *run: asked.append(seconds))
+    findings = {"full": Findings({"step_seconds": mock.Mock(median=2.0), "step_energy": 1}),
+                "head": Findings({"step_seconds": mock.Mock(median=1.0)})}  # fmt: skip
+    timed._take_energy(Session(mock.Mock(device="cuda"), findings, print), mock.Mock(), ["full", "head"])
+    assert asked == [1.0]
 
 
 ENERGY = {"median": 1.5, "samples": [1.4, 1.5, 1.6], "source": "rapl", "covers": "package-0",

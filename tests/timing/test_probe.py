@@ -13,16 +13,19 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.count.count import count
+from bench.count.count import CUBLAS_WORKSPACE, count
 from bench.count.outcome import Findings
 from bench.errors import BenchError
 from bench.method import Method, MethodConfig
+from bench.models.objective import bare_for
 from bench.schema.claims import Bounds, TimedBound
 from bench.schema.jobs import BackboneSpec, MethodSpec, Probe
 from bench.schema.record import CostRecord
+from bench.schema.shape import Setting
 from bench.timing import counted, session
 from bench.timing.counted import Bench
 from bench.timing.interleave import Pace
+from bench.timing.models import copied_to
 from bench.timing.probe import failures, run_probe
 from methods import BUILTIN
 from tests.factories.cost_steps import counted_once, here
@@ -360,6 +363,33 @@ def test_room_on_a_gpu_is_asked_for_after_cached_blocks_are_given_back(monkeypat
     assert session.free_bytes("cuda") == 7
 
 
+def test_a_gpu_has_room_for_all_but_what_a_step_takes_beside_what_it_holds() -> None:
+    """Full fine-tuning holds 20 of its 28 GB between two steps; the CPU's rule keeps the whole of it free again."""
+    steps = [(28, 20), (13, 6)]
+    assert session.room_of("cpu", 100, steps) == 60 - 28
+    assert session.room_of("cuda", 100, steps) == 90 - 8
+
+
+def test_a_backbone_goes_to_its_device_without_a_copy_in_main_memory() -> None:
+    bare = bare_for(BackboneSpec(name="tiny", weights="random"), Setting(batch=1, length=4))
+    bare.tied = next(bare.parameters())
+    moved = copied_to("meta", bare)
+    assert {held.device.type for held in (*moved.parameters(), *moved.buffers())} == {"meta"}
+    assert {held.device.type for held in (*bare.parameters(), *bare.buffers())} == {"cpu"}
+    assert [*moved.state_dict()] == [*bare.state_dict()] and moved.tied is next(moved.parameters())
+
+
+def test_a_copied_backbone_has_weights_of_its_own() -> None:
+    bare = bare_for(BackboneSpec(name="tiny", weights="random"), Setting(batch=1, length=4)).eval()
+    next(bare.parameters()).requires_grad_(False)
+    copied, ids = copied_to("cpu", bare), torch.ones(1, 4, dtype=torch.long)
+    assert torch.equal(copied(input_ids=ids).last_hidden_state, bare(input_ids=ids).last_hidden_state)
+    assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in bare.parameters()]
+    with torch.no_grad():
+        next(copied.parameters()).fill_(7.0)
+    assert not (next(bare.parameters()) == 7.0).any()
+
+
 def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges(unforked: None) -> None:
     counted = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", timed=False))}
     timed = {r.method.label: r for r in run_probe(probe("full", "lora", "lst", latency_batches=(1,)))}
@@ -371,6 +401,39 @@ def test_a_probe_that_is_not_timed_counts_alone_and_still_compares_what_merges(u
         assert record.predicted_peak_memory_bytes == timed[label].peak_memory_bytes
         for figure in (*TIMES, "latency_seconds", "peak_memory_bytes", "switch_seconds"):
             assert getattr(record, figure) is None, figure
+
+
+@pytest.mark.parametrize(("timed", "shift"), [(True, 2 * 2**25 - CUBLAS_WORKSPACE), (False, 0)])
+def test_the_peak_of_a_step_that_a_gpu_runs_holds_the_workspaces_seen_there(
+    timed: bool, shift: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step itself needs the GPU; what is counted alone is the same on any machine."""
+    asked = probe("head", timed=timed)
+    setting = Setting(**asked.step(), device="cuda")
+    models = mock.Mock(probe=asked, device="cuda", setting=setting, step=mock.Mock(side_effect=StopIteration))
+    monkeypatch.setattr(counted, "workspace_bytes", lambda device, dtype: 2 * 2**25)
+    found = Findings()
+    with pytest.raises(StopIteration) if timed else contextlib.nullcontext():
+        counted.count_training(models, asked.methods[0], found)
+    alone = count(asked.backbone, *registry.make("head", {}), setting)
+    assert found.figures["predicted_peak_memory_bytes"].step == alone.peak.step + shift
+    assert any("cuBLAS" in note for note in found.figures["notes"]) is timed
+
+
+def test_without_inference_a_step_is_counted_measured_and_timed_and_nothing_is_deployed(unforked: None) -> None:
+    with mock.patch("bench.timing.models.Models.deployed", side_effect=AssertionError):
+        found = list(run_probe(probe("full", "lora", inference=False, latency_batches=())))
+    for record in found:
+        assert record.status == "ok" and record.peak_memory_bytes and record.step_seconds and record.backward_seconds
+        assert record.inference is record.latency_seconds is record.merged_equals_base is record.latency_length is None
+        assert set(record.aa_control) == {"forward", "backward", "optimizer", "step"}
+
+
+@pytest.mark.parametrize("energy", [True, False])
+def test_energy_is_read_where_the_suite_does_not_spare_it(energy: bool, unforked: None) -> None:
+    with mock.patch("bench.timing.session.counter", return_value=None) as asked:
+        assert all(record.status == "ok" for record in run_probe(probe("full", energy=energy, latency_batches=())))
+    assert asked.called is energy
 
 
 def test_what_is_counted_alone_comes_method_by_method(monkeypatch: pytest.MonkeyPatch) -> None:
