@@ -463,8 +463,16 @@ class MethodTable(_Table):
         return found
 
 
-OF_TIMES = ("compile", "blocks", "rounds", "extra_seconds", "rebuild", "latency_batches")
+OF_TIMES = ("compile", "blocks", "rounds", "extra_seconds", "rebuild", "energy", "latency_batches")
 """Keys of a cost shape that say how times are taken."""
+OF_INFERENCE = ("latency_batches", "latency_length", "generation", "serving")
+"""Keys of a cost shape that say what inference is measured."""
+
+
+def _given(table: BaseModel | None, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that a table was given with a value that asks for something."""
+    set_to = {} if table is None else {name: getattr(table, name) for name in table.model_fields_set}
+    return [name for name in names if set_to.get(name) not in (None, False, ())]
 
 
 class CostTable(StepShape):
@@ -491,7 +499,7 @@ class CostTable(StepShape):
     energy: bool = True
     """Read the device's counter of energy, where it has one; at a resolution of 0.1 s that takes 8 s a method."""
     inference: bool = True
-    """Deploy each method, count its inference and time it; without, ``latency_batches`` decide nothing."""
+    """Deploy each method, count its inference and time it."""
     latency_batches: tuple[Annotated[int, Field(ge=1, le=MOST_ROWS)], ...] = (1, 32)
     """Rows of inference, each measured by itself; none where empty."""
     latency_length: int = Field(default=64, ge=1, le=MOST_ROWS)
@@ -525,23 +533,23 @@ class CostTable(StepShape):
     def _each_once(self) -> "CostTable":
         if len(set(self.latency_batches)) != len(self.latency_batches):
             raise ValueError("latency_batches lists a batch twice; list each once")
-        for name in ("generation", "serving"):
-            if not self.inference and getattr(self, name) is not None:
-                raise ValueError(f"{name} is of inference, and inference = false leaves that out; remove one of them")
         for name in ("batch", "length"):
             if (asked := getattr(self, name)) > MOST_ROWS:
                 raise ValueError(f"{name} = {asked} is above {MOST_ROWS:,}; lower it")
         return self
 
     @model_validator(mode="after")
-    def _timed_alone(self) -> "CostTable":
-        """What says how times are taken is refused where none are; an empty list of batches says so too."""
+    def _nothing_in_vain(self) -> "CostTable":
+        """What says how something is measured is refused where it is not; an empty list or ``false`` says so too."""
+        if not self.inference and (given := _given(self, OF_INFERENCE)):
+            raise ValueError(
+                f"{given[0]} is of inference, and inference = false leaves that out; remove one of the two"
+            )
         if self.timed:
             return self
-        given = [name for name in OF_TIMES if name in self.model_fields_set and getattr(self, name) != ()]
+        given = _given(self, OF_TIMES)
         for name, table, field in (("generation", self.generation, "batches"), ("serving", self.serving, "rows")):
-            if table is not None and field in table.model_fields_set and getattr(table, field) != ():
-                given.append(f"{name}.{field}")
+            given += [f"{name}.{field}" for field in _given(table, (field,))]
         if given:
             raise ValueError(f"{given[0]} is of times, and none are taken where timed = false; remove one of the two")
         return self

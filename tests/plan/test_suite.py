@@ -103,6 +103,7 @@ timed = false
         ("compile = true", "compile"), ("blocks = 6", "blocks"), ("rounds = 2", "rounds"),
         ("rebuild = true", "rebuild"),
         ("extra_seconds = 3.0", "extra_seconds"), ("latency_batches = [1]", "latency_batches"),
+        ("energy = true", "energy"),
         ("generation = { batches = [1] }", "generation.batches"), ("serving = { rows = 4 }", "serving.rows"),
     ],
 )  # fmt: skip
@@ -112,10 +113,32 @@ def test_what_says_how_times_are_taken_is_refused_where_none_are(tmp_path, line,
 
 
 @pytest.mark.parametrize(
-    "line", ["latency_batches = []", "generation = { batches = [] }", "serving = { tasks = [2] }", "latency_length = 8"]
+    "line",
+    [
+        "energy = false",
+        "rebuild = false",
+        "latency_batches = []",
+        "generation = { batches = [] }",
+        "serving = { tasks = [2] }",
+        "latency_length = 8",
+    ],
 )
 def test_a_shape_that_is_counted_alone_may_say_so(tmp_path, line):
     assert not load_suite(written(tmp_path, COUNTED + line)).cost[0].timed
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("latency_batches = [1]", "latency_batches"), ("latency_length = 8", "latency_length"),
+        ("generation = { contexts = [8] }", "generation"), ("serving = { tasks = [2] }", "serving"),
+    ],
+)  # fmt: skip
+def test_what_says_how_inference_is_measured_is_refused_where_it_is_not(tmp_path, line, named):
+    text = COUNTED.replace("timed = false", "inference = false")
+    with pytest.raises(BenchError, match=rf"mine.toml: cost\[0\]: {named} is of inference, and inference = false"):
+        load_suite(written(tmp_path, text + line))
+    assert not load_suite(written(tmp_path, text)).cost[0].inference
 
 
 def test_devices_without_tasks_are_refused(tmp_path):
