@@ -1,6 +1,7 @@
 """What SECURITY.md promises of the sources: nothing unpickled, every CSV inert, every page escaped, each test there."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 import yaml
 
 from bench.report.render import html
+from tools.crash.trial import KILLED, SIGNALLED
+from tools.docs import robustness
+from tools.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [path for folder in ("bench", "methods") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -99,6 +103,17 @@ def test_the_tests_that_hold_each_rule_are_there():
     named = re.findall(r"`(tests/[\w/]+\.py)`", SECURITY)
     assert len(named) > 8
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_committed_campaigns_are_whole_and_found_nothing_that_is_left():
+    trials = robustness.trials()
+    assert sum(trial["kind"] in KILLED for trial in trials) >= 200
+    assert {trial["kind"] for trial in trials} == {*KILLED, *SIGNALLED, "full disk"}
+    assert [trial for trial in trials if trial["faults"]] == []
+    searched = json.loads((robustness.ROBUSTNESS / "fuzz.json").read_text())["kinds"]
+    assert [(name, one["found"]["fault"]) for name, one in searched.items() if "found" in one] == []
+    assert searched.keys() == TARGETS.keys()
+    assert sum(one["examples"] for one in searched.values()) >= 10_000
 
 
 def test_the_audit_of_pinned_versions_fails_for_what_it_cannot_look_up():

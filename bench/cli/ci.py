@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import Commands, InconclusiveOption, JsonOption, RunArgument
+from bench.errors import shortened
 
 ci = Commands()
 PANEL = "CI"
@@ -41,6 +42,7 @@ def gate(
     """
     from bench.analysis.results import Results
     from bench.report import export
+    from bench.report.format import plain
     from bench.verdicts.gate import check, stale, verdict
     from bench.verdicts.reference import figures_of, read_reference
 
@@ -48,7 +50,8 @@ def gate(
     ours = figures_of(results)
     reason = "no such file" if expected is None else stale(ours, expected)
     if expected is None or reason:
-        typer.echo(f"{reference}: {reason}; make it with: python -m bench reference {folder} -o {reference}", err=True)
+        again = f"make it with: python -m bench reference {folder} -o {reference}"
+        typer.echo(f"{reference}: {shortened(plain(reason))}; {again}", err=True)
         raise typer.Exit(4)
     checks = check(results, ours, expected, margin=margin)
     title = f"{results.suite.name} against {reference}"

@@ -15,7 +15,7 @@ import typer
 
 from bench.analysis.costs import MODES, PHASES
 from bench.analysis.results import latest
-from bench.errors import BenchError, unwritable
+from bench.errors import BenchError, shortened, unwritable
 from bench.report import format as fmt
 from bench.report.render.markdown import table as markdown_table
 from bench.report.sections import overview as facts
@@ -166,7 +166,7 @@ def gate_json(checks: Sequence[Check]) -> str:
 def gate_screen(title: str, checks: Sequence[Check]) -> list[str]:
     """Lines to print: findings, `SHOWN` at most, then the verdict; where GitHub runs the gate, annotations too."""
     found = findings(checks)
-    shown = [f"{kind:<12}  {fmt.plain(line)}" for kind, line in found[:SHOWN]]
+    shown = [f"{kind:<12}  {shortened(fmt.plain(line))}" for kind, line in found[:SHOWN]]
     if (hidden := len(found) - SHOWN) > 0:
         shown.append(f"{hidden} more; --json shows all")
     shown.append(f"{overall(checks):<12}  {title}: {tally(checks)}")

@@ -205,6 +205,16 @@ def test_a_gate_without_its_reference_or_with_a_stale_or_broken_one_says_so(refe
     assert "suite.toml" in command.bench("gate", tmp_path, "--reference", reference, code=2).stderr
 
 
+def test_a_reference_of_another_backbone_is_said_in_a_line_that_a_screen_holds(reference, tmp_path):
+    values = json.loads(reference.read_text())
+    values["backbone"]["x" * 5000 + "\n"] = "x"
+    reference.write_text(json.dumps(values))
+    shown = command.bench("gate", PUBLISHED, "--reference", reference, code=4).stderr
+    assert shown.count("\n") == 1
+    assert len(shown) < 1000
+    assert "characters left out" in shown
+
+
 def test_times_are_exported_as_pytest_benchmark_reads_them(tmp_path):
     path = tmp_path / "benchmarks.json"
     path.write_text(command.bench("report", PUBLISHED, "--format", "pytest-benchmark").stdout)
