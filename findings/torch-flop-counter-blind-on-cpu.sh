@@ -3,7 +3,8 @@
 # attention, forward and backward. It has them for the kernels of CUDA alone. On the CPU fused attention counts 0 both
 # ways, and so do an LSTM and, in eval, a whole encoder layer of torch, whose fused path is one operation. On the device
 # `meta` the same modules count in full, since there they fall apart into products. What a profile on the CPU says of the
-# share of attention, or of an encoder of torch's own, is wrong by all of it; dropout on attention brings the products back.
+# share of attention, or of an encoder of torch's own, is wrong by all of it; dropout on attention brings the products
+# back.
 #
 # Output seen with torch 2.13.0 (CPU), the version that is installed below; FLOPs, cpu and meta:
 #
