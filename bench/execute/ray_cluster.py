@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -37,6 +38,8 @@ PART_BYTES = 2**27
 """Files travel in parts of at most so many bytes."""
 CONNECT_SECONDS = 5.0
 """Longest wait for the head node to answer."""
+GONE_SECONDS = 30.0
+"""A head node that nobody answers at for so long is gone. Ray itself ends this process, wordless, after 60 s."""
 SURVEY_SECONDS = 600.0
 """Longest wait for a node to import torch and say what it is; one that takes longer times no probe."""
 _INSTALL = "python -m pip install 'peft-ledger[ray]'"
@@ -485,12 +488,20 @@ def _check_address(address: str, option: str) -> None:
             f"{option} {address}: must be auto or HOST:PORT of the head node; start this command on a node of the "
             "cluster, with ray job submit for example"
         )
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    if (reason := _unanswered(address)) is not None:
         raise BenchError(
-            f"{option} {address}: nobody answers there ({said(error)}); give the address that ray start has printed"
-        ) from error
+            f"{option} {address}: nobody answers there ({reason}); give the address that ray start has printed"
+        )
+
+
+def _unanswered(address: str) -> str | None:
+    """Why nobody answers at ``HOST:PORT``; None where somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        return said(error)
+    return None
 
 
 def _join(ray: Any, address: str) -> None:
@@ -501,12 +512,17 @@ def _join(ray: Any, address: str) -> None:
     internals.worker.print_to_stdstream = lambda *data, **options: None
     registers = internals.utils.set_sigterm_handler
     internals.utils.set_sigterm_handler = lambda handler: None  # SIGTERM stays this command's to answer
+    logging.getLogger("ray").setLevel("CRITICAL")
     try:
+        if address not in ("auto", "local"):  # for those two Ray shows the user's token, where there is one, itself
+            from ray._private.authentication import authentication_token_setup as setup
+
+            setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise BenchError(
-            f"the Ray cluster {address} cannot be joined ({said(error)}); start ray of the same version on every node, "
-            "and this command on one of them"
+            f"the Ray cluster {address} cannot be joined ({said(error)}); start ray of the same version and with the "
+            "same ~/.ray/auth_token on every node, and this command on one of them"
         ) from error
     finally:
         internals.utils.set_sigterm_handler = registers
@@ -582,6 +598,7 @@ class RayWire:
 
     def __init__(self, ray: Any, setting: Setting, signals: Signals) -> None:
         self._ray, self._setting, self._signals = ray, setting, signals
+        self._head: str = ray.get_runtime_context().gcs_address
         self._carry = ray.remote(num_returns="streaming", max_retries=0)(carry)
         # a CPU, so that the first job of a node waits for it and has its server, and does not start one beside it
         self._survey = ray.remote(num_cpus=1, max_retries=0)(survey)
@@ -600,11 +617,27 @@ class RayWire:
 
     def nodes(self) -> list[Node]:
         """See `Wire`."""
+        self._wait_for_head()
         with self._signals:
             every_node = self._ray.nodes()
         alive = [(one["NodeID"], one["Resources"]) for one in every_node if one["Alive"]]
         every = [Node(name, int(has.get("CPU", 0)), int(has.get("GPU", 0))) for name, has in alive]
         return sorted(node for node in every if node.cpus)
+
+    def _wait_for_head(self) -> None:
+        """One may be started anew in the place of one that is lost; without any, Ray would answer nothing for a minute.
+
+        Raises:
+            BenchError: The cluster is gone.
+        """
+        given_up = time.monotonic() + GONE_SECONDS
+        while (reason := _unanswered(self._head)) is not None:
+            if time.monotonic() > given_up:
+                raise BenchError(
+                    f"the Ray cluster is gone: nobody answers at {self._head} any more ({reason}); start it again, "
+                    "then run the same command again"
+                )
+            time.sleep(1.0)
 
     def look(self) -> None:
         """Ask nodes that were not asked yet what they are."""
