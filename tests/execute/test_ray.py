@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -12,7 +15,18 @@ import pytest
 
 from bench.errors import BenchError
 from bench.execute import ray_cluster, ray_host
-from bench.execute.ray_cluster import RETRIES, Cluster, Node, Request, Surveyed, alike, check_fits, connected
+from bench.execute.ray_cluster import (
+    RETRIES,
+    Cluster,
+    Node,
+    RayWire,
+    Request,
+    Signals,
+    Surveyed,
+    alike,
+    check_fits,
+    connected,
+)
 from bench.execute.ray_host import Order, Prepared, Setting, carry, variables
 from bench.execute.run import place
 from bench.execute.runner import Progress, Result, execute, remaining, run_jobs
@@ -373,6 +387,93 @@ def test_kept_deltas_come_back_to_the_run_folder_or_the_run_ends(plan, tmp_path)
 def _keep(folder):
     folder.mkdir(exist_ok=True)
     return Keep(folder, "all", "0" * 64)
+
+
+# between this command and Ray
+
+
+class Stop(BaseException):
+    """What the command's handlers raise."""
+
+
+def told_by_signal(number, frame):
+    raise Stop(number)
+
+
+@pytest.fixture
+def stoppable():
+    """A process whose SIGTERM is answered by `told_by_signal`."""
+    before = signal.signal(signal.SIGTERM, told_by_signal)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def ray_call():
+    """A call of Ray that a signal comes in: its compiled code knows ``KeyboardInterrupt`` alone."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise SystemError from error
+
+
+def test_a_signal_ends_a_call_of_ray_and_is_answered_as_elsewhere(stoppable):
+    with pytest.raises(SystemError):
+        ray_call()
+    signals = Signals()
+    with signals.heard():
+        with pytest.raises(Stop), signals:
+            ray_call()
+        assert signal.getsignal(signal.SIGTERM) is told_by_signal  # a second one is not held up
+        signals.again()
+        with pytest.raises(Stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(ValueError, match="of Ray"), signals:
+            raise ValueError("of Ray")
+    assert signal.getsignal(signal.SIGTERM) is told_by_signal
+
+
+def test_handlers_that_ray_s_compiled_code_has_replaced_are_set_again(stoppable):
+    signals = Signals()
+    with signals.heard():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signals.again()
+        with pytest.raises(Stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def ray_of(head, nodes=()):
+    """As much of the module as a wire asks for."""
+    names = (
+        "RayError", "OutOfMemoryError", "WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError",
+        "TaskUnschedulableError", "ObjectLostError", "TaskCancelledError",
+    )  # fmt: skip
+    return SimpleNamespace(
+        remote=lambda **options: lambda function: function,
+        exceptions=SimpleNamespace(**{name: type(name, (Exception,), {}) for name in names}),
+        get_runtime_context=lambda: SimpleNamespace(gcs_address=head),
+        put=lambda content: content,
+        nodes=lambda: [{"NodeID": name, "Alive": True, "Resources": {"CPU": 2.0}} for name in nodes],
+    )
+
+
+def test_a_cluster_that_is_gone_ends_the_run_before_ray_ends_the_process(monkeypatch):
+    assert ray_cluster.GONE_SECONDS + ray_cluster.CONNECT_SECONDS + ray_cluster.LOOK_SECONDS < 60
+    monkeypatch.setattr(ray_cluster, "GONE_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        wire = RayWire(ray_of(address, ["a"]), SETTING, Signals())
+        assert wire.nodes() == [Node("a", 2, 0)]
+    with pytest.raises(BenchError, match=rf"^the Ray cluster is gone: nobody answers at {address} any more \("):
+        wire.nodes()
+
+
+def test_files_that_are_gone_when_a_node_asks_for_them_are_a_sentence(parcel, tmp_path):
+    (tmp_path / "file").unlink()
+    with pytest.raises(BenchError, match=rf"^{tmp_path}: cannot be sent to a node that lacks it \("):
+        RayWire(ray_of("127.0.0.1:1"), SETTING, Signals()).put(parcel)
 
 
 # on the node

@@ -1,6 +1,10 @@
 """A Ray cluster of two nodes on this machine: whatever is lost, every cell ends once, with the bits of a local run."""
 
 import contextlib
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,6 +17,7 @@ from bench.execute.run import selected
 from bench.execute.runner import Progress, Result, run_jobs
 from bench.plan.planner import make_plan
 from bench.plan.select import Selection
+from bench.store.store import read_records
 from tests.execute.test_alone import figures
 from tests.execute.test_runner import faulty, suite_file  # noqa: F401
 from tests.factories.command import workers
@@ -127,3 +132,35 @@ def test_two_thousand_trivial_cells_cost_little_each_and_the_driver_no_memory(tw
     assert records == 2000
     assert each - local < 0.05
     assert abs(grown) <= 0.1
+
+
+def begun(suite, out, *words):
+    """``run`` on Ray as a process of its own, once it has a record; what it says goes beside ``out``."""
+    command = [sys.executable, "-m", "bench", "run", "--suite", suite, "--out", out, "--json", "--executor", "ray"]
+    with out.with_suffix(".heard").open("w") as heard:
+        process = subprocess.Popen([*map(str, [*command, *words])], stdout=subprocess.PIPE, stderr=heard)
+    while process.poll() is None and not read_records(out / "records.jsonl"):
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_as_elsewhere_and_leaves_no_process(faulty, tmp_path, number):  # noqa: F811
+    process = begun(suite_file(tmp_path, ["faulty/rests"], "[0, 1, 2, 3, 4, 5]"), tmp_path / "run")
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    assert process.communicate()[0] == b""
+    assert process.returncode == 128 + number
+    heard = (tmp_path / "run.heard").read_text().splitlines()
+    assert re.fullmatch(r"interrupted: \d of 6 records are kept; the same command resumes", heard[-1])
+    assert not [line for line in heard if "ray" in line.lower() or "Traceback" in line]
+    assert psutil.wait_procs(started, 60)[1] == []
+
+
+def test_a_cluster_that_is_gone_ends_the_command_with_a_sentence(two_nodes, tmp_path):
+    suite = suite_file(tmp_path, ["faulty/rests"], str([*range(30)]))
+    process = begun(suite, tmp_path / "run", "--address", two_nodes[0].address)
+    two_nodes[0].head_node.kill_gcs_server(check_alive=False)
+    assert process.communicate()[0] == b""
+    assert process.returncode == 2
+    assert "error: the Ray cluster is gone: nobody answers at " in (tmp_path / "run.heard").read_text()
