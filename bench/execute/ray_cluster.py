@@ -2,10 +2,11 @@
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -38,6 +39,8 @@ PART_BYTES = 2**27
 """Files travel in parts of at most so many bytes."""
 CONNECT_SECONDS = 5.0
 """Longest wait for the head node to answer."""
+ASK_SECONDS = 60.0
+"""Longest wait for the head node to say whether it asks for a token."""
 GONE_SECONDS = 30.0
 """A head node that nobody answers at for so long is gone. Ray itself ends this process, wordless, after 60 s."""
 SURVEY_SECONDS = 600.0
@@ -512,13 +515,9 @@ def _join(ray: Any, address: str) -> None:
     internals.worker.print_to_stdstream = lambda *data, **options: None
     registers = internals.utils.set_sigterm_handler
     internals.utils.set_sigterm_handler = lambda handler: None  # SIGTERM stays this command's to answer
-    logging.getLogger("ray").setLevel("CRITICAL")
     try:
-        if address not in ("auto", "local"):  # for those two Ray shows the user's token, where there is one, itself
-            from ray._private.authentication import authentication_token_setup as setup
-
-            setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **own)
+        with contextlib.nullcontext() if address == "local" else _token_as_asked(ray, address):
+            ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise BenchError(
             f"the Ray cluster {address} cannot be joined ({said(error)}); start ray of the same version and with the "
@@ -526,6 +525,42 @@ def _join(ray: Any, address: str) -> None:
         ) from error
     finally:
         internals.utils.set_sigterm_handler = registers
+
+
+@contextlib.contextmanager
+def _token_as_asked(ray: Any, address: str) -> Iterator[None]:
+    """Show the user's token to a cluster that asks for one, and to no other.
+
+    Ray goes by whether there is a token, for ``auto`` alone: one that is not shown is refused, and with one that was
+    not asked for the workers' answers are refused here, for ever and without a word.
+    """
+    before = os.environ.get(_MODE)
+    os.environ[_MODE] = "token" if _asks_for_token(address) else "disabled"
+    ray._raylet.Config.initialize("")  # it was read before
+    try:
+        yield
+    finally:
+        os.environ.pop(_MODE)
+        os.environ.update({} if before is None else {_MODE: before})
+
+
+_MODE = "RAY_AUTH_MODE"
+_ASK = """
+import sys
+from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._raylet import GcsClient
+GcsClient(address=canonicalize_bootstrap_address_or_die(sys.argv[1]))
+"""
+
+
+def _asks_for_token(address: str) -> bool:
+    """Whether a cluster refuses a process that shows none; one that cannot be joined at all does not say."""
+    command = [sys.executable, "-c", _ASK, address]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        around = {**os.environ, _MODE: "disabled"}
+        asked = subprocess.run(command, env=around, capture_output=True, text=True, timeout=ASK_SECONDS)
+        return asked.returncode != 0 and "InvalidAuthToken" in asked.stderr
+    return False
 
 
 class Signals:
