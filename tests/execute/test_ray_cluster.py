@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import datetime
 
 import psutil
 import pytest
@@ -68,15 +69,19 @@ def lose(cluster, node):
             process.kill()
 
 
-def kill_worker(node):
-    """End the Ray worker that runs a job on a node, once it does and in the midst of it."""
-    found = None
-    while found is None:
-        for one in below(node):
-            with contextlib.suppress(psutil.Error):  # one that has just ended
-                found = one if " ".join(one.cmdline()).startswith("ray::carry") else found
-    time.sleep(2.0)
-    found.kill()
+def in_the_midst(node, act):
+    """Call ``act``, in a thread of its own, with the Ray worker that runs a job on a node, in the midst of a job."""
+
+    def wait_and_act():
+        found = None
+        while found is None:
+            for one in below(node):
+                with contextlib.suppress(psutil.Error):  # one that has just ended
+                    found = one if " ".join(one.cmdline()).startswith("ray::carry") else found
+        time.sleep(2.0)  # one that was about to end has begun the next
+        act(found)
+
+    threading.Thread(target=wait_and_act).start()
 
 
 def test_a_node_that_is_removed_and_a_worker_that_is_killed_cost_no_cell_and_no_bit(two_nodes, tmp_path, capfd):
@@ -90,12 +95,13 @@ def test_a_node_that_is_removed_and_a_worker_that_is_killed_cost_no_cell_and_no_
                 continue
             records.append(event.record)
             if len(records) == 1:
-                time.sleep(2.0)  # cells that rest are in the midst of it
-                lose(cluster, second)
+                in_the_midst(second, lambda worker: lose(cluster, second))
             if len(records) == 3:  # the node that is left begins another one that rests
-                threading.Thread(target=kill_worker, args=(cluster.head_node,)).start()
+                in_the_midst(cluster.head_node, psutil.Process.kill)
     assert Counter(record.id for record in records) == Counter(cell.id for cell in cells)
-    assert anew == ["begins anew: its node was lost", "begins anew: its Ray worker was killed"]
+    assert len(anew) == 2  # Ray may learn that a worker is gone before it learns that the node is
+    assert anew[0] in ("begins anew: its node was lost", "begins anew: its Ray worker was killed")
+    assert anew[1] == "begins anew: its Ray worker was killed"
     assert "raylet" not in "".join(capfd.readouterr())
     local = {record.id: record for record in results(run_jobs(workers(), cells, workers=2))}
     for record in records:
@@ -103,8 +109,10 @@ def test_a_node_that_is_removed_and_a_worker_that_is_killed_cost_no_cell_and_no_
         assert figures(record) == figures(local[record.id])
 
 
-def test_cells_of_five_seconds_take_little_more_than_five_seconds(two_nodes, tmp_path):
+def test_cells_of_some_seconds_take_little_more_than_on_one_machine(two_nodes, tmp_path):
     narrowed, cells = planned(tmp_path, ["faulty/rests"], 24)
+    (first,) = results(run_jobs(workers(), cells[:1], workers=1))
+    each = (datetime.fromisoformat(first.ended) - datetime.fromisoformat(first.started)).total_seconds()
     with connected(narrowed, two_nodes[0].address) as there:
         list(there.run_jobs(cells[-4:]))  # start-up is told apart
         since = time.monotonic()
@@ -112,8 +120,8 @@ def test_cells_of_five_seconds_take_little_more_than_five_seconds(two_nodes, tmp
         spent = time.monotonic() - since
     assert {record.status for record in records} == {"ok"}
     assert len(records) == 24
-    print(f"\n24 cells of 5 s on two workers: {spent:.1f} s, {spent / 60:.3f} x the ideal")  # noqa: T201
-    assert spent <= 1.15 * 60
+    print(f"\n24 cells of {each:.1f} s on two workers: {spent:.1f} s, {spent / (12 * each):.3f} x the ideal")  # noqa: T201
+    assert spent <= 1.15 * 12 * each
 
 
 def test_two_thousand_trivial_cells_cost_little_each_and_the_driver_no_memory(two_nodes, tmp_path):
