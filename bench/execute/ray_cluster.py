@@ -474,7 +474,8 @@ def connected(suite: Suite, address: str | None) -> Iterator[Cluster]:
             wire.look()
             yield Cluster(wire, setting)
         finally:
-            ray.shutdown()
+            with signals:
+                ray.shutdown()
 
 
 def _check_address(address: str, option: str) -> None:

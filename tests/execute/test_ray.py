@@ -470,6 +470,21 @@ def test_a_cluster_that_is_gone_ends_the_run_before_ray_ends_the_process(monkeyp
         wire.nodes()
 
 
+@pytest.mark.parametrize("before", [None, "token", "disabled"])
+@pytest.mark.parametrize(("asks", "mode"), [(True, "token"), (False, "disabled")])
+def test_a_token_is_shown_to_a_cluster_that_asks_for_one_and_to_no_other(monkeypatch, before, asks, mode):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if before is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", before)
+    monkeypatch.setattr(ray_cluster, "_asks_for_token", lambda address: asks)
+    read = []  # what Ray has read of its environment
+    config = SimpleNamespace(initialize=lambda words: read.append(os.environ["RAY_AUTH_MODE"]))
+    with ray_cluster._token_as_asked(SimpleNamespace(_raylet=SimpleNamespace(Config=config)), "auto"):
+        assert os.environ["RAY_AUTH_MODE"] == mode
+    assert read == [mode]
+    assert os.environ.get("RAY_AUTH_MODE") == before
+
+
 def test_files_that_are_gone_when_a_node_asks_for_them_are_a_sentence(parcel, tmp_path):
     (tmp_path / "file").unlink()
     with pytest.raises(BenchError, match=rf"^{tmp_path}: cannot be sent to a node that lacks it \("):

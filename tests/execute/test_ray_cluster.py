@@ -171,7 +171,9 @@ def test_a_signal_ends_the_command_as_elsewhere_and_leaves_no_process(faulty, tm
     assert psutil.wait_procs(started, 60)[1] == []
 
 
-def test_a_cluster_that_is_gone_ends_the_command_with_a_sentence(two_nodes, tmp_path):
+def test_a_cluster_that_is_gone_ends_the_command_with_a_sentence(two_nodes, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # this one asks for none, and would never be heard with one
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     suite = suite_file(tmp_path, ["full", "faulty/rests"], str([*range(30)]))
     process = begun(suite, tmp_path / "run", "--address", two_nodes[0].address)
     two_nodes[0].head_node.kill_gcs_server(check_alive=False)
