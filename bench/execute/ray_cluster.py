@@ -5,11 +5,15 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 from bench.errors import BenchError, said
@@ -29,10 +33,16 @@ LOOK_SECONDS = 5.0
 """The nodes of the cluster are looked at this often, and a job that waits is spoken of."""
 GRACE_SECONDS = 120.0
 """A node that says nothing of a job for so long after the job's own time limit is given up."""
+SLOWEST_BYTES = 2**20
+"""Files of a job may take a second to arrive for each so many bytes; that is none of the job's own time."""
 PART_BYTES = 2**27
 """Files travel in parts of at most so many bytes."""
 CONNECT_SECONDS = 5.0
 """Longest wait for the head node to answer."""
+ASK_SECONDS = 60.0
+"""Longest wait for the head node to say whether it asks for a token."""
+GONE_SECONDS = 30.0
+"""A head node that nobody answers at for so long is gone. Ray itself ends this process, wordless, after 60 s."""
 SURVEY_SECONDS = 600.0
 """Longest wait for a node to import torch and say what it is; one that takes longer times no probe."""
 _INSTALL = "python -m pip install 'peft-ledger[ray]'"
@@ -80,6 +90,12 @@ def request_of(job: Job) -> Request:
     if isinstance(job, Probe):
         return Request(max(1, job.threads or 1), gpus)
     return Request(job.threads if isinstance(job, Cell) else 1, gpus)
+
+
+def _largest(jobs: Iterable[Job]) -> Request:
+    """What any of ``jobs`` asks for at most."""
+    asked = [request_of(job) for job in jobs]
+    return Request(max(one.cpus for one in asked), max(one.gpus for one in asked))
 
 
 def check_fits(jobs: Sequence[Job], nodes: Sequence[Node]) -> None:
@@ -154,7 +170,7 @@ class Wire(Protocol):
         ...
 
     def surveyed(self, *, wait: bool) -> list[Surveyed]:
-        """Nodes whose environment is known; of all that are alive where ``wait``.
+        """Nodes whose environment is known; all that are alive are asked, and waited for where ``wait``.
 
         Raises:
             BenchError: A node cannot run this program.
@@ -177,6 +193,10 @@ class Wire(Protocol):
         """
         ...
 
+    def has_spoken(self, handle: Any) -> bool:
+        """Whether a job has said something that was not heard yet."""
+        ...
+
     def stop(self, handle: Any) -> None:
         """End a job at once."""
         ...
@@ -193,7 +213,10 @@ class _Try:
     node: str | None = None
     """Where it runs, as records name it; None while it waits for room."""
     started: str = field(default_factory=now)
+    bytes: int = 0
+    """Of the files that it reads, and that may have to travel to it."""
     deadline: float = float("inf")
+    """When it is given up, if nothing is heard of it until then; none while it waits for room."""
     lacks: list[str] = field(default_factory=list)
     received: list[Stored] = field(default_factory=list)
     held: list[Result] = field(default_factory=list)
@@ -258,7 +281,7 @@ class Cluster:
                     if isinstance(jobs[0], Probe) and waiting:
                         if not places:
                             yield Progress(waiting[0].job, "waits for the nodes to say what they are")
-                        places = self._places(request_of(jobs[0]), beside)
+                        places = self._places(_largest(one.job for one in waiting), beside)
                 self._start(waiting, running, nodes, places, workers, keep)
                 heard = self._wire.heard(list(running), LOOK_SECONDS)
                 for handle, message in heard:
@@ -274,11 +297,25 @@ class Cluster:
                 self._wire.stop(handle)
 
     def _places(self, request: Request, beside: Sequence[Stored]) -> list[Surveyed]:
-        """Nodes for probes: those that join later must be like the first ones."""
-        found = [one for one in self._wire.surveyed(wait=True) if self._timed in (None, one.hardware)]
+        """Nodes for probes: those that join later must be like the first ones.
+
+        Raises:
+            BenchError: No node is like those that times were taken on before, or none is large enough.
+        """
+        # one that joins says later what it is: the others need not wait for that
+        found = self._like(wait=False) if self._timed is not None else []
+        found = found or self._like(wait=True)
+        if self._timed is not None and not found:
+            raise BenchError(
+                "the nodes that times were taken on are gone, and no other is like them in hardware and versions; add "
+                "one, then run the same command again"
+            )
         places = alike(found, request, beside)
         self._timed = places[0].hardware
         return places
+
+    def _like(self, *, wait: bool) -> list[Surveyed]:
+        return [one for one in self._wire.surveyed(wait=wait) if self._timed in (None, one.hardware)]
 
     def _start(
         self, waiting: deque[_Try], running: dict[Any, _Try], nodes: Sequence[Node], places: Sequence[Surveyed],
@@ -301,6 +338,7 @@ class Cluster:
             one = waiting.popleft()
             one.place = place
             order = self._order(with_base(one.job, self._read), keep)
+            one.bytes = sum(file.size for parcel in order.parcels.values() for file in parcel.files)
             parts = {parcel.id: self._parts[parcel.id] for parcel in order.parcels.values() if parcel.id in self._parts}
             running[self._wire.start(order, parts, request, place.node if place else None)] = one
 
@@ -323,6 +361,9 @@ class Cluster:
         one, (kind, value) = running[handle], message
         if kind == "began":
             one.node, one.started = value, now()
+            one.deadline = time.monotonic() + one.bytes / SLOWEST_BYTES + GRACE_SECONDS
+        elif kind == "ready":
+            one.started = now()
             one.deadline = time.monotonic() + one.job.timeout_seconds + GRACE_SECONDS
         elif kind == "progress":
             yield Progress(one.job, value)
@@ -391,7 +432,8 @@ class Cluster:
     def _overdue(self, waiting: deque[_Try], running: dict[Any, _Try]) -> Iterator[Progress | Result]:
         """Give up what a node says nothing of any more."""
         for handle, one in list(running.items()):
-            if time.monotonic() > one.deadline:
+            # what it has said while this process did something else is read first
+            if time.monotonic() > one.deadline and not self._wire.has_spoken(handle):
                 self._wire.stop(handle)
                 del running[handle]
                 yield from self._lost(one, "timeout", f"node {one.node} says nothing of it any more", waiting)
@@ -421,14 +463,19 @@ def connected(suite: Suite, address: str | None) -> Iterator[Cluster]:
         import ray
     except ModuleNotFoundError as error:
         raise BenchError(f"--executor ray needs the extra ray: {_INSTALL}") from error
-    _join(ray, address)
     setting = Setting(family(suite), bool(suite.tasks), variables(os.environ), str(Path.cwd()), versions())
-    try:
-        wire = RayWire(ray, setting)
-        wire.look()
-        yield Cluster(wire, setting)
-    finally:
-        ray.shutdown()
+    signals = Signals()
+    with signals.heard():
+        try:
+            with signals:
+                _join(ray, address)
+            signals.again()
+            wire = RayWire(ray, setting, signals)
+            wire.look()
+            yield Cluster(wire, setting)
+        finally:
+            with signals:
+                ray.shutdown()
 
 
 def _check_address(address: str, option: str) -> None:
@@ -445,30 +492,135 @@ def _check_address(address: str, option: str) -> None:
             f"{option} {address}: must be auto or HOST:PORT of the head node; start this command on a node of the "
             "cluster, with ray job submit for example"
         )
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    if (reason := _unanswered(address)) is not None:
         raise BenchError(
-            f"{option} {address}: nobody answers there ({said(error)}); give the address that ray start has printed"
-        ) from error
+            f"{option} {address}: nobody answers there ({reason}); give the address that ray start has printed"
+        )
+
+
+def _unanswered(address: str) -> str | None:
+    """Why nobody answers at ``HOST:PORT``; None where somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        return said(error)
+    return None
 
 
 def _join(ray: Any, address: str) -> None:
     own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # what Ray says of lost workers and nodes goes to stdout whatever log_to_driver is, and so would spoil --json
-    ray._private.worker.print_to_stdstream = lambda *data, **options: None
+    internals = ray._private
+    # Ray prints to stdout, whatever log_to_driver is, that a worker or a node was lost: it would stand in the midst of
+    # what --json prints. This function does nothing else where log_to_driver is off, and a loss is a line of the run.
+    internals.worker.print_to_stdstream = lambda *data, **options: None
+    registers = internals.utils.set_sigterm_handler
+    internals.utils.set_sigterm_handler = lambda handler: None  # SIGTERM stays this command's to answer
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **own)
+        with contextlib.nullcontext() if address == "local" else _token_as_asked(ray, address):
+            ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        ray.shutdown()
         raise BenchError(
-            f"the Ray cluster {address} cannot be joined ({said(error)}); start ray of the same version on every node, "
-            "and this command on one of them"
+            f"the Ray cluster {address} cannot be joined ({said(error)}); start ray of the same version and with the "
+            "same ~/.ray/auth_token on every node, and this command on one of them"
         ) from error
     finally:
-        for number, handler in handlers.items():  # Ray puts its own in the place of SIGTERM's
-            signal.signal(number, handler)
+        internals.utils.set_sigterm_handler = registers
+
+
+@contextlib.contextmanager
+def _token_as_asked(ray: Any, address: str) -> Iterator[None]:
+    """Show the user's token to a cluster that asks for one, and to no other.
+
+    Ray goes by whether there is a token, for ``auto`` alone: one that is not shown is refused, and with one that was
+    not asked for the workers' answers are refused here, for ever and without a word.
+    """
+    before = os.environ.get(_MODE)
+    os.environ[_MODE] = "token" if _asks_for_token(address) else "disabled"
+    ray._raylet.Config.initialize("")  # it was read before
+    try:
+        yield
+    finally:
+        os.environ.pop(_MODE)
+        os.environ.update({} if before is None else {_MODE: before})
+
+
+_MODE = "RAY_AUTH_MODE"
+_ASK = """
+import sys
+from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._raylet import GcsClient
+GcsClient(address=canonicalize_bootstrap_address_or_die(sys.argv[1]))
+"""
+
+
+def _asks_for_token(address: str) -> bool:
+    """Whether a cluster refuses a process that shows none; one that cannot be joined at all does not say."""
+    command = [sys.executable, "-c", _ASK, address]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        around = {**os.environ, _MODE: "disabled"}
+        asked = subprocess.run(command, env=around, capture_output=True, text=True, timeout=ASK_SECONDS)
+        return asked.returncode != 0 and "InvalidAuthToken" in asked.stderr
+    return False
+
+
+class Signals:
+    """Lets Ctrl-C and SIGTERM end a call of Ray, and be answered then as everywhere else.
+
+    Ray's compiled code looks for signals itself and knows ``KeyboardInterrupt`` alone: where a handler raises anything
+    else, the call ends with a ``SystemError``, and what the handler has raised is lost.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._calls, self._came = False, 0
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """Stand before the handlers that are set; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            every = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._handlers = {number: handler for number, handler in every.items() if callable(handler)}
+        self.again()
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._answer()
+            raise
+        finally:
+            self._leave()
+
+    def again(self) -> None:
+        """Set the handlers anew: Ray's compiled code puts one for SIGTERM in their place that aborts the process."""
+        for number in self._handlers:
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if not self._calls:
+            self._handlers[number](number, frame)
+            return
+        self._came = number
+        self._leave()  # a second one is not held up
+        raise KeyboardInterrupt
+
+    def _leave(self) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._hear:
+                signal.signal(number, handler)
+
+    def __enter__(self) -> None:
+        """Before calls of Ray: a signal that comes from now on ends them."""
+        self._calls = True
+
+    def __exit__(self, *ended: object) -> None:
+        """After calls of Ray: the handler of the signal that has ended them is called."""
+        self._calls = False
+        self._answer()
+
+    def _answer(self) -> None:
+        number, self._came = self._came, 0
+        if number:
+            self._handlers[number](number, None)
 
 
 class RayWire:
@@ -477,10 +629,12 @@ class RayWire:
     Args:
         ray: The module.
         setting: What all jobs share.
+        signals: End calls of Ray.
     """
 
-    def __init__(self, ray: Any, setting: Setting) -> None:
-        self._ray, self._setting = ray, setting
+    def __init__(self, ray: Any, setting: Setting, signals: Signals) -> None:
+        self._ray, self._setting, self._signals = ray, setting, signals
+        self._head: str = ray.get_runtime_context().gcs_address
         self._carry = ray.remote(num_returns="streaming", max_retries=0)(carry)
         # a CPU, so that the first job of a node waits for it and has its server, and does not start one beside it
         self._survey = ray.remote(num_cpus=1, max_retries=0)(survey)
@@ -499,9 +653,27 @@ class RayWire:
 
     def nodes(self) -> list[Node]:
         """See `Wire`."""
-        alive = [(one["NodeID"], one["Resources"]) for one in self._ray.nodes() if one["Alive"]]
+        self._wait_for_head()
+        with self._signals:
+            every_node = self._ray.nodes()
+        alive = [(one["NodeID"], one["Resources"]) for one in every_node if one["Alive"]]
         every = [Node(name, int(has.get("CPU", 0)), int(has.get("GPU", 0))) for name, has in alive]
         return sorted(node for node in every if node.cpus)
+
+    def _wait_for_head(self) -> None:
+        """One may be started anew in the place of one that is lost; without any, Ray would answer nothing for a minute.
+
+        Raises:
+            BenchError: The cluster is gone.
+        """
+        given_up = time.monotonic() + GONE_SECONDS
+        while (reason := _unanswered(self._head)) is not None:
+            if time.monotonic() > given_up:
+                raise BenchError(
+                    f"the Ray cluster is gone: nobody answers at {self._head} any more ({reason}); start it again, "
+                    "then run the same command again"
+                )
+            time.sleep(1.0)
 
     def look(self) -> None:
         """Ask nodes that were not asked yet what they are."""
@@ -511,19 +683,19 @@ class RayWire:
 
     def surveyed(self, *, wait: bool) -> list[Surveyed]:
         """See `Wire`."""
-        if wait:
-            self.look()
+        self.look()
         alive = self.nodes()
         for node, reference in self._asked.items():
             if node in self._told or node not in alive:
                 continue
-            if wait or self._ray.wait([reference], timeout=0)[0]:
+            if wait or self._ready([reference], 0.0):
                 self._told[node] = self._answer(node, reference)
         return [told for node, told in self._told.items() if told is not None and node in alive]
 
     def _answer(self, node: Node, reference: Any) -> Surveyed | None:
         try:
-            return Surveyed(node, self._ray.get(reference, timeout=SURVEY_SECONDS))
+            with self._signals:
+                return Surveyed(node, self._ray.get(reference, timeout=SURVEY_SECONDS))
         except self._ray.exceptions.RayError as error:
             if isinstance(error, (*self._losses, self._ray.exceptions.GetTimeoutError)):
                 return None
@@ -531,13 +703,22 @@ class RayWire:
 
     def put(self, parcel: Parcel) -> dict[str, list[Any]]:
         """See `Wire`."""
-        return {file.name: [*map(self._ray.put, _parts(Path(parcel.root) / file.name))] for file in parcel.files}
+        try:
+            with self._signals:
+                paths = {file.name: Path(parcel.root) / file.name for file in parcel.files}
+                return {name: [*map(self._ray.put, _parts(path))] for name, path in paths.items()}
+        except (OSError, self._ray.exceptions.RayError) as error:
+            raise BenchError(
+                f"{parcel.root}: cannot be sent to a node that lacks it ({said(error)}); leave files as they are while "
+                "jobs run, and free memory and space for Ray's object store"
+            ) from error
 
     def start(self, order: Order, parts: Mapping[str, Any], request: Request, node: Node | None) -> Any:
         """See `Wire`."""
         place = "SPREAD" if node is None else self._on(node)
         task = self._carry.options(num_cpus=request.cpus, num_gpus=request.gpus, scheduling_strategy=place)
-        return task.remote(order, dict(parts))
+        with self._signals:
+            return task.remote(order, dict(parts))
 
     def _on(self, node: Node) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -546,12 +727,21 @@ class RayWire:
 
     def heard(self, handles: Sequence[Any], seconds: float) -> list[tuple[Any, Message]]:
         """See `Wire`."""
-        ready, _ = self._ray.wait(list(handles), num_returns=1, timeout=seconds, fetch_local=False)
-        return [(handle, self._message(handle)) for handle in ready]
+        return [(handle, self._message(handle)) for handle in self._ready(handles, seconds)]
+
+    def _ready(self, handles: Sequence[Any], seconds: float) -> list[Any]:
+        with self._signals:
+            ready, _ = self._ray.wait(list(handles), num_returns=1, timeout=seconds, fetch_local=False)
+        return [*ready]
+
+    def has_spoken(self, handle: Any) -> bool:
+        """See `Wire`."""
+        return bool(self._ready([handle], 0.0))
 
     def _message(self, handle: Any) -> Message:
         try:
-            message: Message = self._ray.get(next(handle))
+            with self._signals:
+                message: Message = self._ray.get(next(handle))
         except StopIteration:
             return "ended", None
         except self._ray.exceptions.RayError as error:

@@ -34,8 +34,9 @@ QUIET = (
 )  # fmt: skip
 """Environment variables that a job has from the driver where it has them."""
 Message = tuple[str, Any]
-"""``began`` with the node (again for each parcel that it has), ``progress`` with a line, ``kept`` with files by name, ``record`` with its JSON and
-sidecars, ``lacks`` with identities of parcels, or ``refused`` with a sentence."""
+"""``began`` with the node, ``ready`` once the files that it reads are there, ``progress`` with a line, ``kept`` with
+files by name, ``record`` with its JSON and sidecars, ``lacks`` with identities of parcels, or ``refused`` with a
+sentence."""
 Parts = Mapping[str, Mapping[str, list[Any]]]
 """By parcel and by name of a file, references to its content in parts."""
 
@@ -115,14 +116,12 @@ def carry(order: Order, parts: Parts) -> Iterator[Message]:
     """
     try:
         yield "began", node()
-        folders: dict[str, Path | None] = {}
-        for name, parcel in order.parcels.items():
-            folders[name] = _folder(parcel, parts)
-            yield "began", node()  # its time begins once its files are there
+        folders = {name: _folder(parcel, parts) for name, parcel in order.parcels.items()}
         lacking = [order.parcels[name].id for name, folder in folders.items() if folder is None]
         if lacking:
             yield "lacks", lacking
             return
+        yield "ready", None  # from here on it is the job's own time
         yield from _carried(order, {name: folder for name, folder in folders.items() if folder is not None})
     except BenchError as error:
         yield "refused", f"node {node()}: {error}"

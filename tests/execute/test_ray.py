@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
+import signal
+import socket
 import sys
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -11,7 +15,18 @@ import pytest
 
 from bench.errors import BenchError
 from bench.execute import ray_cluster, ray_host
-from bench.execute.ray_cluster import RETRIES, Cluster, Node, Request, Surveyed, alike, check_fits, connected
+from bench.execute.ray_cluster import (
+    RETRIES,
+    Cluster,
+    Node,
+    RayWire,
+    Request,
+    Signals,
+    Surveyed,
+    alike,
+    check_fits,
+    connected,
+)
 from bench.execute.ray_host import Order, Prepared, Setting, carry, variables
 from bench.execute.run import place
 from bench.execute.runner import Progress, Result, execute, remaining, run_jobs
@@ -50,12 +65,14 @@ class Played:
     def __init__(self, *nodes, script=None):
         self.alive, self.script = list(nodes) or [SMALL], script or {}
         self.started, self.stopped, self.at_once = [], [], 0
+        self.pause, self.asked = 0.0, []
         self._running = {}
 
     def nodes(self):
         return self.alive
 
     def surveyed(self, *, wait):
+        self.asked.append(wait)
         return [told(node) for node in self.alive]
 
     def put(self, parcel):
@@ -74,6 +91,7 @@ class Played:
 
     def heard(self, handles, seconds):
         assert set(handles) == set(self._running)
+        time.sleep(self.pause)
         for handle in handles:
             if self._running[handle]:
                 message = self._running[handle].pop(0)
@@ -81,6 +99,9 @@ class Played:
                     del self._running[handle]
                 return [(handle, message)]
         return []
+
+    def has_spoken(self, handle):
+        return bool(self._running[handle])
 
     def stop(self, handle):
         self.stopped.append(self._running.pop(handle, None))
@@ -96,7 +117,7 @@ def records_of(job):
 def said(job):
     """What a job says that goes well: a method that fails is a result."""
     lines = [("record", (record.model_dump_json(by_alias=True), None)) for record in records_of(job)]
-    return [("began", "m-small"), *lines, ("ended", None)]
+    return [("began", "m-small"), ("ready", None), *lines, ("ended", None)]
 
 
 def carried(wire, jobs, **options):
@@ -162,11 +183,42 @@ def test_what_a_method_does_is_a_result_and_is_not_tried_again(plan):
 def test_a_job_that_a_node_says_nothing_of_any_more_is_stopped_and_recorded(plan, monkeypatch):
     monkeypatch.setattr(ray_cluster, "GRACE_SECONDS", 0.0)
     silent = plan.cells[0].model_copy(update={"timeout_seconds": 1e-9})
-    wire = Played(script={silent.id: [[("began", "m-small")]] * 3})
+    wire = Played(script={silent.id: [[("began", "m-small"), ("ready", None)]] * 3})
     (record,) = results(carried(wire, [silent]))
     assert record.status == "timeout"
     assert record.reason == "lost 3 times: node m-small says nothing of it any more"
     assert len(wire.stopped) == 3
+
+
+@pytest.fixture
+def parcel(tmp_path, monkeypatch):
+    """A file that every job reads."""
+    (tmp_path / "file").write_text("weights")
+    packed = parcels.pack(tmp_path, ["file"])
+    monkeypatch.setattr("bench.plan.needs.needs", lambda job: {"backbone": packed})
+    return packed
+
+
+def test_the_time_in_which_files_travel_is_none_of_the_job_s_own(plan, parcel, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "GRACE_SECONDS", 0.02)
+    short = plan.cells[0].model_copy(update={"timeout_seconds": 0.02})
+    travels = [("began", "m-small"), ("progress", "files arrive"), ("ready", None), *said(short)[2:]]
+    for bytes_a_second, status in ((1.0, "failed"), (1e9, "timeout")):  # seven bytes may take 7 s, or no time
+        monkeypatch.setattr(ray_cluster, "SLOWEST_BYTES", bytes_a_second)
+        wire = Played(script={short.id: [travels if status == "failed" else travels[:1]] * 3})
+        wire.pause = 0.1
+        (record,) = results(carried(wire, [short]))
+        assert record.status == status
+
+
+def test_what_a_job_has_said_is_read_before_it_is_given_up(plan, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "GRACE_SECONDS", 0.0)
+    short = plan.cells[0].model_copy(update={"timeout_seconds": 1e-9})
+    wire = Played(script={short.id: [said(short)]})
+    wire.pause = 0.1  # as where the driver reads a large file meanwhile
+    (record,) = results(carried(wire, [short]))
+    assert record.reason == "as played"
+    assert wire.stopped == []
 
 
 def test_counts_of_a_sweep_that_was_lost_half_way_are_handed_on_once(plan):
@@ -189,8 +241,7 @@ def test_a_probe_has_a_whole_node_and_its_machine_for_itself(plan):
     one, two, other = Node("a", 4, 1), Node("b", 4, 1), Node("c", 2, 0)
     wire = Played(one, two, other)
     (probe,) = plan.probes
-    copies = [probe.model_copy(update={"id": f"{n}" * 64}) for n in range(3)]
-    carried(wire, copies)
+    carried(wire, copies_of(probe, 3))
     assert {(started.node, started.request) for started in wire.started} == {(one, Request(4, 1)), (two, Request(4, 1))}
     assert wire.at_once == 2
 
@@ -213,14 +264,47 @@ def test_times_are_taken_on_machines_that_are_alike_and_like_those_of_the_folder
         alike([a, b], Request(8, 0), [])
 
 
+def copies_of(probe, number):
+    return [probe.model_copy(update={"id": f"{n}" * 64}) for n in range(number)]
+
+
+def joined(wire, jobs, *nodes):
+    """Run ``jobs`` on ``wire``, which ``nodes`` join once the first of them has said something."""
+    for _ in Cluster(wire, SETTING).run_jobs(jobs):
+        wire.alive += [node for node in nodes if wire.started and node not in wire.alive]
+
+
 def test_nodes_that_join_while_probes_run_time_none_unless_they_are_like_the_first(plan, monkeypatch):
     monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.0)
-    first = Node("first", 4, 0)
-    wire = Played(first)
-    copies = [plan.probes[0].model_copy(update={"id": f"{n}" * 64}) for n in range(4)]
-    for _ in Cluster(wire, SETTING).run_jobs(copies):
-        wire.alive = [first, Node("b", 8, 0), Node("c", 8, 0)]
-    assert {one.node for one in wire.started} == {first}
+    first, like = Node("first", 4, 0), Node("like", 4, 0)
+    joined(wire := Played(first), copies_of(plan.probes[0], 4), Node("b", 8, 0), Node("c", 8, 0))  # a larger group
+    assert [one.node for one in wire.started] == [first] * 4
+    joined(wire := Played(first), copies_of(plan.probes[0], 6), Node("b", 8, 0), like)
+    assert {one.node for one in wire.started} == {first, like}
+    assert wire.at_once == 2
+
+
+def test_nodes_that_join_are_not_waited_for_until_they_say_what_they_are(plan, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.0)
+    joined(wire := Played(Node("first", 4, 0)), copies_of(plan.probes[0], 4), Node("b", 8, 0))
+    assert wire.asked[0] is True
+    assert set(wire.asked[1:]) == {False}
+
+
+def test_a_cluster_that_loses_all_nodes_that_times_were_taken_on_ends_the_run(plan, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.0)
+    wire = Played(Node("first", 4, 0))
+    events = Cluster(wire, SETTING).run_jobs(copies_of(plan.probes[0], 4))
+    with pytest.raises(BenchError, match=r"^the nodes that times were taken on are gone, and no other is like them"):
+        for _ in events:
+            wire.alive = [Node("b", 8, 0)] if wire.started else wire.alive
+    assert {one.node.id for one in wire.started} == {"first"}
+
+
+def test_probes_go_to_nodes_that_hold_the_one_that_asks_for_most(plan):
+    small, large = (plan.probes[0].model_copy(update={"id": f"{n}" * 64, "threads": n}) for n in (1, 8))
+    carried(wire := Played(SMALL, Node("s", 2, 0), LARGE), [small, large])
+    assert {one.node for one in wire.started} == {LARGE}
 
 
 @pytest.mark.parametrize(
@@ -262,10 +346,7 @@ def test_a_node_that_joins_is_used(plan, monkeypatch):
     assert wire.at_once > 1
 
 
-def test_files_are_given_to_the_cluster_once_a_node_lacks_them_which_is_no_loss(plan, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("weights")
-    parcel = parcels.pack(tmp_path, ["file"])
-    monkeypatch.setattr("bench.plan.needs.needs", lambda job: {"backbone": parcel})
+def test_files_are_given_to_the_cluster_once_a_node_lacks_them_which_is_no_loss(plan, parcel, monkeypatch):
     puts = []
     lacks = [("began", "m-small"), ("lacks", [parcel.id]), ("ended", None)]
     wire = Played(script={cell.id: [lacks] for cell in plan.cells[:2]})
@@ -308,6 +389,108 @@ def _keep(folder):
     return Keep(folder, "all", "0" * 64)
 
 
+# between this command and Ray
+
+
+class Stop(BaseException):
+    """What the command's handlers raise."""
+
+
+def told_by_signal(number, frame):
+    raise Stop(number)
+
+
+@pytest.fixture
+def stoppable():
+    """A process whose SIGTERM is answered by `told_by_signal`."""
+    before = signal.signal(signal.SIGTERM, told_by_signal)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def ray_call():
+    """A call of Ray that a signal comes in: its compiled code knows ``KeyboardInterrupt`` alone."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise SystemError from error
+
+
+def test_a_signal_ends_a_call_of_ray_and_is_answered_as_elsewhere(stoppable):
+    with pytest.raises(SystemError):
+        ray_call()
+    signals = Signals()
+    with signals.heard():
+        with pytest.raises(Stop), signals:
+            ray_call()
+        assert signal.getsignal(signal.SIGTERM) is told_by_signal  # a second one is not held up
+        signals.again()
+        with pytest.raises(Stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(ValueError, match="of Ray"), signals:
+            raise ValueError("of Ray")
+    assert signal.getsignal(signal.SIGTERM) is told_by_signal
+
+
+def test_handlers_that_ray_s_compiled_code_has_replaced_are_set_again(stoppable):
+    signals = Signals()
+    with signals.heard():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signals.again()
+        with pytest.raises(Stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def ray_of(head, nodes=()):
+    """As much of the module as a wire asks for."""
+    names = (
+        "RayError", "OutOfMemoryError", "WorkerCrashedError", "NodeDiedError", "LocalRayletDiedError",
+        "TaskUnschedulableError", "ObjectLostError", "TaskCancelledError",
+    )  # fmt: skip
+    return SimpleNamespace(
+        remote=lambda **options: lambda function: function,
+        exceptions=SimpleNamespace(**{name: type(name, (Exception,), {}) for name in names}),
+        get_runtime_context=lambda: SimpleNamespace(gcs_address=head),
+        put=lambda content: content,
+        nodes=lambda: [{"NodeID": name, "Alive": True, "Resources": {"CPU": 2.0}} for name in nodes],
+    )
+
+
+def test_a_cluster_that_is_gone_ends_the_run_before_ray_ends_the_process(monkeypatch):
+    assert ray_cluster.GONE_SECONDS + ray_cluster.CONNECT_SECONDS + ray_cluster.LOOK_SECONDS < 60
+    monkeypatch.setattr(ray_cluster, "GONE_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        wire = RayWire(ray_of(address, ["a"]), SETTING, Signals())
+        assert wire.nodes() == [Node("a", 2, 0)]
+    with pytest.raises(BenchError, match=rf"^the Ray cluster is gone: nobody answers at {address} any more \("):
+        wire.nodes()
+
+
+@pytest.mark.parametrize("before", [None, "token", "disabled"])
+@pytest.mark.parametrize(("asks", "mode"), [(True, "token"), (False, "disabled")])
+def test_a_token_is_shown_to_a_cluster_that_asks_for_one_and_to_no_other(monkeypatch, before, asks, mode):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if before is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", before)
+    monkeypatch.setattr(ray_cluster, "_asks_for_token", lambda address: asks)
+    read = []  # what Ray has read of its environment
+    config = SimpleNamespace(initialize=lambda words: read.append(os.environ["RAY_AUTH_MODE"]))
+    with ray_cluster._token_as_asked(SimpleNamespace(_raylet=SimpleNamespace(Config=config)), "auto"):
+        assert os.environ["RAY_AUTH_MODE"] == mode
+    assert read == [mode]
+    assert os.environ.get("RAY_AUTH_MODE") == before
+
+
+def test_files_that_are_gone_when_a_node_asks_for_them_are_a_sentence(parcel, tmp_path):
+    (tmp_path / "file").unlink()
+    with pytest.raises(BenchError, match=rf"^{tmp_path}: cannot be sent to a node that lacks it \("):
+        RayWire(ray_of("127.0.0.1:1"), SETTING, Signals()).put(parcel)
+
+
 # on the node
 
 
@@ -343,7 +526,7 @@ def test_a_node_gives_the_bits_of_a_run_on_one_machine_and_says_what_it_does(pla
 def test_a_node_is_held_against_the_plan_once_for_jobs_that_ask_the_same(plan, host):
     cell = plan.cells[0]
     changed = {"sources_sha256": "0" * 64}
-    (_, (kind, sentence)) = carry(order(cell, **changed), {})
+    (*_, (kind, sentence)) = carry(order(cell, **changed), {})
     assert kind == "refused"
     assert sentence.startswith(f"node {environment()['node']}: {cell.name}: was planned with other code")
     assert [kind for kind, _ in carry(order(cell), {})][-1] == "record"
@@ -364,7 +547,12 @@ def test_a_node_that_lacks_files_asks_for_them_and_one_that_has_them_is_given_it
     monkeypatch.setattr(ray_host, "_received", lambda references: [content[: len(references)], content[1:]])
     given = []
     monkeypatch.setattr(ray_host, "_carried", lambda order, folders: given.append(folders) or iter(()))
-    list(carry(asked, {parcel.id: {"config.json": ["one"]}}))
+    messages = carry(asked, {parcel.id: {"config.json": ["one"]}})
+    assert next(messages)[0] == "began"
+    assert parcels.standing(parcel) is None
+    assert next(messages)[0] == "ready"  # its own time begins once they are there
+    assert parcels.standing(parcel) is not None
+    assert list(messages) == []
     assert (given[0]["backbone"] / "config.json").read_bytes() == content
 
 
