@@ -64,7 +64,7 @@ def place(name: Literal["local", "ray"], address: str | None, suite: "Suite") ->
         BenchError: There is an address and no cluster, or the cluster cannot be had.
     """
     if name == "ray":
-        from bench.execute.ray_cluster import connected
+        from bench.execute.ray_wire import connected
 
         with connected(suite, address) as cluster:
             yield cluster

@@ -14,20 +14,18 @@ import numpy
 import pytest
 
 from bench.errors import BenchError
-from bench.execute import ray_cluster, ray_host
+from bench.execute import ray_cluster, ray_host, ray_wire
 from bench.execute.ray_cluster import (
     RETRIES,
     Cluster,
     Node,
-    RayWire,
     Request,
-    Signals,
     Surveyed,
     alike,
     check_fits,
-    connected,
 )
 from bench.execute.ray_host import Order, Prepared, Setting, carry, variables
+from bench.execute.ray_wire import RayWire, Signals, connected
 from bench.execute.run import place
 from bench.execute.runner import Progress, Result, execute, remaining, run_jobs
 from bench.plan.load import load_suite
@@ -460,8 +458,8 @@ def ray_of(head, nodes=()):
 
 
 def test_a_cluster_that_is_gone_ends_the_run_before_ray_ends_the_process(monkeypatch):
-    assert ray_cluster.GONE_SECONDS + ray_cluster.CONNECT_SECONDS + ray_cluster.LOOK_SECONDS < 60
-    monkeypatch.setattr(ray_cluster, "GONE_SECONDS", 0.0)
+    assert ray_wire.GONE_SECONDS + ray_wire.CONNECT_SECONDS + ray_cluster.LOOK_SECONDS < 60
+    monkeypatch.setattr(ray_wire, "GONE_SECONDS", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
         wire = RayWire(ray_of(address, ["a"]), SETTING, Signals())
@@ -476,10 +474,10 @@ def test_a_token_is_shown_to_a_cluster_that_asks_for_one_and_to_no_other(monkeyp
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     if before is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", before)
-    monkeypatch.setattr(ray_cluster, "_asks_for_token", lambda address: asks)
+    monkeypatch.setattr(ray_wire, "_asks_for_token", lambda address: asks)
     read = []  # what Ray has read of its environment
     config = SimpleNamespace(initialize=lambda words: read.append(os.environ["RAY_AUTH_MODE"]))
-    with ray_cluster._token_as_asked(SimpleNamespace(_raylet=SimpleNamespace(Config=config)), "auto"):
+    with ray_wire._token_as_asked(SimpleNamespace(_raylet=SimpleNamespace(Config=config)), "auto"):
         assert os.environ["RAY_AUTH_MODE"] == mode
     assert read == [mode]
     assert os.environ.get("RAY_AUTH_MODE") == before

@@ -13,7 +13,7 @@ from datetime import datetime
 import psutil
 import pytest
 
-from bench.execute.ray_cluster import connected
+from bench.execute.ray_wire import connected
 from bench.execute.run import selected
 from bench.execute.runner import Progress, Result, run_jobs
 from bench.plan.planner import make_plan
