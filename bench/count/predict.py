@@ -11,7 +11,7 @@ from bench import registry
 from bench.errors import BenchError, given
 from bench.models import backbone
 from bench.schema.forms import Objective, Weights
-from bench.schema.jobs import BackboneSpec, MethodSpec, Plan
+from bench.schema.jobs import BackboneSpec, Cell, MethodSpec, Plan
 from bench.schema.record import MeanBatch, Prediction, RowLengths, Trainable
 from bench.schema.shape import Setting, StepShape
 
@@ -278,6 +278,25 @@ def check_fit(plan: Plan) -> None:
                 check_positions(bare(spec, objective), length, method.reserved_positions(config))
         except BenchError as error:
             raise BenchError(f"method {used.label}: {error}") from error
+    _check_names([cell for cell in plan.cells if cell.spec.kind != "classes"])
+
+
+def _check_names(cells: Sequence[Cell]) -> None:
+    """Refuse a method that starts from the names of classes on a task that has none."""
+    from bench.method import Method
+
+    tried = {(registry.spell(cell.method.name, cell.method.config), cell.spec.name): cell for cell in cells}
+    for cell in tried.values():
+        used = cell.method
+        if used.name not in registry.BUILTIN:
+            continue
+        method, config = registry.make(used.name, used.config)
+        if type(method).name_classes is Method.name_classes:
+            continue
+        try:
+            method.name_classes(_built(_without_values(cell.backbone, "classes"), method, config), [])
+        except BenchError as error:
+            raise BenchError(f"method {used.label} on task {cell.spec.name}: {error}") from error
 
 
 def check_memory(plan: Plan) -> None:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from bench.count.predict import check_fit
+from bench.errors import BenchError
 from bench.plan.load import load_suite
 from bench.plan.planner import make_plan, plan_search
 from bench.plan.select import Selection, select
@@ -11,6 +13,18 @@ from bench.schema.record import ScoreRecord
 from bench.training.cell import run_cell
 from bench.training.diagnostics import SAMPLE, Words, input_vectors
 
+NAMELESS = """
+question = "q"
+data = "synthetic"
+tasks = ["sst2", "stsb"]
+seeds = [0]
+backbone = { name = "tiny", weights = "random" }
+recipe = { steps = 2, batch_size = 4, max_length = 32, train_rows = 8, test_rows = 8 }
+method = [
+    { name = "full", learning_rate = 1e-3 },
+    { name = "prompt_tuning", config = { init = "labels" }, learning_rate = 1e-3 },
+]
+"""
 WORDS = ["zero", "east", "north", "northeast", "west"]
 TABLE = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-4.0, 0.0]])
 
@@ -125,10 +139,26 @@ def test_a_start_from_class_names_needs_classes():
     )  # fmt: skip
 
 
-def test_a_search_for_rates_notes_no_words():
-    suite = load_suite("embedding")
+def test_a_plan_refuses_a_start_from_class_names_where_a_task_has_none(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(NAMELESS)
+    plan = make_plan(load_suite(str(path)), "mine.toml", "cpu")
+    said = r"^method prompt_tuning\(init='labels'\) on task stsb: init = 'labels' needs a task whose classes have names"
+    with pytest.raises(BenchError, match=said):
+        check_fit(plan)
+    named = [cell for cell in plan.cells if cell.task.name != "stsb"]
+    check_fit(plan.model_copy(update={"cells": tuple(named)}))
+
+
+def test_a_search_for_rates_notes_no_words(tmp_path):
+    tuning = "tuning = { learning_rates = [1e-3], head_learning_rates = [1e-3], seeds = [7], selection_rows = 2 }\n"
+    path = tmp_path / "mine.toml"
+    path.write_text(NAMELESS.replace("steps = 2,", "steps = 2, nearest_words = 3,") + tuning)
+    suite = load_suite(str(path))
     assert suite.recipe.nearest_words == 3
-    assert all("nearest_words" not in cell.recipe for cell in plan_search(suite, "embedding", "cpu").cells)
+    cells = plan_search(suite, "mine.toml", "cpu").cells
+    assert cells
+    assert all("nearest_words" not in cell.recipe for cell in cells)
 
 
 def test_a_record_from_before_has_none():
