@@ -166,8 +166,12 @@ def suite_of(folder, family="llama", claims=(), methods=("full", "lora", "lst"),
     (folder / "config.json").write_text(json.dumps({"model_type": model_type, **values}))
     own = {"lora": {"rank": 2}, "lst": {"reduction": 4}}
     tables = [{"name": name, "config": own[name]} if name in own else {"name": name} for name in methods]
-    shape = {"batch": 1, "length": 8, "blocks": 2, "latency_batches": [], "latency_length": 8, "extra_seconds": 0.0,
+    shape = {"batch": 1, "length": 8, "latency_batches": [], "latency_length": 8,
              "generation": {"contexts": [4, 12], "batches": [1, 2], "new_tokens": 3}}  # fmt: skip
+    if cost.get("timed", True):
+        shape |= {"blocks": 2, "extra_seconds": 0.0}
+    else:
+        shape["generation"].pop("batches")
     values = {
         "name": "writes", "question": "?", "method": tables, "claim": list(claims),
         "backbone": {"name": str(folder / "config.json"), "weights": "random"}, "cost": [shape | cost],

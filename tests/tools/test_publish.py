@@ -121,7 +121,7 @@ def test_the_repository_holds_of_its_runs_what_is_published_and_nothing_else():
     assert 30 < len(paths) <= 100
     assert sum(path.stat().st_size for path in paths) < 20_000_000
     names = {"README.md", "suite.toml", "records.jsonl", "predictions.parquet", "directions.safetensors"}
-    apart = {"reference", "validation"}  # what gates compare with, and figures that others measured
+    apart = {"reference", "validation", "robustness"}  # of gates, of others, of what was tried against the command
     strange = {path for path in paths if path.name not in names and path.parent.name not in apart}
     assert strange == {PUBLISHED / "ab-self-test" / "trials.jsonl"}
 

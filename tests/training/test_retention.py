@@ -181,7 +181,7 @@ REFUSED = {
     "empty": ({"texts": ["empty.txt"]}, r"retention\.texts: .*empty\.txt has no text in the bytes that are read"),
     "twice": ({"texts": ["text.txt", "./text.txt"]}, r"retention\.texts: text\.txt is listed twice"),
     "long": ({"context": 64}, r"suite\.toml: retention: 64 tokens need 64 positions, .* 32; context 32 is the longest"),
-    "none": ({"texts": []}, r"retention\.texts: .* at least 1 item"),
+    "none": ({"texts": []}, r"retention\.texts: must be a list of 1 or more"),
     "key": ({"text": "x"}, r"unknown key 'text'"),
 }  # fmt: skip
 
