@@ -108,6 +108,8 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
     Raises:
         BenchError: A key is unknown, missing or has the wrong type or range.
     """
+    if (place := _nul(values)) is not None:
+        raise BenchError(f"{where}: {place.lstrip('.')} holds a NUL character, which no name of a file can; remove it")
     if "method" in values:
         values = values | {"method": _mixed(_spelled_out(values["method"], where))}
     try:
@@ -166,6 +168,19 @@ def _of_each_mix(table: dict[str, Any]) -> list[dict[str, Any]]:
         one = bare if chosen.get("share") == 0 else {**bare, "mix": mix | chosen}
         found += [one] if one is not bare or bare not in found else []
     return found
+
+
+def _nul(value: Any) -> str | None:
+    """Path of the first text with a NUL character; None where there is none."""
+    if isinstance(value, str):
+        return "" if "\0" in value else None
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in parts:
+        if isinstance(key, str) and "\0" in key:
+            return f".{key!r}"
+        if (place := _nul(item)) is not None:
+            return (f"[{key}]" if isinstance(key, int) else f".{key}") + place
+    return None
 
 
 def _tuples(value: Any) -> Any:

@@ -264,6 +264,19 @@ def test_every_task_of_ones_own_is_there_once_and_scored(tmp_path, tables, said)
         load_suite(str(path))
 
 
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ('[[task]]\nname = "mine"\ntrain = "a\\u0000b"', r"task\[0\].train"),
+        ('[retention]\ntexts = ["a", "b\\u0000"]', r"retention.texts\[1\]"),
+        ('["a\\u0000b"]', r"'a\\x00b'"),
+    ],
+)
+def test_a_text_with_a_nul_character_is_refused_wherever_it_stands(tmp_path, line, place):
+    with pytest.raises(BenchError, match=rf"mine.toml: {place} holds a NUL character"):
+        load_suite(written(tmp_path, COUNTED + line))
+
+
 def test_a_suite_without_methods_says_so(tmp_path):
     with pytest.raises(BenchError, match=r"mine.toml: method is missing"):
         load_suite(written(tmp_path, COUNTED.replace('method = [{ name = "full" }]', "")))
