@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import re
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -131,38 +130,68 @@ _DUE = {
     "none_required": "left out", "literal_error": "{expected}", "enum": "{expected}", "greater_than": "above {gt}",
     "greater_than_equal": "at least {ge}", "less_than": "below {lt}", "less_than_equal": "at most {le}",
     "too_short": "a list of {min_length} or more", "too_long": "a list of {max_length} at most",
+    "string_pattern_mismatch": "text of the form {pattern}",
     "string_too_short": "text of {min_length} or more characters",
     "string_too_long": "text of {max_length} characters at most",
 }  # fmt: skip
 """What pydantic asks for, by its name of the fault, in words that complete "must be"."""
-_KIND_OF_UNION = re.compile(r"(float|int|str|bool|none|nullable|(function|constrained)-\w+|[\w-]*\[.*\])$")
-"""What pydantic adds to the location of a field that may be of several types; no key of ours is called so."""
 LONGEST_GIVEN = 100
+_NOWHERE = object()
 
 
-def first_fault(error: Any) -> Fault:
+def first_fault(error: Any, given: object) -> Fault:
     """What a pydantic ``ValidationError`` says first, in words of this project.
 
     Of a field that may be of several types all are named, or what is wrong deeper within the one that was meant.
+
+    Args:
+        error: The exception.
+        given: What was validated, as tables and lists.
     """
     faults = error.errors(include_url=False)
-    first, place = faults[0], _field(faults[0]["loc"])
-    alike = [one for one in faults if _field(one["loc"])[: len(place)] == place]
-    if place != first["loc"]:
-        first = max(alike, key=lambda one: len(_field(one["loc"])))
-        place = _field(first["loc"])
-    dues = dict.fromkeys(_due(one) for one in alike if _field(one["loc"]) == place)
-    if first["type"] in ("missing", "extra_forbidden"):
-        words = {"missing": "is missing", "extra_forbidden": "no such field is known"}[first["type"]]
+    places = [_field(fault, given) for fault in faults]
+    place = max((one for one in places if one[: len(places[0])] == places[0]), key=len)
+    if len(places[0]) == len(faults[0]["loc"]):  # no union: what comes first stands first
+        place = places[0]
+    alike = [fault for fault, one in zip(faults, places, strict=True) if one == place]
+    first, dues = alike[0], dict.fromkeys(_due(one) for one in alike)
+    if first["type"] in _OF_KEYS:
+        words = _OF_KEYS[first["type"]].format(**first.get("ctx", {}))
     elif None in dues:
         words = first["msg"].removeprefix("Value error, ")
     else:
         words = f"must be {' or '.join(map(str, dues))}, not {_shown(first['input'])}"
-    return Fault(place, words, first["type"], first["input"], len(faults))
+    return Fault(place, words, first["type"].replace("unexpected_keyword_argument", "extra_forbidden"),
+                 first["input"], len(faults))  # fmt: skip
 
 
-def _field(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    return tuple(part for part in location if not (isinstance(part, str) and _KIND_OF_UNION.match(part)))
+_OF_KEYS = {
+    "missing": "is missing", "extra_forbidden": "no such field is known",
+    "unexpected_keyword_argument": "no such field is known", "union_tag_not_found": "{discriminator} is missing",
+    "union_tag_invalid": "{discriminator} = '{tag}' is none of {expected_tags}",
+}  # fmt: skip
+
+
+def _field(fault: Mapping[str, Any], given: object) -> tuple[int | str, ...]:
+    """Keys and numbers of a location that are in ``given``: pydantic adds names of the types that it has tried."""
+    found: list[int | str] = []
+    for part in fault["loc"]:
+        if (inner := _within(given, part)) is not _NOWHERE:
+            given = inner
+            found.append(part)
+    if fault["type"] == "missing":
+        found.append(fault["loc"][-1])
+    elif found and given is not fault["input"] and given != fault["input"] and found[-1] == fault["loc"][-1]:
+        found.pop()  # a key that is called as a type is
+    return tuple(found)
+
+
+def _within(given: object, part: int | str) -> object:
+    if isinstance(given, Mapping):
+        return given.get(part, _NOWHERE)
+    if isinstance(given, list | tuple) and isinstance(part, int) and part < len(given):
+        return given[part]
+    return _NOWHERE
 
 
 def _due(fault: Mapping[str, Any]) -> str | None:

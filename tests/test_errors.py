@@ -103,6 +103,10 @@ def test_numbers_and_all_other_cells_stay_as_they_are(value):
     assert inert(value) is value
 
 
+class Hash(BaseModel):
+    hash: str = Field(pattern="^[0-9a-f]+$")
+
+
 class Table(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -112,6 +116,8 @@ class Table(BaseModel):
     kind: Literal["classes", "score"] = "score"
     share: float = Field(0.5, ge=0.0, lt=1.0)
     on: bool = True
+    rates: dict[str, int] = {}
+    kept: Hash | None = None
 
 
 @pytest.mark.parametrize(
@@ -120,6 +126,12 @@ class Table(BaseModel):
         ({"name": 3}, "name", "must be text in quotes, not 3"),
         ({"name": (0, None)}, "name", "must be text in quotes, not [0, null]"),
         ({"rate": "fast"}, "rate", 'must be a number or a table of keys and values, not "fast"'),
+        ({"rate": {"float": "fast"}}, "rate.float", 'must be a number, not "fast"'),
+        ({"rate": {"float": 0.5, "str": None}}, "rate.str", "must be a number, not null"),
+        ({"float": 3}, "float", "no such field is known"),
+        ({"rates": {"str": [3]}}, "rates.str", "must be a whole number, not [3]"),
+        ({"kept": {}}, "kept.hash", "is missing"),
+        ({"kept": {"hash": "x"}}, "kept.hash", 'must be text of the form ^[0-9a-f]+$, not "x"'),
         ({"rate": {"sst2": "fast"}}, "rate.sst2", 'must be a number, not "fast"'),
         ({"sizes": (1, 2.5)}, "sizes.1", "must be a whole number, not 2.5"),
         ({"sizes": ()}, "sizes", "must be a list of 1 or more, not []"),
@@ -133,11 +145,11 @@ class Table(BaseModel):
 def test_what_does_not_fit_a_table_is_said_in_words_of_this_project(values, place, words):
     with pytest.raises(ValidationError) as error:
         Table.model_validate(values)
-    fault = first_fault(error.value)
+    fault = first_fault(error.value, values)
     assert (fault.place, fault.message) == (place, words)
 
 
 def test_a_long_value_is_cut():
     with pytest.raises(ValidationError) as error:
-        Table.model_validate({"on": "x" * 10_000})
-    assert len(first_fault(error.value).message) < 200
+        Table.model_validate(values := {"on": "x" * 10_000})
+    assert len(first_fault(error.value, values).message) < 200

@@ -148,7 +148,7 @@ def parsed(model: type[Form], values: Any, path: Path, form: str, at: str = "") 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        fault = first_fault(error)
+        fault = first_fault(error, values)
         place = ".".join(filter(None, (at, fault.place)))[:200]
         if fault.kind == "missing":
             raise BenchError(f"{path}: {place} is missing; results of {form} have it") from error

@@ -164,7 +164,7 @@ class Results:
         try:
             return TypeAdapter(list[ClaimTable]).validate_python(self.suite.claims)
         except ValidationError as error:
-            fault = first_fault(error)
+            fault = first_fault(error, self.suite.claims)
             raise BenchError(
                 f"{self.folder / 'suite.toml'}: claims.{fault.place}: {fault.message}; mend or remove the claim"
             ) from error

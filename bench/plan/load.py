@@ -20,6 +20,7 @@ from bench.schema.forms import spell
 from bench.schema.ranges import RATES
 from bench.schema.record import Tuning
 from bench.schema.resolved import ResolvedSuite
+from bench.schema.shape import Generation, Serving
 from bench.schema.suite import (
     BackboneTable,
     CostTable,
@@ -112,10 +113,11 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
         raise BenchError(f"{where}: {place.lstrip('.')} holds a NUL character, which no name of a file can; remove it")
     if "method" in values:
         values = values | {"method": _mixed(_spelled_out(values["method"], where))}
+    plain_values = _tuples(values)
     try:
-        suite = Suite.model_validate(_tuples(values))
+        suite = Suite.model_validate(plain_values)
     except ValidationError as error:
-        raise BenchError(f"{where}: {_sentence(error)}") from error
+        raise BenchError(f"{where}: {_sentence(error, plain_values)}") from error
     if taken := [spec.name for spec in suite.task if spec.name in shipped()]:
         raise BenchError(f"{where}: task {taken[0]!r} comes with this project; give yours another name")
     folder = Path(where).parent
@@ -190,8 +192,8 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _sentence(error: ValidationError) -> str:
-    fault = first_fault(error)
+def _sentence(error: ValidationError, values: dict[str, Any]) -> str:
+    fault = first_fault(error, values)
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault.location]
     place = "".join(parts).lstrip(".")
     if fault.kind == "extra_forbidden":
@@ -199,7 +201,12 @@ def _sentence(error: ValidationError) -> str:
         return str(unknown("key", str(fault.location[-1]), known, "".join(parts[:-1]).lstrip(".")))
     if fault.kind == "missing":
         return f"{place} is missing"
+    if isinstance(fault.given, dict) and place in _LISTED:
+        return f"{place} is a list of tables; write [[{place}]] in the place of [{place}]"
     return f"{place or 'suite'}: {fault.message}"
+
+
+_LISTED = ("method", "cost", "sweep", "crossover", "claim", "task")
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
@@ -209,7 +216,7 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         "task": RecipeValues if "recipe" in location else TaskSpec, "folder": FolderLayout,
         "claim": ClaimTable, "ratio": Bounds, "difference": Bounds, "value": Bounds,
         "tuning": Tuning if "method" in location else TuningTable, "match": MatchTable, "retention": RetentionTable,
-        "mix": MixTable if "recipe" in location else ShareTable,
+        "generation": Generation, "serving": Serving, "mix": MixTable if "recipe" in location else ShareTable,
     }  # fmt: skip
     named = [tables[part] for part in location if isinstance(part, str) and part in tables]
     return list((named[-1] if named else Suite).model_fields)

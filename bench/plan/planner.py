@@ -79,6 +79,8 @@ def identity(job: Cell | Probe | Sweep) -> str:
     key = {
         "schema": SCHEMA, "job": decided, "weights": [name, job.backbone.weights, job.backbone.sha256],
         "backbone_files": backbone.files_sha256(job.backbone),
+        **({} if job.backbone.layers is None else {"layers": job.backbone.layers}),
+        **({} if job.backbone.width is None else {"width": job.backbone.width}),
         "versions": versions(), "sources": source_hash(SOURCES[type(job)]),
     }  # fmt: skip
     return sha256_of(key)

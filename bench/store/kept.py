@@ -222,7 +222,7 @@ def read_about(path: Path) -> Delta:
     try:
         return Delta.model_validate(values)
     except ValidationError as error:
-        fault = first_fault(error)
+        fault = first_fault(error, values)
         raise BenchError(f"{path}: {fault.place or 'damaged'}: {fault.message}; train or export it again") from error
 
 

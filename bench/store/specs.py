@@ -107,6 +107,7 @@ def read_spec(path: Path) -> Spec:
     Raises:
         BenchError: It cannot be read, is too large, or is no spec of this version.
     """
+    inside = ""
     try:
         check_file(path, MOST_BYTES)
         values = strict_json(path.read_bytes())
@@ -114,11 +115,14 @@ def read_spec(path: Path) -> Spec:
         if version != VERSION:
             raise BenchError(f"{path}: version {version!r}; this program reads specs of version {VERSION}")
         file = _File.model_validate(values)
+        values, inside = file.job, "job."
         job = KINDS[file.kind].model_validate_json(json.dumps(file.job))
         _check_values(job)
     except ValidationError as error:
-        fault = first_fault(error)
-        raise BenchError(f"{path}: {fault.place}: {fault.message}; write the specs again: plan --specs") from error
+        fault = first_fault(error, values)
+        raise BenchError(
+            f"{path}: {inside}{fault.place}: {fault.message}; write the specs again: plan --specs"
+        ) from error
     except OSError as error:
         raise BenchError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

@@ -81,7 +81,7 @@ def read_suite(folder: Path) -> ResolvedSuite:
     try:
         return ResolvedSuite.model_validate(suite)
     except ValidationError as error:
-        fault = first_fault(error)
+        fault = first_fault(error, suite)
         wrong = "is missing" if fault.kind == "missing" else f"= {str(fault.given)[:80]} is damaged"
         raise BenchError(f"{path}: {fault.place} {wrong}; this is not the resolved suite of a run") from error
 
@@ -134,8 +134,9 @@ def _parse(line: bytes, where: str, held: dict[tuple[str, str], Any]) -> Stored:
             raise BenchError(f"{where}: schema {schema!r}; this version reads schema {SCHEMA}")
         return _share(_RECORD.validate_python(values), values, held)
     except ValidationError as error:
-        fault = first_fault(error)
-        raise BenchError(f"{where}: {fault.place}: {fault.message}; {fault.faults} fields do not fit") from error
+        fault = first_fault(error, values)
+        more = f"; {fault.faults} fields do not fit" if fault.faults > 1 else ""
+        raise BenchError(f"{where}: {fault.place or 'record'}: {fault.message}{more}") from error
     except (ValueError, RecursionError) as error:
         raise BenchError(f"{where}: not a JSON record ({error})") from error
 

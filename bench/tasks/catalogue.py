@@ -40,7 +40,7 @@ def parse_task(values: Mapping[str, Any], where: str) -> TaskSpec:
     try:
         return TaskSpec.model_validate(dict(values))
     except ValidationError as error:
-        fault = first_fault(error)
+        fault = first_fault(error, dict(values))
         if fault.kind == "extra_forbidden":
             raise unknown("key", str(fault.location[-1]), TaskSpec.model_fields, where) from error
         raise BenchError(f"{where}: {f'{fault.place}: ' if fault.place else ''}{fault.message}") from error

@@ -174,8 +174,10 @@ def read_reference(path: Path) -> Reference | None:
     Raises:
         BenchError: The file is no reference; the sentence names the field.
     """
+    values: object = None
     try:
-        return Reference.model_validate(strict_json(path.read_bytes()))
+        values = strict_json(path.read_bytes())
+        return Reference.model_validate(values)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -183,7 +185,7 @@ def read_reference(path: Path) -> Reference | None:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BenchError(f"{path}: not a JSON reference ({error}); {AGAIN}") from error
     except ValidationError as error:
-        fault = first_fault(error)
+        fault = first_fault(error, values)
         raise BenchError(f"{path}: {fault.place or 'the file'}: {fault.message}; {AGAIN}") from error
     except ValueError as error:
         raise BenchError(f"{path}: {error}; {AGAIN}") from error

@@ -165,7 +165,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         ('{"schema": 99}', "schema 99"),
         ("not json", "not a JSON record"),
         ('{"schema": 1, "kind": "score"}', "fields do not fit"),
-        ('{"schema": 1, "kind": "other"}', "fields do not fit"),
+        ('{"schema": 1, "kind": "other"}', "'kind' = 'other' is none of 'score'"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, line, sentence):
