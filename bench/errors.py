@@ -181,7 +181,7 @@ def _field(fault: Mapping[str, Any], given: object) -> tuple[int | str, ...]:
             found.append(part)
     if fault["type"] == "missing":
         found.append(fault["loc"][-1])
-    elif found and given is not fault["input"] and given != fault["input"] and found[-1] == fault["loc"][-1]:
+    elif found and found[-1] == fault["loc"][-1] and _shown(given) != _shown(fault["input"]):
         found.pop()  # a key that is called as a type is
     return tuple(found)
 

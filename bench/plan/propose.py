@@ -185,6 +185,8 @@ def look(
     for column in (*text, *([label] if label else [])):
         if column not in names:
             raise unknown("column", column, names, str(train))
+    if len(set(text)) < len(text):
+        raise BenchError(f"--text names {text[0]!r} twice; name each column once")
     if len(text) > 2:
         raise BenchError(f"--text names {len(text)} columns: a row has one or two texts; join the others to one")
     if label in text:

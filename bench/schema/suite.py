@@ -287,6 +287,14 @@ class BackboneTable(_Table):
     revision: str | None = Field(default=None, min_length=1)
     """Hub revision; the pinned one where this project pins it."""
 
+    @model_validator(mode="after")
+    def _of_weights(self) -> "BackboneTable":
+        if self.revision is not None and self.weights == "random":
+            raise ValueError(
+                "revision is of pretrained weights, and weights = 'random' takes none; remove one of the two"
+            )
+        return self
+
 
 class RecipeValues(_Table):
     """How cells train; each value may be overridden for one task."""
@@ -693,6 +701,8 @@ class Suite(_Table):
             raise ValueError("scored lists a value twice")
         if not self.tasks:
             raise ValueError("scored names methods to score, and there are no tasks to score them on")
+        if self.seeds and not self.tasks:
+            raise ValueError("seeds are of cells, and there are no tasks to train on; remove them or give tasks")
         self._check_methods("scored", self.scored, labels)
 
     def _check_methods(self, place: str, chosen: tuple[str, ...], labels: list[str]) -> None:

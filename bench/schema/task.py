@@ -138,9 +138,9 @@ class TaskSpec(_Table):
             raise ValueError(f"text names {len(text)} columns: a row has one or two texts{more}")
         usual = DEFAULT_METRICS.get(str(filled.get("kind")), ())
         main = filled.get("main_metric")
-        if not filled.get("metrics"):
-            filled["metrics"] = usual if not main or main in usual else (main, *usual)
-        if not main and isinstance(filled["metrics"], tuple) and filled["metrics"]:
+        if filled.get("metrics") in (None, ()):
+            filled["metrics"] = usual if main in (None, "", *usual) else (main, *usual)
+        if main in (None, "") and isinstance(filled["metrics"], tuple) and filled["metrics"]:
             filled["main_metric"] = filled["metrics"][0]
         return filled
 

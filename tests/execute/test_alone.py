@@ -230,7 +230,14 @@ def test_a_job_for_a_gpu_is_refused_where_there_is_none(plan, monkeypatch):
         here.check_here(plan.cells[0].model_copy(update={"device": "cuda"}), "spec")
 
 
-@pytest.mark.parametrize("values", [{"seed": 1}, {"recipe": {"steps": 3}}, {"id": "0" * 64}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 1}, {"recipe": {"steps": 3}}, {"id": "0" * 64},
+        *({"backbone": {"name": "tiny", "weights": "random", key: value}}
+          for key, value in (("layers", 1), ("layers", -1), ("width", 32))),
+    ],
+)  # fmt: skip
 def test_a_job_that_was_edited_has_another_identity(folder, tmp_path, values):
     spec = spec_of(folder, "cell")
     edit(spec, **values)

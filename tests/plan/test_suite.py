@@ -141,6 +141,14 @@ def test_what_says_how_inference_is_measured_is_refused_where_it_is_not(tmp_path
     assert not load_suite(written(tmp_path, text)).cost[0].inference
 
 
+def test_seeds_without_tasks_and_a_revision_of_random_weights_are_refused(tmp_path):
+    with pytest.raises(BenchError, match=r"mine.toml: suite: seeds are of cells, and there are no tasks"):
+        load_suite(written(tmp_path, "seeds = [0]\n" + COUNTED))
+    text = COUNTED.replace('weights = "random"', 'weights = "random", revision = "abc"')
+    with pytest.raises(BenchError, match=r"mine.toml: backbone: revision is of pretrained weights"):
+        load_suite(written(tmp_path, text))
+
+
 def test_devices_without_tasks_are_refused(tmp_path):
     text = COUNTED + "[recipe]\nsteps = 2\nbatch_size = 4\ndevices = 2"
     with pytest.raises(BenchError, match=r"mine.toml: suite: recipe.devices train cells together, and"):

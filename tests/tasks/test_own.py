@@ -280,6 +280,8 @@ TABLES = {
     "unbounded": ({"kind": "score", "main_metric": "rmse"}, "main_metric = 'rmse' has no range from -1 to 1"),
     "f1 of many": ({"metrics": ["f1"], "labels": ["a", "b", "c"]}, "metric 'f1' is that of the second of two classes"),
     "prompt": ({"prompt": "{text}"}, "prompt belongs to kind = 'text', not to 'classes'"),
+    "metrics of a table": ({"metrics": {}}, "metrics: must be a list, not {}"),
+    "main metric of a list": ({"main_metric": []}, r"main_metric: must be text in quotes, not \[\]"),
     "prompt with a format": ({"kind": "text", "prompt": "{text:>9}"}, "prompt gives {text} a format"),
     "prompt of nothing": ({"kind": "text", "prompt": "{other}"}, "prompt names {other}, which is not among text: text"),
     "label is text": ({"label": "text"}, "column 'text' is given two parts to play"),
