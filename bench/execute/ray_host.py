@@ -4,8 +4,10 @@ A Ray worker runs many jobs, and a method may change its process: so a worker ne
 server, hands on what the forked process says, and imports no torch.
 """
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -145,10 +147,10 @@ def _carried(order: Order, folders: dict[str, Path]) -> Iterator[Message]:
     job = job_of(order.kind, order.job)
     first = order.checked not in _checked
     prepare = Prepared(order, folders, first, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    last = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="peft-ledger-") as aside:
+    last, context = time.monotonic(), _served(order.setting)
+    with tempfile.TemporaryDirectory() as aside:  # in the folder that this Ray worker has by now
         keep = None if order.keep is None else Keep(Path(aside), *order.keep)
-        for event in run_jobs(_served(order.setting), [job], workers=1, keep=keep, prepare=prepare):
+        for event in run_jobs(context, [job], workers=1, keep=keep, prepare=prepare):
             if isinstance(event, Result):
                 if getattr(event.record, "kept_sha256", None) is not None:
                     yield "kept", (event.record.id, _files(aside_of(Path(aside), event.record.id)))
@@ -212,8 +214,44 @@ def _served(setting: Setting) -> ForkServerContext:
         # a fork server of Python 3.11 to 3.13 does not take over sys.path, to which Ray adds the driver's
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         vars(sys.modules["__main__"]).pop("__file__", None)  # else each process imports Ray's program, and Ray with it
+        own_folder(Path(tempfile.gettempdir()))
         _servers.append(warm_context(setting.family, cells=setting.cells))
     return _servers[0]
 
 
 _servers: list[ForkServerContext] = []
+
+
+def own_folder(temporary: Path) -> Path:
+    """Give this Ray worker a temporary folder of its own, and remove those of Ray workers that are gone.
+
+    Ray ends a worker, and what that has started, with a signal that leaves nobody to clean up. A worker holds its
+    folder locked for as long as it lives, in whatever container it runs.
+    """
+    for path in temporary.glob(f"{_FOLDER}*"):
+        if (handle := _locked(path)) is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=temporary))
+        # another worker may take it for one that is left, and remove it, before it is locked
+        if _locked(path) is not None and path.exists():
+            tempfile.tempdir = str(path)
+            return path
+
+
+def _locked(path: Path) -> int | None:
+    """Lock a folder and hold it open; None where another process holds it, it is another user's, or gone."""
+    import fcntl  # Windows has none, and no fork server either
+
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except OSError:
+            os.close(handle)
+    return None
+
+
+_FOLDER = "peft-ledger-ray-"

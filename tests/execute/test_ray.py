@@ -5,9 +5,11 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
@@ -500,6 +502,39 @@ def host(monkeypatch):
     monkeypatch.setattr(ray_host, "_servers", [workers()])
     monkeypatch.setattr(ray_host, "_checked", set())
     monkeypatch.setattr(ray_host, "LINE_SECONDS", -1.0)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from bench.execute.ray_host import own_folder
+print(own_folder(Path(sys.argv[1])), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_ray_worker_removes_the_folders_of_those_that_were_killed_and_no_other(tmp_path):
+    def begun():
+        process = subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdout=subprocess.PIPE, text=True)
+        folder = Path(process.stdout.readline().strip())
+        (folder / "aside").mkdir()
+        return process, folder
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "peft-ledger-ray-link").symlink_to(tmp_path / "elsewhere")
+    (killed, left), (lives, held) = begun(), begun()
+    try:
+        killed.kill()
+        killed.communicate()
+        third, own = begun()
+        third.kill()
+        third.communicate()
+        assert {*tmp_path.iterdir()} == {held, own, tmp_path / "elsewhere", tmp_path / "peft-ledger-ray-link"}
+        assert left not in (held, own)
+        assert (held / "aside").is_dir()
+    finally:
+        lives.kill()
+        lives.communicate()
 
 
 def order(job, **changes):
