@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
-from bench.execute.runner import Job, Result, job_of, run_jobs, warm_context
+from bench.execute.runner import Job, NoWorker, Result, job_of, run_jobs, warm_context
 from bench.store.environment import node
 from bench.store.kept import ABOUT, TENSORS, Keep, aside_of
 from bench.store.parcels import Parcel, land, standing
@@ -37,8 +37,8 @@ QUIET = (
 """Environment variables that a job has from the driver where it has them."""
 Message = tuple[str, Any]
 """``began`` with the node, ``ready`` once the files that it reads are there, ``progress`` with a line, ``kept`` with
-files by name, ``record`` with its JSON and sidecars, ``lacks`` with identities of parcels, or ``refused`` with a
-sentence."""
+files by name, ``record`` with its JSON and sidecars, ``lacks`` with identities of parcels, ``lost`` with status and
+reason where what runs jobs was killed below the Ray worker, or ``refused`` with a sentence."""
 Parts = Mapping[str, Mapping[str, list[Any]]]
 """By parcel and by name of a file, references to its content in parts."""
 
@@ -125,6 +125,8 @@ def carry(order: Order, parts: Parts) -> Iterator[Message]:
             return
         yield "ready", None  # from here on it is the job's own time
         yield from _carried(order, {name: folder for name, folder in folders.items() if folder is not None})
+    except NoWorker as error:
+        yield "lost", ("crashed", str(error).partition(";")[0])
     except BenchError as error:
         yield "refused", f"node {node()}: {error}"
 

@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 from bench.errors import BenchError
-from bench.execute import ray_cluster, ray_host
+from bench.execute import ray_cluster, ray_host, runner
 from bench.execute.ray_cluster import (
     RETRIES,
     Cluster,
@@ -556,6 +556,20 @@ def test_a_node_gives_the_bits_of_a_run_on_one_machine_and_says_what_it_does(pla
         here = results(run_jobs(workers(), [job], workers=1))
         assert [figures(record) for record in there] == [figures(record) for record in here]
         assert {record.status for record in there} == {"ok"}
+
+
+def test_a_job_whose_server_is_killed_again_and_again_is_lost_and_the_run_goes_on(plan, host, monkeypatch):
+    def killed(*_):
+        raise runner._ServerLost from EOFError("unexpected EOF")
+
+    monkeypatch.setattr(runner, "_start", killed)
+    monkeypatch.setattr(runner, "_has_ended", lambda server: True)
+    messages = [*carry(order(plan.cells[0]), {})]
+    assert messages[-1] == ("lost", ("crashed", "no worker can be started (EOFError: unexpected EOF)"))
+    whole = (*messages, ("ended", None))
+    wire = Played(script={plan.cells[0].id: [[*whole]] * (RETRIES + 1)})
+    (record,) = results(Cluster(wire, SETTING).run_jobs(plan.cells[:1]))
+    assert (record.status, record.reason) == ("crashed", f"lost {RETRIES + 1} times: {messages[-1][1][1]}")
 
 
 def test_a_node_is_held_against_the_plan_once_for_jobs_that_ask_the_same(plan, host):
