@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
-from bench.execute.runner import Job, NoWorker, Result, job_of, run_jobs, warm_context
+from bench.execute.runner import Job, NoWorker, Result, job_of, let_server_end, run_jobs, warm_context
 from bench.store.environment import node
 from bench.store.kept import ABOUT, TENSORS, Keep, aside_of
 from bench.store.parcels import Parcel, land, standing
@@ -86,16 +86,26 @@ def survey(setting: Setting) -> dict[str, Any]:
     Raises:
         BenchError: The environment cannot be told.
     """
+    with contextlib.suppress(EOFError, OSError):  # the server was killed: there is another
+        return _told(setting)
+    let_server_end()
+    try:
+        return _told(setting)
+    except (EOFError, OSError) as error:
+        raise BenchError("torch cannot be imported there; install the same environment on every node") from error
+
+
+def _told(setting: Setting) -> dict[str, Any]:
     context = _served(setting)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_tell, args=(theirs,))
-    process.start()
-    theirs.close()
+    try:
+        process.start()
+    finally:
+        theirs.close()
     try:
         told: dict[str, Any] = ours.recv()
         return told
-    except EOFError as error:
-        raise BenchError("torch cannot be imported there; install the same environment on every node") from error
     finally:
         process.join()
 

@@ -280,7 +280,7 @@ def _started(
     """Start a job, in a new fork server where the one that runs dies meanwhile."""
     with contextlib.suppress(_ServerLost):
         return _start(context, job, keep, gpu, prepare)
-    _has_ended(_server())
+    let_server_end()
     try:
         return _start(context, job, keep, gpu, prepare)
     except _ServerLost as error:
@@ -448,6 +448,11 @@ def _has_ended(server: int | None) -> bool:
             time.sleep(0.1)
         return False
     return True
+
+
+def let_server_end() -> None:
+    """Give a fork server that was killed the time to be gone, so that the next start begins another."""
+    _has_ended(_server())
 
 
 def _close(worker: _Worker, ended: _Ended) -> Iterator[Progress | Result]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ from bench.execute.ray_cluster import (
     check_fits,
     connected,
 )
-from bench.execute.ray_host import Order, Prepared, Setting, carry, variables
+from bench.execute.ray_host import Order, Prepared, Setting, carry, survey, variables
 from bench.execute.run import place
 from bench.execute.runner import Progress, Result, execute, remaining, run_jobs
 from bench.plan.load import load_suite
@@ -556,6 +557,25 @@ def test_a_node_gives_the_bits_of_a_run_on_one_machine_and_says_what_it_does(pla
         here = results(run_jobs(workers(), [job], workers=1))
         assert [figures(record) for record in there] == [figures(record) for record in here]
         assert {record.status for record in there} == {"ok"}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_node_whose_server_is_killed_as_it_is_asked_what_it_is_asks_another(host, monkeypatch, times):
+    left, start = [times], ForkServerProcess.start
+
+    def killed(process):
+        if left[0]:
+            left[0] -= 1
+            raise EOFError("unexpected EOF")
+        start(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", killed)
+    monkeypatch.setattr(runner, "_has_ended", lambda server: True)
+    if times == 1:
+        assert survey(SETTING)["node"] == environment()["node"]
+    else:
+        with pytest.raises(BenchError, match="torch cannot be imported there"):
+            survey(SETTING)
 
 
 def test_a_job_whose_server_is_killed_again_and_again_is_lost_and_the_run_goes_on(plan, host, monkeypatch):
