@@ -164,7 +164,7 @@ def cluster(place: Path) -> Iterator[Cluster]:
         assert process.stdout is not None, "as asked"
         address = process.stdout.readline().strip()
         if not address:
-            raise BenchError("a Ray cluster of this machine does not start; nothing can be tried on it")
+            raise BenchError(f"no Ray cluster starts in {there}, whose path must be short; nothing can be tried on it")
         yield Cluster(address, token, place)
     finally:
         process.communicate()
