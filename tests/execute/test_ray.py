@@ -494,6 +494,15 @@ def test_files_that_are_gone_when_a_node_asks_for_them_are_a_sentence(parcel, tm
         RayWire(ray_of("127.0.0.1:1"), SETTING, Signals()).put(parcel)
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_job_is_stopped_where_the_cluster_is_still_joined_and_none_is_started_for_it(joined):
+    ray, stopped = ray_of("127.0.0.1:1"), []
+    ray.is_initialized = lambda: joined
+    ray.cancel = lambda handle, force: stopped.append(handle)
+    RayWire(ray, SETTING, Signals()).stop("a job")
+    assert stopped == ["a job"] * joined
+
+
 # on the node
 
 
