@@ -4,8 +4,10 @@ A Ray worker runs many jobs, and a method may change its process: so a worker ne
 server, hands on what the forked process says, and imports no torch.
 """
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
-from bench.execute.runner import Job, Result, job_of, run_jobs, warm_context
+from bench.execute.runner import Job, NoWorker, Result, job_of, let_server_end, run_jobs, warm_context
 from bench.store.environment import node
 from bench.store.kept import ABOUT, TENSORS, Keep, aside_of
 from bench.store.parcels import Parcel, land, standing
@@ -35,8 +37,8 @@ QUIET = (
 """Environment variables that a job has from the driver where it has them."""
 Message = tuple[str, Any]
 """``began`` with the node, ``ready`` once the files that it reads are there, ``progress`` with a line, ``kept`` with
-files by name, ``record`` with its JSON and sidecars, ``lacks`` with identities of parcels, or ``refused`` with a
-sentence."""
+files by name, ``record`` with its JSON and sidecars, ``lacks`` with identities of parcels, ``lost`` with status and
+reason where what runs jobs was killed below the Ray worker, or ``refused`` with a sentence."""
 Parts = Mapping[str, Mapping[str, list[Any]]]
 """By parcel and by name of a file, references to its content in parts."""
 
@@ -84,16 +86,26 @@ def survey(setting: Setting) -> dict[str, Any]:
     Raises:
         BenchError: The environment cannot be told.
     """
+    with contextlib.suppress(EOFError, OSError):  # the server was killed: there is another
+        return _told(setting)
+    let_server_end()
+    try:
+        return _told(setting)
+    except (EOFError, OSError) as error:
+        raise BenchError("torch cannot be imported there; install the same environment on every node") from error
+
+
+def _told(setting: Setting) -> dict[str, Any]:
     context = _served(setting)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_tell, args=(theirs,))
-    process.start()
-    theirs.close()
+    try:
+        process.start()
+    finally:
+        theirs.close()
     try:
         told: dict[str, Any] = ours.recv()
         return told
-    except EOFError as error:
-        raise BenchError("torch cannot be imported there; install the same environment on every node") from error
     finally:
         process.join()
 
@@ -123,6 +135,8 @@ def carry(order: Order, parts: Parts) -> Iterator[Message]:
             return
         yield "ready", None  # from here on it is the job's own time
         yield from _carried(order, {name: folder for name, folder in folders.items() if folder is not None})
+    except NoWorker as error:
+        yield "lost", ("crashed", str(error).partition(";")[0])
     except BenchError as error:
         yield "refused", f"node {node()}: {error}"
 
@@ -145,10 +159,10 @@ def _carried(order: Order, folders: dict[str, Path]) -> Iterator[Message]:
     job = job_of(order.kind, order.job)
     first = order.checked not in _checked
     prepare = Prepared(order, folders, first, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    last = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="peft-ledger-") as aside:
+    last, context = time.monotonic(), _served(order.setting)
+    with tempfile.TemporaryDirectory() as aside:  # in the folder that this Ray worker has by now
         keep = None if order.keep is None else Keep(Path(aside), *order.keep)
-        for event in run_jobs(_served(order.setting), [job], workers=1, keep=keep, prepare=prepare):
+        for event in run_jobs(context, [job], workers=1, keep=keep, prepare=prepare):
             if isinstance(event, Result):
                 if getattr(event.record, "kept_sha256", None) is not None:
                     yield "kept", (event.record.id, _files(aside_of(Path(aside), event.record.id)))
@@ -212,8 +226,44 @@ def _served(setting: Setting) -> ForkServerContext:
         # a fork server of Python 3.11 to 3.13 does not take over sys.path, to which Ray adds the driver's
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         vars(sys.modules["__main__"]).pop("__file__", None)  # else each process imports Ray's program, and Ray with it
+        own_folder(Path(tempfile.gettempdir()))
         _servers.append(warm_context(setting.family, cells=setting.cells))
     return _servers[0]
 
 
 _servers: list[ForkServerContext] = []
+
+
+def own_folder(temporary: Path) -> Path:
+    """Give this Ray worker a temporary folder of its own, and remove those of Ray workers that are gone.
+
+    Ray ends a worker, and what that has started, with a signal that leaves nobody to clean up. A worker holds its
+    folder locked for as long as it lives, in whatever container it runs.
+    """
+    for path in temporary.glob(f"{_FOLDER}*"):
+        if (handle := _locked(path)) is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=temporary))
+        # another worker may take it for one that is left, and remove it, before it is locked
+        if _locked(path) is not None and path.exists():
+            tempfile.tempdir = str(path)
+            return path
+
+
+def _locked(path: Path) -> int | None:
+    """Lock a folder and hold it open; None where another process holds it, it is another user's, or gone."""
+    import fcntl  # Windows has none, and no fork server either
+
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except OSError:
+            os.close(handle)
+    return None
+
+
+_FOLDER = "peft-ledger-ray-"

@@ -353,7 +353,8 @@ class RayWire:
     def stop(self, handle: Any) -> None:
         """See `Wire`."""
         with contextlib.suppress(Exception):  # it may have ended, and so may the cluster
-            self._ray.cancel(handle, force=True)
+            if self._ray.is_initialized():  # else Ray starts a cluster of this machine, to cancel nothing on it
+                self._ray.cancel(handle, force=True)
 
 
 def _parts(path: Path) -> Iterator[bytes]:

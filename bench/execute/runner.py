@@ -96,6 +96,10 @@ class _Worker:
         self.lifeline.close()
 
 
+class NoWorker(BenchError):
+    """The fork server was gone twice as a worker was asked of it."""
+
+
 class _ServerLost(Exception):
     """The fork server was gone when a process was asked of it."""
 
@@ -276,11 +280,11 @@ def _started(
     """Start a job, in a new fork server where the one that runs dies meanwhile."""
     with contextlib.suppress(_ServerLost):
         return _start(context, job, keep, gpu, prepare)
-    _has_ended(_server())
+    let_server_end()
     try:
         return _start(context, job, keep, gpu, prepare)
     except _ServerLost as error:
-        raise BenchError(
+        raise NoWorker(
             f"no worker can be started ({type(error.__cause__).__name__}: {error.__cause__}); see what ends their fork "
             "server, such as a limit on memory or processes, then run the same command again"
         ) from error
@@ -431,14 +435,24 @@ def _server() -> int | None:
 
 
 def _has_ended(server: int | None) -> bool:
-    """Whether a fork server has ended, or does so within two seconds: its pipes are closed before it is gone."""
+    """Whether a fork server has ended, or does so within two seconds: its pipes are closed before it is gone.
+
+    A process whose first thread has ended is a zombie already, yet no parent is told before its last one has; on a busy
+    machine that takes its time.
+    """
     with contextlib.suppress(psutil.NoSuchProcess):
         for _ in range(20):
-            if server is None or psutil.Process(server).status() == psutil.STATUS_ZOMBIE:
+            process = None if server is None else psutil.Process(server)
+            if process is None or (process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1):
                 return True
             time.sleep(0.1)
         return False
     return True
+
+
+def let_server_end() -> None:
+    """Give a fork server that was killed the time to be gone, so that the next start begins another."""
+    _has_ended(_server())
 
 
 def _close(worker: _Worker, ended: _Ended) -> Iterator[Progress | Result]:

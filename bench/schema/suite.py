@@ -667,6 +667,8 @@ class Suite(_Table):
             raise ValueError(f"tasks leaves out {unused[0]!r}, which has a [[task]]; add it there or remove its table")
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
             raise ValueError("seeds must be integers from 0 to 2**63 - 1")
+        if self.seeds and not self.tasks:
+            raise ValueError("seeds are of cells, and there are no tasks to train on; remove them or give tasks")
         return self
 
     def _check_read(self) -> None:
@@ -701,8 +703,6 @@ class Suite(_Table):
             raise ValueError("scored lists a value twice")
         if not self.tasks:
             raise ValueError("scored names methods to score, and there are no tasks to score them on")
-        if self.seeds and not self.tasks:
-            raise ValueError("seeds are of cells, and there are no tasks to train on; remove them or give tasks")
         self._check_methods("scored", self.scored, labels)
 
     def _check_methods(self, place: str, chosen: tuple[str, ...], labels: list[str]) -> None:

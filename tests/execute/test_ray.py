@@ -5,16 +5,19 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy
 import pytest
 
 from bench.errors import BenchError
-from bench.execute import ray_cluster, ray_host, ray_wire
+from bench.execute import ray_cluster, ray_host, ray_wire, runner
 from bench.execute.ray_cluster import (
     RETRIES,
     Cluster,
@@ -24,7 +27,7 @@ from bench.execute.ray_cluster import (
     alike,
     check_fits,
 )
-from bench.execute.ray_host import Order, Prepared, Setting, carry, variables
+from bench.execute.ray_host import Order, Prepared, Setting, carry, survey, variables
 from bench.execute.ray_wire import RayWire, Signals, connected
 from bench.execute.run import place
 from bench.execute.runner import Progress, Result, execute, remaining, run_jobs
@@ -489,6 +492,15 @@ def test_files_that_are_gone_when_a_node_asks_for_them_are_a_sentence(parcel, tm
         RayWire(ray_of("127.0.0.1:1"), SETTING, Signals()).put(parcel)
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_job_is_stopped_where_the_cluster_is_still_joined_and_none_is_started_for_it(joined):
+    ray, stopped = ray_of("127.0.0.1:1"), []
+    ray.is_initialized = lambda: joined
+    ray.cancel = lambda handle, force: stopped.append(handle)
+    RayWire(ray, SETTING, Signals()).stop("a job")
+    assert stopped == ["a job"] * joined
+
+
 # on the node
 
 
@@ -498,6 +510,39 @@ def host(monkeypatch):
     monkeypatch.setattr(ray_host, "_servers", [workers()])
     monkeypatch.setattr(ray_host, "_checked", set())
     monkeypatch.setattr(ray_host, "LINE_SECONDS", -1.0)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from bench.execute.ray_host import own_folder
+print(own_folder(Path(sys.argv[1])), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_ray_worker_removes_the_folders_of_those_that_were_killed_and_no_other(tmp_path):
+    def begun():
+        process = subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdout=subprocess.PIPE, text=True)
+        folder = Path(process.stdout.readline().strip())
+        (folder / "aside").mkdir()
+        return process, folder
+
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "peft-ledger-ray-link").symlink_to(tmp_path / "elsewhere")
+    (killed, left), (lives, held) = begun(), begun()
+    try:
+        killed.kill()
+        killed.communicate()
+        third, own = begun()
+        third.kill()
+        third.communicate()
+        assert {*tmp_path.iterdir()} == {held, own, tmp_path / "elsewhere", tmp_path / "peft-ledger-ray-link"}
+        assert left not in (held, own)
+        assert (held / "aside").is_dir()
+    finally:
+        lives.kill()
+        lives.communicate()
 
 
 def order(job, **changes):
@@ -519,6 +564,39 @@ def test_a_node_gives_the_bits_of_a_run_on_one_machine_and_says_what_it_does(pla
         here = results(run_jobs(workers(), [job], workers=1))
         assert [figures(record) for record in there] == [figures(record) for record in here]
         assert {record.status for record in there} == {"ok"}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_node_whose_server_is_killed_as_it_is_asked_what_it_is_asks_another(host, monkeypatch, times):
+    left, start = [times], ForkServerProcess.start
+
+    def killed(process):
+        if left[0]:
+            left[0] -= 1
+            raise EOFError("unexpected EOF")
+        start(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", killed)
+    monkeypatch.setattr(runner, "_has_ended", lambda server: True)
+    if times == 1:
+        assert survey(SETTING)["node"] == environment()["node"]
+    else:
+        with pytest.raises(BenchError, match="torch cannot be imported there"):
+            survey(SETTING)
+
+
+def test_a_job_whose_server_is_killed_again_and_again_is_lost_and_the_run_goes_on(plan, host, monkeypatch):
+    def killed(*_):
+        raise runner._ServerLost from EOFError("unexpected EOF")
+
+    monkeypatch.setattr(runner, "_start", killed)
+    monkeypatch.setattr(runner, "_has_ended", lambda server: True)
+    messages = [*carry(order(plan.cells[0]), {})]
+    assert messages[-1] == ("lost", ("crashed", "no worker can be started (EOFError: unexpected EOF)"))
+    whole = (*messages, ("ended", None))
+    wire = Played(script={plan.cells[0].id: [[*whole]] * (RETRIES + 1)})
+    (record,) = results(Cluster(wire, SETTING).run_jobs(plan.cells[:1]))
+    assert (record.status, record.reason) == ("crashed", f"lost {RETRIES + 1} times: {messages[-1][1][1]}")
 
 
 def test_a_node_is_held_against_the_plan_once_for_jobs_that_ask_the_same(plan, host):

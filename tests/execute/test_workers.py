@@ -141,6 +141,29 @@ def test_a_worker_whose_run_is_killed_as_it_starts_ends_without_a_traceback():
     assert done.stderr == ""
 
 
+FIRST_THREAD_ENDS = """
+import ctypes, os, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+print("ends", flush=True)
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone has the call of that number")
+def test_a_fork_server_has_ended_once_its_last_thread_has():
+    process = subprocess.Popen([sys.executable, "-c", FIRST_THREAD_ENDS], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"ends\n"
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert not runner._has_ended(process.pid)
+        process.kill()
+        assert runner._has_ended(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize("killed", [True, False])
 def test_no_socket_of_a_fork_server_stays_in_the_temporary_folder(killed, tmp_path):
     around = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,9 @@ from bench.store.store import RETRIED, read_records, read_run
 from tools.crash import light
 
 ROOT = Path(__file__).resolve().parents[2]
-Kind = Literal["driver", "worker", "fork server", "all of them", "SIGTERM", "SIGTERM to all", "Ctrl-C", "full disk"]
+Kind = Literal[
+    "driver", "worker", "fork server", "all of them", "SIGTERM", "SIGTERM to all", "Ctrl-C", "full disk", "Ray worker"
+]
 KILLED: tuple[Kind, ...] = ("driver", "worker", "fork server", "all of them")
 """What ``kill -9`` hits."""
 SIGNALLED: tuple[Kind, ...] = ("SIGTERM", "SIGTERM to all", "Ctrl-C")
@@ -32,6 +34,7 @@ SIGNALLED: tuple[Kind, ...] = ("SIGTERM", "SIGTERM to all", "Ctrl-C")
 EXPECTED: dict[Kind, set[int]] = {
     "driver": {0, -9}, "all of them": {0, -9}, "worker": {0, 1}, "fork server": {0, 1}, "SIGTERM": {0, 143},
     "SIGTERM to all": {0, 143}, "Ctrl-C": {0, 130}, "full disk": {0, 2},
+    "Ray worker": {0, 1, -9},
 }  # fmt: skip
 """Exit codes of the disturbed command; 0 where all was done before the signal came, or a job began anew. A SIGTERM that
 comes after that, as Python ends, ends it as any program."""
@@ -68,10 +71,10 @@ class Outcome:
 class Command:
     """The driver as it runs."""
 
-    def __init__(self, run: Path, temporary: Path, heard: Path, token: str) -> None:
+    def __init__(self, run: Path, temporary: Path, heard: Path, token: str, words: Sequence[str] = ()) -> None:
         around = os.environ | {"TMPDIR": str(temporary), TOKEN: token, "PYTHONPATH": str(ROOT)}
         self.run, self.token, self._heard = run, token, heard
-        words = [sys.executable, "-m", "tools.crash.driver", str(run)]
+        words = words or [sys.executable, "-m", "tools.crash.driver", str(run)]
         with heard.open("w") as stderr:
             self.process = subprocess.Popen(
                 words, cwd=ROOT, env=around, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
@@ -84,7 +87,7 @@ class Command:
 
     def until(self, true: Callable[[], bool]) -> bool:
         """Wait until something is true; whether it came to be while the command ran."""
-        return _waited(lambda: not self.runs or true(), SECONDS) and self.runs
+        return waited(lambda: not self.runs or true(), SECONDS) and self.runs
 
     def answers_signals(self) -> bool:
         """Whether the command has begun to hear signals: what comes before is Python's own start."""
@@ -118,11 +121,11 @@ class Command:
     def ended(self) -> tuple[int, list[str]]:
         """Wait for the end of the command and of all that it started: exit code, and what was wrong."""
         faults = []
-        if not _waited(lambda: not self.runs, SECONDS):
+        if not waited(lambda: not self.runs, SECONDS):
             faults.append(f"hang: the command ran on for {SECONDS:g} s")
             self.process.kill()
         code = self.process.wait()
-        _waited(lambda: not self.everyone(), ORPHAN_SECONDS, tick=0.05)
+        waited(lambda: not self.everyone(), ORPHAN_SECONDS, tick=0.05)
         left = self.everyone()
         for one in left:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -136,7 +139,7 @@ class Command:
         return code, faults
 
 
-def _waited(true: Callable[[], bool], seconds: float, tick: float = 0.002) -> bool:
+def waited(true: Callable[[], bool], seconds: float, tick: float = 0.002) -> bool:
     """Whether something came to be true within as many naps as there are in ``seconds``.
 
     A clock would run on while all processes are stopped, as a machine that measures something else may do.
@@ -174,23 +177,24 @@ def trial(kind: Kind, number: int, seed: int, place: Path, startup: float) -> Ou
             with filled(disk, drawn) if kind == "full disk" else contextlib.nullcontext():
                 started = command()
                 outcome.kills += _disturb(started, kind, drawn, startup)
-                _end(started, outcome)
-            done = len(_lines(run)) == len(light.plan().job_ids())
+                end(started, outcome)
+            done = len(whole_lines(run)) == len(light.plan().job_ids())
             if outcome.codes[-1] not in EXPECTED[kind] | ({-signal.SIGTERM} if done else set()):
                 outcome.faults.append(f"exit code {outcome.codes[-1]} after {kind}")
-            outcome.faults += _kept(seen, run)
-            seen = _lines(run)
+            outcome.faults += vanished(seen, run)
+            seen = whole_lines(run)
         for _ in range(MOST_RESUMED):
-            if _end(command(), outcome) == 0:
+            if end(command(), outcome) == 0:
                 break
         outcome.faults += wrong(run, seen)
     outcome.sockets_left = _sockets(temporary, outcome)
-    _waited(lambda: not shared_memory() - before, LEAK_SECONDS, tick=0.05)
+    waited(lambda: not shared_memory() - before, LEAK_SECONDS, tick=0.05)
     outcome.faults += [f"leaked: /dev/shm/{name}" for name in sorted(shared_memory() - before)]
     return outcome
 
 
-def _end(command: Command, outcome: Outcome) -> int:
+def end(command: Command, outcome: Outcome) -> int:
+    """Wait for the end of a command and note what came of it; its exit code."""
     code, faults = command.ended()
     outcome.codes.append(code)
     outcome.faults += faults
@@ -201,10 +205,10 @@ def _disturb(command: Command, kind: Kind, drawn: random.Random, startup: float)
     """Do what the trial is about at a random moment; whether the command was running then."""
     records, delay = drawn.choice([0, drawn.randrange(1, 24)]), drawn.random()
     if kind == "full disk":
-        return _waited(lambda: not command.runs, SECONDS) and command.process.returncode == 2
+        return waited(lambda: not command.runs, SECONDS) and command.process.returncode == 2
     if kind in SIGNALLED and not command.until(command.answers_signals):
         return False
-    if records and not command.until(lambda: len(_lines(command.run)) >= records):
+    if records and not command.until(lambda: len(whole_lines(command.run)) >= records):
         return False
     time.sleep(delay * (0.1 if records else startup))
     return _hit(command, kind, drawn)
@@ -230,7 +234,7 @@ def _hit(command: Command, kind: Kind, drawn: random.Random) -> bool:
     return running
 
 
-def _lines(run: Path) -> list[bytes]:
+def whole_lines(run: Path) -> list[bytes]:
     """Whole lines of records."""
     try:
         return (run / "records.jsonl").read_bytes().split(b"\n")[:-1]
@@ -238,9 +242,9 @@ def _lines(run: Path) -> list[bytes]:
         return []
 
 
-def _kept(seen: list[bytes], run: Path) -> list[str]:
+def vanished(seen: list[bytes], run: Path) -> list[str]:
     """What was on the disk and no longer is; a record that was repeated lies in another file."""
-    held = {*_lines(run)}
+    held = {*whole_lines(run)}
     with contextlib.suppress(FileNotFoundError):
         held |= {*(run / RETRIED).read_bytes().split(b"\n")}
     return [f"lost: a record that was written ({line[:60].decode()})" for line in seen if line not in held]
@@ -255,11 +259,11 @@ def wrong(run: Path, seen: list[bytes]) -> list[str]:
         found = {record.id: record for record in read_records(run / "records.jsonl")}
     except BenchError as error:
         return [f"corrupt: {error}"]
-    faults = _kept(seen, run)
+    faults = vanished(seen, run)
     faults += [f"lost: {identity[:12]}" for identity in due.keys() - found.keys()]
     faults += [f"strange: {identity[:12]}" for identity in found.keys() - due.keys()]
-    if len(_lines(run)) != len(found):
-        faults.append(f"doubled: {len(_lines(run))} lines hold {len(found)} records")
+    if len(whole_lines(run)) != len(found):
+        faults.append(f"doubled: {len(whole_lines(run))} lines hold {len(found)} records")
     faults += [f"corrupt: {name[:12]}" for name in due.keys() & found.keys() if _bare(due[name]) != _bare(found[name])]
     return faults + _files(run, [job for job in plan.jobs if isinstance(job, Cell)])
 

@@ -13,6 +13,7 @@ HIT = {
     "fork server": "`kill -9` of the process that starts the workers", "all of them": "`kill -9` of all at once",
     "SIGTERM": "SIGTERM to the driver", "SIGTERM to all": "SIGTERM to all", "Ctrl-C": "Ctrl-C",
     "full disk": "the disk runs full",
+    "Ray worker": "`kill -9` of Ray workers that carry a job, of processes below them, of the driver on Ray",
 }  # fmt: skip
 """Words for each kind of trial."""
 
