@@ -44,8 +44,10 @@ def _refuse(sentence: object) -> NoReturn:
 def _signals_raised() -> Iterator[None]:
     """Raise ``Interrupted`` on Ctrl-C and SIGTERM: the command line's library would take a ``KeyboardInterrupt``.
 
-    A second signal ends the process at once, as the system does.
+    A second signal ends the process at once, as the system does. Compiled code, as in the midst of an import of numpy,
+    may lose what a handler raises, or fail by it: whatever the command fails with after a signal is the signal's.
     """
+    came: list[Interrupted] = []
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -53,12 +55,17 @@ def _signals_raised() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
-        raise Interrupted(number)
+        came.append(Interrupted(number))
+        raise came[0]
 
     heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
+    except Exception as error:
+        if came:
+            raise came[0] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

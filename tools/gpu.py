@@ -8,20 +8,22 @@ counted and the measured peak of a training step, and what the suites' claims sh
 them. A backbone whose full fine-tuning cannot be timed in the GPU's memory is left out with a line.
 
 Exit codes: 0 every peak is counted within 3 % and every claim holds; 1 one is not, or does not, or has no figure; 2 no
-GPU, or what was asked cannot be done; 130 interrupted.
+GPU, or what was asked cannot be done; 130 and 143 interrupted.
 """
 
 import argparse
 import datetime
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 from bench import registry
-from bench.errors import BenchError
+from bench.errors import BenchError, Interrupted
 from bench.models import backbone
 from bench.report import format as fmt
 from bench.report.sections import claims, overview
@@ -120,9 +122,13 @@ def report(out: Path) -> tuple[str, bool]:
         BenchError: A run folder is damaged.
     """
     folders = [out / Path(name).stem for name in SUITES]
-    found = [table(JudgedResults(folder)) for folder in folders if (folder / "records.jsonl").exists()]
-    text = "\n\n".join(part for part, _ in found) or f"{out}: holds none of these runs"
-    return text, bool(found) and all(met for _, met in found)
+    there = [folder for folder in folders if (folder / "records.jsonl").exists()]
+    if not there:
+        return f"{out}: holds none of these runs", False
+    found = [table(JudgedResults(folder)) for folder in there]
+    text = "\n\n".join(part for part, _ in found)
+    absent = [f"{folder.name}: not measured" for folder in folders if folder not in there]
+    return "\n\n".join([text, *absent]), all(met for _, met in found)
 
 
 class Size(NamedTuple):
@@ -226,10 +232,21 @@ def gpu_memory() -> int | None:
 
 
 def run(name: str, folder: Path) -> int:
-    """Run a suite, or what is left of it; its exit code."""
-    return subprocess.run(
-        [sys.executable, "-m", "bench", "run", "--suite", name, "--out", str(folder)], check=False
-    ).returncode
+    """Run a suite, or what is left of it; its exit code. Where this process is stopped the run ends first, in order."""
+    process = subprocess.Popen([sys.executable, "-m", "bench", "run", "--suite", name, "--out", str(folder)])
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # which the terminal has sent to both; a second signal would end it out of order
+        process.wait()
+        raise
+    except Interrupted:
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
 
 
 def measure(out: Path, memory: int) -> int:
@@ -261,6 +278,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder for the run folders, such as results/runs/gpu")
     parser.add_argument("--read", action="store_true", help="measure nothing: show what the folder holds")
     given = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         if not given.read:
             if (memory := gpu_memory()) is None:
@@ -272,9 +290,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as stop:
         print("interrupted; the same command resumes", file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "number", int(signal.SIGINT))
     print(text)
     return 0 if met else 1
 

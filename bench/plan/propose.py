@@ -16,6 +16,7 @@ from bench.models.tokenizer import Tokenizer
 from bench.plan.load import parse_suite
 from bench.schema.suite import Suite
 from bench.schema.task import ENDINGS, Kind
+from bench.tasks.catalogue import shipped
 from bench.tasks.files import (
     check_parted,
     class_name,
@@ -393,6 +394,7 @@ def propose(found: Proposal, backbone: str | None, out: Path) -> Proposed:
     tokens = _tokens(found, load_tokenizer(spec.folder, backbones.configuration(spec).vocab_size))
     stem = found.train.stem if found.train.stem != "train" else found.train.resolve().parent.name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "task"
+    name = f"my-{name}" if name in shipped() else name  # that one comes with this project
     text = suite_text(
         found, name=name, backbone=located(backbone or USUAL, Path(), out.parent), tokens=tokens, place=out.parent,
         positions=positions, weights=spec.weights,

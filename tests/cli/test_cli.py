@@ -235,3 +235,24 @@ def test_a_run_without_times_exports_none(tmp_path):
         "nothing was timed"
         in command.bench("report", finished_run(tmp_path), "--format", "pytest-benchmark", code=2).stderr
     )
+
+
+STOPPED_AS_IT_IMPORTS = """
+import os, runpy, signal, sys
+
+class Stops:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy.dtypes":  # which compiled code of numpy asks for, and takes what is raised for its own
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Stops())
+sys.argv = ["bench", "plan", "--suite", "smoke"]
+runpy.run_module("bench", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_signal_in_the_midst_of_an_import_is_no_traceback():
+    words = [sys.executable, "-c", STOPPED_AS_IT_IMPORTS]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (143, "interrupted\n")

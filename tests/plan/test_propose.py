@@ -144,6 +144,18 @@ def test_a_suite_can_be_written_whatever_a_file_calls_its_columns(tmp_path, name
     assert prompted(task, ("a {text}",) * len(text)) == "a {text}\n" * len(text)
 
 
+def test_a_file_that_is_called_as_a_task_of_this_project_makes_a_task_of_another_name(tmp_path):
+    data = written(tmp_path / "sst2.csv", rows_of(40, text=sentence, label=lambda rng, row: row % 2))
+    bench("init", data, "-o", tmp_path / "suite.toml", "--backbone", "tiny")
+    assert [task["name"] for task in tomllib.loads((tmp_path / "suite.toml").read_text())["task"]] == ["my-sst2"]
+
+
+def test_a_column_that_is_named_twice_is_refused(tmp_path):
+    path = written(tmp_path / "mine.csv", rows_of(9, text=sentence, label=lambda rng, row: row % 2))
+    with pytest.raises(BenchError, match=r"^--text names 'text' twice"):
+        look(path, text=("text", "text"))
+
+
 @pytest.mark.parametrize(
     ("tokens", "positions", "length"), [([5], 512, 16), ([17] * 99 + [900], 512, 24), ([900], 128, 128)]
 )

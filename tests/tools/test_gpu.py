@@ -1,9 +1,13 @@
 """The kit for a GPU: three suites, one command, and a table that says where memory was not counted right."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import threading
+import time
 import tomllib
 from contextlib import nullcontext
 from functools import partial
@@ -216,6 +220,9 @@ def test_a_method_of_the_suite_without_a_record_is_named():
 # The command, on a small backbone and a CPU in place of a GPU
 
 
+RUN = gpu.run
+
+
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """The folder that the command is given; its suites are two small ones, its runs take place in this process."""
@@ -272,6 +279,7 @@ def test_what_a_gpu_has_measured_is_named_with_it_and_meets_the_targets(measured
     said = capsys.readouterr().out
     assert re.search(r"^tiny, 2 x 8 tokens, .*, NVIDIA H100; torch 2\..*; 0\.\d minutes\.$", said, flags=re.MULTILINE)
     assert "3 of 3 methods within 3 %." in said
+    assert said.endswith("second: not measured\n")
     assert "- pass: LST never enters the backbone's layers on the way back: 0" in said
     assert small.ran == []
 
@@ -322,6 +330,29 @@ def test_a_run_that_is_refused_or_interrupted_ends_the_command(small, monkeypatc
     monkeypatch.setattr(gpu, "run", interrupted)
     assert gpu.main([str(small.out)]) == 130
     assert "the same command resumes" in capsys.readouterr().err
+
+
+def test_sigterm_ends_the_run_in_order_before_the_command(small, monkeypatch, tmp_path):
+    program = "import signal, sys, time; from pathlib import Path; "
+    program += "signal.signal(signal.SIGTERM, lambda *_: (Path('ended').touch(), sys.exit(143))); "
+    program += "Path('began').touch(); time.sleep(60)"
+    (tmp_path / "bench.py").write_text(program)  # in the place of the command
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(gpu, "run", RUN)
+
+    def stop():
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop, daemon=True).start()
+    try:
+        assert gpu.main([str(small.out)]) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "ended").exists()
 
 
 # The page

@@ -97,15 +97,18 @@ _GIVEN = ("suite.toml", "records.jsonl", "reference.json", "config.json", "their
 
 def main() -> None:
     """Run the kinds that are missing, and print what was found."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="file of the results, .json")
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides every example (default: %(default)s)")
     parser.add_argument("--only", choices=TARGETS, help="this kind alone")
     given_words = parser.parse_args()
     asked = {"seed": given_words.seed, "asked": given_words.examples}
-    done = json.loads(given_words.out.read_text()) if given_words.out.exists() else asked | {"kinds": {}}
-    if {name: done[name] for name in asked} != asked:
+    try:
+        done = json.loads(given_words.out.read_text()) if given_words.out.exists() else asked | {"kinds": {}}
+    except ValueError as error:
+        parser.exit(2, f"{given_words.out}: damaged ({error}); remove it, or give another file\n")
+    if not isinstance(done, dict) or {name: done.get(name) for name in asked} != asked:
         parser.exit(2, f"{given_words.out}: holds another search {done}; give another file, or remove it\n")
     with tempfile.TemporaryDirectory() as folder:
         quiet(Path(folder))
@@ -113,7 +116,9 @@ def main() -> None:
             sound = "found" not in done["kinds"].get(name, {"found": None})
             if sound or given_words.only not in (None, name):
                 continue
-            done["kinds"][name] = search(name, round(share * given_words.examples), given_words.seed, Path(folder))
+            done["kinds"][name] = search(
+                name, max(1, round(share * given_words.examples)), given_words.seed, Path(folder)
+            )
             given_words.out.parent.mkdir(parents=True, exist_ok=True)
             given_words.out.write_text(json.dumps(done, indent=1) + "\n")
             print(name, json.dumps(done["kinds"][name], indent=1), flush=True)
