@@ -126,7 +126,7 @@ class Gathered(NamedTuple):
     records: int
     """Records of the run folder."""
     missing: list[str]
-    """Names of the specs of jobs that have left nothing whole yet."""
+    """Names of the specs of jobs that have left nothing whole yet, with the file that is awaited beside a record."""
     failed: list[str]
     """Of each record that is not ok: name of the spec, method, status and reason."""
 
@@ -161,7 +161,7 @@ def gather(folder: Path, out: Path, *, fresh: bool = False) -> Gathered:
         there = {spec.job.id for spec, _ in found}
         return Gathered(
             jobs=len(specs), new=len(new), records=len(store.records),
-            missing=[spec.name for spec in specs if spec.job.id not in there],
+            missing=[_awaited(folder, spec, left) for spec in specs if spec.job.id not in there],
             failed=[
                 f"{spec.name}: {record.method.label}: {record.status}: {record.reason}"
                 for spec, records in found for record in records if record.status != "ok"
@@ -191,6 +191,13 @@ def _outcomes(folder: Path, specs: Sequence[Spec]) -> Left:
                 )
             found[record.id] = path, record
     return found
+
+
+def _awaited(folder: Path, spec: Spec, left: Left) -> str:
+    """A job that is not whole, and the file that its records lack beside them, where it has left records."""
+    records = [left[identity][1] for identity in record_ids(spec.job) if identity in left]
+    lacking = _lacking(folder, records)
+    return spec.name if lacking is None else f"{spec.name}: its record is there, {lacking.relative_to(folder)} is not"
 
 
 def _whole(folder: Path, spec: Spec, left: Left) -> list[Stored] | None:

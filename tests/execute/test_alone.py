@@ -136,7 +136,9 @@ def test_what_jobs_have_not_left_yet_is_named_and_comes_with_the_next_call(folde
     predictions = predictions_path(folder, identity).rename(tmp_path / "predictions")
     shown = bench("collect", folder, "--out", tmp_path / "run", code=1).stdout
     assert "2 of 4 jobs: 4 new of 4 records" in shown
-    assert all(f"missing  {path.name}\n" in shown for path in (late, unseen))
+    assert f"missing  {late.name}\n" in shown
+    lacks = predictions_path(folder, identity).relative_to(folder)
+    assert f"missing  {unseen.name}: its record is there, {lacks} is not\n" in shown
     set_aside.rename(late.with_suffix(".jsonl"))
     predictions.rename(predictions_path(folder, identity))
     assert "4 of 4 jobs: 2 new of 6 records" in bench("collect", folder, "--out", tmp_path / "run").stdout
