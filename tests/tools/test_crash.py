@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.errors import BenchError
 from bench.execute.runner import _in_place
 from bench.schema.jobs import Cell, sha256_of
 from bench.store.kept import Keep
@@ -87,6 +88,19 @@ def test_shared_memory_that_nobody_maps_is_seen():
     finally:
         with contextlib.suppress(FileNotFoundError):
             Path("/dev/shm", name).unlink()
+
+
+@pytest.mark.parametrize("kills", [0, 1, 3, 7, 200])
+def test_as_many_runs_are_killed_as_are_asked_for(kills):
+    assert len(owed(kills, 0, 0, [])) == kills
+
+
+@pytest.mark.parametrize("content", ["not JSON\n", "[]\n", '{"kind": "driver"}\n', '{"x": 1}\n'])
+def test_a_file_that_holds_no_trials_is_refused_with_a_sentence(tmp_path, content):
+    path = tmp_path / "crash.jsonl"
+    path.write_text(content)
+    with pytest.raises(BenchError, match=r"crash.jsonl: holds no trials \("):
+        read(path)
 
 
 def test_what_is_owed_is_what_the_file_does_not_hold(tmp_path):

@@ -35,7 +35,7 @@ Trials = list[tuple[Kind, int]]
 def owed(kills: int, others: int, on_ray: int, outcomes: Sequence[Outcome]) -> Trials:
     """Trials to do, the kinds in turn: kind and number."""
     done = {(outcome.kind, outcome.number) for outcome in outcomes}
-    due: dict[Kind, int] = {kind: kills // len(KILLED) for kind in KILLED}
+    due: dict[Kind, int] = {kind: (kills + at) // len(KILLED) for at, kind in enumerate(reversed(KILLED))}
     due |= dict.fromkeys((*SIGNALLED, "full disk"), others) | {"Ray worker": on_ray}
     rounds = max(due.values(), default=0)
     return [
@@ -71,9 +71,16 @@ def mountable() -> bool:
 
 
 def read(path: Path) -> list[Outcome]:
-    """The trials that are done."""
+    """The trials that are done.
+
+    Raises:
+        BenchError: The file holds something else.
+    """
     lines = path.read_text().splitlines() if path.exists() else []
-    return [Outcome(**values) for values in map(json.loads, lines)]
+    try:
+        return [Outcome(**json.loads(line)) for line in lines]
+    except (TypeError, ValueError) as error:
+        raise BenchError(f"{path}: holds no trials ({error}); remove it, or give another file") from error
 
 
 def possible(todo: Trials) -> Trials:
@@ -103,7 +110,7 @@ def carried_out(todo: Trials, seed: int) -> Iterator[Outcome]:
 
 def main() -> None:
     """Run what is missing, and say what was wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.crash", description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="file of the trials, .jsonl")
     parser.add_argument("--kills", type=int, default=KILLS, help="runs killed with -9 (default: %(default)s)")
     parser.add_argument("--others", type=int, default=OTHERS, help="runs of each other kind (default: %(default)s)")
@@ -111,7 +118,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides every random choice (default: %(default)s)")
     given = parser.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    outcomes = read(given.out)
+    try:
+        outcomes = read(given.out)
+    except BenchError as error:
+        parser.exit(2, f"error: {error}\n")
     todo = possible(owed(given.kills, given.others, given.on_ray, outcomes))
     with given.out.open("a") as stream:
         for place, outcome in enumerate(carried_out(todo, given.seed), start=1):
