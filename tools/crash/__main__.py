@@ -35,7 +35,9 @@ Trials = list[tuple[Kind, int]]
 def owed(kills: int, others: int, on_ray: int, outcomes: Sequence[Outcome]) -> Trials:
     """Trials to do, the kinds in turn: kind and number."""
     done = {(outcome.kind, outcome.number) for outcome in outcomes}
-    due: dict[Kind, int] = {kind: (kills + at) // len(KILLED) for at, kind in enumerate(reversed(KILLED))}
+    due: dict[Kind, int] = {
+        kind: (kills + last) // len(KILLED) for kind, last in zip(KILLED, (3, 2, 1, 0), strict=True)
+    }
     due |= dict.fromkeys((*SIGNALLED, "full disk"), others) | {"Ray worker": on_ray}
     rounds = max(due.values(), default=0)
     return [
