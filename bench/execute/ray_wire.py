@@ -123,8 +123,7 @@ def _join(ray: Any, address: str) -> None:
 def _token_as_asked(ray: Any, address: str) -> Iterator[None]:
     """Show the user's token to a cluster that asks for one, and to no other.
 
-    Ray goes by whether there is a token, for ``auto`` alone: one that is not shown is refused, and with one that was
-    not asked for the workers' answers are refused here, for ever and without a word.
+    Ray goes by whether the user has a token, and for ``auto`` alone, which fits neither every cluster nor every address.
     """
     before = os.environ.get(_MODE)
     os.environ[_MODE] = "token" if _asks_for_token(address) else "disabled"
