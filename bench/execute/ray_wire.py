@@ -123,7 +123,7 @@ def _join(ray: Any, address: str) -> None:
 def _token_as_asked(ray: Any, address: str) -> Iterator[None]:
     """Show the user's token to a cluster that asks for one, and to no other.
 
-    Ray goes by whether the user has a token, and for ``auto`` alone, which fits neither every cluster nor every address.
+    Ray goes by whether the user has a token, and for ``auto`` alone: that fits neither all clusters nor all addresses.
     """
     before = os.environ.get(_MODE)
     os.environ[_MODE] = "token" if _asks_for_token(address) else "disabled"
