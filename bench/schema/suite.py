@@ -669,6 +669,16 @@ class Suite(_Table):
             raise ValueError("seeds must be integers from 0 to 2**63 - 1")
         if self.seeds and not self.tasks:
             raise ValueError("seeds are of cells, and there are no tasks to train on; remove them or give tasks")
+        if self.data != "auto" and not self.tasks:
+            raise ValueError(f"data = {self.data!r} is of tasks, and there are none; remove it or give tasks")
+        for place, table in [(f"cost[{at}]", one) for at, one in enumerate(self.cost)] + [
+            (f"sweep[{at}]", one) for at, one in enumerate(self.sweep)
+        ]:
+            if (table.method_timeout_seconds or 0.0) > table.timeout_seconds:
+                raise ValueError(
+                    f"{place}: method_timeout_seconds = {table.method_timeout_seconds:g} is above timeout_seconds = "
+                    f"{table.timeout_seconds:g}, which ends all of it; lower it or raise the other"
+                )
         return self
 
     def _check_read(self) -> None:

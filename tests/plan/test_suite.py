@@ -149,6 +149,14 @@ def test_seeds_without_tasks_and_a_revision_of_random_weights_are_refused(tmp_pa
         load_suite(written(tmp_path, text))
 
 
+def test_data_without_tasks_and_a_time_limit_above_that_of_the_whole_are_refused(tmp_path):
+    with pytest.raises(BenchError, match=r"mine.toml: suite: data = 'synthetic' is of tasks, and there are none"):
+        load_suite(written(tmp_path, 'data = "synthetic"\n' + COUNTED))
+    limits = "timeout_seconds = 5.0\nmethod_timeout_seconds = 500.0"
+    with pytest.raises(BenchError, match=r"cost\[0\]: method_timeout_seconds = 500 is above timeout_seconds = 5,"):
+        load_suite(written(tmp_path, COUNTED + limits))
+
+
 def test_devices_without_tasks_are_refused(tmp_path):
     text = COUNTED + "[recipe]\nsteps = 2\nbatch_size = 4\ndevices = 2"
     with pytest.raises(BenchError, match=r"mine.toml: suite: recipe.devices train cells together, and"):
