@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench.ab import experiment as ab
 from bench.ab.experiment import Tree
-from bench.execute.runner import warm_context
+from bench.execute.fork_server import warm_context
 from bench.plan.load import parse_suite
 from bench.store.environment import environment
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
+from bench.execute.fork_server import warm_context
 from bench.execute.run import interruptible
-from bench.execute.runner import Result, run_jobs, warm_context
+from bench.execute.runner import Result, run_jobs
 from bench.plan.here import check_here, family, located
 from bench.schema.jobs import Cell
 from bench.schema.record import Stored

@@ -12,13 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
-from bench.execute.runner import Job, NoWorker, Result, job_of, let_server_end, run_jobs, warm_context
+from bench.execute.fork_server import SOCKET, folder_for_sockets, let_server_end, warm_context
+from bench.execute.runner import Job, NoWorker, Result, job_of, run_jobs
 from bench.store.environment import node
 from bench.store.kept import ABOUT, TENSORS, Keep, aside_of
 from bench.store.parcels import Parcel, land, standing
@@ -226,12 +228,22 @@ def _served(setting: Setting) -> ForkServerContext:
         # a fork server of Python 3.11 to 3.13 does not take over sys.path, to which Ray adds the driver's
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         vars(sys.modules["__main__"]).pop("__file__", None)  # else each process imports Ray's program, and Ray with it
-        own_folder(Path(tempfile.gettempdir()))
+        _own_folders()
         _servers.append(warm_context(setting.family, cells=setting.cells))
     return _servers[0]
 
 
 _servers: list[ForkServerContext] = []
+
+
+def _own_folders() -> None:
+    """Give this Ray worker its temporary folder, and a second one for the socket where the first is too deep for it."""
+    usual = tempfile.gettempdir()
+    sockets = folder_for_sockets(len(f"/{_FOLDER}xxxxxxxx{SOCKET}"))
+    own_folder(Path(sockets))
+    if sockets != usual:
+        util.get_temp_dir()  # `multiprocessing` makes it once, and in the folder that is the temporary one then
+        own_folder(Path(usual))
 
 
 def own_folder(temporary: Path) -> Path:

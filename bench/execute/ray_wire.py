@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from bench.errors import BenchError, said
+from bench.execute.fork_server import folder_for_sockets
 from bench.execute.ray_cluster import Cluster, Node, Request, Surveyed
 from bench.execute.ray_host import Message, Order, Setting, carry, survey, variables
 from bench.plan.select import family
@@ -100,7 +101,7 @@ def _unanswered(address: str) -> str | None:
 
 
 def _join(ray: Any, address: str) -> None:
-    own = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+    own = _own_cluster() if address == "local" else {}
     internals = ray._private
     # Ray prints to stdout, whatever log_to_driver is, that a worker or a node was lost: it would stand in the midst of
     # what --json prints. This function does nothing else where log_to_driver is off, and a loss is a line of the run.
@@ -119,6 +120,12 @@ def _join(ray: Any, address: str) -> None:
         internals.utils.set_sigterm_handler = registers
 
 
+def _own_cluster() -> dict[str, Any]:
+    """How Ray is to begin a cluster on this machine; its sockets lie in a temporary folder that the user may name."""
+    begun: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False}
+    return begun if "RAY_TMPDIR" in os.environ else begun | {"_temp_dir": f"{folder_for_sockets(len(_SOCKET))}/ray"}
+
+
 @contextlib.contextmanager
 def _token_as_asked(ray: Any, address: str) -> Iterator[None]:
     """Show the user's token to a cluster that asks for one, and to no other.
@@ -135,6 +142,8 @@ def _token_as_asked(ray: Any, address: str) -> Iterator[None]:
         os.environ.update({} if before is None else {_MODE: before})
 
 
+_SOCKET = "/ray/session_2026-12-01_12-55-03_270962_4194304/sockets/plasma_store.99"
+"""Where Ray puts its longest socket below the temporary folder; the process that begins the cluster is in its name."""
 _MODE = "RAY_AUTH_MODE"
 _ASK = """
 import sys

@@ -1,31 +1,24 @@
 """Carries out a plan: each job in a process of its own through a fork server; stores each record at once."""
 
-import atexit
 import contextlib
 import dataclasses
-import multiprocessing
 import os
-import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
-from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Protocol
 
-import psutil
 from pydantic import TypeAdapter
 
 from bench.count.isolation import own_group
 from bench.count.sweep import failures as count_failures
 from bench.count.sweep import run_sweep
 from bench.errors import BenchError, traced, unwritable
+from bench.execute.fork_server import LOST, ensure_server, has_ended, let_server_end, server_number, warm_context
 from bench.plan.select import family
 from bench.schema.jobs import Cell, Plan, Probe, Sweep, cost_id, count_id, sha256_of
 from bench.schema.record import ScoreRecord, Stored
@@ -106,66 +99,6 @@ class _ServerLost(Exception):
 
 _LAST_WORDS_SECONDS = 5.0
 """A process that was killed gives its memory back, closes its pipes and ends, in this order and soon after."""
-
-
-def warm_context(model_type: str, *, cells: bool = True) -> ForkServerContext:
-    """Fork server that imports torch, transformers and the backbone's class once, for cells also datasets and evaluate.
-
-    Args:
-        model_type: Family of the backbone, e.g. ``bert``.
-        cells: Whether cells will run; probes alone need neither datasets nor evaluate, which may then be absent.
-    """
-    os.environ["BENCH_WARM_MODEL_TYPE"] = model_type
-    os.environ["BENCH_WARM_CELLS"] = "1" if cells else ""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.execute.warm"])
-    _serve()  # returns at once: the server imports while the caller plans
-    return context
-
-
-def outlive_the_run() -> None:
-    """In the fork server, as it starts: where the run is killed, leave no socket and say nothing that nobody asked."""
-    atexit.register(_leave_no_socket)
-    shown = sys.excepthook
-
-    def shown_to_the_run(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not issubclass(kind, EOFError | OSError) or _lives(int(os.environ[_PARENT])):
-            shown(kind, error, trace)  # else a worker was about to read what it is to do
-
-    sys.excepthook = shown_to_the_run
-
-
-def _leave_no_socket() -> None:
-    """Remove the folder of the server's socket where the process that made it was killed.
-
-    One that ends by itself removes the folder, and may start another server in it.
-    """
-    address: str | None = getattr(forkserver._forkserver, "_forkserver_address", None)
-    folder = Path(address or "").parent
-    if folder.name.startswith("pymp-") and not _lives(int(os.environ[_PARENT])):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-_PARENT = "BENCH_WARM_PARENT"
-"""Environment variable of a fork server: number of the process that started it."""
-
-
-def _lives(number: int) -> bool:
-    """Whether a process has its memory: one that is killed loses it before it closes the pipe that a server hears."""
-    with contextlib.suppress(psutil.Error):
-        return bool(psutil.Process(number).cmdline())
-    return False
-
-
-def _serve() -> None:
-    """Start the fork server where none runs. Ctrl-C is the parent's to answer, also while the server still imports."""
-    os.environ[_PARENT] = str(os.getpid())
-    resource_tracker.ensure_running()  # else the server starts it first, and it unblocks what is blocked here
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def run_jobs(
@@ -298,7 +231,7 @@ def _start(
     asked = kind_of(job), job.model_dump_json(), _threads(job), keep, gpu, prepare
     process = context.Process(target=_work, args=(*asked, theirs, their_lifeline))
     try:
-        _serve()
+        ensure_server()
         process.start()
     except (EOFError, OSError) as error:
         messages.close()
@@ -308,7 +241,7 @@ def _start(
         theirs.close()
         their_lifeline.close()
     deadline = time.monotonic() + job.timeout_seconds
-    return _Worker(job, process, messages, lifeline, deadline=deadline, server=_server(), gpu=gpu)
+    return _Worker(job, process, messages, lifeline, deadline=deadline, server=server_number(), gpu=gpu)
 
 
 def _work(
@@ -415,44 +348,13 @@ def _ended(worker: _Worker) -> _Ended | None:
     """How the worker ended; None while it runs."""
     if not worker.process.is_alive():
         code = worker.process.exitcode or 0
-        if code == _LOST and _has_ended(worker.server):
+        if code == LOST and has_ended(worker.server):
             return _Ended("crashed", "the process that starts the workers was killed twice while it ran", True)
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return _Ended("crashed", f"the worker process ended without a record ({cause})")
     if time.monotonic() > worker.deadline:
         return _Ended("timeout", f"ran longer than {worker.job.timeout_seconds:g} s")
     return None
-
-
-_LOST = 255
-"""Exit code that `multiprocessing` gives a process whose fork server is gone."""
-
-
-def _server() -> int | None:
-    """Number of the fork server's process; `multiprocessing` has no other name for it."""
-    number: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    return number
-
-
-def _has_ended(server: int | None) -> bool:
-    """Whether a fork server has ended, or does so within two seconds: its pipes are closed before it is gone.
-
-    A process whose first thread has ended is a zombie already, yet no parent is told before its last one has; on a busy
-    machine that takes its time.
-    """
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for _ in range(20):
-            process = None if server is None else psutil.Process(server)
-            if process is None or (process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1):
-                return True
-            time.sleep(0.1)
-        return False
-    return True
-
-
-def let_server_end() -> None:
-    """Give a fork server that was killed the time to be gone, so that the next start begins another."""
-    _has_ended(_server())
 
 
 def _close(worker: _Worker, ended: _Ended) -> Iterator[Progress | Result]:

@@ -9,7 +9,7 @@ import torch
 import transformers.models.auto.modeling_auto as auto
 from transformers import AutoConfig
 
-from bench.execute.runner import outlive_the_run  # also what every worker imports as it starts
+from bench.execute.fork_server import outlive_the_run  # also what every worker imports as it starts
 
 outlive_the_run()
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from multiprocessing.context import ForkServerProcess
@@ -17,7 +18,7 @@ import numpy
 import pytest
 
 from bench.errors import BenchError
-from bench.execute import ray_cluster, ray_host, ray_wire, runner
+from bench.execute import fork_server, ray_cluster, ray_host, ray_wire, runner
 from bench.execute.ray_cluster import (
     RETRIES,
     Cluster,
@@ -545,6 +546,32 @@ def test_a_ray_worker_removes_the_folders_of_those_that_were_killed_and_no_other
         lives.communicate()
 
 
+def test_the_sockets_of_a_ray_worker_lie_in_a_folder_of_its_own_wherever_the_temporary_one_is(tmp_path):
+    deep = tmp_path / "the-folder-of-a-job" / "of-a-batch-system" / "that-gives-every-job-one" / "and-this-is-its-tmp"
+    deep.mkdir(parents=True)
+    program = "import tempfile; from multiprocessing import util; from bench.execute.ray_host import _own_folders; "
+    program += "_own_folders(); print(util.get_temp_dir(), tempfile.gettempdir())"
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=os.environ | {"TMPDIR": str(deep)}, capture_output=True, text=True, check=True)
+    socket_folder, own = map(Path, done.stdout.split())
+    try:
+        assert own.parent == deep
+        assert socket_folder.parent.name.startswith("peft-ledger-ray-")
+        assert socket_folder.parents[1] == Path("/tmp")
+    finally:
+        socket_folder.parent.rmdir()
+
+
+@pytest.mark.parametrize(("named", "chosen"), [({}, "/tmp/ray"), ({"RAY_TMPDIR": "/scratch"}, None)])
+def test_a_cluster_of_this_machine_alone_is_begun_where_its_sockets_have_room(monkeypatch, tmp_path, named, chosen):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("a-folder-of-a-job" * 3)))
+    for name in ("RAY_TMPDIR", *named):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    assert ray_wire._own_cluster().get("_temp_dir") == chosen
+
+
 def order(job, **changes):
     kind = ray_host.job_of, type(job)
     values = {
@@ -577,7 +604,8 @@ def test_a_node_whose_server_is_killed_as_it_is_asked_what_it_is_asks_another(ho
         start(process)
 
     monkeypatch.setattr(ForkServerProcess, "start", killed)
-    monkeypatch.setattr(runner, "_has_ended", lambda server: True)
+    monkeypatch.setattr(fork_server, "has_ended", lambda server: True)
+    monkeypatch.setattr(runner, "has_ended", lambda server: True)
     if times == 1:
         assert survey(SETTING)["node"] == environment()["node"]
     else:
@@ -590,7 +618,8 @@ def test_a_job_whose_server_is_killed_again_and_again_is_lost_and_the_run_goes_o
         raise runner._ServerLost from EOFError("unexpected EOF")
 
     monkeypatch.setattr(runner, "_start", killed)
-    monkeypatch.setattr(runner, "_has_ended", lambda server: True)
+    monkeypatch.setattr(fork_server, "has_ended", lambda server: True)
+    monkeypatch.setattr(runner, "has_ended", lambda server: True)
     messages = [*carry(order(plan.cells[0]), {})]
     assert messages[-1] == ("lost", ("crashed", "no worker can be started (EOFError: unexpected EOF)"))
     whole = (*messages, ("ended", None))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerProcess
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from bench.errors import BenchError
-from bench.execute import runner
+from bench.execute import fork_server, runner
 from bench.execute.runner import Progress, Result, run_jobs
 from bench.schema.jobs import Cell
 from tests.factories.light_jobs import record
@@ -70,7 +71,7 @@ def test_jobs_of_a_fork_server_that_is_killed_are_carried_out_by_another(context
         if isinstance(event, Progress) and event.line.isdecimal():
             workers.add(int(event.line))
             if len(workers) == 2:
-                os.kill(runner._server(), signal.SIGKILL)
+                os.kill(fork_server.server_number(), signal.SIGKILL)
     assert outcomes(events) == dict.fromkeys(("sleeps", "sleeps too", "third"), ("ok", None))
     anew = [event.job.id for event in events if isinstance(event, Progress) and "begins anew" in event.line]
     assert sorted(anew) == ["sleeps", "sleeps too"]
@@ -110,14 +111,15 @@ def test_what_a_method_has_started_ends_with_a_run_that_is_given_up(context):
 
 STARTED_AND_KILLED = """
 import os, signal
-from multiprocessing import get_context
-from bench.execute import runner
+from multiprocessing import get_context, util
+from bench.execute import fork_server
 context = get_context("forkserver")
 context.set_forkserver_preload(["tests.factories.light_jobs"])
-runner._serve()
+fork_server.ensure_server()
 process = context.Process(target=print)
 process.start()
 process.join()
+print(util.get_temp_dir(), process.exitcode, flush=True)
 os.kill(os.getpid(), signal.SIGKILL) if {killed} else None
 """
 
@@ -125,9 +127,9 @@ os.kill(os.getpid(), signal.SIGKILL) if {killed} else None
 KILLED_AS_A_JOB_STARTS = """
 import os, signal
 from multiprocessing import forkserver, get_context
-from bench.execute import runner
+from bench.execute import fork_server
 get_context("forkserver").set_forkserver_preload(["tests.factories.light_jobs"])
-runner._serve()
+fork_server.ensure_server()
 forkserver.connect_to_new_process([])  # a worker that waits for what it is to do
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -156,25 +158,61 @@ def test_a_fork_server_has_ended_once_its_last_thread_has():
         assert process.stdout.readline() == b"ends\n"
         while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.01)
-        assert not runner._has_ended(process.pid)
+        assert not fork_server.has_ended(process.pid)
         process.kill()
-        assert runner._has_ended(process.pid)
+        assert fork_server.has_ended(process.pid)
     finally:
         process.kill()
         process.communicate()
 
 
+DEEP = "the-folder-of-a-job/" * 6
+"""A path of as many characters as the socket's may have in all."""
+
+
 @pytest.mark.parametrize("killed", [True, False])
-def test_no_socket_of_a_fork_server_stays_in_the_temporary_folder(killed, tmp_path):
-    around = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-c", STARTED_AND_KILLED.format(killed=killed)]
-    done = subprocess.run(words, env=around, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
-    assert not done.stderr
-    deadline = time.monotonic() + 60
-    while (left := list(tmp_path.iterdir())) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
+@pytest.mark.parametrize("below", ["", DEEP])
+def test_no_socket_of_a_fork_server_stays_in_the_temporary_folder(killed, below):
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        temporary = Path(short, below)
+        temporary.mkdir(exist_ok=True, parents=True)
+        around = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+        words = [sys.executable, "-c", STARTED_AND_KILLED.format(killed=killed)]
+        done = subprocess.run(words, env=around, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
+        assert not done.stderr
+        folder, code = done.stdout.split()
+        assert code == "0"
+        assert Path(folder).parent == (Path("/tmp") if below else temporary)
+        deadline = time.monotonic() + 60
+        while (left := [*temporary.iterdir(), *Path(folder).parent.glob(Path(folder).name)]) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(0.05)
+        assert not left
+
+
+def test_a_socket_has_a_place_wherever_one_can_be_had(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    room = fork_server.SOCKET_PATH - len(str(tmp_path))
+    assert fork_server.folder_for_sockets(room) == str(tmp_path)
+    assert fork_server.folder_for_sockets(room + 1) == "/tmp"
+    with pytest.raises(BenchError, match=f"^{tmp_path}: this temporary folder has too long a path for a socket; free"):
+        fork_server.folder_for_sockets(fork_server.SOCKET_PATH)
+
+
+@pytest.mark.parametrize("missing", ["folder", "any"])
+def test_without_a_temporary_folder_a_run_ends_with_a_sentence(monkeypatch, tmp_path, missing):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    if missing == "any":
+        monkeypatch.setattr(tempfile, "gettempdir", none)
+    else:
+        monkeypatch.setattr(fork_server, "folder_for_sockets", lambda below: str(tmp_path / "gone"))
+        monkeypatch.setattr(multiprocessing.current_process(), "_config", {})
+    with pytest.raises(BenchError, match="set TMPDIR to a folder that can be written and has a short path"):
+        fork_server._make_folder()
 
 
 def test_cells_on_gpus_have_one_each(context, monkeypatch):
@@ -208,7 +246,8 @@ def dying(context, monkeypatch):
         start(process)
 
     monkeypatch.setattr(ForkServerProcess, "start", started)
-    monkeypatch.setattr(runner, "_has_ended", lambda server: True)
+    monkeypatch.setattr(fork_server, "has_ended", lambda server: True)
+    monkeypatch.setattr(runner, "has_ended", lambda server: True)
     return context, left
 
 
@@ -227,11 +266,11 @@ def test_a_fork_server_that_dies_at_every_start_ends_the_run_with_a_sentence(dyi
 
 def test_a_fork_server_is_spared_ctrl_c_while_it_still_imports(context, monkeypatch):
     monkeypatch.setattr(resource_tracker, "ensure_running", let_signals_through)  # as one that starts a process does
-    runner._serve()
+    fork_server.ensure_server()
     blocked = int(
         next(
             line.split()[1]
-            for line in Path(f"/proc/{runner._server()}/status").read_text().splitlines()
+            for line in Path(f"/proc/{fork_server.server_number()}/status").read_text().splitlines()
             if line.startswith("SigBlk")
         ),
         16,

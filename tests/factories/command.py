@@ -17,7 +17,7 @@ from unittest import mock
 import typer.main
 
 from bench.__main__ import main
-from bench.execute.runner import warm_context
+from bench.execute.fork_server import warm_context
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from bench.execute import runner
+from bench.execute import fork_server, runner
 from bench.schema.record import ScoreRecord
 
 
@@ -43,4 +43,4 @@ def run(kind, spec, threads, keep, gpu, messages):
 
 
 runner._run = run
-runner.outlive_the_run()
+fork_server.outlive_the_run()

@@ -10,7 +10,8 @@ import time
 import pytest
 import torch
 
-from bench.execute.runner import Progress, run_jobs, warm_context
+from bench.execute.fork_server import warm_context
+from bench.execute.runner import Progress, run_jobs
 from bench.models.backbone import configuration
 from bench.models.head import TaskModel, make_head
 from bench.plan.load import load_suite

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from tools.crash.ray_trial import cluster, has_ray, ray_trial
-from tools.crash.trial import KILLED, SIGNALLED, Command, Kind, Outcome, small_disk, trial
+from tools.crash.trial import KILLED, SIGNALLED, Command, Kind, Outcome, small_disk, temporary_folder, trial
 
 KILLS, OTHERS, ON_RAY = 200, 20, 12
 """Runs of light jobs killed with -9, in equal shares of who is killed; runs of each other kind; runs on Ray, each of
@@ -50,12 +50,12 @@ def owed(kills: int, others: int, on_ray: int, outcomes: Sequence[Outcome]) -> T
 
 def startup_seconds(place: Path) -> float:
     """How long a run takes here until its first record is there."""
-    (place / "tmp").mkdir()
-    started = time.monotonic()
-    command = Command(place / "run", place / "tmp", place / "stderr.txt", token="startup")
-    command.until((place / "run" / "records.jsonl").exists)
-    seconds = time.monotonic() - started
-    code, faults = command.ended()
+    with temporary_folder() as temporary:
+        started = time.monotonic()
+        command = Command(place / "run", temporary, place / "stderr.txt", token="startup")
+        command.until((place / "run" / "records.jsonl").exists)
+        seconds = time.monotonic() - started
+        code, faults = command.ended()
     if code or faults:
         raise BenchError(f"a run that nobody disturbs ends with exit code {code} {faults}; nothing can be tried")
     return seconds

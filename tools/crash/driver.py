@@ -10,7 +10,7 @@ import sys
 from multiprocessing.context import ForkServerContext
 from unittest import mock
 
-from bench.execute import runner
+from bench.execute import fork_server
 from tools.crash import light
 
 
@@ -18,7 +18,7 @@ def warm_up(_: object) -> ForkServerContext:
     """A fork server whose workers do light jobs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tools.crash.light"])
-    runner._serve()
+    fork_server.ensure_server()
     return context
 
 

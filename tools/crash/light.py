@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bench.execute import runner
+from bench.execute import fork_server, runner
 from bench.schema.delta import Base, Delta, HeadLayout, KeptScore
 from bench.schema.jobs import (
     BackboneSpec,
@@ -170,4 +170,4 @@ def run(kind: str, spec: str, threads: int, keep: Keep | None, gpu: int | None, 
 
 
 runner._run = run
-runner.outlive_the_run()
+fork_server.outlive_the_run()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import psutil
 
 from bench.errors import BenchError
+from bench.execute.fork_server import SOCKET, folder_for_sockets
 from bench.schema.jobs import Cell
 from bench.schema.record import Stored
 from bench.store.kept import ABOUT, TENSORS, check_files, kept_in
@@ -164,10 +166,8 @@ def trial(kind: Kind, number: int, seed: int, place: Path, startup: float) -> Ou
         startup: Seconds that a run takes to its first record.
     """
     drawn = random.Random(f"{seed} {kind} {number}")
-    outcome = Outcome(kind, number)
-    temporary, before = place / "tmp", shared_memory()
-    temporary.mkdir()
-    with small_disk(place / "disk") if kind == "full disk" else contextlib.nullcontext(place) as disk:
+    outcome, before = Outcome(kind, number), shared_memory()
+    with temporary_folder() as temporary, _disk(kind, place) as disk:
         run, seen = disk / "run", list[bytes]()
 
         def command() -> Command:
@@ -187,10 +187,21 @@ def trial(kind: Kind, number: int, seed: int, place: Path, startup: float) -> Ou
             if end(command(), outcome) == 0:
                 break
         outcome.faults += wrong(run, seen)
-    outcome.sockets_left = _sockets(temporary, outcome)
+        outcome.sockets_left = _sockets(temporary, outcome)
     waited(lambda: not shared_memory() - before, LEAK_SECONDS, tick=0.05)
     outcome.faults += [f"leaked: /dev/shm/{name}" for name in sorted(shared_memory() - before)]
     return outcome
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A temporary folder of a run's own, with a path so short that the run puts its socket there and not elsewhere."""
+    with tempfile.TemporaryDirectory(dir=folder_for_sockets(len(f"/tmpxxxxxxxx{SOCKET}"))) as folder:
+        yield Path(folder)
+
+
+def _disk(kind: Kind, place: Path) -> contextlib.AbstractContextManager[Path]:
+    return small_disk(place / "disk") if kind == "full disk" else contextlib.nullcontext(place)
 
 
 def end(command: Command, outcome: Outcome) -> int:
