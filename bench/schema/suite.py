@@ -471,7 +471,7 @@ class MethodTable(_Table):
         return found
 
 
-OF_TIMES = ("compile", "blocks", "rounds", "extra_seconds", "rebuild", "energy", "latency_batches")
+OF_TIMES = ("compile", "blocks", "rounds", "extra_seconds", "rebuild", "threads", "energy", "latency_batches")
 """Keys of a cost shape that say how times are taken."""
 OF_INFERENCE = ("latency_batches", "latency_length", "generation", "serving")
 """Keys of a cost shape that say what inference is measured."""
@@ -629,18 +629,14 @@ class Suite(_Table):
             raise ValueError("a suite with tasks needs seeds and a [recipe]")
         if not self.tasks and not self.cost and not self.sweep:
             raise ValueError("nothing to do: give tasks, [[cost]] shapes or [[sweep]] tables")
-        if self.recipe is not None and self.recipe.devices > 1 and not self.tasks:
-            raise ValueError("recipe.devices train cells together, and there are no tasks to train on; remove it")
-        if self.retention is not None and not self.tasks:
-            raise ValueError("retention is read before and after training, and there are no tasks to train on")
+        if not self.tasks:
+            self._check_without_tasks()
         if self.retention is not None and self.retention.on_the_way and not (self.recipe and self.recipe.curve_points):
             raise ValueError("retention.on_the_way reads at the recipe's curve_points, and there are none; give them")
         self._check_read()
         check_match(self.match, len(self.cost))
         check_sweeps(self.sweep, self.crossover)
         every = (*self.tasks, *self.without_hub)
-        if self.without_hub and not self.tasks:
-            raise ValueError("without_hub stands in for tasks, and there are none")
         labels = [method.label for method in self.method]
         if long := [label for label in labels if len(label) > LONGEST_SPEC]:
             raise ValueError(
@@ -667,19 +663,34 @@ class Suite(_Table):
             raise ValueError(f"tasks leaves out {unused[0]!r}, which has a [[task]]; add it there or remove its table")
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
             raise ValueError("seeds must be integers from 0 to 2**63 - 1")
-        if self.seeds and not self.tasks:
-            raise ValueError("seeds are of cells, and there are no tasks to train on; remove them or give tasks")
-        if self.data != "auto" and not self.tasks:
-            raise ValueError(f"data = {self.data!r} is of tasks, and there are none; remove it or give tasks")
-        for place, table in [(f"cost[{at}]", one) for at, one in enumerate(self.cost)] + [
-            (f"sweep[{at}]", one) for at, one in enumerate(self.sweep)
-        ]:
-            if (table.method_timeout_seconds or 0.0) > table.timeout_seconds:
-                raise ValueError(
-                    f"{place}: method_timeout_seconds = {table.method_timeout_seconds:g} is above timeout_seconds = "
-                    f"{table.timeout_seconds:g}, which ends all of it; lower it or raise the other"
-                )
+        self._check_limits()
         return self
+
+    def _check_without_tasks(self) -> None:
+        """What says how tasks are scored is refused where there are none."""
+        if self.scored:
+            raise ValueError("scored names methods to score, and there are no tasks to score them on")
+        if self.recipe is not None:
+            raise ValueError("a [recipe] says how tasks are trained on, and there are none; remove it or give tasks")
+        if self.retention is not None:
+            raise ValueError("retention is read before and after training, and there are no tasks to train on")
+        if self.without_hub:
+            raise ValueError("without_hub stands in for tasks, and there are none")
+        if self.seeds:
+            raise ValueError("seeds are of cells, and there are no tasks to train on; remove them or give tasks")
+        if self.data != "auto":
+            raise ValueError(f"data = {self.data!r} is of tasks, and there are none; remove it or give tasks")
+
+    def _check_limits(self) -> None:
+        """A limit on one method is no longer than that on all of them."""
+        for place, tables in (("cost", self.cost), ("sweep", self.sweep)):
+            for index, table in enumerate[CostTable | SweepTable](tables):
+                if (table.method_timeout_seconds or 0.0) > table.timeout_seconds:
+                    raise ValueError(
+                        f"{place}[{index}]: method_timeout_seconds = {table.method_timeout_seconds:g} is above "
+                        f"timeout_seconds = {table.timeout_seconds:g}, which ends all of it; lower it or raise the "
+                        "other"
+                    )
 
     def _check_read(self) -> None:
         """Claims about what is kept of a text name one that is read."""
@@ -711,8 +722,6 @@ class Suite(_Table):
             return
         if len({*self.scored}) < len(self.scored):
             raise ValueError("scored lists a value twice")
-        if not self.tasks:
-            raise ValueError("scored names methods to score, and there are no tasks to score them on")
         self._check_methods("scored", self.scored, labels)
 
     def _check_methods(self, place: str, chosen: tuple[str, ...], labels: list[str]) -> None:

@@ -57,7 +57,7 @@ def test_what_a_shape_leaves_to_the_backbone_is_the_same_shape_where_it_is_spell
 
 def test_the_names_of_probes_tell_shapes_apart(planned):
     shapes = [{}, {"loss": "chunked"}, {"target_tokens": 4}, {"objective": "classes"}, {"objective": "score"},
-              {"dtype": "bfloat16"}, {"checkpointing": True}, {"threads": 1}]  # fmt: skip
+              {"dtype": "bfloat16"}, {"checkpointing": True}, {"timed": True, "threads": 1}]  # fmt: skip
     names = [probe.name for probe in planned("llama", *shapes).probes]
     assert len({*names}) == len(shapes), names
 

@@ -101,7 +101,7 @@ timed = false
     ("line", "named"),
     [
         ("compile = true", "compile"), ("blocks = 6", "blocks"), ("rounds = 2", "rounds"),
-        ("rebuild = true", "rebuild"),
+        ("rebuild = true", "rebuild"), ("threads = 1", "threads"),
         ("extra_seconds = 3.0", "extra_seconds"), ("latency_batches = [1]", "latency_batches"),
         ("energy = true", "energy"),
         ("generation = { batches = [1] }", "generation.batches"), ("serving = { rows = 4 }", "serving.rows"),
@@ -141,9 +141,13 @@ def test_what_says_how_inference_is_measured_is_refused_where_it_is_not(tmp_path
     assert not load_suite(written(tmp_path, text)).cost[0].inference
 
 
-def test_seeds_without_tasks_and_a_revision_of_random_weights_are_refused(tmp_path):
+def test_what_is_of_tasks_is_refused_without_any_and_so_is_a_revision_of_random_weights(tmp_path):
     with pytest.raises(BenchError, match=r"mine.toml: suite: seeds are of cells, and there are no tasks"):
         load_suite(written(tmp_path, "seeds = [0]\n" + COUNTED))
+    with pytest.raises(
+        BenchError, match=r"mine.toml: suite: a \[recipe\] says how tasks are trained on"
+    ):
+        load_suite(written(tmp_path, COUNTED + "[recipe]\nsteps = 2\n"))
     text = COUNTED.replace('weights = "random"', 'weights = "random", revision = "abc"')
     with pytest.raises(BenchError, match=r"mine.toml: backbone: revision is of pretrained weights"):
         load_suite(written(tmp_path, text))
@@ -155,12 +159,6 @@ def test_data_without_tasks_and_a_time_limit_above_that_of_the_whole_are_refused
     limits = "timeout_seconds = 5.0\nmethod_timeout_seconds = 500.0"
     with pytest.raises(BenchError, match=r"cost\[0\]: method_timeout_seconds = 500 is above timeout_seconds = 5,"):
         load_suite(written(tmp_path, COUNTED + limits))
-
-
-def test_devices_without_tasks_are_refused(tmp_path):
-    text = COUNTED + "[recipe]\nsteps = 2\nbatch_size = 4\ndevices = 2"
-    with pytest.raises(BenchError, match=r"mine.toml: suite: recipe.devices train cells together, and"):
-        load_suite(written(tmp_path, text))
 
 
 def test_a_missing_file_is_named(tmp_path):
