@@ -133,7 +133,13 @@ def _token_as_asked(ray: Any, address: str) -> Iterator[None]:
     Ray goes by whether the user has a token, and for ``auto`` alone: that fits neither all clusters nor all addresses.
     """
     before = os.environ.get(_MODE)
-    os.environ[_MODE] = "token" if _asks_for_token(address) else "disabled"
+    asks = _refuses(address, "disabled")
+    if asks and _refuses(address, "token"):
+        raise BenchError(
+            f"the Ray cluster {address} asks for a token that this machine lacks; copy ~/.ray/auth_token of its "
+            "head node, or name a file that holds it in RAY_AUTH_TOKEN_PATH"
+        )
+    os.environ[_MODE] = "token" if asks else "disabled"
     ray._raylet.Config.initialize("")  # it was read before
     try:
         yield
@@ -153,13 +159,19 @@ GcsClient(address=canonicalize_bootstrap_address_or_die(sys.argv[1]))
 """
 
 
-def _asks_for_token(address: str) -> bool:
-    """Whether a cluster refuses a process that shows none; one that cannot be joined at all does not say."""
+def _refuses(address: str, mode: str) -> bool:
+    """Whether a cluster refuses a process of this machine for its token; one that cannot be joined at all does not say.
+
+    Args:
+        address: Of the cluster.
+        mode: ``disabled``: the process shows none; ``token``: it shows the user's, and without one Ray says no more
+            than that the process has failed.
+    """
     command = [sys.executable, "-c", _ASK, address]
     with contextlib.suppress(subprocess.TimeoutExpired):
-        around = {**os.environ, _MODE: "disabled"}
+        around = {**os.environ, _MODE: mode}
         asked = subprocess.run(command, env=around, capture_output=True, text=True, timeout=ASK_SECONDS)
-        return asked.returncode != 0 and "InvalidAuthToken" in asked.stderr
+        return asked.returncode != 0 and (mode == "token" or "InvalidAuthToken" in asked.stderr)
     return False
 
 

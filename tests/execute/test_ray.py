@@ -478,13 +478,39 @@ def test_a_token_is_shown_to_a_cluster_that_asks_for_one_and_to_no_other(monkeyp
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     if before is not None:
         monkeypatch.setenv("RAY_AUTH_MODE", before)
-    monkeypatch.setattr(ray_wire, "_asks_for_token", lambda address: asks)
+    monkeypatch.setattr(ray_wire, "_refuses", lambda address, mode: asks and mode == "disabled")
     read = []  # what Ray has read of its environment
     config = SimpleNamespace(initialize=lambda words: read.append(os.environ["RAY_AUTH_MODE"]))
     with ray_wire._token_as_asked(SimpleNamespace(_raylet=SimpleNamespace(Config=config)), "auto"):
         assert os.environ["RAY_AUTH_MODE"] == mode
     assert read == [mode]
     assert os.environ.get("RAY_AUTH_MODE") == before
+
+
+def test_a_cluster_whose_token_this_machine_does_not_have_is_not_joined(monkeypatch):
+    monkeypatch.setattr(ray_wire, "_refuses", lambda address, mode: True)
+    before = dict(os.environ)
+    with pytest.raises(BenchError, match="^the Ray cluster auto asks for a token that this machine lacks; copy"):
+        ray_wire._token_as_asked(SimpleNamespace(), "auto").__enter__()
+    assert dict(os.environ) == before
+
+
+REFUSING = """
+import sys
+sys.exit({exits!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("exits", "mode", "refuses"),
+    [
+        (0, "disabled", False), (0, "token", False), ("... InvalidAuthToken: ...", "disabled", True),
+        ("nobody there", "disabled", False), ("no token", "token", True),
+    ],
+)  # fmt: skip
+def test_whether_a_cluster_asks_for_a_token_is_asked_of_a_process_that_may_fail(monkeypatch, exits, mode, refuses):
+    monkeypatch.setattr(ray_wire, "_ASK", REFUSING.format(exits=exits))
+    assert ray_wire._refuses("127.0.0.1:1", mode) is refuses
 
 
 def test_files_that_are_gone_when_a_node_asks_for_them_are_a_sentence(parcel, tmp_path):

@@ -144,9 +144,7 @@ def test_what_says_how_inference_is_measured_is_refused_where_it_is_not(tmp_path
 def test_what_is_of_tasks_is_refused_without_any_and_so_is_a_revision_of_random_weights(tmp_path):
     with pytest.raises(BenchError, match=r"mine.toml: suite: seeds are of cells, and there are no tasks"):
         load_suite(written(tmp_path, "seeds = [0]\n" + COUNTED))
-    with pytest.raises(
-        BenchError, match=r"mine.toml: suite: a \[recipe\] says how tasks are trained on"
-    ):
+    with pytest.raises(BenchError, match=r"mine.toml: suite: a \[recipe\] says how tasks are trained on"):
         load_suite(written(tmp_path, COUNTED + "[recipe]\nsteps = 2\n"))
     text = COUNTED.replace('weights = "random"', 'weights = "random", revision = "abc"')
     with pytest.raises(BenchError, match=r"mine.toml: backbone: revision is of pretrained weights"):
