@@ -490,7 +490,7 @@ def test_a_token_is_shown_to_a_cluster_that_asks_for_one_and_to_no_other(monkeyp
 def test_a_cluster_whose_token_this_machine_does_not_have_is_not_joined(monkeypatch):
     monkeypatch.setattr(ray_wire, "_refuses", lambda address, mode: True)
     before = dict(os.environ)
-    with pytest.raises(BenchError, match="^the Ray cluster auto asks for a token that this machine lacks; copy"):
+    with pytest.raises(BenchError, match=r"^the Ray cluster auto asks for a token that this machine lacks; copy"):
         ray_wire._token_as_asked(SimpleNamespace(), "auto").__enter__()
     assert dict(os.environ) == before
 
