@@ -222,6 +222,11 @@ class Results:
         return scores.floors(self)
 
     @cached_property
+    def least_scores(self) -> dict[str, float]:
+        """Least possible score of each task, in points of 100."""
+        return scores.least_scores(self)
+
+    @cached_property
     def retention_table(self) -> pd.DataFrame:
         """As `bench.analysis.scores.retention_table` gives it."""
         return scores.retention_table(self)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.errors import BenchError
+from bench.schema.ranges import METRICS, UNKNOWN_RANGE
 from bench.schema.record import Scored, ScoreRecord
 from bench.stats.intervals import Interval, mean_interval, paired_difference
 
@@ -251,6 +252,13 @@ def retention_curve(results: "Results") -> pd.DataFrame:
         scores, bits_of = zip(*found[key], strict=True)
         rows.append((*key, sum(scores) / len(scores), sum(bits_of) / len(bits_of)))
     return pd.DataFrame(rows, columns=["method", "task", "step", "score", "bits"]).set_index(["method", "task", "step"])
+
+
+def least_scores(results: "Results") -> dict[str, float]:
+    """Least possible score of each task, in points of 100: 0 of an accuracy, -100 of a correlation."""
+    tasks = {record.task_name: record.task for record in results.score_records if record.status == "ok"}
+    metrics = {name: (task and task.main_metric) or "" for name, task in tasks.items()}
+    return {name: 100 * METRICS.get(metric, UNKNOWN_RANGE)[0] for name, metric in metrics.items()}
 
 
 def floors(results: "Results") -> dict[str, float]:

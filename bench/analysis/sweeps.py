@@ -248,3 +248,33 @@ def _apart(
     varied = {field for field in mine if any(repr(config.get(field)) != repr(mine[field]) for config in configs)}
     constant = {field for field in varied if len({repr(methods[label].config[field]) for label in own.values()}) == 1}
     return tuple((field, mine[field]) for field in mine if field in constant) if len(all_of_it) > 1 else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """One method at several shares of general text among the rows that it trains on."""
+
+    label: str
+    """Of the method without a mix."""
+    hold: str
+    """What a share leaves as it is: ``total``, all rows that are trained on, or ``domain``, those of the task."""
+    labels: dict[float, str]
+    """Label by share, rising; the method without a mix at 0."""
+
+
+def shares(results: "Results") -> list[Shares]:
+    """The methods of a run that were trained with and without general text, in the suite's order."""
+    found: dict[tuple[str, str], dict[tuple[str, float], str]] = defaultdict(dict)
+    for record in results.score_records:
+        if record.status == "ok":
+            mix = record.recipe.get("mix") or {"hold": "", "share": 0.0}
+            method = record.method.name, repr(sorted(record.method.config.items()))
+            found[method][mix["hold"], mix["share"]] = record.method.label
+    made = []
+    for labels in found.values():
+        bare = labels.pop(("", 0.0), None)
+        for hold in ("total", "domain"):
+            mixed = {share: label for (held, share), label in labels.items() if held == hold}
+            if bare is not None and mixed:
+                made.append(Shares(bare, hold, {0.0: bare} | dict(sorted(mixed.items()))))
+    return sorted(made, key=lambda one: results.labels.index(one.label))

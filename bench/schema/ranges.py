@@ -12,6 +12,8 @@ METRICS = {
     "exact_match": (0.0, 1.0), "answer_nats": (0.0, math.inf),
 }  # fmt: skip
 """Least and largest value of each; scores are stored as the metric gives them, tables show points of 100."""
+UNKNOWN_RANGE = (-1.0, 1.0)
+"""Of a metric of the user's own."""
 ROUNDING = 1e-6
 """By which a figure with a largest value may lie above it."""
 
@@ -44,7 +46,8 @@ def check_metrics(metrics: Mapping[str, float], score: float | None) -> None:
     for name, (low, high) in ranges.items():
         if not low - ROUNDING <= metrics[name] <= high + ROUNDING:
             raise ValueError(f"metrics.{name} = {metrics[name]:g} is outside {low:g} to {high:g}")
-    low = min((low for low, _ in ranges.values()), default=-1.0) if len(ranges) == len(metrics) else -1.0
+    known = len(ranges) == len(metrics) > 0
+    low = min(low for low, _ in ranges.values()) if known else UNKNOWN_RANGE[0]
     if score is not None and score < low - ROUNDING:
         raise ValueError(f"score = {score:g} is below {low:g}, the least of {' and '.join(ranges)}")
 

@@ -14,15 +14,15 @@ from bench.analysis.results import Results
 from bench.report import format as fmt
 from bench.report.charts import catalogue as plots
 from bench.report.charts.canvas import Words, save, styled
-from bench.report.charts.curves import training_loss
-from bench.report.charts.scores import COSTS, score_against
+from bench.report.charts.curves import score_on_the_way, training_loss
+from bench.report.charts.scores import COSTS, score_against, score_task
 from bench.report.charts.sheet import LONGEST, Sheet, groups, looks
 from bench.report.charts.step import anatomy, backward_by_depth, memory_breakdown, moved_by_phase
 from bench.report.charts.times import inference, latency, latency_map
 from bench.schema.record import Flops, Traffic
 from bench.store.store import Run
 from tests.factories.figures import cells_of, named, overlapping, tangles, texts, written
-from tests.factories.records import LABELS, cost, glue_small, score, suite
+from tests.factories.records import LABELS, cost, curve, glue_small, score, suite
 from tests.report.test_report import broken, hostile_run
 
 
@@ -224,6 +224,29 @@ def test_twenty_methods_that_score_alike_have_their_names(name):
         legible(score_against(sheet, name), [look.text for look in sheet.looks.values()])
 
 
+@pytest.mark.parametrize(("metric", "least"), [("accuracy", 0), ("pearson", -100), ("mine.py:metric", -100)])
+def test_no_panel_shows_scores_that_no_metric_has(metric, least):
+    records = [
+        score("full", "sst2", seed, score=value, metrics={metric: value}, curve=curve(0, 100 * value))
+        for seed, value in enumerate((0.0, 0.9))
+    ]
+    records = [one.model_copy(update={"task": one.task.model_copy(update={"main_metric": metric})}) for one in records]
+    asked = suite(methods=["full"], tasks=["sst2"], seeds=[0, 1])
+    sheet = Sheet(Results(Run.of(Path("run"), asked, (cost("full"), *records))))
+    low, high = sheet.results.score_table.loc["full", ["mean_low", "mean_high"]]
+    assert low < -100 and high > 100
+    with styled():
+        points, tasks, way = (
+            score_against(sheet, "score-memory"),
+            score_task(sheet),
+            score_on_the_way(sheet, "score-steps"),
+        )
+    assert points.axes[0].get_ylim() == (least, 100)
+    assert tasks.axes[0].get_xlim() == (least, 100)
+    assert way.axes[0].get_ylim()[0] >= least
+    assert f"cut at {least} and 100" in " ".join(" ".join(text for text, _, _ in written(points)).split())
+
+
 @pytest.mark.parametrize(
     ("count", "spread"), [(1, 0.2), (2, 0.0), (9, 0.003), (9, 0.2), (24, 0.0), (24, 0.2), (40, 0.003)]
 )
@@ -267,7 +290,15 @@ def test_a_title_has_room_for_a_short_baseline_alone():
 def test_every_figure_carries_what_it_measures_unit_n_and_interval(run):
     paths = plots.draw(run)
     lacking = {"size", "scaling", "score-steps", "score-seconds", "score-flops", "cost-to-reach", "tuning-ranking"}
-    lacking |= {"gradient-norms", "directions", "nearest-words", "latency-map", "decode", "score-retention"}
+    lacking |= {
+        "gradient-norms",
+        "directions",
+        "nearest-words",
+        "latency-map",
+        "decode",
+        "score-retention",
+        "retention-share",
+    }
     drawn = [plot.name for plot in plots.PLOTS if plot.name not in lacking]  # of sizes and readings: there are none
     assert [path.name for path in paths] == [f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
     shown = {

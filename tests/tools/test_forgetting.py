@@ -5,7 +5,11 @@ import re
 
 import pytest
 
+from bench.analysis.sweeps import shares
 from bench.report.charts import catalogue
+from bench.report.charts.canvas import styled
+from bench.report.charts.sheet import Sheet
+from bench.report.charts.sweeps import against_share
 from bench.schema.record import Mixed, Retention
 from tests.factories.records import results, score
 from tools.answers import forgetting
@@ -88,8 +92,32 @@ def test_both_languages_say_the_same_figures_and_every_section_has_its_text(run)
 
 
 @pytest.mark.usefixtures("svg_alone")
-def test_the_figure_of_the_page_is_drawn_from_its_records(run, tmp_path):
+def test_the_figures_of_the_page_are_drawn_from_its_records(run, tmp_path):
     paths = [path.name for path in catalogue.draw(run.run, into=tmp_path)]
-    assert "score-retention.svg" in paths
-    text = (tmp_path / "score-retention.svg").read_text()
-    assert "bits per byte after training" in text
+    assert {"score-retention.svg", "retention-share.svg"} <= {*paths}
+    assert "bits per byte after training" in (tmp_path / "score-retention.svg").read_text()
+    text = (tmp_path / "retention-share.svg").read_text()
+    assert "product-reviews: bits per byte forgotten" in text
+    assert "lora, in place of rows of the task" in text
+    assert "full, beside all of them" in text
+
+
+def test_the_curves_over_shares_go_through_what_the_records_say(run):
+    assert [(one.label, one.hold, [*one.labels]) for one in shares(run)] == [
+        (method, hold, [0.0, 0.1, 0.25]) for method in ("full", "lora") for hold in ("total", "domain")
+    ]
+    with styled():
+        forgotten, _, score = against_share(Sheet(run)).axes
+    for factor, line in zip((1, 1, 0.5, 0.5), forgotten.lines, strict=True):
+        assert dict(zip(*line.get_data(), strict=True)) == pytest.approx(
+            {share: factor * bits for share, bits in FORGOTTEN.items()}
+        )
+    assert all(line.get_ydata() == pytest.approx((40, 36, 30)) for line in score.lines)
+    assert [line.get_linestyle() for line in score.lines] == ["-", "--", "-", "--"]
+
+
+def test_a_run_without_a_mix_or_without_the_bare_method_has_no_figure_of_shares():
+    assert shares(results([arm("lora", 0.0, "total", 0)], ["lora"], tasks=["dates"])) == []
+    alone = results([arm("lora", 0.1, "total", 0)], ["lora(mix=0.1)"], tasks=["dates"])
+    assert shares(alone) == []
+    assert against_share(Sheet(alone)) is None

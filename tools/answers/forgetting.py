@@ -63,6 +63,9 @@ def page_of(say: Say, results: Results) -> Answer:
         command=f"python -m bench run --suite {NAME}",
         parts=(
             (say("Score against what is kept", "得分与保留"), _front(say, arms)),
+            (say("What a share of general text keeps", "一份通用文本保住多少"),
+             figure(NAME, "retention-share", say("Bits forgotten and score over the share of general text",
+                                                 "随通用文本占比变化的遗忘比特与得分"))),
             (say("Rows held in all: general text takes the place of the task's", "总行数固定：通用文本占去任务的行"),
              _table(say, arms, "total")),
             (say("Rows of the task held: general text is added", "任务行数固定：通用文本另加"), _table(say, arms, "domain")),

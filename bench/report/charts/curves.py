@@ -235,7 +235,7 @@ def score_on_the_way(sheet: Sheet, name: str) -> "Figure | None":
     figure, panels = _panels(sheet, words, shown, tasks)
     table = table.assign(x=table[spent.column] / size)
     for axes, task, members, _ in panels:
-        _readings(axes, sheet, table[table["task"] == task], members)
+        _readings(axes, sheet, table[table["task"] == task], members, sheet.results.least_scores[task])
         _near(axes, sheet, task)
     last = {task: table[table["task"] == task].groupby("method")[["x", "score"]].last() for task in tasks}
     ends = {task: {str(row.Index): (row.x, row.score) for row in part.itertuples()} for task, part in last.items()}
@@ -258,7 +258,7 @@ def _spent_caption(sheet: Sheet, spent: Spent, table: pd.DataFrame) -> str:
     ).strip()
 
 
-def _readings(axes: "Axes", sheet: Sheet, part: pd.DataFrame, members: list[str]) -> None:
+def _readings(axes: "Axes", sheet: Sheet, part: pd.DataFrame, members: list[str], least: float) -> None:
     curves = {label: part[part["method"] == label] for label in sheet.labels if label in set(part["method"])}
     others = [(read["x"].to_numpy(), read["score"].to_numpy()) for k, read in curves.items() if k not in members]
     _behind(axes, others)
@@ -268,7 +268,7 @@ def _readings(axes: "Axes", sheet: Sheet, part: pd.DataFrame, members: list[str]
         axes.fill_between(read["x"], read["low"], read["high"], color=look["color"], alpha=0.06, linewidth=0, zorder=1)
     low, high = part["score"].min(), part["score"].max()
     room = ROOM * max(high - low, 1.0)
-    axes.set_ylim(low - room, min(high + room, BEST))
+    axes.set_ylim(max(low - room, least), min(high + room, BEST))
     axes.set_xlim(0, part["x"].max() * 1.02)
 
 

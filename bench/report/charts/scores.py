@@ -143,7 +143,7 @@ def _scatter(sheet: Sheet, cost: Cost, table: pd.DataFrame, parts: Parts) -> tup
     figure, panels = canvas.new_figure(_words(sheet, cost, len(parts) > 1), layout)
     clean = True
     for at, (axes, (title, members)) in enumerate(zip(panels, parts, strict=True)):
-        x = _dressed(axes, cost, table, beside=at % len(layout.widths) == 0)
+        x = _dressed(axes, cost, table, _least(sheet), beside=at % len(layout.widths) == 0)
         axes.set_title(title, color=INK)
         covered = _marks(axes, sheet, table, x, members)
         points = dict(zip(table.index, zip(x, table["mean"], strict=True), strict=True))
@@ -165,7 +165,7 @@ def _with_key(sheet: Sheet, cost: Cost, table: pd.DataFrame, parts: Parts) -> "F
     room = canvas.room_for(sheet.looks, list(table.index), titles) + 0.1
     layout = Layout(max(4.6, 0.19 * (len(table) + len(parts))), left=0.62, right=room)
     figure, (axes,) = canvas.new_figure(_words(sheet, cost), layout)
-    _marks(axes, sheet, table, _dressed(axes, cost, table, beside=True), list(table.index))
+    _marks(axes, sheet, table, _dressed(axes, cost, table, _least(sheet), beside=True), list(table.index))
     handles = []
     for title, members in parts:
         handles.append(Line2D([], [], linestyle="none", label=title))
@@ -187,7 +187,13 @@ def _words(sheet: Sheet, cost: Cost, in_groups: bool = False) -> Words:
     return sheet.words(f"Score against {cost.name}", _caption(sheet, cost) + grey, *cost.badges, shape=shape)
 
 
-def _dressed(axes: "Axes", cost: Cost, table: pd.DataFrame, *, beside: bool) -> Floats:
+def _least(sheet: Sheet) -> float:
+    """Points that no mean over the tasks falls below."""
+    found = sheet.results.least_scores
+    return sum(found.values()) / len(found)
+
+
+def _dressed(axes: "Axes", cost: Cost, table: pd.DataFrame, least: float, *, beside: bool) -> Floats:
     """Set scales, limits and labels, the same in every panel; returns where the costs stand."""
     x = table["cost"].to_numpy()
     if cost.log:
@@ -199,7 +205,7 @@ def _dressed(axes: "Axes", cost: Cost, table: pd.DataFrame, *, beside: bool) -> 
         axes.set_xlim(*((0, x.max() * 1.12) if cost.from_zero else (x.min() - ROOM * span, x.max() + 0.3 * span)))
     low, high = float(table[["low", "mean"]].min().min()), float(table[["high", "mean"]].max().max())
     room = ROOM * (high - low) or 1.0
-    axes.set_ylim(low - room, min(high + room, BEST))
+    axes.set_ylim(max(low - room, least), min(high + room, BEST))
     axes.tick_params(axis="y", labelsize=8)
     if beside:
         axes.set_ylabel("mean score (points of 100)")
@@ -218,7 +224,8 @@ def _as_measured(sheet: Sheet, cost: Cost) -> Cost:
 def _caption(sheet: Sheet, cost: Cost) -> str:
     return (
         f"Score: mean of the main metric x 100 over {', '.join(map(fmt.plain, sheet.tasks))}; "
-        f"n = {fmt.plural(sheet.seeds, 'seed')}. {MEANING} over seeds (Student t), none below 2 seeds, cut at 100. "
+        f"n = {fmt.plural(sheet.seeds, 'seed')}. {MEANING} over seeds (Student t), none below 2 seeds, cut at "
+        f"{_least(sheet):g} and {BEST:g}. "
         f"{cost.note} Line: Pareto front of the means; a method on it has none that is both {cost.less} and better. "
         "Ringed: the baseline."
     )
@@ -287,8 +294,8 @@ def score_task(sheet: Sheet) -> "Figure | None":
     names = [label for label in sheet.labels if label in table.index.get_level_values("method")]
     caption = (
         f"Main metric x 100 of each task, n = {fmt.plural(int(table['n'].max()), 'seed')} (fewer where cells failed). "
-        f"{MEANING} over seeds (Student t), cut at 100. Solid line: mean of {sheet.name}. Dashed line: bag-of-words "
-        "baseline on the same rows, which needs no language model."
+        f"{MEANING} over seeds (Student t), cut at the least possible score and at {BEST:g}. Solid line: mean of "
+        f"{sheet.name}. Dashed line: bag-of-words baseline on the same rows, which needs no language model."
     )
     across = min(ACROSS, len(tasks))
     layout = Layout(
@@ -308,7 +315,7 @@ def score_task(sheet: Sheet) -> "Figure | None":
             axes.axvline(part.loc[sheet.baseline, "mean"], color=FAINT, linewidth=0.8, zorder=1)
         axes.axvline(part["floor"].max(), color=FAINT, linewidth=1, linestyle="--", zorder=1)
         left, right = axes.get_xlim()
-        axes.set_xlim(left, min(right, BEST))
+        axes.set_xlim(max(left, sheet.results.least_scores[task]), min(right, BEST))
         axes.set_title(fmt.plain(task), color=INK)
         axes.set_xlabel("score (points of 100)")
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.costs import peak_column
-from bench.analysis.sweeps import Crossover, Series, guests, series
+from bench.analysis.sweeps import Crossover, Series, Shares, guests, series, shares
 from bench.analysis.tuning import Outcome, Search
 from bench.report import format as fmt
 from bench.report.charts import canvas
@@ -190,6 +190,84 @@ def _dress(axes: "Axes", title: str, field: str, panel: pd.DataFrame, baseline: 
 def _spelled(one: Series) -> str:
     said = ", ".join(f"{field}={value!r}" for field, value in one.others)
     return fmt.plain(f"{one.name}({said})" if said else one.name)
+
+
+HELD = {"total": "in place of rows of the task", "domain": "beside all of them"}
+"""What becomes of the rows of the task."""
+BETWEEN = 1.8
+"""Points between the curves of two methods."""
+FIRST_SHARE = 0.01
+"""Share of general text from which on the axis is logarithmic."""
+
+
+def against_share(sheet: Sheet) -> "Figure | None":
+    """What methods forget of each plain text, and score, over the share of general text that they train on.
+
+    Returns:
+        None where no method was trained with a share of general text and without one.
+    """
+    every = shares(sheet.results)
+    panels = _share_panels(sheet) if every else {}
+    if not panels:
+        return None
+    texts = [f"{sheet.looks[one.label].text}, {HELD[one.hold]}" for one in every]
+    layout = Layout(2.2, left=0.7, widths=(1.0,) * BESIDE, panels=len(panels), above=0.3, gap=0.7, below=0.5,
+                    keys=canvas.key_rows(texts))  # fmt: skip
+    caption = (
+        f"n = {fmt.plural(sheet.seeds, 'seed')}. {MEANING} over seeds (Student t), cut at the panel's edge. Forgotten: "
+        "bits per byte of a plain text after training, less those before. The horizontal axis is logarithmic from "
+        f"{100 * FIRST_SHARE:g} % on."
+    )
+    figure, axes = canvas.new_figure(sheet.words("What a share of general text keeps", caption, "scored"), layout)
+    for at, (title, panel) in zip(axes, panels.items(), strict=True):
+        for place, one in enumerate(every):
+            _over_shares(at, sheet, one, panel, BETWEEN * (place - (len(every) - 1) / 2))
+        _dress_shares(at, title, sorted({share for one in every for share in one.labels}))
+    handles = [canvas.line_handle(sheet.looks[one.label], text) for one, text in zip(every, texts, strict=True)]
+    for one, handle in zip(every, handles, strict=True):
+        handle.set(linestyle=_line(one))
+    canvas.key(figure, handles, layout)
+    return figure
+
+
+def _share_panels(sheet: Sheet) -> dict[str, pd.DataFrame]:
+    """``value low high`` by label: bits per byte forgotten of each text, then the score; means over tasks."""
+    kept = sheet.results.retention_table
+    panels = {}
+    for text in kept.index.unique("text"):
+        of_text = kept.xs(text, level="text")[["forgotten", "low", "high"]]
+        panels[f"{fmt.plain(text)}: bits per byte forgotten"] = of_text.groupby(level="method").mean()
+    panels["score (points of 100)"] = sheet.results.score_table[["mean", "mean_low", "mean_high"]]
+    return {title: panel.set_axis(["value", "low", "high"], axis=1) for title, panel in panels.items()}
+
+
+def _line(one: Shares) -> str:
+    return "-" if one.hold == "total" else "--"
+
+
+def _over_shares(axes: "Axes", sheet: Sheet, one: Shares, panel: pd.DataFrame, aside: float) -> None:
+    """Draw one curve, so many points to the side that its intervals stand beside those of the others."""
+    from matplotlib.transforms import ScaledTranslation
+
+    at = axes.transData + ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
+    row, look = panel.reindex(list(one.labels.values())), sheet.looks[one.label]
+    axes.plot(list(one.labels), row["value"], transform=at, **canvas.line(look, 4.5) | {"linestyle": _line(one)})
+    axes.vlines(list(one.labels), row["low"], row["high"], color=look.colour, linewidth=0.9, alpha=0.35, transform=at)
+
+
+def _dress_shares(axes: "Axes", title: str, values: list[float]) -> None:
+    """Limits are those of the means: intervals of few seeds would press them into a line."""
+    from matplotlib.ticker import NullLocator
+
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+    room = 0.15 * (np.nanmax(drawn) - np.nanmin(drawn)) or 1.0
+    axes.set_ylim(np.nanmin(drawn) - room, np.nanmax(drawn) + room)
+    axes.set_xscale("symlog", linthresh=FIRST_SHARE)
+    axes.set_xlim(-0.3 * FIRST_SHARE, 1.4 * values[-1])
+    axes.set_xticks(values, [f"{100 * value:g}" for value in values], fontsize=SMALL)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_title(title, fontsize=8.5, color=INK)
+    axes.set_xlabel("share of general text (% of the rows)")
 
 
 def rank_slope(sheet: Sheet) -> "Figure | None":
