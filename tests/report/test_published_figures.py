@@ -17,7 +17,7 @@ from tests.factories.figures import named, overlapping, shown_looks, tangles, te
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 RUNS = (
-    "against-peft", "embedding", "glue-real-minilm", "lm-small", "lora-init", "rank-sweep", "scaling",
+    "against-peft", "embedding", "forgetting", "glue-real-minilm", "lm-small", "lora-init", "rank-sweep", "scaling",
     "score-over-cost", "update-directions", "why-latency", "why-latency-decoder",
 )  # fmt: skip
 """Together they have every figure of the catalogue, and most methods, configurations and tasks."""

@@ -166,17 +166,19 @@ def _with_key(sheet: Sheet, cost: Cost, table: pd.DataFrame, parts: Parts) -> "F
     layout = Layout(max(4.6, 0.19 * (len(table) + len(parts))), left=0.62, right=room)
     figure, (axes,) = canvas.new_figure(_words(sheet, cost), layout)
     _marks(axes, sheet, table, _dressed(axes, cost, table, _least(sheet), beside=True), list(table.index))
-    handles = []
+    handles, above = list[Line2D](), ""
     for title, members in parts:
-        handles.append(Line2D([], [], linestyle="none", label=title))
+        if title not in (above, sheet.looks[members[0]].text):
+            handles.append(Line2D([], [], linestyle="none", label=title))
         handles += [canvas.line_handle(sheet.looks[label]) for label in members]
+        above = title
     told = axes.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.01), borderaxespad=0, handlelength=1.2
     )
-    for handle, text in zip(told.legend_handles, told.get_texts(), strict=True):
+    for of_key, handle, text in zip(handles, told.legend_handles, told.get_texts(), strict=True):
         if handle is not None:
             handle.set(linestyle="none", markersize=MARK)
-        if text.get_text() in titles:
+        if of_key.get_marker() == "None":
             text.set(color=QUIET_INK, style="italic")
     return figure
 
