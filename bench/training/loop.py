@@ -307,6 +307,8 @@ def _moves(parameter: Tensor) -> bool:
     gradient = parameter.grad
     if gradient is None:
         return _taken(parameter)
+    if isinstance(gradient, DTensor):  # any() is of this device's share, which may have no row of the parameter
+        return bool(gradient.count_nonzero().full_tensor())  # type: ignore[attr-defined]
     return bool((gradient.coalesce().values() if gradient.is_sparse else gradient).any())
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -72,3 +74,7 @@ def _check(rank: int, process: BaseProcess) -> None:
 def _work(work: Callable[[int, Send], None], rank: int, mouth: Connection) -> None:
     with contextlib.suppress(BrokenPipeError):  # nobody listens any more
         work(rank, mouth.send)
+    mouth.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of gloo and of autograd that outlive the work end a process at times as Python ends

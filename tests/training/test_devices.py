@@ -1,5 +1,6 @@
 """Two devices train as one does: processes that talk by gloo, dropout off, on the same batches."""
 
+import atexit
 import dataclasses
 import functools
 import itertools
@@ -123,6 +124,26 @@ def aside(team):
         return str(error)
 
 
+class OneRow(Method):
+    """Trains one vector that it keeps as a row: of two devices, one has all of it and the other nothing."""
+
+    def apply(self, backbone, config):
+        backbone.embeddings.row = torch.nn.Parameter(torch.zeros(1, backbone.config.hidden_size))
+        backbone.embeddings.register_forward_hook(lambda module, given, made: made + module.row)
+        return backbone
+
+
+def one_row(team):
+    """Losses of it."""
+    torch.manual_seed(0)
+    bare = tiny("bert")
+    bare.requires_grad_(False)
+    team.meet(bare)
+    model = TaskModel(OneRow().apply(bare, None), make_head(bare, 2, dropout=0.0))
+    set_dropout(model, 0.0)
+    return train(model, OneRow(), model.body, batches(CASES[0]), RECIPE, team=team)
+
+
 def in_company(meeting, rank, send):
     """In each of two processes: every case, alone and together."""
     torch.set_num_threads(1)
@@ -135,9 +156,9 @@ def in_company(meeting, rank, send):
                 found.append(str(error))
             if rank == 0:
                 send((case.name, found))
-        found = aside(replicas)
-        if rank == 0:
-            send(("aside", found))
+        told = {"aside": aside(replicas), "one row": (one_row(Alone()), one_row(Shares(rank, 2, "cpu")))}
+        for said in told.items() if rank == 0 else ():
+            send(said)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +191,11 @@ def test_losses_of_devices_that_share_the_weights_are_those_of_one_process(compa
 def test_a_method_that_reads_weights_elsewhere_does_not_share_them(company, name, words):
     assert words in company[name][2]
     assert "leave shard out" in company[name][2]
+
+
+def test_a_weight_of_one_row_is_shared_by_one_device_and_trains(company):
+    alone, shared = company["one row"]
+    assert shared == pytest.approx(alone, abs=WITHIN)
 
 
 def test_a_parameter_that_never_enters_the_loss_is_told_of_and_not_waited_for(company):
@@ -231,6 +257,25 @@ def killed(rank, send):
         os.kill(os.getpid(), signal.SIGKILL)
     send("waits")
     signal.pause()
+
+
+def does_not_end_well(rank, send):
+    send(f"done {rank}")
+    atexit.register(os.abort)  # as threads of gloo do at times that still run as Python ends
+
+
+def test_how_a_process_ends_that_has_done_its_work_does_not_matter():
+    assert {said for _, said in side_by_side(does_not_end_well, 2)} == {"done 0", "done 1"}
+
+
+def fails(rank, send):
+    raise ValueError(f"of {rank}")
+
+
+def test_a_process_that_raises_is_named(capfd):
+    with pytest.raises(Lost, match=r"process of device [01] ended without a record \(exit code 1\)"):
+        list(side_by_side(fails, 2))
+    assert "ValueError: of" in capfd.readouterr().err
 
 
 def test_a_process_that_is_killed_ends_the_others_and_is_named():
