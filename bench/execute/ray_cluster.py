@@ -60,14 +60,16 @@ def _plural(number: int, noun: str) -> str:
 
 
 def request_of(job: Job) -> Request:
-    """What ``job`` asks for: a CPU for each torch thread, and a GPU where it trains or is timed on one.
+    """What ``job`` asks for: CPUs for the torch threads of each of its devices, and GPUs where it runs on some.
 
     A probe is given a whole node, and asks for the least that such a node must have.
     """
-    gpus = int(job.device == "cuda" and kind_of(job) != "sweep")  # a sweep counts on fake tensors
+    on_gpu = int(job.device == "cuda")
+    if isinstance(job, Cell):
+        return Request(job.threads * job.devices, on_gpu * job.devices)
     if isinstance(job, Probe):
-        return Request(max(1, job.threads or 1), gpus)
-    return Request(job.threads if isinstance(job, Cell) else 1, gpus)
+        return Request(max(1, job.threads or 1), on_gpu)
+    return Request(1, 0)  # a sweep counts on fake tensors
 
 
 def _largest(jobs: Iterable[Job]) -> Request:
@@ -88,7 +90,7 @@ def check_fits(jobs: Sequence[Job], nodes: Sequence[Node]) -> None:
             held = f"the largest has {_plural(largest.cpus, 'CPU')} and {_plural(largest.gpus, 'GPU')}"
             raise BenchError(
                 f"{kind_of(job)} {job.name} asks for {request}, and no node of the cluster has that "
-                f"({held if nodes else 'none is there'}); lower threads in the suite, or add a node"
+                f"({held if nodes else 'none is there'}); lower threads or devices in the suite, or add a node"
             )
 
 

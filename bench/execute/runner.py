@@ -33,6 +33,7 @@ from bench.training.cell import failure, run_cell
 
 Job = Cell | Probe | Sweep
 Prepare = Callable[[Job], Job]
+Gpus = tuple[int, ...]
 _KINDS: dict[str, type[Job]] = {"cell": Cell, "probe": Probe, "sweep": Sweep}
 _RECORD: TypeAdapter[Stored] = TypeAdapter(Stored)
 
@@ -69,8 +70,8 @@ class _Worker:
 
     server: int | None = None
     """Number of the fork server's process."""
-    gpu: int | None = None
-    """Number of the GPU that it was given; None: it was given none."""
+    gpus: Gpus = ()
+    """Numbers of the GPUs that it was given; empty: there was no choice."""
 
     def end(self) -> None:
         """End the process, which may live on without its server, and those that its method has started."""
@@ -130,8 +131,8 @@ def run_jobs(
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                gpu = _free_gpu(waiting[-1], running)
-                running.append(_started(context, with_base(waiting[-1], read), keep, gpu, prepare))
+                given = _free_gpus(waiting[-1], running)
+                running.append(_started(context, with_base(waiting[-1], read), keep, given, prepare))
                 waiting.pop()
             handles = [handle for worker in running for handle in (worker.messages, worker.process.sentinel)]
             wait(handles, timeout=max(0.0, min(worker.deadline for worker in running) - time.monotonic()))
@@ -156,12 +157,13 @@ def run_jobs(
             worker.end()
 
 
-def _free_gpu(job: Job, running: Sequence[_Worker]) -> int | None:
-    """Number of the GPU that fewest jobs run on; None where there is no choice."""
-    if not isinstance(job, Cell) or job.devices > 1 or job.device != "cuda" or (number := gpus()) < 2:
-        return None
-    taken = [worker.gpu for worker in running]
-    return min(range(number), key=taken.count)
+def _free_gpus(job: Job, running: Sequence[_Worker]) -> Gpus:
+    """The GPUs that fewest jobs run on, as many as a cell has devices; none where there is no choice."""
+    if not isinstance(job, Cell) or job.device != "cuda" or (number := gpus()) <= job.devices:
+        return ()
+    taken = [worker.gpus for worker in running]
+    groups = [tuple(range(first, first + job.devices)) for first in range(0, number - job.devices + 1, job.devices)]
+    return min(groups, key=lambda group: sum(bool({*group} & {*one}) for one in taken))
 
 
 def base_of(job: Job, records: Sequence[Stored]) -> dict[str, dict[str, float]]:
@@ -207,15 +209,13 @@ def _threads(job: Job) -> int:
     return 1 if isinstance(job, Sweep) else job.threads or cores()
 
 
-def _started(
-    context: ForkServerContext, job: Job, keep: Keep | None, gpu: int | None, prepare: Prepare | None
-) -> _Worker:
+def _started(context: ForkServerContext, job: Job, keep: Keep | None, given: Gpus, prepare: Prepare | None) -> _Worker:
     """Start a job, in a new fork server where the one that runs dies meanwhile."""
     with contextlib.suppress(_ServerLost):
-        return _start(context, job, keep, gpu, prepare)
+        return _start(context, job, keep, given, prepare)
     let_server_end()
     try:
-        return _start(context, job, keep, gpu, prepare)
+        return _start(context, job, keep, given, prepare)
     except _ServerLost as error:
         raise NoWorker(
             f"no worker can be started ({type(error.__cause__).__name__}: {error.__cause__}); see what ends their fork "
@@ -223,12 +223,10 @@ def _started(
         ) from error
 
 
-def _start(
-    context: ForkServerContext, job: Job, keep: Keep | None, gpu: int | None, prepare: Prepare | None
-) -> _Worker:
+def _start(context: ForkServerContext, job: Job, keep: Keep | None, given: Gpus, prepare: Prepare | None) -> _Worker:
     messages, theirs = context.Pipe(duplex=False)
     their_lifeline, lifeline = context.Pipe(duplex=False)
-    asked = kind_of(job), job.model_dump_json(), _threads(job), keep, gpu, prepare
+    asked = kind_of(job), job.model_dump_json(), _threads(job), keep, given, prepare
     process = context.Process(target=_work, args=(*asked, theirs, their_lifeline))
     try:
         ensure_server()
@@ -241,11 +239,11 @@ def _start(
         theirs.close()
         their_lifeline.close()
     deadline = time.monotonic() + job.timeout_seconds
-    return _Worker(job, process, messages, lifeline, deadline=deadline, server=server_number(), gpu=gpu)
+    return _Worker(job, process, messages, lifeline, deadline=deadline, server=server_number(), gpus=given)
 
 
 def _work(
-    kind: str, spec: str, threads: int, keep: Keep | None, gpu: int | None, prepare: Prepare | None,
+    kind: str, spec: str, threads: int, keep: Keep | None, given: Gpus, prepare: Prepare | None,
     messages: Connection, lifeline: Connection,
 ) -> None:  # fmt: skip
     """In the worker: run one job and send what comes of it."""
@@ -258,13 +256,22 @@ def _work(
     try:
         if prepare is not None:
             spec = _prepared(prepare, kind, spec)
-        _run(kind, spec, threads, keep, gpu, messages)
+        _run(kind, spec, threads, keep, given, messages)
     except _Refused as error:
         messages.send(("refused", str(error), None))
     except BaseException as error:  # SystemExit too: what a method does to its process is a result
         from bench.training.blame import reason_of
 
         messages.send(("raised", (reason_of(error), traced(error)), None))
+
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def seen_as(given: Gpus, visible: str | None) -> list[str]:
+    """How CUDA names those GPUs that have these numbers among the ``visible`` ones; all are where that is None."""
+    names = None if visible is None else [name.strip() for name in visible.split(",")]
+    return [str(one) if names is None else names[one] for one in given]
 
 
 class _Refused(Exception):
@@ -278,11 +285,13 @@ def _prepared(prepare: Prepare, kind: str, spec: str) -> str:
         raise _Refused(str(error)) from error
 
 
-def _run(kind: str, spec: str, threads: int, keep: Keep | None, gpu: int | None, messages: Connection) -> None:
+def _run(kind: str, spec: str, threads: int, keep: Keep | None, given: Gpus, messages: Connection) -> None:
     import torch
 
-    if gpu is not None:
-        torch.cuda.set_device(gpu)  # ``cuda`` is this one from here on
+    if len(given) == 1:
+        torch.cuda.set_device(*given)  # ``cuda`` is this one from here on
+    elif given:  # those are all that the processes of the devices, which begin anew, will see
+        os.environ[VISIBLE] = ",".join(seen_as(given, os.environ.get(VISIBLE)))
     if kind != "probe":  # one of those must make no team of threads before it forks
         torch.set_num_threads(threads)
 

@@ -314,6 +314,8 @@ def test_probes_go_to_nodes_that_hold_the_one_that_asks_for_most(plan):
     [
         ({"threads": 4}, [SMALL], r"asks for 4 CPUs, and no node .* \(the largest has 2 CPUs and 0 GPUs\); lower"),
         ({"device": "cuda"}, [SMALL], r"asks for 1 CPU and 1 GPU, and no node of the cluster has that"),
+        ({"recipe": {"devices": 3}}, [SMALL], r"asks for 3 CPUs, and no node"),
+        ({"recipe": {"devices": 3}, "device": "cuda", "threads": 2}, [LARGE], r"asks for 6 CPUs and 3 GPUs, and no"),
         ({"threads": 9}, [SMALL, LARGE], r"asks for 9 CPUs, .*the largest has 8 CPUs and 2 GPUs"),
         ({}, [], r"asks for 1 CPU, and no node of the cluster has that \(none is there\)"),
     ],

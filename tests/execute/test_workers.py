@@ -1,5 +1,6 @@
 """What becomes of jobs, and of what they have started, where a process dies; the workers are light ones."""
 
+import ast
 import multiprocessing
 import os
 import signal
@@ -39,8 +40,8 @@ def context(monkeypatch):
     server._stop()
 
 
-def jobs(*names, seconds=60.0, device="cpu"):
-    about = {"timeout_seconds": seconds, "threads": 1, "device": device, "recipe": {"devices": 1}}
+def jobs(*names, seconds=60.0, device="cpu", devices=1):
+    about = {"timeout_seconds": seconds, "threads": 1, "device": device, "recipe": {"devices": devices}}
     return [Cell.model_construct(id=name, **about) for name in names]
 
 
@@ -215,14 +216,26 @@ def test_without_a_temporary_folder_a_run_ends_with_a_sentence(monkeypatch, tmp_
         fork_server._make_folder()
 
 
-def test_cells_on_gpus_have_one_each(context, monkeypatch):
-    monkeypatch.setattr(runner, "gpus", lambda: 2)
+@pytest.mark.parametrize(
+    ("devices", "number", "given"),
+    [(1, 2, {(0,), (1,)}), (2, 4, {(0, 1), (2, 3)}), (2, 5, {(0, 1), (2, 3)}), (2, 2, {()}), (1, 1, {()})],
+)
+def test_cells_on_gpus_have_their_own(context, monkeypatch, devices, number, given):
+    monkeypatch.setattr(runner, "gpus", lambda: number)
     found = {}
-    for event in run_jobs(context, jobs("sleeps", "sleeps too", "third", device="cuda"), workers=2):
-        if isinstance(event, Progress) and event.line.startswith("gpu "):
-            found[event.job.id] = event.line
-    assert {found["sleeps"], found["sleeps too"]} == {"gpu 0", "gpu 1"}
-    assert found["third"] in ("gpu 0", "gpu 1")
+    asked = jobs("sleeps", "sleeps too", "third", device="cuda", devices=devices)
+    for event in run_jobs(context, asked, workers=2):
+        if isinstance(event, Progress) and event.line.startswith("gpus "):
+            found[event.job.id] = ast.literal_eval(event.line.removeprefix("gpus "))
+    assert {found.get("sleeps", ()), found.get("sleeps too", ())} == given
+    assert found.get("third", ()) in given
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"), [(None, ["2", "3"]), ("4,5,6,7", ["6", "7"]), ("0, 1, GPU-a, GPU-b", ["GPU-a", "GPU-b"])]
+)
+def test_gpus_are_named_among_those_that_cuda_shows(visible, names):
+    assert runner.seen_as((2, 3), visible) == names
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def record(identity, **changes):
     return ScoreRecord.model_validate(values | ({"score": 0.5} if "status" not in changes else {}) | changes)
 
 
-def run(kind, spec, threads, keep, gpu, messages):
+def run(kind, spec, threads, keep, given, messages):
     """In the worker, in place of a cell: say a number of a process, do what the job is called, send a record."""
     identity = json.loads(spec)["id"]
     process = os.getpid()
@@ -29,8 +29,8 @@ def run(kind, spec, threads, keep, gpu, messages):
         program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         process = subprocess.Popen([sys.executable, "-S", "-c", program]).pid
     messages.send(("progress", str(process), None))
-    if gpu is not None:
-        messages.send(("progress", f"gpu {gpu}", None))
+    if given:
+        messages.send(("progress", f"gpus {given}", None))
     if "ends its server" in identity:
         os.kill(os.getppid(), signal.SIGKILL)
     if "hangs" in identity or "ends its server" in identity:

@@ -153,7 +153,7 @@ def sidecars(cell: Cell) -> Sidecars:
     return Sidecars({"row": list(range(ROWS)), "label": [0] * ROWS, "prediction": predicted(cell)})
 
 
-def run(kind: str, spec: str, threads: int, keep: Keep | None, gpu: int | None, messages: Connection) -> None:
+def run(kind: str, spec: str, threads: int, keep: Keep | None, given: runner.Gpus, messages: Connection) -> None:
     """In the worker, in place of the runner's own: hand back the records of a job, one after the other."""
     job = runner._KINDS[kind].model_validate_json(spec)
     messages.send(("progress", f"worker {os.getpid()}", None))
