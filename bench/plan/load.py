@@ -22,6 +22,7 @@ from bench.schema.record import Tuning
 from bench.schema.resolved import ResolvedSuite
 from bench.schema.shape import Generation, Serving
 from bench.schema.suite import (
+    DATA,
     BackboneTable,
     CostTable,
     CrossoverTable,
@@ -122,6 +123,8 @@ def parse_suite(values: dict[str, Any], where: str) -> Suite:
         raise BenchError(f"{where}: task {taken[0]!r} comes with this project; give yours another name")
     folder = Path(where).parent
     changes: dict[str, Any] = {"task": tuple(in_folder(spec, folder) for spec in suite.task)}
+    if suite.data not in DATA:
+        changes["data"] = str(folder / Path(suite.data).expanduser())
     if suite.retention is not None:
         texts = tuple(plain.in_folder(name, folder) for name in suite.retention.texts)
         changes["retention"] = suite.retention.model_copy(update={"texts": texts})
@@ -319,6 +322,8 @@ def _moved(text: str, before: Path, after: Path) -> str:
         for key in ("train", "test"):
             if key in table:
                 table[key] = _file_moved(str(table[key]), before, after)
+    if (data := document.get("data", "auto")) not in DATA:
+        document["data"] = _file_moved(str(data), before, after)
     retention, mix = document.get("retention", {}), document.get("recipe", {}).get("mix", {})
     if "texts" in retention:
         retention["texts"] = [_text_moved(str(text), before, after) for text in retention["texts"]]

@@ -568,6 +568,10 @@ class CostTable(StepShape):
         return self.model_dump(include={*StepShape.model_fields, "batch_on_cpu", "compile", "threads"})
 
 
+DATA = ("auto", "hub", "index", "synthetic")
+"""Where a suite has its rows from, beside a folder."""
+
+
 class Suite(_Table):
     """A suite as its file states it; names and configurations of methods are checked by the planner."""
 
@@ -595,7 +599,7 @@ class Suite(_Table):
     seeds: tuple[int, ...] = Field(default=(), max_length=MOST_SEEDS)
     """Seeds of every (method, task); fewer than five give no verdict on scores."""
     data: str = "auto"
-    """``auto``, ``hub``, ``index``, ``synthetic`` or a folder."""
+    """One of ``DATA``, or a folder."""
     recipe: RecipeTable | None = None
     """How cells train; needed where there are tasks."""
     retention: RetentionTable | None = None

@@ -7,12 +7,11 @@ from typing import NamedTuple
 from bench.errors import BenchError
 from bench.models.hub import offline
 from bench.schema.jobs import Cell, Source
+from bench.schema.suite import DATA
 from bench.schema.task import TaskSpec
 from bench.tasks import folder, hub, index, own, synthetic, written
 from bench.tasks.rows import Rows, TaskData, content_sha256, cut_selection, subset
 
-KEYWORDS = ("auto", "hub", "index", "synthetic")
-"""What ``--data`` takes beside a folder."""
 _REAL = "Real GLUE: --data DIR or a network"
 _WRITTEN = "generated: rows that a grammar of this project writes"
 _INSTEAD = {"sst2": "movie-polarity"}
@@ -60,12 +59,12 @@ def locate(data: str, specs: Sequence[TaskSpec], instead: Sequence[TaskSpec] = (
             note = f" ({why})" if why and data == "auto" else ""
             return Located(tuple(instead), {spec.name: _of_index(spec, note) for spec in instead})
         if data == "index":
-            raise BenchError(f"--data index: {missing}; use --data DIR or --data synthetic")
+            raise BenchError(f"data index: {missing}; use --data DIR or --data synthetic")
         why = f"{why}; {missing}"
     sources = {spec.name: _fixed(spec) or _of_index(spec) for spec in specs if spec.hub is None} | _of_others(
         data, of_hub, why, tried=bool(instead)
     )
-    if data not in KEYWORDS:
+    if data not in DATA:
         shared = [spec for spec in specs if _fixed(spec) is None]
         sources |= _folder(data, shared)
     settled = tuple(own.settled(spec) if spec.own else spec for spec in specs)
@@ -73,7 +72,7 @@ def locate(data: str, specs: Sequence[TaskSpec], instead: Sequence[TaskSpec] = (
 
 
 def check_named(data: str, spec: TaskSpec, named_by: str) -> None:
-    """Refuse, before anything is loaded, a task that ``--data`` cannot give and that its user may not know of.
+    """Refuse, before anything is loaded, a task that ``data`` cannot give and that its user may not know of.
 
     Args:
         data: As for ``locate``.
@@ -85,23 +84,23 @@ def check_named(data: str, spec: TaskSpec, named_by: str) -> None:
     """
     try:
         _check_applies(data, [spec])
-        if data not in KEYWORDS:
+        if data not in DATA:
             _folder(data, [spec])
     except BenchError as error:
         raise BenchError(f"{named_by} names {spec.name}: {error}") from error
 
 
 def _check_applies(data: str, specs: Sequence[TaskSpec]) -> None:
-    """``--data`` must decide something for the tasks at hand."""
+    """``data``, of the suite or of ``--data``, must decide something for the tasks at hand."""
     if data == "auto":
         return
     if fixed := [spec for spec in specs if _fixed(spec) is not None]:
-        if len(fixed) == len(specs) or data in KEYWORDS:
+        if len(fixed) == len(specs) or data in DATA:
             origin = "files" if fixed[0].own else "a grammar"
             alike = ", ".join(spec.name for spec in fixed if spec.own == fixed[0].own)
-            raise BenchError(f"--data {data}: {alike} has its rows from {origin} of its own; omit --data")
+            raise BenchError(f"data {data}: {alike} has its rows from {origin} of its own; leave data out")
     elif data in {"hub", "synthetic"} and (other := [spec.name for spec in specs if spec.hub is None]):
-        raise BenchError(f"--data {data}: {', '.join(other)} comes from the package index; omit --data")
+        raise BenchError(f"data {data}: {', '.join(other)} comes from the package index; leave data out")
 
 
 def _hub_refusal(data: str, specs: Sequence[TaskSpec]) -> str | None:
@@ -138,20 +137,20 @@ def _of_index(spec: TaskSpec, note: str = "") -> Source:
 def _of_others(data: str, specs: Sequence[TaskSpec], why: str | None, *, tried: bool) -> dict[str, Source]:
     """Sources of tasks that the hub has, from it or from grammars; ``tried``: the package index has nothing either."""
     names = tuple(spec.name for spec in specs)
-    if not specs or data not in KEYWORDS:
+    if not specs or data not in DATA:
         return {}
     if data == "synthetic":
         return dict.fromkeys(names, _synthetic(names, "asked for"))
     if data == "index":
         other = f"--tasks {_INSTEAD[names[0]]}, " if names[0] in _INSTEAD else ""
-        raise BenchError(f"--data index: {names[0]} is not on the package index; use {other}--data hub or --data DIR")
+        raise BenchError(f"data index: {names[0]} is not on the package index; use {other}--data hub or --data DIR")
     if why is None:
         place = ", ".join(dict.fromkeys(str(spec.hub) for spec in specs))
         cached = ", cached" if hub.cached(specs) else ""
         reason = f"{', '.join(names)} from {place}{cached}"
         return {spec.name: Source("hub", None, reason, f"hub, {spec.hub}{cached}") for spec in specs}
     if data == "hub":
-        raise BenchError(f"--data hub: {specs[0].hub} is not cached ({why}); use --data DIR or --data synthetic")
+        raise BenchError(f"data hub: {specs[0].hub} is not cached ({why}); use --data DIR or --data synthetic")
     others = () if tried else tuple(_INSTEAD[name] for name in names if name in _INSTEAD)
     return dict.fromkeys(names, _synthetic(names, why, others))
 
@@ -166,12 +165,12 @@ def _synthetic(names: tuple[str, ...], why: str, others: Sequence[str] = ()) -> 
 def _folder(data: str, specs: Sequence[TaskSpec]) -> dict[str, Source]:
     root = Path(data).expanduser().resolve()
     if not root.is_dir():
-        raise BenchError(f"--data {data}: no such folder; allowed: {', '.join(KEYWORDS)} or a folder of task files")
+        raise BenchError(f"data {data}: no such folder; allowed: {', '.join(DATA)} or a folder of task files")
     names = [spec.name for spec in specs]
     present = folder.tasks_in(root, specs)
     if missing := [name for name in names if name not in present]:
         remedy = f"use --tasks {','.join(present)}" if present else f"name the folder that holds {_folder_of(specs[0])}"
-        raise BenchError(f"--data {data}: the folder lacks {', '.join(missing)}; {remedy}")
+        raise BenchError(f"data {data}: the folder lacks {', '.join(missing)}; {remedy}")
     return dict.fromkeys(names, Source("folder", str(root), f"{', '.join(names)} from {data}", f"folder {data}"))
 
 

@@ -94,8 +94,8 @@ def test_a_search_may_be_on_the_task_that_stands_in_for_want_of_a_hub(tmp_path, 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("synthetic", "movie-polarity comes from the package index; omit --data"),
-        ("hub", "movie-polarity comes from the package index; omit --data"),
+        ("synthetic", "movie-polarity comes from the package index; leave data out"),
+        ("hub", "movie-polarity comes from the package index; leave data out"),
         ("suites", "the folder lacks movie-polarity; name the folder that holds movie-polarity"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_search_on_a_task_that_data_cannot_give_names_the_table_that_names_it(
     table = suite.tuning.model_copy(update={"task": "movie-polarity"})
     with pytest.raises(BenchError) as caught:
         plan_search(suite.model_copy(update={"tuning": table, "data": data}), "mine.toml", "cpu")
-    assert str(caught.value) == f"[tuning] of mine.toml names movie-polarity: --data {data}: {said}"
+    assert str(caught.value) == f"[tuning] of mine.toml names movie-polarity: data {data}: {said}"
 
 
 class _Stop(Exception):

@@ -1,12 +1,17 @@
 """A suite file is refused with one sentence that names file, field and fix; the project's own suites are sound."""
 
+import tomllib
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.plan.load import load_suite, parse_suite, suite_names
+from bench.plan.load import load_suite, parse_suite, suite_names, write_tuned
 from bench.plan.planner import make_plan
+from bench.plan.select import Selection, select
+from bench.schema.suite import DATA, TuningTable
 from methods import BUILTIN
 
 MINIMAL = """
@@ -157,6 +162,26 @@ def test_data_without_tasks_and_a_time_limit_above_that_of_the_whole_are_refused
     limits = "timeout_seconds = 5.0\nmethod_timeout_seconds = 500.0"
     with pytest.raises(BenchError, match=r"cost\[0\]: method_timeout_seconds = 500 is above timeout_seconds = 5,"):
         load_suite(written(tmp_path, COUNTED + limits))
+
+
+@pytest.mark.parametrize("asked", ["glue", "./glue", "../glue", "/data/glue", *DATA])
+def test_a_folder_of_data_starts_at_the_suite_s_file_and_that_of_the_command_line_where_it_is_typed(
+    tmp_path, monkeypatch, asked
+):
+    (tmp_path / "sub").mkdir()
+    suite = tmp_path / "sub" / "mine.toml"
+    grid = "learning_rates = [1e-3]\nhead_learning_rates = [1e-3]\nseeds = [0]\nselection_rows = 8\n"
+    suite.write_text(
+        f'question = "?"\ntasks = ["sst2"]\nseeds = [0]\ndata = "{asked}"\n[backbone]\nname = "tiny"\n'
+        'weights = "random"\n[[method]]\nname = "full"\n[recipe]\nsteps = 2\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    loaded = load_suite("sub/mine.toml")
+    assert loaded.data == asked if asked in DATA else Path(loaded.data).resolve() == (suite.parent / asked).resolve()
+    assert select(loaded, Selection(data="typed")).data == "typed"
+    write_tuned(Path("sub/mine.toml"), [], TuningTable.model_validate(tomllib.loads(grid), strict=False),
+                tmp_path / "tuned.toml")  # fmt: skip
+    assert Path(load_suite("tuned.toml").data).resolve() == Path(loaded.data).resolve()
 
 
 def test_a_missing_file_is_named(tmp_path):

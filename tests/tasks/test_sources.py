@@ -101,7 +101,7 @@ def test_auto_without_hub_and_package_index_is_synthetic_and_names_both(no_hub, 
     assert located.reasons == (
         "SYNTHETIC stand-ins for sst2 (hub not reached; package index not reached). Real GLUE: --data DIR or a network",
     )
-    with pytest.raises(BenchError, match="--data index: package index not reached; use --data DIR or --data synthetic"):
+    with pytest.raises(BenchError, match="data index: package index not reached; use --data DIR or --data synthetic"):
         in_place_of_sst2("index")
 
 
@@ -179,7 +179,7 @@ def test_a_silent_hub_costs_at_most_the_probe(monkeypatch):
 
 
 def test_hub_that_is_out_of_reach_is_refused_when_asked_for(no_hub):
-    with pytest.raises(BenchError, match=r"--data hub: .*not cached.*--data synthetic"):
+    with pytest.raises(BenchError, match=r"data hub: .*not cached.*--data synthetic"):
         source_of("hub", ["sst2"])
 
 
@@ -195,7 +195,7 @@ def test_a_folder_that_lacks_a_task_is_refused_with_the_ready_line(tmp_path):
 
 
 def test_a_folder_that_does_not_exist_is_refused():
-    with pytest.raises(BenchError, match="--data nowhere: no such folder"):
+    with pytest.raises(BenchError, match="data nowhere: no such folder"):
         source_of("nowhere", ["sst2"])
 
 

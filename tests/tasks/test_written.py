@@ -195,7 +195,7 @@ def test_the_source_says_that_rows_are_generated(name):
 @pytest.mark.parametrize("data", ["hub", "index", "synthetic", "folder"])
 def test_data_that_would_decide_nothing_is_refused(data, tmp_path):
     asked = str(tmp_path) if data == "folder" else data
-    with pytest.raises(BenchError, match=f"--data {asked}: dates has its rows from a grammar of its own; omit --data"):
+    with pytest.raises(BenchError, match=f"data {asked}: dates has its rows from a grammar of its own; leave data out"):
         locate(asked, [TASKS["dates"]])
 
 
