@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ LONGEST_LINE = 2_000
 def main() -> None:
     """Entry point of ``python -m bench`` and ``peft-ledger``."""
     try:
+        _check_folder()
         with _signals_raised():
             from bench.cli.app import app
 
@@ -31,6 +33,14 @@ def main() -> None:
     except Interrupted as stop:
         sys.stderr.write(f"interrupted{': ' if stop.kept else ''}{stop.kept}\n")
         sys.exit(128 + stop.number)
+
+
+def _check_folder() -> None:
+    """Libraries that are imported ask where this process works, and fail each in its own way where that is gone."""
+    try:
+        os.getcwd()  # noqa: PTH109  # pathlib is not imported yet
+    except OSError as error:
+        raise BenchError("the working directory is gone; change into one that is there") from error
 
 
 def _refuse(sentence: object) -> NoReturn:

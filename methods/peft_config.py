@@ -94,7 +94,9 @@ def library() -> types.ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "peft":
             raise
-        raise BenchError("needs the extra peft: pip install peft-ledger[peft]") from error
+        raise BenchError(
+            "needs the extra peft: python -m pip install -c constraints.txt -e '.[peft]', in the checkout"
+        ) from error
     return peft
 
 

@@ -49,7 +49,7 @@ def tune(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search for learning rates over the grid in the suite's [tuning] table, the same grid for every method.
+    """Search for learning rates over the grid of the suite's tuning table, the same for every method.
 
     Rates are chosen on rows held out of train, never on the test split. Writes tuning.md and tuned.toml, the suite with
     the chosen rates. The same command resumes. Exit codes: 0 all trials scored or diverged, 1 some failed, 2 usage.

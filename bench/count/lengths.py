@@ -30,15 +30,19 @@ class Lengths:
             share *= (place - batch) / (place - 1) if place > 1 else 0.0
         return total
 
-    def of_batches(self, batch: int) -> RowLengths:
+    def of_batches(self, batch: int, devices: int = 1) -> RowLengths:
         """What a record says of them.
 
+        Args:
+            batch: Rows of one device in a step.
+            devices: How many there are.
+
         Raises:
-            BenchError: A batch has more rows than there are.
+            BenchError: A step has more rows than there are.
         """
         rows = len(self.tokens)
-        if batch > rows:
-            raise BenchError(f"{self.file}: {rows} rows make no batch of {batch}; lower --batch")
+        if batch * devices > rows:
+            raise BenchError(f"{self.file}: {rows} rows make no batch of {batch * devices}; lower --batch")
         mean, padded = sum(self.tokens) / rows, self.expected_longest(batch)
         return RowLengths(
             rows=rows, shortest=self.tokens[0], longest=self.tokens[-1], mean=mean, mean_longest=padded,

@@ -160,7 +160,7 @@ def predictions(
     if lengths is not None:
         fit = functools.partial(fit, option="a row of", at=f"{lengths.file}, line {lengths.line}")
     fit()
-    held = None if lengths is None else lengths.of_batches(setting.batch)
+    held = None if lengths is None else lengths.of_batches(setting.batch, setting.devices)
     mean = None if held is None else _mean_setting(spec, setting, held)
     room = None if device_memory is None else Room(device_memory, reserve)
     row = functools.partial(
@@ -173,6 +173,7 @@ def predictions(
     common = (
         *backbone.configuration_notes(spec, setting.objective or "classes"),
         *_notes(setting, bare),
+        *_notes_of_devices(setting, pads=held is not None),
         *([] if rates is None else [rates.note]),
     )
     by_name = [registry.parse_spec(text) for text in specs or ()]
@@ -511,10 +512,10 @@ def _notes(setting: Setting, bare: Any) -> list[str]:
             notes.append(f"4-bit storage leaves {', '.join(whole)} as they are: transformers packs nn.Linear alone")
     if setting.optimizer == "adamw_8bit":
         notes.append("size and traffic of the optimizer's 8-bit state are by formula")
-    return notes + _notes_of_devices(setting)
+    return notes
 
 
-def _notes_of_devices(setting: Setting) -> list[str]:
+def _notes_of_devices(setting: Setting, *, pads: bool) -> list[str]:
     if setting.devices == 1:
         return []
     how = (
@@ -527,5 +528,6 @@ def _notes_of_devices(setting: Setting) -> list[str]:
     return [
         f"every figure but the largest batch is of one of {setting.devices} devices, each with {setting.batch} of the "
         f"{setting.rows} rows; {how}; memory of the library that sends (NCCL) is left out, and so is the time that "
-        "sending takes"
+        "sending takes",
+        *(["each device pads its own rows; cells of this project pad a step as a whole"] if pads else []),
     ]

@@ -32,7 +32,7 @@ GONE_SECONDS = 30.0
 """A head node that nobody answers at for so long is gone. Ray itself ends this process, wordless, after 60 s."""
 SURVEY_SECONDS = 600.0
 """Longest wait for a node to import torch and say what it is; one that takes longer times no probe."""
-_INSTALL = "python -m pip install 'peft-ledger[ray]'"
+_INSTALL = "python -m pip install -c constraints.txt -e '.[ray]', in the checkout"
 
 
 @contextlib.contextmanager
@@ -112,6 +112,11 @@ def _join(ray: Any, address: str) -> None:
         with contextlib.nullcontext() if address == "local" else _token_as_asked(ray, address):
             ray.init(address=address, log_to_driver=False, logging_level="CRITICAL", **own)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        if _NOBODY in str(error):
+            raise BenchError(
+                f"--address {address}: no Ray cluster runs on this machine; start one with `ray start --head`, or give "
+                "HOST:PORT of the head node of another"
+            ) from error
         raise BenchError(
             f"the Ray cluster {address} cannot be joined ({said(error)}); start ray of the same version and with the "
             "same ~/.ray/auth_token on every node, and this command on one of them"
@@ -150,6 +155,8 @@ def _token_as_asked(ray: Any, address: str) -> Iterator[None]:
 
 _SOCKET = "/ray/session_2026-12-01_12-55-03_270962_4194304/sockets/plasma_store.99"
 """Where Ray puts its longest socket below the temporary folder; the process that begins the cluster is in its name."""
+_NOBODY = "Could not find any running Ray instance"
+"""What Ray says where it is to join whatever runs here and nothing does."""
 _MODE = "RAY_AUTH_MODE"
 _ASK = """
 import sys

@@ -116,7 +116,10 @@ def checked(asked: Iterable[str]) -> tuple[str, ...]:
             raise unknown("tracker", name, TRACKERS, "--track")
         if not installed(name):
             extra = EXTRAS[name]
-            raise BenchError(f"--track {name} needs the extra {extra}: pip install 'peft-ledger[{extra}]'")
+            raise BenchError(
+                f"--track {name} needs the extra {extra}: python -m pip install -c constraints.txt -e '.[{extra}]', in "
+                "the checkout"
+            )
     return names
 
 

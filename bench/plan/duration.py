@@ -25,6 +25,8 @@ SHARE = 0.65
 """Of the rate of plain matrix products that a training step reaches; 0.7 on one thread at MiniLM's width."""
 START_SECONDS = 1.5
 """Of a job's process until its first step: modules, weights, tokenised rows."""
+DEVICES_SECONDS = 6.0
+"""More of a cell of several devices: each is a fresh interpreter, which imports what a fork has."""
 SUBWORDS = 1.2
 """Tokens for one word or mark."""
 BYTES_OF_A_TOKEN = 4
@@ -262,13 +264,17 @@ def _of_cell(cell: Cell, steps: dict[tuple[BackboneSpec, str], _Step], length: f
     if step is None:
         return START_SECONDS
     here, recipe = machine(cell.device, cell.threads, torch.float32), cell.recipe
-    shared = max(1.0, workers * cell.threads / cores()) if cell.device != "cuda" else 1.0
-    one = _seconds(step, recipe["batch_size"] * length, here, cores_shared=shared)
-    row = _seconds(step, length, here, backward=False, cores_shared=shared)
+    on_cpu = cell.device != "cuda"
+    trains, reads = (
+        max(1.0, workers * cell.threads * devices / cores()) if on_cpu else 1.0 for devices in (cell.devices, 1)
+    )
+    one = _seconds(step, recipe["batch_size"] / cell.devices * length, here, cores_shared=trains)
+    row = _seconds(step, length, here, backward=False, cores_shared=reads)
     readings: int = cell.task.test_rows * (1 + recipe.get("curve_points", 0))
     steps_taken: int = recipe["steps"]
-    plain = _seconds(step, _plain_tokens(cell), here, backward=False, cores_shared=shared)
-    return START_SECONDS + steps_taken * one + readings * row + plain
+    plain = _seconds(step, _plain_tokens(cell), here, backward=False, cores_shared=reads)
+    start = START_SECONDS + (DEVICES_SECONDS if cell.devices > 1 else 0.0)
+    return start + steps_taken * one + readings * row + plain
 
 
 def _plain_tokens(cell: Cell) -> float:

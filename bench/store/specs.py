@@ -154,7 +154,7 @@ def check_file(path: Path, most: int) -> None:
         BenchError: It is; the sentence says how large it may be.
     """
     if not path.is_file():
-        raise BenchError(f"{path}: no such file")
+        raise BenchError(f"{path}: {'is a folder; give one of its files' if path.is_dir() else 'no such file'}")
     if (size := path.stat().st_size) > most:
         raise BenchError(f"{path}: has {size:,} bytes, and {most:,} at most are read of such a file")
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench import registry
 from bench.anatomy import anatomy
-from bench.errors import BenchError, message
+from bench.errors import BenchError, message, said
 from bench.method import Batch, Method
 from bench.models.head import TaskModel
 
@@ -194,15 +194,21 @@ def joined(
         seconds: How long one waits for the others.
 
     Raises:
-        BenchError: They are more or fewer than planned.
+        BenchError: They are more or fewer than planned, or cannot talk to one another.
     """
     if device == "cuda":
         torch.cuda.set_device(rank)
     store = dist.FileStore(str(meeting), devices)  # type: ignore[attr-defined]  # public, though its types do not say so
-    dist.init_process_group(
-        "nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=devices,
-        timeout=datetime.timedelta(seconds=seconds),
-    )  # fmt: skip
+    by = "nccl" if device == "cuda" else "gloo"
+    try:
+        dist.init_process_group(
+            by, store=store, rank=rank, world_size=devices, timeout=datetime.timedelta(seconds=seconds)
+        )
+    except RuntimeError as error:
+        raise BenchError(
+            f"the {devices} devices of this machine find no way to talk to one another by {by} ({said(error)}); see "
+            f"{by.upper()}_SOCKET_IFNAME, which names the network interface"
+        ) from error
     try:
         found = torch.ones((), device=device)
         dist.all_reduce(found)  # counts those that are there, whatever each was told

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 
 from bench.cli import app
 from bench.execute import runner
@@ -28,6 +29,29 @@ def test_help_shows_the_panels_without_heavy_imports():
     shown = bench("--help", block=("torch", "transformers", "pandas", "matplotlib", "pydantic")).stdout
     for word in ("Measure", "Read", "CI", "run", "predict", "report", "plan", "list", "gate", "reference"):
         assert word in shown
+
+
+def test_no_help_holds_what_its_renderer_takes_for_markup():
+    def texts(shown, name):
+        yield from ((name, text) for text in (shown.help, shown.short_help, shown.epilog) if text)
+        yield from ((name, one.help) for one in shown.params if getattr(one, "help", None))
+        for sub, one in getattr(shown, "commands", {}).items():
+            yield from texts(one, f"{name} {sub}")
+
+    found = [*texts(get_command(app.app), "bench")]
+    assert len(found) > 100
+    assert [(name, text) for name, text in found if "[" in text] == []
+
+
+@pytest.mark.parametrize("command", ["plan --suite smoke", "report runs", "--help"])
+def test_a_working_directory_that_is_gone_is_said(tmp_path, command):
+    program = "import os, sys\nos.chdir(sys.argv[1])\nos.rmdir(sys.argv[1])\n"
+    program += "from bench.__main__ import main\nsys.argv = ['bench', *sys.argv[2:]]\nmain()\n"
+    words = [sys.executable, "-c", program, str(tmp_path), *command.split()]
+    around = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(words, env=around, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the working directory is gone; change into one that is there\n"
 
 
 @pytest.mark.parametrize("what", ["methods", "suites", "tasks", "backbones"])

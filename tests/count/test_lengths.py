@@ -77,9 +77,21 @@ def test_rows_of_one_length_have_no_padding_and_few_rows_make_no_batch():
     assert Lengths((7,) * 1000, "rows", 1).of_batches(32).padding_share == pytest.approx(0, abs=1e-12)
     with pytest.raises(BenchError, match=r"^rows: 6 rows make no batch of 7; lower --batch$"):
         Lengths(ROWS, "rows", 6).of_batches(7)
+    with pytest.raises(BenchError, match=r"^rows: 6 rows make no batch of 8; lower --batch$"):
+        Lengths(ROWS, "rows", 6).of_batches(2, devices=4)
 
 
 SETTING = Setting(batch=2, length=40)
+
+
+def test_each_of_several_devices_pads_its_own_rows_and_says_so():
+    (one,), (two,) = (
+        predictions("tiny", ["head"], SETTING.model_copy(update={"devices": n}), lengths=Lengths(ROWS, "rows", 6))
+        for n in (1, 2)
+    )
+    assert one.lengths == two.lengths
+    assert [note for note in two.notes if "pads its own rows" in note]
+    assert not [note for note in one.notes if "pads its own rows" in note]
 
 
 def test_the_longest_row_decides_and_the_mean_batch_stands_beside_it():

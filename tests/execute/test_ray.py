@@ -1,5 +1,6 @@
 """What the driver of a Ray cluster decides, told by a cluster that is played; `test_ray_cluster` starts a real one."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -314,14 +315,15 @@ def test_probes_go_to_nodes_that_hold_the_one_that_asks_for_most(plan):
     [
         ({"threads": 4}, [SMALL], r"asks for 4 CPUs, and no node .* \(the largest has 2 CPUs and 0 GPUs\); lower"),
         ({"device": "cuda"}, [SMALL], r"asks for 1 CPU and 1 GPU, and no node of the cluster has that"),
-        ({"recipe": {"devices": 3}}, [SMALL], r"asks for 3 CPUs, and no node"),
-        ({"recipe": {"devices": 3}, "device": "cuda", "threads": 2}, [LARGE], r"asks for 6 CPUs and 3 GPUs, and no"),
+        ({"devices": 3}, [SMALL], r"asks for 3 CPUs, and no node"),
+        ({"devices": 3, "device": "cuda", "threads": 2}, [LARGE], r"asks for 6 CPUs and 3 GPUs, and no"),
         ({"threads": 9}, [SMALL, LARGE], r"asks for 9 CPUs, .*the largest has 8 CPUs and 2 GPUs"),
         ({}, [], r"asks for 1 CPU, and no node of the cluster has that \(none is there\)"),
     ],
 )
 def test_what_no_node_can_ever_hold_is_refused_before_anything_is_started(plan, changes, nodes, said):
-    cells = [plan.cells[0], plan.cells[1].model_copy(update=changes)]
+    recipe = plan.cells[1].recipe | {name: value for name, value in changes.items() if name == "devices"}
+    cells = [plan.cells[0], plan.cells[1].model_copy(update=changes | {"recipe": recipe})]
     wire = Played()
     wire.alive = nodes
     with pytest.raises(BenchError, match=said):
@@ -495,6 +497,18 @@ def test_a_cluster_whose_token_this_machine_does_not_have_is_not_joined(monkeypa
     with pytest.raises(BenchError, match=r"^the Ray cluster auto asks for a token that this machine lacks; copy"):
         ray_wire._token_as_asked(SimpleNamespace(), "auto").__enter__()
     assert dict(os.environ) == before
+
+
+def test_no_cluster_on_this_machine_is_said_in_words_of_this_project(monkeypatch):
+    def init(**_):
+        raise ConnectionError("Could not find any running Ray instance. Please specify the one to connect to by ...")
+
+    monkeypatch.setattr(ray_wire, "_token_as_asked", lambda ray, address: contextlib.nullcontext())
+    ray = ray_of("127.0.0.1:1")
+    ray.init = init
+    ray._private = SimpleNamespace(worker=SimpleNamespace(), utils=SimpleNamespace(set_sigterm_handler=None))
+    with pytest.raises(BenchError, match=r"^--address auto: no Ray cluster runs on this machine; start one with "):
+        ray_wire._join(ray, "auto")
 
 
 REFUSING = """
@@ -721,7 +735,9 @@ def test_an_address_without_a_cluster_one_that_nobody_answers_at_and_a_missing_e
     assert "--address 127.0.0.1:1: nobody answers there (" in bench(*ray, "127.0.0.1:1", code=2).stderr
     monkeypatch.setitem(sys.modules, "ray", None)
     said = bench(*words, "--executor", "ray", code=2).stderr
-    assert said == "error: --executor ray needs the extra ray: python -m pip install 'peft-ledger[ray]'\n"
+    assert said.startswith(
+        "error: --executor ray needs the extra ray: python -m pip install -c constraints.txt -e '.[ray]'"
+    )
     assert not (tmp_path / "run").exists()
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(BenchError, match=r"^RAY_ADDRESS 127\.0\.0\.1:1: nobody answers"), connected(plan.suite, None):

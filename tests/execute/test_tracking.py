@@ -112,7 +112,7 @@ def test_names_come_one_by_one_or_with_commas_and_a_wrong_one_is_a_sentence(monk
     with pytest.raises(BenchError, match="--track names no tracker"):
         checked([","])
     monkeypatch.setattr(tracking, "installed", lambda name: False)
-    with pytest.raises(BenchError, match=r"needs the extra tracking: pip install 'peft-ledger\[tracking\]'"):
+    with pytest.raises(BenchError, match=r"needs the extra tracking: python -m pip install .* -e '.\[tracking\]'"):
         checked(["tensorboard"])
 
 

@@ -88,3 +88,18 @@ def test_cells_side_by_side_share_the_machine():
     one, two = estimate(plan, workers=1), estimate(plan, workers=2)
     assert two.workers == 2
     assert two.cells < one.cells
+
+
+def test_several_devices_share_the_rows_of_a_step_and_begin_later(monkeypatch):
+    monkeypatch.setattr(duration, "cores", lambda: 4)
+    plan = planned()
+    (cell, *_) = plan.cells
+
+    def taken(devices, steps):
+        recipe = cell.recipe | {"devices": devices, "steps": steps}
+        one = cell.model_copy(update={"recipe": recipe})
+        return estimate(plan.model_copy(update={"cells": (one,)}), workers=1).seconds[one.id]
+
+    start = taken(2, 1) - taken(1, 1)
+    assert start == pytest.approx(duration.DEVICES_SECONDS, rel=0.2)
+    assert taken(2, 5000) - start < taken(1, 5000)

@@ -306,9 +306,7 @@ def test_a_bad_table_is_one_sentence_with_key_and_fix(fault):
 def test_data_that_decides_nothing_is_refused(tmp_path):
     spec = spec_of(written(tmp_path, ROWS, "csv"))
     for data in ("hub", "synthetic", "index", str(tmp_path)):
-        with pytest.raises(
-            BenchError, match=f"data {data}: tickets has its rows from files of its own; leave"
-        ):
+        with pytest.raises(BenchError, match=f"data {data}: tickets has its rows from files of its own; leave"):
             locate(data, [spec])
     assert locate("auto", [spec]).kind == "files"
     assert locate("auto", [spec]).sources["tickets"].place == "rows.csv and rows.csv"

@@ -283,6 +283,14 @@ def test_a_process_that_is_killed_ends_the_others_and_is_named():
         list(side_by_side(killed, 2))
 
 
+def test_devices_that_cannot_talk_to_one_another_are_no_fault_of_the_method(still, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nope")
+    record, _ = run_cell(cell_of(still, devices=2, shard=False))
+    assert record.status == "failed"
+    assert record.reason.startswith("the 2 devices of this machine find no way to talk to one another by gloo (")
+    assert record.reason.endswith("; see GLOO_SOCKET_IFNAME, which names the network interface")
+
+
 # Suites
 
 

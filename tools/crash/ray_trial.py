@@ -134,7 +134,8 @@ def _litter(temporary: Path) -> set[Path]:
 def has_ray() -> bool:
     """Whether the extra is installed; says so where it is not."""
     if importlib.util.find_spec("ray") is None:
-        print("without trials of Ray workers: they take the extra ray (python -m pip install 'peft-ledger[ray]')")
+        how = "python -m pip install -c constraints.txt -e '.[ray]'"
+        print(f"without trials of Ray workers: they take the extra ray ({how})")
         return False
     return True
 
