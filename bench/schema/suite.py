@@ -599,7 +599,8 @@ class Suite(_Table):
     seeds: tuple[int, ...] = Field(default=(), max_length=MOST_SEEDS)
     """Seeds of every (method, task); fewer than five give no verdict on scores."""
     data: str = "auto"
-    """One of ``DATA``, or a folder."""
+    """``auto``, ``hub``, ``index``, ``synthetic`` or a folder, which starts at the suite's file; that of ``--data`` at
+    the working directory."""
     recipe: RecipeTable | None = None
     """How cells train; needed where there are tasks."""
     retention: RetentionTable | None = None
@@ -674,10 +675,10 @@ class Suite(_Table):
         """What says how tasks are scored is refused where there are none."""
         if self.scored:
             raise ValueError("scored names methods to score, and there are no tasks to score them on")
-        if self.recipe is not None:
-            raise ValueError("a [recipe] says how tasks are trained on, and there are none; remove it or give tasks")
         if self.retention is not None:
             raise ValueError("retention is read before and after training, and there are no tasks to train on")
+        if self.recipe is not None:
+            raise ValueError("a [recipe] says how tasks are trained on, and there are none; remove it or give tasks")
         if self.without_hub:
             raise ValueError("without_hub stands in for tasks, and there are none")
         if self.seeds:
