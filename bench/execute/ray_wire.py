@@ -114,8 +114,8 @@ def _join(ray: Any, address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         if _NOBODY in str(error):
             raise BenchError(
-                f"--address {address}: no Ray cluster runs on this machine; start one with `ray start --head`, or give "
-                "HOST:PORT of the head node of another"
+                f"no Ray cluster runs on this machine, which {address} asks for; start one with `ray start --head`, or "
+                "give HOST:PORT of the head node of another"
             ) from error
         raise BenchError(
             f"the Ray cluster {address} cannot be joined ({said(error)}); start ray of the same version and with the "

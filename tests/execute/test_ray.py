@@ -507,7 +507,7 @@ def test_no_cluster_on_this_machine_is_said_in_words_of_this_project(monkeypatch
     ray = ray_of("127.0.0.1:1")
     ray.init = init
     ray._private = SimpleNamespace(worker=SimpleNamespace(), utils=SimpleNamespace(set_sigterm_handler=None))
-    with pytest.raises(BenchError, match=r"^--address auto: no Ray cluster runs on this machine; start one with "):
+    with pytest.raises(BenchError, match=r"^no Ray cluster runs on this machine, which auto asks for; start one"):
         ray_wire._join(ray, "auto")
 
 
