@@ -32,6 +32,7 @@ def select(suite: Suite, selection: Selection) -> Suite:
     """
     changes: dict[str, Any] = {}
     _check_choices(selection)
+    _check_scores(suite, selection)
     if selection.data is not None:
         changes["data"] = selection.data
     if selection.methods is not None:
@@ -40,12 +41,8 @@ def select(suite: Suite, selection: Selection) -> Suite:
         changes |= {"cost": _narrow_shapes(suite, kept)} | _narrow_sweeps(suite, kept)
         changes |= _narrow_scored(suite, kept, selection.tasks is not None or selection.seeds is not None)
     if selection.tasks is not None:
-        if suite.recipe is None:
-            raise BenchError(f"suite {suite.name!r} scores no tasks; omit --tasks")
         changes |= {"tasks": selection.tasks, "without_hub": ()}
     if selection.seeds is not None:
-        if not suite.tasks:
-            raise BenchError(f"suite {suite.name!r} scores no tasks; omit --seeds")
         changes["seeds"] = selection.seeds
     if selection.backbone is not None:
         weights = backbone.usual_weights(selection.backbone)
@@ -75,6 +72,16 @@ def _check_choices(selection: Selection) -> None:
     for seed in selection.seeds or ():
         if not 0 <= seed < 2**63:
             raise BenchError(f"--seeds: {seed}: seeds must be integers from 0 to 2**63 - 1")
+
+
+def _check_scores(suite: Suite, selection: Selection) -> None:
+    """Refuse a choice of rows, tasks or seeds where none is scored."""
+    why = "--counts scores no tasks" if selection.counts else f"suite {suite.name!r} scores no tasks"
+    if suite.tasks and not selection.counts:
+        return
+    for option in ("data", "tasks", "seeds"):
+        if getattr(selection, option) is not None:
+            raise BenchError(f"{why}; omit --{option}")
 
 
 def _select_methods(suite: Suite, specs: tuple[str, ...]) -> tuple[MethodTable, ...]:

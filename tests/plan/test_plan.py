@@ -174,6 +174,15 @@ def test_rows_come_from_where_the_plan_says():
     assert 0 < cell.task.floor < 1
 
 
+@pytest.mark.parametrize("asked", [{"data": "synthetic"}, {"tasks": ("sst2",)}, {"seeds": (0,)}])
+@pytest.mark.parametrize(
+    ("suite", "counts", "why"), [("smoke", True, "--counts"), ("cost-minilm", False, "suite 'cost")]
+)
+def test_rows_tasks_and_seeds_are_refused_where_nothing_is_scored(asked, suite, counts, why):
+    with pytest.raises(BenchError, match=rf"^{why}.* scores no tasks; omit --{next(iter(asked))}$"):
+        select(load_suite(suite), Selection(counts=counts, **asked))
+
+
 def test_counts_alone_score_nothing_time_nothing_and_take_the_whole_batch():
     suite = select(load_suite("cost-bert-base"), Selection(counts=True))
     made = make_plan(suite, "s", "cpu")
